@@ -1,0 +1,70 @@
+package gateway
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"log/slog"
+)
+
+// CredentialKind is a way in which a requester authenticates.
+type CredentialKind string
+
+const (
+	// Proven kinds: the adapter has verified a signature, MAC or handshake with it before it made the request.
+	CredentialTLS    CredentialKind = "tls-certificate" // the TLS client certificate; possession shown by the handshake
+	CredentialSigner CredentialKind = "message-signer"  // the certificate that signed the message
+	CredentialMAC    CredentialKind = "mac-key"         // a shared secret, by its reference
+	// Claimed kinds: a stage still has to compare the secret.
+	CredentialPassword  CredentialKind = "password"  // HTTP Basic
+	CredentialChallenge CredentialKind = "challenge" // SCEP challengePassword
+)
+
+// Credential is one thing that authenticates the requester. It is stored and logged as kind and ID only.
+type Credential struct {
+	Kind   CredentialKind
+	ID     string              // user name, key reference, or a certificate's fingerprint
+	Secret Secret              // claimed kinds only
+	Chain  []*x509.Certificate // certificates as the peer sent them, leaf first, not yet verified
+}
+
+// Proven reports whether the adapter verified the credential, whatever it is worth.
+func (c Credential) Proven() bool {
+	return c.Kind == CredentialTLS || c.Kind == CredentialSigner || c.Kind == CredentialMAC
+}
+
+// String is kind and ID.
+func (c Credential) String() string { return string(c.Kind) + ":" + c.ID }
+
+// LogValue keeps secrets and certificates out of logs.
+func (c Credential) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
+// MarshalJSON keeps secrets and certificates out of the store.
+func (c Credential) MarshalJSON() ([]byte, error) { return json.Marshal(c.String()) }
+
+// Credential returns the first credential of the kind.
+func (r *Request) Credential(kind CredentialKind) (Credential, bool) {
+	for _, c := range r.Credentials {
+		if c.Kind == kind {
+			return c, true
+		}
+	}
+	return Credential{}, false
+}
+
+// Fingerprint is the credential ID of a certificate: SHA-256 over its DER, in hexadecimal.
+func Fingerprint(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// Secret holds what must never be printed. Every way of formatting it gives a fixed word.
+type Secret []byte
+
+const redacted = "[secret]"
+
+func (Secret) String() string               { return redacted }
+func (Secret) GoString() string             { return redacted }
+func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
+func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }

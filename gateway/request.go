@@ -1,0 +1,118 @@
+// Package gateway is Muster's domain: the one canonical enrollment request, the pipeline that authorizes it,
+// and the issuing that certifies it exactly once. Protocol adapters call Gateway.Enroll; stages, the store and
+// the CA backends are interfaces declared here and implemented elsewhere.
+//
+// It knows no wire format, no HTTP and no database, and never branches on the protocol.
+package gateway
+
+import (
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"net/netip"
+	"time"
+)
+
+// Protocol is the wire that brought a request. Policy and audit read it; the gateway never branches on it.
+type Protocol string
+
+const (
+	CMP  Protocol = "cmp"
+	EST  Protocol = "est"
+	SCEP Protocol = "scep"
+	// Self is the gateway asking for a certificate of its own (its TLS listener).
+	Self Protocol = "self"
+)
+
+// Operation is what a request asks for. An endpoint without a pipeline for an operation denies it.
+type Operation string
+
+const (
+	Enroll Operation = "enroll" // a first certificate
+	Renew  Operation = "renew"  // a new certificate for the same key and a certificate already held
+	Rekey  Operation = "rekey"  // the same with a new key; its pipeline is Renew's unless it has one
+	Revoke Operation = "revoke"
+	Query  Operation = "query" // GetCert, CRL, an over-the-air profile
+)
+
+// Operations lists them all, in the order in which configurations and screens show them.
+var Operations = []Operation{Enroll, Renew, Rekey, Revoke, Query}
+
+// Request is one enrollment, independent of the wire that brought it. It is never changed after the adapter made it.
+type Request struct {
+	ID          string // ours (NewID): transaction ID and idempotency key from here to the CA
+	WireID      string // the protocol's transaction ID, "" for EST
+	Protocol    Protocol
+	Endpoint    string // the configured endpoint; selects profile and pipelines
+	Operation   Operation
+	Profile     string           // as asked for (CMP certProfile, EST label); policy decides
+	Subject     []byte           // DER RDNSequence as asked for; nil when the device does not know it
+	PublicKey   []byte           // DER SubjectPublicKeyInfo, bounds checked (gateway/pkix); nil with KeyGen
+	KeyGen      *KeyGen          // central key generation
+	Extensions  []pkix.Extension // as asked for, subjectAltName among them
+	Validity    Validity         // as asked for, may be zero
+	CSR         []byte           // DER PKCS#10 when the wire carried one; nil for CRMF
+	POP         POP
+	Credentials []Credential      // all that authenticates the requester
+	OldCert     *x509.Certificate // renew, rekey: the certificate that is renewed, as the adapter found it; trust is a stage's business
+	Target      *CertID           // revoke, query
+	NewNames    *Names            // names to change to: EST ChangeSubjectName (RFC 6402), CMP kur with another subject
+	Content     []byte            // what makes a repeat the same request, in the protocol's own canonical form
+	Source      netip.Addr        // the peer, or what a trusted proxy says of it
+	Received    time.Time
+	Raw         []byte // the message as received; kept only while held or forwarded
+}
+
+// Validity is a period; a zero time leaves that end to policy.
+type Validity struct{ NotBefore, NotAfter time.Time }
+
+// KeyGen asks for a key made by the gateway or the CA.
+type KeyGen struct {
+	Algorithm string   // a key policy name, e.g. "P-256"; "" leaves it to the profile
+	Wrap      WrapKind // how the private key travels
+	KeyID     []byte   // DecryptKeyIdentifier and its kin: which key to wrap with
+}
+
+// WrapKind is how a generated private key is protected on its way.
+type WrapKind string
+
+const (
+	WrapNone       WrapKind = "none"       // by TLS alone (RFC 7030 section 4.4.2)
+	WrapSymmetric  WrapKind = "symmetric"  // a pre-shared key-encryption key
+	WrapAsymmetric WrapKind = "asymmetric" // to a key of the device
+	WrapPassword   WrapKind = "password"   // PasswordRecipientInfo (RFC 5652 section 6.2.4)
+)
+
+// POP is how possession of the private key was proven, and by whom. The adapter proves; policy decides whether it suffices.
+type POP string
+
+const (
+	POPNone      POP = "none"
+	POPSignature POP = "signature"       // the request is signed with the key itself
+	POPLinked    POP = "tls-binding"     // and bound to the TLS session (RFC 7030 section 3.5)
+	POPRA        POP = "ra"              // an RA vouches (raVerified)
+	POPConfirm   POP = "pending-confirm" // proven by decrypting the certificate (RFC 9810 section 5.2.8.3.2)
+)
+
+// Names is a subject with its alternative names.
+type Names struct {
+	Subject        []byte // DER Name
+	SubjectAltName []byte // DER GeneralNames, nil for none
+}
+
+// CertID names a certificate, and for a revocation says why.
+type CertID struct {
+	Issuer []byte // DER Name
+	Serial *big.Int
+	Reason int // CRLReason
+}
+
+// Extension returns the value of the first requested extension with the OID, and whether there is one.
+func (r *Request) Extension(oid []int) (value []byte, ok bool) {
+	for _, e := range r.Extensions {
+		if e.Id.Equal(oid) {
+			return e.Value, true
+		}
+	}
+	return nil, false
+}

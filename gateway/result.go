@@ -1,0 +1,29 @@
+package gateway
+
+import (
+	"crypto/x509"
+	"time"
+)
+
+// ResultKind is what became of a request that was not refused.
+type ResultKind string
+
+const (
+	ResultIssued    ResultKind = "issued"
+	ResultPending   ResultKind = "pending" // held, waiting for the CA, or its outcome not yet known
+	ResultRevoked   ResultKind = "revoked"
+	ResultGenerated ResultKind = "generated" // issued, with a key made for the device
+	ResultAnswer    ResultKind = "answer"    // Query and Exchange
+)
+
+// Result is the answer to a request that was not refused. Pending is a result, not an error.
+type Result struct {
+	Kind        ResultKind
+	Transaction string              // ID of the transaction; that of the first request for a repeat
+	Certificate *x509.Certificate   // issued, generated
+	Chain       []*x509.Certificate // the certificate's issuer first, the root last
+	RetryAfter  time.Duration       // pending
+	Key         []byte              // generated: as Request.KeyGen asked for it
+	Answer      []byte              // answer
+	Repeated    bool                // the answer to an earlier, equal request
+}

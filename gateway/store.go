@@ -1,0 +1,246 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/muster-pki/muster/plugins/backend"
+)
+
+// State is where a transaction stands.
+type State string
+
+const (
+	StateRefused State = "refused" // by the pipeline; nothing was asked of the CA
+	StateHeld    State = "held"    // waits for approval
+	StateIssuing State = "issuing" // the intent is recorded, the CA is being asked
+	StateUnknown State = "unknown" // the CA was asked and it is not known what it did; the worker finds out
+	StateWaiting State = "waiting" // the CA gave a ticket; the worker polls
+	StateStuck   State = "stuck"   // unknown, and the CA can neither be asked again nor asked what it did: the operator decides
+	StateIssued  State = "issued"
+	StateFailed  State = "failed" // the CA refused, or its certificate was not what was granted
+)
+
+// Open reports whether the transaction will still change.
+func (s State) Open() bool {
+	switch s {
+	case StateHeld, StateIssuing, StateUnknown, StateWaiting, StateStuck:
+		return true
+	}
+	return false
+}
+
+// Transaction is the record of one request. It is written at most a few times: with the intent, hold or refusal,
+// and with the outcome.
+type Transaction struct {
+	ID          string
+	WireID      string
+	Protocol    Protocol
+	Endpoint    string
+	Operation   Operation
+	State       State
+	Source      string   // the peer's address
+	Credentials []string // Credential.String of each
+	Requester   string   // Grant.Requester
+	Device      string   // Grant.Device
+	Subject     string   // RFC 4514, as granted (as asked for when refused)
+	Verdicts    []Judged
+	Repeat      RepeatKey // "" for a refusal
+	Backend     string
+	Intent      *backend.IssueRequest // nil for a refusal
+	Reason      Reason                // refused, failed
+	Note        string                // the operator's line: why it is in this state
+	Received    time.Time
+	Updated     time.Time
+	Certificate *Certificate // issued
+	Ticket      string       // waiting
+}
+
+// RepeatKey is the SHA-256, in hexadecimal, by which a repeated request is found.
+type RepeatKey string
+
+// Certificate is a certificate that the gateway had issued. Issuer and serial identify it.
+type Certificate struct {
+	Issuer      []byte // DER Name
+	Serial      []byte // big-endian magnitude
+	Transaction string
+	Backend     string
+	Endpoint    string
+	Profile     string
+	Device      string
+	Requester   string
+	Subject     string // RFC 4514
+	SubjectRaw  []byte // DER Name
+	KeyHash     []byte // SHA-256 of the SubjectPublicKeyInfo
+	NotBefore   time.Time
+	NotAfter    time.Time
+	DER         []byte
+	Chain       [][]byte  // DER, its issuer first, the root last
+	RevokedAt   time.Time // zero while valid
+	Revocation  int       // CRLReason, with RevokedAt
+	Replaces    []byte    // serial of the certificate that it renewed, nil for none
+}
+
+// WorkKind is what a row of the work table waits for.
+type WorkKind string
+
+const (
+	WorkSettle  WorkKind = "settle"  // find out what the CA did with an intent
+	WorkPoll    WorkKind = "poll"    // ask the CA with a ticket
+	WorkRevoke  WorkKind = "revoke"  // revoke a certificate, retried until the CA has
+	WorkForward WorkKind = "forward" // store and forward
+)
+
+// Work is one row of the work table: something that has to be done for a transaction, by one instance at a time.
+type Work struct {
+	Transaction string
+	Kind        WorkKind
+	Due         time.Time
+	Attempts    int
+	Owner       string // the instance that holds the lease
+	Epoch       int64  // grows with each lease; a write under an older epoch changes nothing (ErrStale)
+	Note        string // why the last attempt did not end it
+}
+
+// Store keeps what must survive. Its methods are coarse: each is one commit, and returns only after it is durable.
+// It is implemented by gateway/store for SQLite and PostgreSQL; gateway/store/storetest says what it has to do.
+//
+// Every method may fail with any error when the store cannot answer; the caller then refuses.
+type Store interface {
+	// Repeat returns the transaction that holds the key: one that is open, or issued within the key's time.
+	// ErrNotFound when there is none.
+	Repeat(ctx context.Context, key RepeatKey, now time.Time) (*Transaction, error)
+
+	// Begin commits a transaction with its claims, and with its intent under a lease of this instance (StateIssuing)
+	// or without (StateHeld). When now is past Lease.Until and the transaction is still open, any worker may take it.
+	// *ClaimLostError when a claim has no use left; *TwinError when another transaction holds the repeat key
+	// (one for which Repeat would have found something); nothing is written then.
+	Begin(ctx context.Context, b *Beginning) (epoch int64, err error)
+
+	// Refuse commits a refused transaction and its audit event.
+	Refuse(ctx context.Context, t *Transaction, e AuditEvent) error
+
+	// Settle commits the outcome of a transaction, its audit event and the work that follows, and ends or
+	// reschedules the work under whose lease it was found. ErrStale when the lease was lost to another instance;
+	// nothing is written then.
+	Settle(ctx context.Context, s *Settlement) error
+
+	// MarkRevoked commits that a certificate was revoked, with its audit event, and ends the revocation's work.
+	// Revoking a certificate that is revoked already keeps the earlier date. ErrStale as Settle.
+	MarkRevoked(ctx context.Context, r *Revocation) error
+
+	// ClaimDue leases at most limit rows of work that are due and not leased, to this instance for the given time,
+	// on the database's clock. Each row's epoch grows.
+	ClaimDue(ctx context.Context, lease time.Duration, limit int) ([]Work, error)
+
+	// Postpone gives a row of work back, to be due again after the delay. ErrStale as Settle.
+	Postpone(ctx context.Context, w Work, delay time.Duration, note string) error
+
+	// Transaction returns one transaction, with its certificate. ErrNotFound.
+	Transaction(ctx context.Context, id string) (*Transaction, error)
+	// Transactions lists the newest first, without certificates' DER.
+	Transactions(ctx context.Context, f TransactionFilter) ([]*Transaction, error)
+	// Certificate returns one certificate by issuer and serial. ErrNotFound.
+	Certificate(ctx context.Context, issuer, serial []byte) (*Certificate, error)
+	// Certificates lists the newest first.
+	Certificates(ctx context.Context, f CertificateFilter) ([]*Certificate, error)
+
+	// Record commits an audit event that belongs to no transaction.
+	Record(ctx context.Context, e AuditEvent) error
+	// Ready reports why the store cannot commit, nil when it can.
+	Ready(ctx context.Context) error
+}
+
+// Beginning is what Begin commits.
+type Beginning struct {
+	Transaction *Transaction // StateIssuing or StateHeld
+	Claims      []Claim
+	Lease       time.Duration // StateIssuing: for how long the caller settles it itself
+	Audit       AuditEvent    // zero Kind for none: an intent is audited with its outcome, a hold at once
+}
+
+// Settlement is what Settle commits.
+type Settlement struct {
+	Transaction string
+	Epoch       int64 // of the lease under which the outcome was found
+	State       State
+	Reason      Reason       // StateFailed
+	Note        string       // for the operator
+	Certificate *Certificate // StateIssued
+	Ticket      string       // StateWaiting
+	RepeatUntil time.Time    // StateIssued: until then a repeat gets this certificate
+	Release     bool         // give the claims back: nothing was issued
+	Next        WorkKind     // work that follows, due after Delay; "" for none
+	Delay       time.Duration
+	Now         time.Time
+	Audit       AuditEvent // zero Kind for none
+}
+
+// Revocation is what MarkRevoked commits.
+type Revocation struct {
+	Issuer, Serial []byte
+	Reason         int // CRLReason
+	At             time.Time
+	Work           *Work // whose lease it was done under; nil when none
+	Audit          AuditEvent
+}
+
+// TransactionFilter selects transactions. The zero value selects all.
+type TransactionFilter struct {
+	States   []State
+	Endpoint string
+	Device   string
+	Before   string // ID: only older ones, for paging
+	Limit    int    // 0: 100
+}
+
+// CertificateFilter selects certificates. The zero value selects all.
+type CertificateFilter struct {
+	Device     string
+	Requester  string
+	SubjectRaw []byte
+	ValidAt    time.Time // not expired and not revoked then
+	Before     string    // transaction ID: only older ones, for paging
+	Limit      int       // 0: 100
+}
+
+// AuditEvent is one record of the audit trail. The store adds stream, sequence number, and the hash of the record before.
+type AuditEvent struct {
+	Kind        string            `json:"kind"` // "issued", "refused", "failed", "held", "revoked", "started", "strangers", ...
+	At          time.Time         `json:"at"`
+	Transaction string            `json:"transaction,omitempty"`
+	Protocol    Protocol          `json:"protocol,omitempty"`
+	Endpoint    string            `json:"endpoint,omitempty"`
+	Operation   Operation         `json:"operation,omitempty"`
+	Requester   string            `json:"requester,omitempty"`
+	Device      string            `json:"device,omitempty"`
+	Subject     string            `json:"subject,omitempty"`
+	Stage       string            `json:"stage,omitempty"`
+	Reason      Reason            `json:"reason,omitempty"`
+	Note        string            `json:"note,omitempty"`
+	Source      string            `json:"source,omitempty"`
+	Issuer      string            `json:"issuer,omitempty"` // RFC 4514
+	Serial      string            `json:"serial,omitempty"` // hexadecimal
+	Fingerprint string            `json:"fingerprint,omitempty"`
+	Counts      map[string]uint64 `json:"counts,omitempty"` // "strangers": refusals by endpoint and reason
+}
+
+// ErrNotFound is returned for what the store does not hold.
+var ErrNotFound = errors.New("not found")
+
+// ErrStale is returned when the caller's lease passed to another instance: what it found out must not be written.
+var ErrStale = errors.New("the lease on this transaction passed to another instance")
+
+// ClaimLostError says which claim had no use left.
+type ClaimLostError struct{ Claim Claim }
+
+func (e *ClaimLostError) Error() string { return fmt.Sprintf("claim %s: no use left", e.Claim.Key) }
+
+// TwinError says which transaction holds the repeat key.
+type TwinError struct{ Transaction string }
+
+func (e *TwinError) Error() string {
+	return "transaction " + e.Transaction + " is the same request"
+}

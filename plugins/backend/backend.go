@@ -1,0 +1,171 @@
+// Package backend is the one package a CA plugin is written against: the Backend interface, the types
+// that cross it, and Serve, which turns a Backend into a plugin process.
+//
+// It knows nothing of CMP, EST or SCEP, of devices or of authorization: by the time a Backend is called,
+// the gateway has decided what is to be certified, and has recorded it.
+package backend
+
+import (
+	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"io"
+	"time"
+)
+
+// Backend is a certification authority as the gateway sees it. Calls are concurrent.
+//
+// A method fails with a gRPC status error (see Refuse and Exhausted). Issue's failure is a definite refusal,
+// which proves that nothing was and nothing will be issued under the request's ID, only with INVALID_ARGUMENT,
+// PERMISSION_DENIED, FAILED_PRECONDITION, UNIMPLEMENTED, or RESOURCE_EXHAUSTED carrying a RetryInfo; every
+// other error leaves the outcome unknown, and the gateway finds out by Lookup.
+type Backend interface {
+	// Validate checks an opaque YAML configuration without side effects: no file is made, no CA is called.
+	Validate(ctx context.Context, config []byte) error
+	// Configure readies the backend. It is called once in a plugin process, before every call but Validate.
+	Configure(ctx context.Context, config []byte) error
+	// Describe says what the CA can do. The answer does not change while the process lives.
+	Describe(ctx context.Context) (*Description, error)
+	// CACertificates returns the issuing CAs, the default first.
+	CACertificates(ctx context.Context) ([]CA, error)
+	// Issue certifies the template under the idempotency key r.ID. With IdempotencyNative, the same ID and
+	// content give the same certificate, byte for byte; the same ID with another content is ALREADY_EXISTS.
+	Issue(ctx context.Context, r *IssueRequest) (*Issuance, error)
+	// Lookup says what became of the ID. UNIMPLEMENTED where Describe says IdempotencyNone.
+	Lookup(ctx context.Context, id string) (*Outcome, error)
+	// Poll asks for what an earlier Issue answered with a ticket. UNIMPLEMENTED where the CA has no tickets.
+	Poll(ctx context.Context, ticket string) (*Issuance, error)
+	// Confirm tells the CA that the device accepted or rejected the certificate. Optional.
+	Confirm(ctx context.Context, id string, accepted bool) error
+	// Revoke revokes; a certificate already revoked is success, an unknown one is NOT_FOUND. Optional.
+	Revoke(ctx context.Context, r *RevokeRequest) error
+	// CRL writes the issuer's current CRL, DER, to w. issuer is a CA.Name, "" for the default. Optional.
+	CRL(ctx context.Context, issuer string, w io.Writer) error
+}
+
+// CMSSigner is implemented by a backend that signs CMS content with the current CA key
+// (SCEP GetNextCACert, RFC 8894 section 4.7.1; CMP root CA updates). Optional.
+type CMSSigner interface {
+	// SignCMS returns a DER SignedData over content, by the CA named issuer.
+	SignCMS(ctx context.Context, issuer string, content []byte) ([]byte, error)
+}
+
+// Exchanger is implemented by a backend that passes a CMP message on unchanged and returns the answer
+// (RFC 9483, a local RA before an RA). Optional.
+type Exchanger interface {
+	// Exchange sends the DER PKIMessage of the transaction with the given ID and returns the DER answer.
+	Exchange(ctx context.Context, id string, message []byte) ([]byte, error)
+}
+
+// Form is a way in which a CA accepts what it is to certify.
+type Form string
+
+const (
+	FormTemplate     Form = "template"      // the fields of Template; any of them may differ from the CSR's
+	FormPKCS10       Form = "pkcs10"        // a PKCS#10 signed by the device, certified as it stands but for Overrides
+	FormGeneratedKey Form = "generated-key" // the CA generates the key
+	FormExchange     Form = "exchange"      // Exchanger
+)
+
+// Field is a part of a certificate that a PKCS#10-only CA may be able to set otherwise than the CSR asks.
+type Field string
+
+const (
+	FieldSubject        Field = "subject"
+	FieldSubjectAltName Field = "subjectAltName"
+	FieldValidity       Field = "validity"
+	FieldKeyUsage       Field = "keyUsage"
+	FieldExtKeyUsage    Field = "extKeyUsage"
+)
+
+// Idempotency is what a CA promises about an ID that comes twice.
+type Idempotency string
+
+const (
+	IdempotencyNative Idempotency = "native" // the same ID gives the same certificate
+	IdempotencyLookup Idempotency = "lookup" // Lookup finds what an ID led to; Issue alone may issue twice
+	IdempotencyNone   Idempotency = "none"   // neither: an unknown outcome waits for the operator
+)
+
+// Capability names an optional call that the backend implements.
+type Capability string
+
+const (
+	CapPoll     Capability = "poll"
+	CapConfirm  Capability = "confirm"
+	CapRevoke   Capability = "revoke"
+	CapCRL      Capability = "crl"
+	CapSignCMS  Capability = "sign-cms"
+	CapExchange Capability = "exchange"
+)
+
+// Description is what a backend says of itself.
+type Description struct {
+	Name         string // of the implementation, e.g. "local"
+	Version      string
+	Forms        []Form
+	Overrides    []Field // what can differ from a PKCS#10; meaningless with FormTemplate
+	Idempotency  Idempotency
+	Capabilities []Capability
+}
+
+// CA is one issuing CA of a backend.
+type CA struct {
+	Name     string   // selects the CA in IssueRequest.Issuer, e.g. "ec"
+	Chain    [][]byte // DER, the issuing certificate first, the root last
+	Rollover [][]byte // DER: OldWithOld, OldWithNew, NewWithOld while keys change over (RFC 7030 section 4.1.3)
+}
+
+// Template is what is to be certified. The certificate must equal it: the gateway compares.
+type Template struct {
+	Subject        []byte                  // DER Name (an RDNSequence, RFC 5280 section 4.1.2.4)
+	SubjectAltName []byte                  // DER GeneralNames (RFC 5280 section 4.2.1.6), nil for none
+	PublicKey      []byte                  // DER SubjectPublicKeyInfo
+	NotBefore      time.Time               // UTC, whole seconds
+	NotAfter       time.Time               // UTC, whole seconds
+	KeyUsage       x509.KeyUsage           // 0 for no extension
+	ExtKeyUsage    []asn1.ObjectIdentifier // nil for no extension
+	Extensions     []pkix.Extension        // further ones, certified as they stand
+}
+
+// IssueRequest asks for one certificate.
+type IssueRequest struct {
+	ID       string // the gateway's transaction ID: the idempotency key
+	Issuer   string // CA.Name, "" for the default
+	Device   string // for the CA's own records; may be empty
+	Template Template
+	CSR      []byte // DER PKCS#10 for a backend with FormPKCS10, else nil
+}
+
+// Issuance is the answer to Issue and Poll: a certificate, or a ticket to poll with.
+type Issuance struct {
+	Certificate []byte        // DER; nil when a ticket is given
+	Chain       [][]byte      // DER, without the certificate: its issuer first, the root last
+	Ticket      string        // for Poll
+	RetryAfter  time.Duration // when to poll
+}
+
+// OutcomeState is what Lookup knows of an ID.
+type OutcomeState string
+
+const (
+	OutcomeIssued  OutcomeState = "issued"  // Issuance holds the certificate
+	OutcomePending OutcomeState = "pending" // Issuance holds the ticket
+	OutcomeNever   OutcomeState = "never"   // not issued, and no call still under way will issue it
+	OutcomeUnknown OutcomeState = "unknown" // the CA cannot say (yet)
+)
+
+// Outcome is the answer to Lookup.
+type Outcome struct {
+	State    OutcomeState
+	Issuance *Issuance // with OutcomeIssued and OutcomePending
+}
+
+// RevokeRequest names a certificate by issuer and serial number.
+type RevokeRequest struct {
+	Issuer []byte // DER Name of the issuer
+	Serial []byte // big-endian magnitude
+	Reason int    // CRLReason (RFC 5280 section 5.3.1)
+	At     time.Time
+}

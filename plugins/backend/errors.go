@@ -1,0 +1,50 @@
+package backend
+
+import (
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// Refuse makes a definite refusal when code is one of those that Backend names: nothing was issued.
+// The message reaches the gateway's log and `muster explain`, never the device.
+func Refuse(code codes.Code, format string, args ...any) error {
+	return status.Errorf(code, format, args...)
+}
+
+// Exhausted makes the definite refusal of a CA that has no room now and says when to come back.
+func Exhausted(retryAfter time.Duration, message string) error {
+	s, err := status.New(codes.ResourceExhausted, message).WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)})
+	if err != nil {
+		return status.Error(codes.ResourceExhausted, message)
+	}
+	return s.Err()
+}
+
+// RetryAfter returns the delay of an error's RetryInfo, and whether it carries one.
+func RetryAfter(err error) (time.Duration, bool) {
+	for _, d := range status.Convert(err).Details() {
+		if ri, ok := d.(*errdetails.RetryInfo); ok {
+			return ri.GetRetryDelay().AsDuration(), true
+		}
+	}
+	return 0, false
+}
+
+// Definite reports whether an error of Issue proves that nothing was issued and nothing will be.
+// It is false for nil.
+func Definite(err error) bool {
+	switch status.Code(err) {
+	case codes.InvalidArgument, codes.PermissionDenied, codes.FailedPrecondition, codes.Unimplemented:
+		return true
+	case codes.ResourceExhausted:
+		// gRPC itself answers RESOURCE_EXHAUSTED for a message over its size limit, perhaps after the CA signed:
+		// only a CA that names a delay has said it.
+		_, ok := RetryAfter(err)
+		return ok
+	}
+	return false
+}
