@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 )
 
@@ -65,6 +66,6 @@ type Secret []byte
 const redacted = "[secret]"
 
 func (Secret) String() string               { return redacted }
-func (Secret) GoString() string             { return redacted }
+func (Secret) Format(f fmt.State, _ rune)   { fmt.Fprint(f, redacted) }
 func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }

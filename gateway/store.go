@@ -49,6 +49,8 @@ type Transaction struct {
 	Verdicts    []Judged
 	Repeat      RepeatKey // "" for a refusal
 	Backend     string
+	Profile     string
+	Replaces    []byte                // serial of the certificate that this one succeeds, nil for none
 	Intent      *backend.IssueRequest // nil for a refusal
 	Reason      Reason                // refused, failed
 	Note        string                // the operator's line: why it is in this state
@@ -123,12 +125,13 @@ type Store interface {
 	Refuse(ctx context.Context, t *Transaction, e AuditEvent) error
 
 	// Settle commits the outcome of a transaction, its audit event and the work that follows, and ends or
-	// reschedules the work under whose lease it was found. ErrStale when the lease was lost to another instance;
-	// nothing is written then.
+	// reschedules the work under whose lease it was found. ErrStale when the lease was lost to another instance,
+	// ErrCertificateExists when issuer and serial belong to another transaction; nothing is written then.
 	Settle(ctx context.Context, s *Settlement) error
 
 	// MarkRevoked commits that a certificate was revoked, with its audit event, and ends the revocation's work.
-	// Revoking a certificate that is revoked already keeps the earlier date. ErrStale as Settle.
+	// Revoking a certificate that is revoked already keeps the earlier date. Its transaction's repeat key is free then.
+	// ErrStale as Settle, ErrNotFound for a certificate that is not ours.
 	MarkRevoked(ctx context.Context, r *Revocation) error
 
 	// ClaimDue leases at most limit rows of work that are due and not leased, to this instance for the given time,
@@ -168,7 +171,7 @@ type Settlement struct {
 	State       State
 	Reason      Reason       // StateFailed
 	Note        string       // for the operator
-	Certificate *Certificate // StateIssued
+	Certificate *Certificate // StateIssued; with StateFailed one that has to be revoked
 	Ticket      string       // StateWaiting
 	RepeatUntil time.Time    // StateIssued: until then a repeat gets this certificate
 	Release     bool         // give the claims back: nothing was issued
@@ -229,6 +232,9 @@ type AuditEvent struct {
 
 // ErrNotFound is returned for what the store does not hold.
 var ErrNotFound = errors.New("not found")
+
+// ErrCertificateExists is returned when a CA gave the same certificate, or serial number, to two transactions.
+var ErrCertificateExists = errors.New("a certificate with this issuer and serial number exists")
 
 // ErrStale is returned when the caller's lease passed to another instance: what it found out must not be written.
 var ErrStale = errors.New("the lease on this transaction passed to another instance")

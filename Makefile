@@ -1,0 +1,61 @@
+# Every command that this project has, a line each: `make help`.
+SHELL := /bin/sh
+GO ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@latest
+FUZZTIME ?= 30s
+KILLS ?= 50
+ENROLLMENTS ?= 2000
+
+# What the race detector is worth its time on: where goroutines meet.
+RACED := ./gateway ./gateway/store/... ./plugins/backend/groupcommit ./plugins/host
+
+.PHONY: help run build test deps lint unit race fuzz bench reliability generate vuln clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## the gateway on its embedded CA and store, with the commands that enrol a device
+	$(GO) run ./cmd/muster serve
+
+build: ## bin/muster, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/muster ./cmd/muster
+
+test: deps lint unit race ## everything, end-to-end tests with real clients included (under 8 minutes)
+
+deps: ## what the tests need from Debian: curl, openssl, strongSwan's pki, PostgreSQL, a C compiler
+	@sh .ci/deps
+
+lint: ## gofmt, go vet, staticcheck
+	@out=$$(gofmt -l cmd gateway protocols backends plugins authz configs e2e); test -z "$$out" || { echo "not gofmt'ed:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags faults ./cmd/...
+	$(GO) run $(STATICCHECK) ./...
+
+unit: ## all tests without the race detector, end-to-end included
+	$(GO) test -timeout 8m ./...
+
+race: ## the tests of gateway, store and plugin host under the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 8m $(RACED)
+
+fuzz: ## every fuzz target for FUZZTIME (30s) each
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "== $$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done
+
+bench: ## CPU per enrollment beside its crypto operations, and the parts it is made of
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+reliability: deps ## kill -9 of plugin and gateway, KILLS (50) times each, during ENROLLMENTS (2000); prints its seed
+	MUSTER_KILLS=$(KILLS) MUSTER_ENROLLMENTS=$(ENROLLMENTS) $(GO) test -timeout 30m -count 1 -v -run '^TestReliability$$' -tags reliability ./e2e
+
+generate: ## the gRPC code of the plugin contract (needs protoc)
+	$(GO) generate ./plugins/backend/...
+
+vuln: ## known vulnerabilities in what is linked (needs the vulnerability database's host)
+	$(GO) run $(GOVULNCHECK) ./...
+
+clean: ## what was built
+	rm -rf bin

@@ -1,0 +1,141 @@
+package gateway
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+
+	"github.com/muster-pki/muster/gateway/pkix"
+	"github.com/muster-pki/muster/plugins/backend"
+)
+
+var (
+	oidKeyUsage    = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidExtKeyUsage = asn1.ObjectIdentifier{2, 5, 29, 37}
+)
+
+// compare holds a CA's certificate against what was granted. A CA is trusted to sign, not to decide: a certificate
+// with another key, name, use or date than the pipeline allowed is never handed out. The leaf is returned with the
+// error too, when it parsed, so that it can be revoked.
+func (g *Gateway) compare(intent *backend.IssueRequest, got *backend.Issuance) (leaf *x509.Certificate, chain []*x509.Certificate, err error) {
+	leaf, err = x509.ParseCertificate(got.Certificate)
+	if err != nil {
+		return nil, nil, fmt.Errorf("it does not parse: %w", err)
+	}
+	chain, err = g.chains.verified(got.Chain)
+	if err != nil {
+		return leaf, nil, err
+	}
+	if err := leaf.CheckSignatureFrom(chain[0]); err != nil {
+		return leaf, nil, fmt.Errorf("the chain's first certificate did not issue it: %w", err)
+	}
+	return leaf, chain, equals(leaf, &intent.Template)
+}
+
+// equals lists every difference between a certificate and its template.
+func equals(leaf *x509.Certificate, t *backend.Template) error {
+	var diffs []error
+	differ := func(format string, args ...any) { diffs = append(diffs, fmt.Errorf(format, args...)) }
+	if leaf.Version != 3 {
+		differ("version %d", leaf.Version)
+	}
+	if leaf.SerialNumber.Sign() <= 0 { // RFC 5280 section 4.1.2.2
+		differ("serial number %d", leaf.SerialNumber)
+	}
+	if !bytes.Equal(leaf.RawSubject, t.Subject) {
+		differ("subject %q instead of %q", pkix.FormatName(leaf.RawSubject), pkix.FormatName(t.Subject))
+	}
+	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, t.PublicKey) {
+		differ("another public key")
+	}
+	if !leaf.NotBefore.Equal(t.NotBefore) || !leaf.NotAfter.Equal(t.NotAfter) {
+		differ("valid %s to %s instead of %s to %s", leaf.NotBefore, leaf.NotAfter, t.NotBefore, t.NotAfter)
+	}
+	if leaf.KeyUsage != t.KeyUsage {
+		differ("key usage %#x instead of %#x", leaf.KeyUsage, t.KeyUsage)
+	}
+	if leaf.IsCA {
+		differ("it is a CA certificate")
+	}
+	if san := extension(leaf, oidSubjectAltName); !bytes.Equal(san, t.SubjectAltName) {
+		differ("another subjectAltName")
+	}
+	if eku, err := parseOIDs(extension(leaf, oidExtKeyUsage)); err != nil || !sameOIDs(eku, t.ExtKeyUsage) {
+		differ("extended key usage %v instead of %v", eku, t.ExtKeyUsage)
+	}
+	for _, want := range t.Extensions {
+		if !bytes.Equal(extension(leaf, want.Id), want.Value) {
+			differ("extension %s missing or another", want.Id)
+		}
+	}
+	for _, e := range leaf.Extensions {
+		if e.Critical && !expectedCritical(e.Id, t) {
+			differ("critical extension %s was not granted", e.Id)
+		}
+	}
+	return errors.Join(diffs...)
+}
+
+// expectedCritical reports whether a CA may mark the extension critical: those of its own that every relying party
+// knows, and what was granted. Others, not critical, are the CA's to add (AIA, CRL distribution points, ...).
+func expectedCritical(id asn1.ObjectIdentifier, t *backend.Template) bool {
+	for _, own := range []asn1.ObjectIdentifier{oidKeyUsage, oidExtKeyUsage, oidSubjectAltName, {2, 5, 29, 19}} {
+		if id.Equal(own) {
+			return true
+		}
+	}
+	for _, e := range t.Extensions {
+		if id.Equal(e.Id) {
+			return e.Critical
+		}
+	}
+	return false
+}
+
+// extension returns the value of an extension, nil when it is absent.
+func extension(c *x509.Certificate, id asn1.ObjectIdentifier) []byte {
+	for _, e := range c.Extensions {
+		if e.Id.Equal(id) {
+			return e.Value
+		}
+	}
+	return nil
+}
+
+// parseOIDs reads ExtKeyUsageSyntax ::= SEQUENCE SIZE (1..MAX) OF KeyPurposeId (RFC 5280 section 4.2.1.12).
+func parseOIDs(der []byte) ([]asn1.ObjectIdentifier, error) {
+	if der == nil {
+		return nil, nil
+	}
+	var ids []asn1.ObjectIdentifier
+	rest, err := asn1.Unmarshal(der, &ids)
+	if err == nil && len(rest) > 0 {
+		err = errors.New("trailing bytes")
+	}
+	return ids, err
+}
+
+// sameOIDs compares as sets: the order of purposes means nothing.
+func sameOIDs(a, b []asn1.ObjectIdentifier) bool {
+	within := func(a, b []asn1.ObjectIdentifier) bool {
+		for _, x := range a {
+			found := false
+			for _, y := range b {
+				found = found || x.Equal(y)
+			}
+			if !found {
+				return false
+			}
+		}
+		return true
+	}
+	return within(a, b) && within(b, a)
+}
+
+func keyHash(der []byte) []byte {
+	sum := sha256.Sum256(der)
+	return sum[:]
+}

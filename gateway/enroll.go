@@ -1,0 +1,279 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/muster-pki/muster/gateway/pkix"
+)
+
+// Enroll answers one request: the one way from any protocol to any CA. The error is always an *Error.
+//
+// It looks for an earlier, equal request; runs the endpoint's pipeline; commits the intent; asks the CA; compares
+// the certificate with the grant; commits the outcome with its audit event; and only then answers.
+func (g *Gateway) Enroll(ctx context.Context, r *Request) (*Result, error) {
+	start := g.now()
+	d := &decision{request: r, endpoint: r.Endpoint}
+	select {
+	case g.slots <- struct{}{}:
+		defer func() { <-g.slots }()
+		d.result, d.err = g.enroll(ctx, r, d)
+	default:
+		d.err = &Error{Reason: Busy, Detail: "too many requests at once", RetryAfter: time.Second}
+	}
+	return g.conclude(ctx, d, start)
+}
+
+// decision gathers what the one log line of a request says.
+type decision struct {
+	request  *Request
+	endpoint string // configured, or "unknown": it becomes a metric's label
+	grant    *Grant
+	trail    []Judged
+	stage    string // that decided
+	note     string
+	recorded bool // the store has the transaction
+	result   *Result
+	err      error
+}
+
+func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result, error) {
+	rt := g.runtime.Load()
+	e := rt.Endpoints[r.Endpoint]
+	if e == nil || e.Protocol != r.Protocol {
+		d.endpoint = "unknown"
+		return nil, Errorf(NotAuthorized, "no such endpoint", "endpoint %q is not configured for %s", r.Endpoint, r.Protocol)
+	}
+	pipeline := e.pipeline(r.Operation)
+	if pipeline == nil {
+		return nil, Errorf(NotAuthorized, "this endpoint does not allow the operation", "endpoint %s has no pipeline for %s", e.Name, r.Operation)
+	}
+	if r.Operation != Enroll && r.Operation != Renew && r.Operation != Rekey {
+		return nil, Errorf(Unsupported, "operation not supported", "%s is not an enrollment", r.Operation)
+	}
+
+	key := repeatKey(r)
+	if res, err := g.repeated(ctx, r, e, key); err != nil {
+		return nil, unavailable("the store cannot be read", err)
+	} else if res != nil {
+		d.note = "the same request as " + res.Transaction
+		return res, nil
+	}
+
+	d.grant = newGrant(r, e.Profile, g.now())
+	out := pipeline.run(ctx, r, d.grant, g.now)
+	d.trail, d.stage, d.note = out.trail, out.stage, out.Note
+	g.meter.verdicts(out.trail)
+	switch out.Decision {
+	case Allow, Hold:
+	case CannotAnswer:
+		return nil, unavailable("the request cannot be checked now", errors.New(out.Note))
+	default:
+		return nil, g.refuse(ctx, d, &Error{Reason: out.Reason, Detail: out.Detail, Err: errors.New(out.Note)})
+	}
+	if d.grant.PublicKey == nil {
+		return nil, g.refuse(ctx, d, Errorf(Unsupported, "key generation is not supported", "the request has no public key"))
+	}
+	return g.commit(ctx, rt, d, &out, key)
+}
+
+// refuse keeps a refusal for `muster explain`: in the store when the requester is known, else in memory only, since
+// strangers buy no disk writes.
+func (g *Gateway) refuse(ctx context.Context, d *decision, e *Error) *Error {
+	if d.grant == nil || d.grant.Requester == "" {
+		return e
+	}
+	t := transactionOf(d, StateRefused)
+	t.Reason, t.Note = e.Reason, d.stage+": "+d.note
+	t.Updated = g.now()
+	if err := g.store.Refuse(context.WithoutCancel(ctx), t, auditOf(t, "refused", d.stage)); err != nil {
+		g.log.Error("a refusal could not be recorded", "id", t.ID, "err", err)
+		return e
+	}
+	d.recorded = true
+	return e
+}
+
+// commit records what the pipeline decided, claims included, and goes on to the CA unless it is held.
+func (g *Gateway) commit(ctx context.Context, rt *Runtime, d *decision, out *ruling, key RepeatKey) (*Result, error) {
+	backendName := d.grant.Backend
+	b, desc := rt.Backends[backendName], rt.descriptions[backendName]
+	if b == nil || desc == nil {
+		return nil, Errorf(Internal, "", "the grant names the backend %q, which is not configured", backendName)
+	}
+	t := transactionOf(d, StateIssuing)
+	t.Repeat, t.Backend, t.Profile = key, backendName, d.grant.Profile
+	if d.grant.Replaces != nil {
+		t.Replaces = d.grant.Replaces.Serial
+	}
+	t.Intent = intentOf(d.request, d.grant, desc)
+	begin := &Beginning{Transaction: t, Claims: out.Claims, Lease: g.opt.IssueTimeout + leaseMargin}
+	if out.Decision == Hold {
+		t.State, t.Note = StateHeld, out.stage+": "+out.Note
+		begin.Lease, begin.Audit = 0, auditOf(t, "held", out.stage)
+	}
+	t.Updated = g.now()
+
+	land := g.takeOff(t.ID)
+	defer land()
+	g.opt.Crash(CrashBeforeIntent)
+	epoch, err := g.store.Begin(ctx, begin)
+	var lost *ClaimLostError
+	var twin *TwinError
+	switch {
+	case errors.As(err, &lost):
+		d.stage, d.note = "claim", lost.Claim.Key+": "+lost.Claim.Lost
+		return nil, g.refuse(ctx, d, Errorf(NotAuthorized, "already used", "%w", lost))
+	case errors.As(err, &twin):
+		d.note = "the same request as " + twin.Transaction
+		if res, err := g.replay(ctx, twin.Transaction); err != nil || res != nil {
+			return res, err
+		}
+		// Its twin failed while we waited. The client's next try is a request of its own.
+		return nil, unavailable("the same request has just failed", twin)
+	case err != nil:
+		return nil, unavailable("the request cannot be recorded", err)
+	}
+	d.recorded = true
+	if out.Decision == Hold {
+		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: heldRetry}, nil
+	}
+	g.opt.Crash(CrashAfterIntent)
+	res, err := g.issue(ctx, &ask{t: t, epoch: epoch, backend: b, desc: desc})
+	if err != nil {
+		d.stage, d.note = "ca", cause(AsError(err), "")
+	}
+	return res, err
+}
+
+const (
+	heldRetry   = time.Minute     // a person has to decide
+	leaseMargin = 5 * time.Second // from the CA's deadline to when another worker may take the transaction
+)
+
+func unavailable(detail string, err error) *Error {
+	return &Error{Reason: Unavailable, Detail: detail, RetryAfter: retryUnavailable, Err: err}
+}
+
+// Reject takes note of a request that an adapter refused before the pipeline saw it (it did not parse, its signature
+// is wrong, ...), so that it is logged, counted and explained like any other. It returns e with its transaction set.
+func (g *Gateway) Reject(ctx context.Context, r *Request, e *Error) *Error {
+	d := &decision{request: r, endpoint: r.Endpoint, stage: string(r.Protocol), err: e}
+	if g.runtime.Load().Endpoints[r.Endpoint] == nil {
+		d.endpoint = "unknown"
+	}
+	if e.Err != nil {
+		d.note = e.Err.Error()
+	}
+	_, err := g.conclude(ctx, d, r.Received)
+	return AsError(err)
+}
+
+// conclude writes the one line that a request leaves in the log, counts it, and remembers refused strangers.
+func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*Result, error) {
+	took := max(g.now().Sub(start), 0)
+	r := d.request
+	outcome, reason, id := "", Reason(""), r.ID
+	var failure *Error
+	if d.err != nil {
+		e := *AsError(d.err)
+		failure = &e
+		failure.Transaction = r.ID
+		outcome, reason = "refused", failure.Reason
+		if !d.recorded {
+			t := transactionOf(d, StateRefused)
+			t.Reason, t.Note, t.Updated = reason, strings.TrimPrefix(d.stage+": "+cause(failure, d.note), ": "), g.now()
+			g.strange.add(t)
+		}
+	} else {
+		outcome, id = string(d.result.Kind), d.result.Transaction
+		if d.result.Repeated {
+			outcome = "repeated"
+		}
+	}
+	g.meter.request(r.Protocol, d.endpoint, r.Operation, outcome, reason, took)
+
+	level := slog.LevelInfo
+	if reason == Internal || reason == Unavailable {
+		level = slog.LevelError
+	}
+	attrs := []slog.Attr{
+		slog.String("id", id), slog.String("protocol", string(r.Protocol)), slog.String("endpoint", r.Endpoint),
+		slog.String("operation", string(r.Operation)), slog.String("decision", outcome),
+	}
+	add := func(key, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(key, value))
+		}
+	}
+	if d.grant != nil {
+		add("device", d.grant.Device)
+		add("requester", d.grant.Requester)
+	}
+	if r.Subject != nil {
+		add("subject", pkix.FormatName(r.Subject))
+	}
+	add("reason", string(reason))
+	add("stage", d.stage)
+	add("note", cause(failure, d.note))
+	if r.Source.IsValid() {
+		add("source", r.Source.String())
+	}
+	attrs = append(attrs, slog.Duration("duration", took))
+	g.log.LogAttrs(ctx, level, "transaction", attrs...)
+
+	if failure != nil {
+		return nil, failure
+	}
+	return d.result, nil
+}
+
+// cause is the operator's note on a failure: the stage's own words, else the error's.
+func cause(e *Error, note string) string {
+	if note != "" || e == nil {
+		return note
+	}
+	if e.Err != nil {
+		return e.Err.Error()
+	}
+	return e.Detail
+}
+
+// transactionOf starts the record of a request.
+func transactionOf(d *decision, s State) *Transaction {
+	r := d.request
+	t := &Transaction{
+		ID: r.ID, WireID: r.WireID, Protocol: r.Protocol, Endpoint: r.Endpoint, Operation: r.Operation, State: s,
+		Verdicts: d.trail, Received: r.Received,
+	}
+	if r.Source.IsValid() {
+		t.Source = r.Source.String()
+	}
+	for _, c := range r.Credentials {
+		t.Credentials = append(t.Credentials, c.String())
+	}
+	if r.Subject != nil {
+		t.Subject = pkix.FormatName(r.Subject)
+	}
+	if d.grant != nil {
+		t.Requester, t.Device = d.grant.Requester, d.grant.Device
+		if s != StateRefused && d.grant.Subject != nil {
+			t.Subject = pkix.FormatName(d.grant.Subject)
+		}
+	}
+	return t
+}
+
+// auditOf is the audit event of a transaction.
+func auditOf(t *Transaction, kind, stage string) AuditEvent {
+	return AuditEvent{
+		Kind: kind, At: t.Updated, Transaction: t.ID, Protocol: t.Protocol, Endpoint: t.Endpoint, Operation: t.Operation,
+		Requester: t.Requester, Device: t.Device, Subject: t.Subject, Stage: stage, Reason: t.Reason, Note: t.Note, Source: t.Source,
+	}
+}
+
+var errNoBackend = fmt.Errorf("the transaction's backend is no longer configured")

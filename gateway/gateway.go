@@ -1,0 +1,186 @@
+package gateway
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/muster-pki/muster/plugins/backend"
+)
+
+// Endpoint is what a configured endpoint may do.
+type Endpoint struct {
+	Name      string
+	Protocol  Protocol
+	Profile   *Profile
+	Pipelines map[Operation]Pipeline // an operation without one is denied; Rekey without one passes Renew's
+	Repeat    time.Duration          // for how long an equal request gets the same certificate again; 0: 10 minutes
+}
+
+// pipeline returns what the operation passes, nil when it is not allowed.
+func (e *Endpoint) pipeline(op Operation) Pipeline {
+	if p := e.Pipelines[op]; len(p) > 0 {
+		return p
+	}
+	if op == Rekey {
+		return e.Pipelines[Renew]
+	}
+	return nil
+}
+
+// Runtime is what a configuration makes: it never changes once it runs, and is swapped as a whole.
+type Runtime struct {
+	Endpoints map[string]*Endpoint
+	Backends  map[string]backend.Backend
+
+	descriptions map[string]*backend.Description
+	authorities  map[string]*authorities
+}
+
+// Options are what a Gateway lives with from start to end.
+type Options struct {
+	Store    Store
+	Instance string // this replica's name
+	Clock    func() time.Time
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
+	Crash    func(point string) // called at each named crash point; nil outside fault tests
+
+	IssueTimeout time.Duration // for a CA to answer, however long the client waits; 0: 20 s
+	TwinWait     time.Duration // for how long an equal request waits for the first one; 0: 10 s
+	MaxInFlight  int           // requests beyond it are answered Busy; 0: 512
+	Refusals     int           // unauthenticated refusals kept in memory for Explain; 0: 4096
+}
+
+// Crash points, in the order in which an issuance passes them.
+const (
+	CrashBeforeIntent = "gateway.before-intent"
+	CrashAfterIntent  = "gateway.after-intent"
+	CrashAfterIssue   = "gateway.after-issue" // the CA has answered, nothing is recorded yet
+	CrashAfterSettle  = "gateway.after-settle"
+)
+
+// CrashPoints lists them all.
+var CrashPoints = []string{CrashBeforeIntent, CrashAfterIntent, CrashAfterIssue, CrashAfterSettle}
+
+// Gateway takes canonical requests from the protocol adapters and answers them. One lives as long as the process.
+type Gateway struct {
+	opt     Options
+	store   Store
+	now     func() time.Time
+	log     *slog.Logger
+	meter   *meter
+	runtime atomic.Pointer[Runtime]
+	slots   chan struct{}
+	wake    chan struct{}
+	strange *strangers
+	chains  chainCache
+
+	mu      sync.Mutex
+	flights map[string]chan struct{} // transactions that this process is issuing, closed when settled
+}
+
+// New makes a Gateway without endpoints: everything is refused until Swap.
+func New(o Options) (*Gateway, error) {
+	if o.Store == nil || o.Clock == nil || o.Log == nil || o.Metrics == nil {
+		return nil, errors.New("gateway: store, clock, log and metrics are required")
+	}
+	if o.Crash == nil {
+		o.Crash = func(string) {}
+	}
+	o.IssueTimeout = orDefault(o.IssueTimeout, 20*time.Second)
+	o.TwinWait = orDefault(o.TwinWait, 10*time.Second)
+	o.MaxInFlight = orDefault(o.MaxInFlight, 512)
+	o.Refusals = orDefault(o.Refusals, 4096)
+	m, err := newMeter(o.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{
+		opt: o, store: o.Store, now: o.Clock, log: o.Log, meter: m,
+		slots: make(chan struct{}, o.MaxInFlight), wake: make(chan struct{}, 1),
+		strange: newStrangers(o.Refusals), flights: map[string]chan struct{}{},
+	}
+	g.runtime.Store(&Runtime{})
+	return g, nil
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// Swap puts a new Runtime in the place of the running one. Requests under way end with the one they began with.
+// It fails, and changes nothing, when an endpoint names a backend that is not there or has an empty pipeline.
+func (g *Gateway) Swap(ctx context.Context, rt *Runtime) error {
+	next := &Runtime{
+		Endpoints: rt.Endpoints, Backends: rt.Backends,
+		descriptions: map[string]*backend.Description{}, authorities: map[string]*authorities{},
+	}
+	for name, b := range rt.Backends {
+		d, err := b.Describe(ctx)
+		if err != nil {
+			return fmt.Errorf("backend %s: %w", name, err)
+		}
+		next.descriptions[name] = d
+		next.authorities[name] = &authorities{backend: b, now: g.now}
+	}
+	for name, e := range rt.Endpoints {
+		if e.Name != name || e.Profile == nil {
+			return fmt.Errorf("endpoint %s: incomplete", name)
+		}
+		if next.Backends[e.Profile.Backend] == nil {
+			return fmt.Errorf("endpoint %s: profile %s names the backend %q, which is not configured", name, e.Profile.Name, e.Profile.Backend)
+		}
+		for op, p := range e.Pipelines {
+			if len(p) == 0 {
+				return fmt.Errorf("endpoint %s: the pipeline of %s is empty; leave it out to deny the operation", name, op)
+			}
+		}
+	}
+	g.runtime.Store(next)
+	return nil
+}
+
+// Accepts reports whether some stage of the endpoint looks at credentials of the kind, so that an adapter asks
+// clients only for what can help them.
+func (g *Gateway) Accepts(endpoint string, kind CredentialKind) bool {
+	e := g.runtime.Load().Endpoints[endpoint]
+	if e == nil {
+		return false
+	}
+	for _, p := range e.Pipelines {
+		if p.reads(kind) {
+			return true
+		}
+	}
+	return false
+}
+
+// CACertificates returns what an endpoint hands out as its CA certificates: the issuing certificate first, the root
+// last, then those of a rollover. The error is an *Error.
+func (g *Gateway) CACertificates(ctx context.Context, endpoint string) ([]*x509.Certificate, error) {
+	rt := g.runtime.Load()
+	e := rt.Endpoints[endpoint]
+	if e == nil {
+		return nil, Errorf(NotAuthorized, "no such endpoint", "endpoint %q is not configured", endpoint)
+	}
+	certs, err := rt.authorities[e.Profile.Backend].certificates(ctx, e.Profile.Issuer)
+	if err != nil {
+		return nil, &Error{Reason: Unavailable, Detail: "the CA cannot be reached", RetryAfter: retryUnavailable, Err: err}
+	}
+	return certs, nil
+}
+
+// retryUnavailable is when a client may come back after something did not answer.
+const retryUnavailable = 5 * time.Second

@@ -1,0 +1,202 @@
+package gateway
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muster-pki/muster/gateway/pkix"
+	"github.com/muster-pki/muster/plugins/backend"
+)
+
+// ask is one recorded intent, under a lease of this instance, and the CA to ask.
+type ask struct {
+	t       *Transaction
+	epoch   int64
+	backend backend.Backend
+	desc    *backend.Description
+}
+
+// intentOf is the whole of what the CA will be asked. It is recorded before, so that whoever settles the transaction
+// asks for exactly the same: dates too.
+func intentOf(r *Request, gr *Grant, d *backend.Description) *backend.IssueRequest {
+	q := &backend.IssueRequest{
+		ID: r.ID, Issuer: gr.Issuer, Device: gr.Device,
+		Template: backend.Template{
+			Subject: gr.Subject, SubjectAltName: gr.SubjectAltName, PublicKey: gr.PublicKey,
+			NotBefore: gr.NotBefore, NotAfter: gr.NotAfter, KeyUsage: gr.KeyUsage, ExtKeyUsage: gr.ExtKeyUsage,
+			Extensions: gr.Extensions,
+		},
+	}
+	if !slices.Contains(d.Forms, backend.FormTemplate) {
+		q.CSR = r.CSR
+	}
+	return q
+}
+
+// issue asks the CA and settles the transaction. The CA is asked however long the client waits, under a deadline of
+// its own. After the intent nothing but the CA's definite refusal is a failure: all else is pending for the client
+// until somebody knows.
+func (g *Gateway) issue(ctx context.Context, a *ask) (*Result, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.opt.IssueTimeout)
+	defer cancel()
+	issuance, err := g.askCA(ctx, a)
+	g.opt.Crash(CrashAfterIssue)
+	return g.settle(ctx, a, issuance, err)
+}
+
+// askCA calls Issue. A CA that may be asked twice under the same ID is asked again when the first call broke
+// off: a plugin that died and came back costs the client nothing.
+func (g *Gateway) askCA(ctx context.Context, a *ask) (*backend.Issuance, error) {
+	issuance, err := a.backend.Issue(ctx, a.t.Intent)
+	if err == nil || backend.Definite(err) || ctx.Err() != nil || a.desc.Idempotency != backend.IdempotencyNative {
+		return issuance, err
+	}
+	if c := status.Code(err); c != codes.Unavailable {
+		return nil, err
+	}
+	g.log.Warn("the CA's answer was lost; asking again under the same ID", "id", a.t.ID, "backend", a.t.Backend, "err", err)
+	return a.backend.Issue(ctx, a.t.Intent)
+}
+
+// settle commits what a CA's answer means, and turns it into the client's.
+func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance, failure error) (*Result, error) {
+	now := g.now()
+	s := &Settlement{Transaction: a.t.ID, Epoch: a.epoch, Now: now}
+	a.t.Updated = now
+	var res *Result
+	var refusal *Error
+	switch {
+	case failure == nil && issuance.Certificate != nil:
+		leaf, chain, err := g.compare(a.t.Intent, issuance)
+		cert := record(a.t, leaf, issuance)
+		s.Certificate = cert
+		if err != nil {
+			s.State, s.Reason, s.Note = StateFailed, Internal, "the CA's certificate is not what was granted: "+err.Error()
+			if cert != nil {
+				s.Next = WorkRevoke
+			}
+			g.meter.mismatches.WithLabelValues(a.t.Backend).Inc()
+			g.log.Error("ALARM: the CA's certificate is not what was granted", "id", a.t.ID, "backend", a.t.Backend, "err", err)
+			refusal = &Error{Reason: Internal, Err: err}
+			break
+		}
+		s.State, s.RepeatUntil = StateIssued, earlier(now.Add(g.repeatFor(a.t.Endpoint)), leaf.NotAfter)
+		res = &Result{Kind: ResultIssued, Transaction: a.t.ID, Certificate: leaf, Chain: chain}
+	case failure == nil && issuance.Ticket != "":
+		s.State, s.Ticket, s.Next, s.Delay = StateWaiting, issuance.Ticket, WorkPoll, orDefault(issuance.RetryAfter, defaultPoll)
+		s.Note = "the CA gave a ticket"
+		res = &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: s.Delay}
+	case failure != nil && backend.Definite(failure):
+		refusal = fromBackend(failure)
+		s.State, s.Reason, s.Note, s.Release = StateFailed, refusal.Reason, failure.Error(), true
+	default:
+		if failure == nil {
+			failure = errors.New("the CA answered neither a certificate nor a ticket")
+		}
+		s.State, s.Note, s.Next, s.Delay = StateUnknown, failure.Error(), WorkSettle, firstSettle
+		if a.desc.Idempotency == backend.IdempotencyNone {
+			s.State, s.Next = StateStuck, ""
+		}
+		res = &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: pendingRetry}
+	}
+	s.Audit = settlementAudit(a.t, s)
+	// A deadline that the CA used up must not lose its answer.
+	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	err := g.store.Settle(sctx, s)
+	if errors.Is(err, ErrCertificateExists) {
+		// The CA gave one certificate to two transactions. It is the other's; this one has none, and nothing to revoke.
+		g.log.Error("ALARM: the CA gave the same certificate or serial number twice", "id", a.t.ID, "backend", a.t.Backend)
+		s.State, s.Reason, s.Note, s.Certificate, s.Next = StateFailed, Internal, err.Error(), nil, ""
+		s.Audit = settlementAudit(a.t, s)
+		res, refusal = nil, &Error{Reason: Internal, Err: err}
+		err = g.store.Settle(sctx, s)
+	}
+	if err != nil {
+		// No record, no answer: the intent stands, and whoever holds the lease next finds the outcome.
+		g.log.Error("an outcome could not be recorded", "id", a.t.ID, "state", s.State, "err", err)
+		return &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: pendingRetry}, nil
+	}
+	g.opt.Crash(CrashAfterSettle)
+	if s.Next != "" {
+		g.nudge()
+	}
+	if refusal != nil {
+		return nil, refusal
+	}
+	return res, nil
+}
+
+const (
+	settleTimeout = 10 * time.Second
+	firstSettle   = 200 * time.Millisecond // the CA may be restarting
+	defaultPoll   = 30 * time.Second
+)
+
+func (g *Gateway) repeatFor(endpoint string) time.Duration {
+	if e := g.runtime.Load().Endpoints[endpoint]; e != nil && e.Repeat != 0 {
+		return e.Repeat
+	}
+	return 10 * time.Minute
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// record is the certificate's row, nil when it did not parse.
+func record(t *Transaction, leaf *x509.Certificate, issuance *backend.Issuance) *Certificate {
+	if leaf == nil {
+		return nil
+	}
+	c := &Certificate{
+		Issuer: leaf.RawIssuer, Serial: leaf.SerialNumber.Bytes(), Transaction: t.ID, Backend: t.Backend, Endpoint: t.Endpoint,
+		Device: t.Device, Requester: t.Requester, Subject: pkix.FormatName(leaf.RawSubject), SubjectRaw: leaf.RawSubject,
+		KeyHash: keyHash(leaf.RawSubjectPublicKeyInfo), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
+		DER: leaf.Raw, Chain: issuance.Chain, Replaces: t.Replaces, Profile: t.Profile,
+	}
+	return c
+}
+
+// settlementAudit is the event of an outcome; an outcome that is not known yet has none.
+func settlementAudit(t *Transaction, s *Settlement) AuditEvent {
+	if s.State != StateIssued && s.State != StateFailed && s.State != StateStuck {
+		return AuditEvent{}
+	}
+	e := auditOf(t, string(s.State), "")
+	e.Reason, e.Note = s.Reason, s.Note
+	if c := s.Certificate; c != nil {
+		e.Serial = hex.EncodeToString(c.Serial)
+		e.Issuer = pkix.FormatName(c.Issuer)
+		e.Fingerprint = hex.EncodeToString(keyHash(c.DER))
+	}
+	return e
+}
+
+// fromBackend maps a CA's definite refusal. Its message is the operator's; the client gets none of it.
+func fromBackend(err error) *Error {
+	e := &Error{Reason: Internal, Err: fmt.Errorf("the CA refused: %w", err)}
+	switch status.Code(err) {
+	case codes.InvalidArgument:
+		e.Reason, e.Detail = BadTemplate, "the CA does not certify this"
+	case codes.PermissionDenied:
+		e.Reason, e.Detail = NotAuthorized, "the CA refused"
+	case codes.Unimplemented:
+		e.Reason, e.Detail = Unsupported, "the CA does not support this"
+	case codes.ResourceExhausted:
+		e.Reason, e.Detail = Busy, "the CA is busy"
+		e.RetryAfter, _ = backend.RetryAfter(err)
+	}
+	return e
+}

@@ -1,0 +1,54 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// meter is the gateway's metrics. Every label's values are bounded by the code or the configuration, never by clients.
+type meter struct {
+	requests   *prometheus.CounterVec
+	seconds    *prometheus.HistogramVec
+	stages     *prometheus.CounterVec
+	work       *prometheus.CounterVec
+	mismatches *prometheus.CounterVec
+}
+
+func newMeter(reg prometheus.Registerer) (*meter, error) {
+	m := &meter{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_requests_total", Help: "Requests by outcome (issued, repeated, pending, refused, ...) and reason of refusal.",
+		}, []string{"protocol", "endpoint", "operation", "outcome", "reason"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "muster_request_duration_seconds", Help: "Time from a request's arrival to its answer.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
+		}, []string{"protocol", "outcome"}),
+		stages: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_stage_verdicts_total", Help: "Verdicts of pipeline stages.",
+		}, []string{"stage", "decision", "reason"}),
+		work: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_work_total", Help: "Rows of the work table that were taken up, by what became of them.",
+		}, []string{"kind", "outcome"}),
+		mismatches: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_certificate_mismatches_total", Help: "Certificates that a CA made otherwise than granted. Always an alarm.",
+		}, []string{"backend"}),
+	}
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.stages, m.work, m.mismatches} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *meter) request(p Protocol, endpoint string, op Operation, outcome string, reason Reason, took time.Duration) {
+	m.requests.WithLabelValues(string(p), endpoint, string(op), outcome, string(reason)).Inc()
+	m.seconds.WithLabelValues(string(p), outcome).Observe(took.Seconds())
+}
+
+func (m *meter) verdicts(trail []Judged) {
+	for _, j := range trail {
+		m.stages.WithLabelValues(j.Stage, string(j.Decision), string(j.Reason)).Inc()
+	}
+}

@@ -1,0 +1,96 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// strangers keeps the last refusals of those who did not authenticate, in memory only, and counts them for the audit
+// trail. Whoever sends garbage can push older garbage out of it, and costs the store nothing.
+type strangers struct {
+	mu     sync.Mutex
+	ring   []*Transaction
+	byID   map[string]*Transaction
+	next   int
+	counts map[string]uint64 // "endpoint reason"
+}
+
+func newStrangers(size int) *strangers {
+	return &strangers{ring: make([]*Transaction, size), byID: make(map[string]*Transaction, size), counts: map[string]uint64{}}
+}
+
+// maxLabels bounds the sums: an endpoint's name is the configuration's, but this is kept safe against one that is not.
+const maxLabels = 1024
+
+func (s *strangers) add(t *Transaction) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.ring[s.next]; old != nil {
+		delete(s.byID, old.ID)
+	}
+	s.ring[s.next], s.byID[t.ID] = t, t
+	s.next = (s.next + 1) % len(s.ring)
+	key := t.Endpoint + " " + string(t.Reason)
+	if _, known := s.counts[key]; !known && len(s.counts) >= maxLabels {
+		key = "other"
+	}
+	s.counts[key]++
+}
+
+// Explain returns a transaction with all its verdicts: from the store, or a stranger's refusal that is still
+// remembered. ErrNotFound when it is neither.
+func (g *Gateway) Explain(ctx context.Context, id string) (*Transaction, error) {
+	g.strange.mu.Lock()
+	t := g.strange.byID[id]
+	g.strange.mu.Unlock()
+	if t != nil {
+		return t, nil
+	}
+	return g.store.Transaction(ctx, id)
+}
+
+// Strangers lists the remembered refusals of those who did not authenticate, newest first, at most limit.
+func (g *Gateway) Strangers(limit int) []*Transaction {
+	s := g.strange
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*Transaction
+	for i := range s.ring {
+		t := s.ring[(s.next-1-i+2*len(s.ring))%len(s.ring)]
+		if t == nil || len(out) == limit {
+			break
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// SumUp commits to the audit trail how many strangers were refused since the last time.
+func (g *Gateway) SumUp(ctx context.Context) {
+	g.strange.mu.Lock()
+	counts := g.strange.counts
+	g.strange.counts = map[string]uint64{}
+	g.strange.mu.Unlock()
+	if len(counts) == 0 {
+		return
+	}
+	err := g.store.Record(ctx, AuditEvent{Kind: "strangers", At: g.now(), Counts: counts})
+	if err == nil {
+		return
+	}
+	g.log.Error("refusals of strangers could not be summed up", "err", err)
+	g.strange.mu.Lock()
+	defer g.strange.mu.Unlock()
+	for k, n := range counts {
+		g.strange.counts[k] += n
+	}
+}
+
+// Ready reports why the gateway cannot issue, nil when it can.
+func (g *Gateway) Ready(ctx context.Context) error {
+	if len(g.runtime.Load().Endpoints) == 0 {
+		return errors.New("no endpoint is configured")
+	}
+	return g.store.Ready(ctx)
+}
