@@ -1,0 +1,491 @@
+package pkix
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+var noon = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+
+// entity is a certificate with its key.
+type entity struct {
+	*x509.Certificate
+	key crypto.Signer
+}
+
+var serial struct {
+	sync.Mutex
+	n int64
+}
+
+func template(name string) *x509.Certificate {
+	serial.Lock()
+	defer serial.Unlock()
+	serial.n++
+	return &x509.Certificate{
+		SerialNumber: big.NewInt(serial.n), Subject: pkix.Name{CommonName: name},
+		NotBefore: noon.Add(-time.Hour), NotAfter: noon.Add(time.Hour),
+	}
+}
+
+func ca(name string) *x509.Certificate {
+	c := template(name)
+	c.BasicConstraintsValid, c.IsCA, c.KeyUsage = true, true, x509.KeyUsageCertSign|x509.KeyUsageCRLSign
+	return c
+}
+
+func device(name string) *x509.Certificate {
+	c := template(name)
+	c.KeyUsage, c.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	return c
+}
+
+func newKey(t testing.TB) crypto.Signer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// issue signs a template with a new P-256 key, or the given one. A nil issuer makes it self-signed.
+func issue(t testing.TB, tmpl *x509.Certificate, issuer *entity, keys ...crypto.Signer) *entity {
+	t.Helper()
+	e := &entity{}
+	if len(keys) > 0 {
+		e.key = keys[0]
+	} else {
+		e.key = newKey(t)
+	}
+	parent, signer := tmpl, e.key
+	if issuer != nil {
+		parent, signer = issuer.Certificate, issuer.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, e.key.Public(), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Certificate, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func certs(list ...*entity) []*x509.Certificate {
+	out := make([]*x509.Certificate, 0, len(list))
+	for _, e := range list {
+		out = append(out, e.Certificate)
+	}
+	return out
+}
+
+var smallRSA = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+var soundRSA = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+func TestChainLeaf(t *testing.T) {
+	root := issue(t, ca("Root"), nil)
+	inter := issue(t, ca("Intermediate"), root)
+	other := issue(t, ca("Root"), nil) // the same name, another key
+	oidOther := asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}
+	for _, tt := range []struct {
+		name   string
+		policy ChainPolicy
+		leaf   func(c *x509.Certificate) // changes the template
+		issuer *entity
+		key    crypto.Signer
+		after  func(c *x509.Certificate) // changes the certificate as parsed
+		want   error
+	}{
+		{name: "good"},
+		{name: "directly below the root", issuer: root},
+		{name: "a stranger of the root's name", issuer: other, want: ErrUntrusted},
+		{name: "CA", leaf: func(c *x509.Certificate) { c.BasicConstraintsValid, c.IsCA = true, true }, want: ErrUsage},
+		{name: "version 1", after: func(c *x509.Certificate) { c.Version = 1 }, want: ErrUsage},
+		{name: "no key usage", leaf: func(c *x509.Certificate) { c.KeyUsage = 0 }},
+		{name: "keyEncipherment only", leaf: func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment }, want: ErrUsage},
+		{name: "empty key usage", leaf: func(c *x509.Certificate) {
+			c.KeyUsage = 0
+			c.ExtraExtensions = []pkix.Extension{{Id: oidKeyUsage, Value: []byte{3, 1, 0}}}
+		}, want: ErrUsage},
+		{name: "no extended key usage", leaf: func(c *x509.Certificate) { c.ExtKeyUsage = nil }},
+		{name: "serverAuth only", leaf: func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, want: ErrUsage},
+		{name: "serverAuth and clientAuth", leaf: func(c *x509.Certificate) {
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+		}},
+		{name: "any purpose", leaf: func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }, want: ErrUsage},
+		{
+			name: "any purpose, listed", policy: ChainPolicy{ExtKeyUsages: []asn1.ObjectIdentifier{oidAnyExtKeyUsage}},
+			leaf: func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} },
+		},
+		{
+			name: "own purpose, listed", policy: ChainPolicy{ExtKeyUsages: []asn1.ObjectIdentifier{OIDClientAuth, oidOther}},
+			leaf: func(c *x509.Certificate) {
+				c.ExtKeyUsage, c.UnknownExtKeyUsage = nil, []asn1.ObjectIdentifier{oidOther}
+			},
+		},
+		{
+			name: "own purpose", want: ErrUsage,
+			leaf: func(c *x509.Certificate) {
+				c.ExtKeyUsage, c.UnknownExtKeyUsage = nil, []asn1.ObjectIdentifier{oidOther}
+			},
+		},
+		{name: "expired", leaf: func(c *x509.Certificate) { c.NotAfter = noon.Add(-time.Second) }, want: ErrExpired},
+		{name: "not yet valid", leaf: func(c *x509.Certificate) { c.NotBefore = noon.Add(time.Second) }, want: ErrExpired},
+		{name: "last second", leaf: func(c *x509.Certificate) { c.NotAfter = noon }},
+		{
+			name: "expired within the grace period", policy: ChainPolicy{Grace: time.Minute},
+			leaf: func(c *x509.Certificate) { c.NotAfter = noon.Add(-time.Minute) },
+		},
+		{
+			name: "expired beyond the grace period", policy: ChainPolicy{Grace: time.Minute}, want: ErrExpired,
+			leaf: func(c *x509.Certificate) { c.NotAfter = noon.Add(-61 * time.Second) },
+		},
+		{name: "not yet valid with grace", policy: ChainPolicy{Grace: time.Hour}, leaf: func(c *x509.Certificate) { c.NotBefore = noon.Add(time.Second) }, want: ErrExpired},
+		{name: "RSA-2048", key: soundRSA()},
+		{name: "RSA-1024", key: smallRSA(), want: ErrWeak},
+		{name: "unknown critical extension", leaf: func(c *x509.Certificate) {
+			c.ExtraExtensions = []pkix.Extension{{Id: oidOther, Critical: true, Value: []byte{5, 0}}}
+		}, want: ErrUsage},
+		{name: "unknown extension", leaf: func(c *x509.Certificate) {
+			c.ExtraExtensions = []pkix.Extension{{Id: oidOther, Value: []byte{5, 0}}}
+		}},
+		{name: "unknown signature algorithm", after: func(c *x509.Certificate) { c.SignatureAlgorithm = 0 }, want: ErrAlgorithm},
+		{name: "altered signature", after: func(c *x509.Certificate) {
+			c.Signature = slices.Clone(c.Signature)
+			c.Signature[len(c.Signature)-1] ^= 1
+		}, want: ErrUntrusted},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tmpl := device("device")
+			if tt.leaf != nil {
+				tt.leaf(tmpl)
+			}
+			issuer := inter
+			if tt.issuer != nil {
+				issuer = tt.issuer
+			}
+			key := tt.key
+			if key == nil {
+				key = newKey(t)
+			}
+			leaf := issue(t, tmpl, issuer, key)
+			if tt.after != nil {
+				tt.after(leaf.Certificate)
+			}
+			p := tt.policy
+			p.Roots = certs(root)
+			path, err := p.Verify(certs(leaf, inter), noon)
+			if !errors.Is(err, tt.want) {
+				t.Fatalf("%v, want %v", err, tt.want)
+			}
+			if err != nil && path != nil {
+				t.Error("a path beside an error")
+			}
+			if err == nil && (path[0] != leaf.Certificate || !path[len(path)-1].Equal(root.Certificate)) {
+				t.Errorf("path of %d", len(path))
+			}
+		})
+	}
+}
+
+func TestChainBuilding(t *testing.T) {
+	root := issue(t, ca("Root"), nil)
+	one := issue(t, ca("One"), root)
+	two := issue(t, ca("Two"), one)
+	leaf := issue(t, device("device"), two)
+	stranger := issue(t, ca("Stranger"), nil)
+	// NewWithOld: the root's next key, certified by its present one (RFC 4210 section 4.4).
+	next := issue(t, ca("Root"), root)
+	young := issue(t, device("young"), next)
+	third := issue(t, ca("Root"), next)
+	younger := issue(t, device("younger"), third)
+	junk := make([]*entity, MaxChain-3)
+	for i := range junk {
+		junk[i] = issue(t, ca(fmt.Sprint("Junk ", i)), nil)
+	}
+	for _, tt := range []struct {
+		name   string
+		policy ChainPolicy
+		chain  []*entity
+		want   error
+		length int
+	}{
+		{"in order", ChainPolicy{Roots: certs(root)}, []*entity{leaf, two, one, root}, nil, 4},
+		{"without the root", ChainPolicy{Roots: certs(root)}, []*entity{leaf, two, one}, nil, 4},
+		{"in disorder, twice, with others", ChainPolicy{Roots: certs(root)}, []*entity{leaf, stranger, root, one, two, one, leaf}, nil, 4},
+		{"intermediates configured", ChainPolicy{Roots: certs(root), Intermediates: certs(two, one)}, []*entity{leaf}, nil, 4},
+		{"second of two roots", ChainPolicy{Roots: certs(stranger, root)}, []*entity{leaf, one, two}, nil, 4},
+		{"an intermediate as root", ChainPolicy{Roots: certs(two)}, []*entity{leaf, two, one, root}, nil, 2},
+		{"missing intermediate", ChainPolicy{Roots: certs(root)}, []*entity{leaf, two}, ErrUntrusted, 0},
+		{"no root", ChainPolicy{}, []*entity{leaf, two, one, root}, ErrUntrusted, 0},
+		{"another root", ChainPolicy{Roots: certs(stranger)}, []*entity{leaf, two, one, root}, ErrUntrusted, 0},
+		{"new with old", ChainPolicy{Roots: certs(root)}, []*entity{young, next}, nil, 3},
+		// Sound, but a name that stands three times leaves x509.Verify too many ways.
+		{"new with old, twice", ChainPolicy{Roots: certs(root)}, []*entity{younger, third, next}, ErrUntrusted, 0},
+		{"pinned leaf", ChainPolicy{Roots: certs(leaf)}, []*entity{leaf}, nil, 1},
+		{"16 certificates", ChainPolicy{Roots: certs(root)}, append([]*entity{leaf, two, one}, junk...), nil, 4},
+		{"17 certificates", ChainPolicy{Roots: certs(root)}, append([]*entity{leaf, two, one, stranger}, junk...), ErrMalformed, 0},
+		{"none", ChainPolicy{Roots: certs(root)}, nil, ErrMalformed, 0},
+		{"small budget", ChainPolicy{Roots: certs(root), MaxSignatures: 2}, []*entity{leaf, two, one}, ErrUntrusted, 0},
+		{"just enough budget", ChainPolicy{Roots: certs(root), MaxSignatures: 3}, []*entity{leaf, two, one}, nil, 4},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path, err := tt.policy.Verify(certs(tt.chain...), noon)
+			if !errors.Is(err, tt.want) || len(path) != tt.length {
+				t.Errorf("path of %d, %v; want %d, %v", len(path), err, tt.length, tt.want)
+			}
+		})
+	}
+	p := ChainPolicy{Roots: certs(root)}
+	if _, err := p.Verify([]*x509.Certificate{leaf.Certificate, nil}, noon); !errors.Is(err, ErrMalformed) {
+		t.Errorf("nil certificate: %v", err)
+	}
+	if _, err := p.Verify(certs(leaf, two, one), time.Time{}); !errors.Is(err, ErrExpired) {
+		t.Errorf("no time: %v", err)
+	}
+}
+
+func TestChainCAs(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		root   func(c *x509.Certificate)
+		inter  func(c *x509.Certificate)
+		key    crypto.Signer // of the intermediate
+		after  func(c *x509.Certificate)
+		policy ChainPolicy
+		want   error
+	}{
+		{name: "good"},
+		{name: "not a CA", inter: func(c *x509.Certificate) { c.IsCA = false }, want: ErrUsage},
+		{name: "no basicConstraints", inter: func(c *x509.Certificate) { c.BasicConstraintsValid, c.IsCA = false, false }, want: ErrUsage},
+		{name: "version 1", after: func(c *x509.Certificate) { c.Version, c.BasicConstraintsValid, c.IsCA = 1, false, false }, want: ErrUsage},
+		{name: "no keyCertSign", inter: func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }, want: ErrUsage},
+		{name: "no key usage", inter: func(c *x509.Certificate) { c.KeyUsage = 0 }},
+		{name: "RSA-1024", key: smallRSA(), want: ErrWeak},
+		{name: "expired", inter: func(c *x509.Certificate) { c.NotAfter = noon.Add(-time.Second) }, want: ErrExpired},
+		{name: "expired with grace", policy: ChainPolicy{Grace: time.Hour}, inter: func(c *x509.Certificate) { c.NotAfter = noon.Add(-time.Second) }, want: ErrExpired},
+		{name: "root expired", root: func(c *x509.Certificate) { c.NotAfter = noon.Add(-time.Second) }, want: ErrExpired},
+		{name: "path too long", root: func(c *x509.Certificate) { c.MaxPathLenZero = true }, want: ErrUsage},
+		{name: "names outside", inter: func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"example.org"} }, want: ErrUsage},
+		{name: "names inside", inter: func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"example.com"} }},
+		{name: "critical extension", inter: func(c *x509.Certificate) {
+			c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
+		}, want: ErrUsage},
+		{name: "for servers only", inter: func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, want: ErrUsage},
+		{name: "for clients", inter: func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }},
+		{name: "for anything", inter: func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			rootTmpl, interTmpl := ca("Root"), ca("Intermediate")
+			if tt.root != nil {
+				tt.root(rootTmpl)
+			}
+			if tt.inter != nil {
+				tt.inter(interTmpl)
+			}
+			key := tt.key
+			if key == nil {
+				key = newKey(t)
+			}
+			root := issue(t, rootTmpl, nil)
+			inter := issue(t, interTmpl, root, key)
+			tmpl := device("device")
+			tmpl.DNSNames = []string{"device.example.com"}
+			leaf := issue(t, tmpl, inter)
+			if tt.after != nil {
+				tt.after(inter.Certificate)
+			}
+			p := tt.policy
+			p.Roots = certs(root)
+			if _, err := p.Verify(certs(leaf, inter), noon); !errors.Is(err, tt.want) {
+				t.Errorf("%v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestChainSHA1(t *testing.T) {
+	sha1 := func(c *x509.Certificate) *x509.Certificate {
+		c.SignatureAlgorithm = x509.SHA1WithRSA
+		return c
+	}
+	key := soundRSA()
+	root := issue(t, ca("Root"), nil, key)
+	old := issue(t, sha1(ca("Old")), root, key)
+	leaf := issue(t, sha1(device("device")), old)
+	modern := issue(t, device("modern"), old)
+	constrained := ca("Constrained")
+	constrained.PermittedDNSDomains = []string{"example.com"}
+	narrow := issue(t, constrained, root, key)
+	below := issue(t, sha1(device("below")), narrow)
+	expired := sha1(device("expired"))
+	expired.NotAfter = noon.Add(-time.Second)
+	late := issue(t, expired, old)
+	short := ca("Short")
+	short.MaxPathLenZero = true
+	top := issue(t, short, nil, key)
+	mid := issue(t, ca("Mid"), top, key)
+	deep := issue(t, sha1(device("deep")), mid)
+	forged := *leaf.Certificate
+	forged.Signature = slices.Clone(forged.Signature)
+	forged.Signature[9] ^= 1
+	critical := sha1(device("critical"))
+	critical.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
+	unknown := issue(t, critical, root)
+	// The OID of MD5WithRSA in place of SHA1WithRSA's: the signature is wrong then, but is not looked at.
+	md5 := bytes.ReplaceAll(leaf.Raw, []byte("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05"), []byte("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04"))
+	broken, err := x509.ParseCertificate(md5)
+	if err != nil || broken.SignatureAlgorithm != x509.MD5WithRSA {
+		t.Fatal(broken.SignatureAlgorithm, err)
+	}
+	for _, tt := range []struct {
+		name  string
+		chain []*x509.Certificate
+		plain error // without AllowSHA1
+		want  error // with it
+	}{
+		{"leaf and CA", certs(leaf, old), ErrWeak, nil},
+		{"CA only", certs(modern, old), ErrWeak, nil},
+		{"below name constraints", certs(below, narrow), ErrWeak, ErrUsage},
+		{"expired", certs(late, old), ErrWeak, ErrExpired},
+		{"path too long", certs(deep, mid), ErrWeak, ErrUsage},
+		{"critical extension", certs(unknown), ErrWeak, ErrUsage},
+		{"forged", []*x509.Certificate{&forged, old.Certificate}, ErrWeak, ErrUntrusted},
+		{"MD5", []*x509.Certificate{broken, old.Certificate}, ErrWeak, ErrWeak},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := ChainPolicy{Roots: certs(root, top)}
+			if _, err := p.Verify(tt.chain, noon); !errors.Is(err, tt.plain) {
+				t.Errorf("%v, want %v", err, tt.plain)
+			}
+			p.AllowSHA1 = true
+			if path, err := p.Verify(tt.chain, noon); !errors.Is(err, tt.want) || (err == nil) != (len(path) > 0) {
+				t.Errorf("allowed: %v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestChainRevocation(t *testing.T) {
+	root := issue(t, ca("Root"), nil)
+	inter := issue(t, ca("Intermediate"), root)
+	leaf := issue(t, device("device"), inter)
+	chain := certs(leaf, inter)
+	down := errors.New("no CRL")
+	for _, tt := range []struct {
+		name    string
+		revoked *entity
+		err     error
+		allow   bool
+		want    error
+	}{
+		{"none", nil, nil, false, nil},
+		{"leaf", leaf, nil, false, ErrRevoked},
+		{"intermediate", inter, nil, false, ErrRevoked},
+		{"the root is not asked about", root, nil, false, nil},
+		{"unknown", nil, down, false, ErrRevocationUnknown},
+		{"unknown, allowed", nil, down, true, nil},
+		{"revoked and an error, unknown allowed", leaf, down, true, ErrRevoked},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := ChainPolicy{Roots: certs(root), AllowUnknownRevocation: tt.allow}
+			p.Revoked = func(c *x509.Certificate) (bool, error) {
+				return tt.revoked != nil && c.Equal(tt.revoked.Certificate), tt.err
+			}
+			_, err := p.Verify(chain, noon)
+			if !errors.Is(err, tt.want) {
+				t.Errorf("%v, want %v", err, tt.want)
+			}
+			if tt.want == ErrRevocationUnknown && !errors.Is(err, down) {
+				t.Errorf("%v hides its cause", err)
+			}
+		})
+	}
+	p := ChainPolicy{Roots: certs(leaf), Revoked: func(*x509.Certificate) (bool, error) { return true, nil }}
+	if _, err := p.Verify(chain, noon); !errors.Is(err, ErrRevoked) {
+		t.Errorf("pinned leaf: %v", err)
+	}
+	sum := sha256.Sum256(inter.RawSubjectPublicKeyInfo)
+	list, err := ReadBlocklist(strings.NewReader(hex.EncodeToString(sum[:])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = ChainPolicy{Roots: certs(root), Blocklist: list}
+	if _, err := p.Verify(chain, noon); !errors.Is(err, ErrWeak) {
+		t.Errorf("key of the intermediate on the blocklist: %v", err)
+	}
+}
+
+// A peer that makes all names alike, and all keys too, buys no search: x509.Verify would check 100 signatures at once.
+func TestChainBudget(t *testing.T) {
+	root := issue(t, ca("Root"), nil)
+	key := newKey(t)
+	self := &entity{Certificate: ca("Root"), key: key}
+	var chain []*entity
+	for i := range MaxChain - 1 {
+		tmpl := ca("Root")
+		tmpl.DNSNames = []string{fmt.Sprint(i)}
+		chain = append(chain, issue(t, tmpl, self, key))
+	}
+	chain = append([]*entity{issue(t, device("device"), self)}, chain...)
+	p := ChainPolicy{Roots: certs(root)}
+	s := search{policy: &p, now: noon, leafTime: noon, signatures: maxSignatures, steps: maxSteps, pool: certs(chain[1:]...)}
+	if path := s.extend(certs(chain[0])); path != nil {
+		t.Fatal("an untrusted chain verifies")
+	}
+	if s.signatures < 0 || s.steps < -maxPath {
+		t.Errorf("budgets overdrawn: %d signatures, %d steps", s.signatures, s.steps)
+	}
+	if _, err := p.Verify(certs(chain...), noon); !errors.Is(err, ErrUntrusted) {
+		t.Error(err)
+	}
+	// The right path is still found when it comes first.
+	good := issue(t, device("device"), root)
+	if _, err := p.Verify(append(certs(good), certs(chain[1:]...)...), noon); err != nil {
+		t.Error(err)
+	}
+}
+
+func BenchmarkVerify(b *testing.B) {
+	root := issue(b, ca("Root"), nil)
+	inter := issue(b, ca("Intermediate"), root)
+	leaf := issue(b, device("device"), inter)
+	p := ChainPolicy{Roots: certs(root)}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := p.Verify(certs(leaf, inter), noon); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
