@@ -1,0 +1,18 @@
+package backend
+
+// The bounds of what crosses the contract, in bytes unless said otherwise. Both sides keep them: an answer beyond
+// is refused, whatever it says.
+const (
+	MaxMessage     = 8 << 20  // one gRPC message
+	MaxConfig      = 1 << 20  // Validate, Configure
+	MaxCertificate = 64 << 10 // DER
+	MaxChain       = 10       // certificates
+	MaxCAs         = 16       // of one backend
+	MaxName        = 256      // any name: an ID, a CA, a version, a device
+	MaxTicket      = 1 << 10
+	MaxContent     = 1 << 20  // SignCMS and Exchange, both ways
+	MaxCRL         = 64 << 20 // in all
+	maxCRLChunk    = 1 << 20
+	maxErrorText   = 1 << 10
+	maxExtensions  = 64 // of a template; as many extended key usages
+)

@@ -1,0 +1,128 @@
+package host
+
+import (
+	"context"
+	"io"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muster-pki/muster/plugins/backend"
+)
+
+var (
+	_ backend.Backend   = (*Plugin)(nil)
+	_ backend.CMSSigner = (*Plugin)(nil)
+	_ backend.Exchanger = (*Plugin)(nil)
+)
+
+// call makes one call: deadline, wait for the plugin, hooks. A call whose plugin dies under it fails with
+// UNAVAILABLE at once.
+func call[T any](p *Plugin, ctx context.Context, method string, fn func(ctx context.Context, api *backend.Client) (T, error)) (out T, err error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.cfg.CallTimeout)
+		defer cancel()
+	}
+	start := p.cfg.Clock()
+	defer func() { p.cfg.OnCall(p.cfg.Name, method, status.Code(err), p.cfg.Clock().Sub(start)) }()
+	i, err := p.acquire(ctx)
+	if err != nil {
+		return out, err
+	}
+	defer p.release()
+	out, err = fn(ctx, i.api)
+	switch {
+	case err == nil:
+		i.served.Store(true)
+	case i.isBroken() && ctx.Err() == nil && !backend.Definite(err):
+		// Whatever gRPC made of the end of its connection. A refusal arrived whole before it.
+		err = status.Errorf(codes.Unavailable, "%s (the plugin died)", status.Convert(err).Message())
+	}
+	return out, err
+}
+
+// done is the result of a call that has none.
+type done = struct{}
+
+// Validate is Backend.Validate, by the plugin that runs.
+func (p *Plugin) Validate(ctx context.Context, config []byte) error {
+	_, err := call(p, ctx, "Validate", func(ctx context.Context, api *backend.Client) (done, error) {
+		return done{}, api.Validate(ctx, config)
+	})
+	return err
+}
+
+// Configure is Backend.Configure. It is refused: Start has done it.
+func (p *Plugin) Configure(context.Context, []byte) error {
+	return status.Errorf(codes.FailedPrecondition, "%s: the plugin has been configured by its host", p.cfg.Name)
+}
+
+// Describe is Backend.Describe, answered from what the plugin said at its start.
+func (p *Plugin) Describe(context.Context) (*backend.Description, error) { return p.Description(), nil }
+
+// CACertificates is Backend.CACertificates.
+func (p *Plugin) CACertificates(ctx context.Context) ([]backend.CA, error) {
+	return call(p, ctx, "CACertificates", func(ctx context.Context, api *backend.Client) ([]backend.CA, error) {
+		return api.CACertificates(ctx)
+	})
+}
+
+// Issue is Backend.Issue.
+func (p *Plugin) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
+	return call(p, ctx, "Issue", func(ctx context.Context, api *backend.Client) (*backend.Issuance, error) {
+		return api.Issue(ctx, r)
+	})
+}
+
+// Lookup is Backend.Lookup.
+func (p *Plugin) Lookup(ctx context.Context, id string) (*backend.Outcome, error) {
+	return call(p, ctx, "Lookup", func(ctx context.Context, api *backend.Client) (*backend.Outcome, error) {
+		return api.Lookup(ctx, id)
+	})
+}
+
+// Poll is Backend.Poll.
+func (p *Plugin) Poll(ctx context.Context, ticket string) (*backend.Issuance, error) {
+	return call(p, ctx, "Poll", func(ctx context.Context, api *backend.Client) (*backend.Issuance, error) {
+		return api.Poll(ctx, ticket)
+	})
+}
+
+// Confirm is Backend.Confirm.
+func (p *Plugin) Confirm(ctx context.Context, id string, accepted bool) error {
+	_, err := call(p, ctx, "Confirm", func(ctx context.Context, api *backend.Client) (done, error) {
+		return done{}, api.Confirm(ctx, id, accepted)
+	})
+	return err
+}
+
+// Revoke is Backend.Revoke.
+func (p *Plugin) Revoke(ctx context.Context, r *backend.RevokeRequest) error {
+	_, err := call(p, ctx, "Revoke", func(ctx context.Context, api *backend.Client) (done, error) {
+		return done{}, api.Revoke(ctx, r)
+	})
+	return err
+}
+
+// CRL is Backend.CRL.
+func (p *Plugin) CRL(ctx context.Context, issuer string, w io.Writer) error {
+	_, err := call(p, ctx, "CRL", func(ctx context.Context, api *backend.Client) (done, error) {
+		return done{}, api.CRL(ctx, issuer, w)
+	})
+	return err
+}
+
+// SignCMS is CMSSigner.SignCMS.
+func (p *Plugin) SignCMS(ctx context.Context, issuer string, content []byte) ([]byte, error) {
+	return call(p, ctx, "SignCMS", func(ctx context.Context, api *backend.Client) ([]byte, error) {
+		return api.SignCMS(ctx, issuer, content)
+	})
+}
+
+// Exchange is Exchanger.Exchange.
+func (p *Plugin) Exchange(ctx context.Context, id string, message []byte) ([]byte, error) {
+	return call(p, ctx, "Exchange", func(ctx context.Context, api *backend.Client) ([]byte, error) {
+		return api.Exchange(ctx, id, message)
+	})
+}

@@ -1,0 +1,114 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+)
+
+const (
+	maxLine  = 8 << 10 // bytes of a plugin's log line; the rest of it is dropped
+	maxAttrs = 32
+)
+
+// lines turns what a plugin writes into log lines. go-plugin's own reader is not used: it panics, in the host, on
+// a line whose "@message" is no string, and keeps what it is given without bound.
+type lines struct {
+	log     *slog.Logger
+	mu      sync.Mutex
+	buf     []byte
+	cut     bool // the current line is longer than maxLine
+	crashed bool // a Go crash has begun: what follows is its stack
+}
+
+// Write never fails.
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(p)
+	for len(p) > 0 {
+		part, rest, ends := bytes.Cut(p, []byte("\n"))
+		p = rest
+		if room := maxLine - len(l.buf); len(part) > room {
+			part, l.cut = part[:room], true
+		}
+		l.buf = append(l.buf, part...)
+		if ends {
+			l.emit()
+		}
+	}
+	return n, nil
+}
+
+// flush emits what has no end of line.
+func (l *lines) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.buf) > 0 {
+		l.emit()
+	}
+}
+
+// emit needs the lock.
+func (l *lines) emit() {
+	line := strings.ToValidUTF8(string(bytes.TrimRight(l.buf, "\r")), "?")
+	cut := l.cut
+	l.buf, l.cut = l.buf[:0], false
+	if line == "" {
+		return
+	}
+	level, message, attrs := slog.LevelInfo, line, []slog.Attr(nil)
+	var fields map[string]any
+	switch {
+	case !cut && line[0] == '{' && json.Unmarshal([]byte(line), &fields) == nil:
+		level, message, attrs = parseFields(fields)
+	case l.crashed || strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: "):
+		l.crashed, level = true, slog.LevelError
+	}
+	if cut {
+		attrs = append(attrs, slog.Bool("truncated", true))
+	}
+	l.log.LogAttrs(context.Background(), level, message, attrs...)
+}
+
+// lowestLevel is the lowest of the four levels that the logger keeps.
+func lowestLevel(log *slog.Logger) slog.Level {
+	for _, l := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn} {
+		if log.Enabled(context.Background(), l) {
+			return l
+		}
+	}
+	return slog.LevelError
+}
+
+// parseFields reads a line of slog's JSON handler or of hclog's.
+func parseFields(fields map[string]any) (level slog.Level, message string, attrs []slog.Attr) {
+	text := func(keys ...string) string {
+		for _, k := range keys {
+			if s, ok := fields[k].(string); ok {
+				return s
+			}
+		}
+		return ""
+	}
+	name := text(slog.LevelKey, "@level")
+	if name == "trace" {
+		name = "debug-4"
+	}
+	if level.UnmarshalText([]byte(name)) != nil {
+		level = slog.LevelInfo
+	}
+	message = text(slog.MessageKey, "@message")
+	for _, k := range []string{slog.LevelKey, "@level", slog.MessageKey, "@message", slog.TimeKey, "@timestamp", "@module", "plugin"} {
+		delete(fields, k)
+	}
+	for k := range fields {
+		attrs = append(attrs, slog.Any(k, fields[k]))
+	}
+	slices.SortFunc(attrs, func(a, b slog.Attr) int { return strings.Compare(a.Key, b.Key) })
+	return level, message, attrs[:min(len(attrs), maxAttrs)]
+}
