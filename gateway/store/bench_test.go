@@ -1,0 +1,72 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/store/storetest"
+	"github.com/muster-pki/muster/gateway/store/storetest/pgtest"
+)
+
+// BenchmarkEnrollment is what one enrollment asks of the store: the look for a repeat, Begin with a claim, Settle with a
+// certificate. CPU is this process's; PostgreSQL's own comes on top.
+func BenchmarkEnrollment(b *testing.B) {
+	for _, kind := range []string{"SQLite", "PostgreSQL"} {
+		for _, callers := range []int{1, 32} {
+			b.Run(fmt.Sprintf("%s/callers=%d", kind, callers), func(b *testing.B) {
+				var d *database
+				if kind == "SQLite" {
+					d = newSQLite(b)
+				} else {
+					d = newPostgres(b, pgtest.Start(b))
+				}
+				s := d.Open(b, "one", nil)
+				var left atomic.Int64
+				left.Store(int64(b.N))
+				b.ReportAllocs()
+				b.ResetTimer()
+				before := cpu(b)
+				var wg sync.WaitGroup
+				for range callers {
+					wg.Go(func() {
+						for left.Add(-1) >= 0 {
+							enroll(b, s)
+						}
+					})
+				}
+				wg.Wait()
+				b.StopTimer()
+				b.ReportMetric(float64((cpu(b)-before).Nanoseconds())/1000/float64(b.N), "cpu-µs/op")
+			})
+		}
+	}
+}
+
+func enroll(b *testing.B, s storetest.Store) {
+	tx := newTransaction()
+	if _, err := s.Repeat(context.Background(), tx.Repeat, tx.Received); err != gateway.ErrNotFound {
+		b.Errorf("Repeat: %v", err)
+	}
+	epoch, err := s.Begin(context.Background(), &gateway.Beginning{Transaction: tx, Lease: time.Minute,
+		Claims: []gateway.Claim{{Key: "count:" + tx.Device, Limit: 1}}})
+	if err == nil {
+		err = s.Settle(context.Background(), newSettlement(tx, epoch))
+	}
+	if err != nil {
+		b.Error(err)
+	}
+}
+
+func cpu(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}

@@ -1,0 +1,37 @@
+package store
+
+import (
+	"fmt"
+	"testing"
+)
+
+// exec runs a statement on the writer's connection, between units.
+func exec(t *testing.T, s *Store, query string) {
+	t.Helper()
+	if _, err := s.writeDB.ExecContext(t.Context(), query); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+// LimitPages limits the database's size, in pages (at least what it has).
+func LimitPages(t *testing.T, s *Store, n int) {
+	t.Helper()
+	exec(t, s, fmt.Sprintf("PRAGMA max_page_count = %d", n))
+}
+
+// BreakCommits makes every COMMIT of a write to audit or instances fail: each leaves a row whose parent does not exist,
+// which is checked then.
+func BreakCommits(t *testing.T, s *Store) {
+	t.Helper()
+	exec(t, s, `CREATE TABLE broken (x INTEGER REFERENCES parents (x) DEFERRABLE INITIALLY DEFERRED)`)
+	exec(t, s, `CREATE TABLE parents (x INTEGER PRIMARY KEY)`)
+	exec(t, s, `CREATE TRIGGER break_audit AFTER INSERT ON audit BEGIN INSERT INTO broken VALUES (1); END`)
+	exec(t, s, `CREATE TRIGGER break_instances AFTER UPDATE ON instances BEGIN INSERT INTO broken VALUES (1); END`)
+}
+
+// MendCommits undoes it.
+func MendCommits(t *testing.T, s *Store) {
+	t.Helper()
+	exec(t, s, `DROP TRIGGER break_audit`)
+	exec(t, s, `DROP TRIGGER break_instances`)
+}

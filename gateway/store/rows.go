@@ -1,0 +1,208 @@
+package store
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/muster-pki/muster/gateway"
+)
+
+const (
+	transactionColumns = `id, wire_id, protocol, endpoint, operation, state, source, credentials, requester, device, subject,
+		verdicts, repeat, backend, profile, replaces, intent, reason, note, received, updated, ticket`
+	certificateColumns = `issuer, serial, tx, backend, endpoint, profile, device, requester, subject, subject_raw, key_hash,
+		not_before, not_after, der, chain, revoked_at, revocation, replaces`
+
+	// c.issuer is NULL where a transaction has no certificate.
+	readTransactionColumns = `t.id, t.wire_id, t.protocol, t.endpoint, t.operation, t.state, t.source, t.credentials,
+		t.requester, t.device, t.subject, t.verdicts, t.repeat, t.backend, t.profile, t.replaces, t.intent, t.reason,
+		t.note, t.received, t.updated, t.ticket`
+	readCertificateColumns = `c.issuer, c.serial, c.tx, c.backend, c.endpoint, c.profile, c.device, c.requester, c.subject,
+		c.subject_raw, c.key_hash, c.not_before, c.not_after, c.revoked_at, c.revocation, c.replaces`
+
+	selectTransaction = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, c.der, h.body
+		FROM transactions t LEFT JOIN certificates c ON c.tx = t.id LEFT JOIN chains h ON h.hash = c.chain`
+	listTransactions = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, NULL, NULL
+		FROM transactions t LEFT JOIN certificates c ON c.tx = t.id`
+	selectCertificate = `SELECT ` + readCertificateColumns + `, c.der, h.body
+		FROM certificates c LEFT JOIN chains h ON h.hash = c.chain`
+)
+
+// transactionArgs are the parameters of insertTransaction.
+func transactionArgs(t *gateway.Transaction) ([]any, error) {
+	for _, k := range []struct{ what, key string }{{"transaction ID", t.ID}, {"repeat key", string(t.Repeat)}} {
+		if err := validKey(k.what, k.key); err != nil && (k.what != "repeat key" || k.key != "") {
+			return nil, err
+		}
+	}
+	credentials, err := marshal(t.Credentials)
+	if err != nil {
+		return nil, fmt.Errorf("credentials: %w", err)
+	}
+	verdicts, err := marshal(t.Verdicts)
+	if err != nil {
+		return nil, fmt.Errorf("verdicts: %w", err)
+	}
+	intent := ""
+	if t.Intent != nil {
+		if intent, err = marshal(t.Intent); err != nil {
+			return nil, fmt.Errorf("intent: %w", err)
+		}
+	}
+	updated := t.Updated
+	if updated.IsZero() {
+		updated = t.Received
+	}
+	return []any{
+		t.ID, text(t.WireID), text(string(t.Protocol)), text(t.Endpoint), text(string(t.Operation)), string(t.State),
+		text(t.Source), credentials, text(t.Requester), text(t.Device), text(t.Subject), verdicts, string(t.Repeat),
+		text(t.Backend), text(t.Profile), nullable(t.Replaces), intent, string(t.Reason), text(t.Note),
+		micros(t.Received), micros(updated), text(t.Ticket),
+	}, nil
+}
+
+// certificateArgs are the parameters of insertCertificate; body is that of the chain, under its hash.
+func certificateArgs(c *gateway.Certificate) (args []any, hash []byte, body string, err error) {
+	if len(c.Chain) > 0 {
+		if body, err = marshal(c.Chain); err != nil {
+			return nil, nil, "", err
+		}
+		sum := sha256.Sum256([]byte(body))
+		hash = sum[:]
+	}
+	return []any{
+		blob(c.Issuer), magnitude(c.Serial), c.Transaction, text(c.Backend), text(c.Endpoint), text(c.Profile),
+		text(c.Device), text(c.Requester), text(c.Subject), blob(c.SubjectRaw), blob(c.KeyHash),
+		micros(c.NotBefore), micros(c.NotAfter), blob(c.DER), nullable(hash), micros(c.RevokedAt), int64(c.Revocation),
+		nullable(c.Replaces),
+	}, hash, body, nil
+}
+
+// transactionRow scans a row of selectTransaction or listTransactions.
+func transactionRow(scan func(...any) error) (*gateway.Transaction, error) {
+	var t gateway.Transaction
+	var credentials, verdicts, intent string
+	var received, updated int64
+	var c certificateRow
+	err := scan(append([]any{
+		&t.ID, &t.WireID, &t.Protocol, &t.Endpoint, &t.Operation, &t.State, &t.Source, &credentials,
+		&t.Requester, &t.Device, &t.Subject, &verdicts, &t.Repeat, &t.Backend, &t.Profile, &t.Replaces, &intent, &t.Reason,
+		&t.Note, &received, &updated, &t.Ticket,
+	}, c.dest()...)...)
+	if err != nil {
+		return nil, notFound(err)
+	}
+	t.Received, t.Updated = fromMicros(received), fromMicros(updated)
+	err = errors.Join(json.Unmarshal([]byte(credentials), &t.Credentials), json.Unmarshal([]byte(verdicts), &t.Verdicts))
+	if intent != "" {
+		err = errors.Join(err, json.Unmarshal([]byte(intent), &t.Intent))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("transaction %s in the store: %w", t.ID, err)
+	}
+	if c.issuer != nil {
+		t.Certificate, err = c.certificate()
+	}
+	return &t, err
+}
+
+// certificateRow takes the columns of a certificate, which are NULL where a LEFT JOIN found none.
+type certificateRow struct {
+	issuer, serial, subjectRaw, keyHash, der, replaces         []byte
+	tx, backend, endpoint, profile, device, requester, subject sql.NullString
+	notBefore, notAfter, revokedAt, revocation                 sql.NullInt64
+	chain                                                      sql.NullString
+}
+
+func (r *certificateRow) dest() []any {
+	return []any{
+		&r.issuer, &r.serial, &r.tx, &r.backend, &r.endpoint, &r.profile, &r.device, &r.requester, &r.subject,
+		&r.subjectRaw, &r.keyHash, &r.notBefore, &r.notAfter, &r.revokedAt, &r.revocation, &r.replaces, &r.der, &r.chain,
+	}
+}
+
+func (r *certificateRow) certificate() (*gateway.Certificate, error) {
+	c := &gateway.Certificate{
+		Issuer: r.issuer, Serial: r.serial, Transaction: r.tx.String, Backend: r.backend.String, Endpoint: r.endpoint.String,
+		Profile: r.profile.String, Device: r.device.String, Requester: r.requester.String, Subject: r.subject.String,
+		SubjectRaw: r.subjectRaw, KeyHash: r.keyHash, NotBefore: fromMicros(r.notBefore.Int64),
+		NotAfter: fromMicros(r.notAfter.Int64), DER: r.der, RevokedAt: fromMicros(r.revokedAt.Int64),
+		Revocation: int(r.revocation.Int64), Replaces: r.replaces,
+	}
+	if r.chain.Valid {
+		if err := json.Unmarshal([]byte(r.chain.String), &c.Chain); err != nil {
+			return nil, fmt.Errorf("chain of certificate %x in the store: %w", r.serial, err)
+		}
+	}
+	return c, nil
+}
+
+func notFound(err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return gateway.ErrNotFound
+	}
+	return err
+}
+
+func marshal(v any) (string, error) {
+	b, err := json.Marshal(v)
+	return string(b), err
+}
+
+// micros is how times are stored: Unix microseconds, 0 for the zero time. Finer parts are cut off.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicros(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
+}
+
+// text makes what came from the network storable: PostgreSQL refuses NUL and invalid UTF-8 in TEXT, and a request
+// must not be able to keep its own refusal out of the store.
+func text(s string) string {
+	if utf8.ValidString(s) && !strings.Contains(s, "\x00") {
+		return s
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// validKey refuses what text would change: two keys must not become one.
+func validKey(what, key string) error {
+	if key == "" || text(key) != key {
+		return fmt.Errorf("the %s %q is empty or not valid UTF-8", what, key)
+	}
+	return nil
+}
+
+// blob is never NULL.
+func blob(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// nullable is NULL for nil.
+func nullable(b []byte) any {
+	if b == nil {
+		return nil
+	}
+	return b
+}
+
+// magnitude is a serial number in the one form in which it is stored and looked up: without leading zeros.
+func magnitude(serial []byte) []byte { return blob(bytes.TrimLeft(serial, "\x00")) }

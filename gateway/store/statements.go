@@ -1,0 +1,166 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+)
+
+// statement names a prepared statement.
+type statement int
+
+const (
+	// Begin and Refuse.
+	takeRepeat statement = iota
+	holderOfRepeat
+	takeClaim
+	noteUse
+	insertTransaction
+	insertWork
+
+	// Settle.
+	endWork
+	rescheduleWork
+	settleTransaction
+	resolveTransaction
+	insertChain
+	insertCertificate
+	keepRepeat
+	freeRepeat
+	releaseClaims
+	dropUses
+
+	// Work and revocation.
+	claimDue
+	postponeWork
+	markRevoked
+	certificateExists
+	freeRepeatOfCertificate
+	endRevocation
+
+	// Audit and instances.
+	auditHead
+	insertAudit
+	touchInstance
+
+	// Reads, by the read pool.
+	readRepeat
+	readTransaction
+	readCertificate
+	anyDue
+	readInstance
+
+	statements
+)
+
+const firstRead = readRepeat
+
+// open are the states of State.Open; a test compares them.
+const open = `('held', 'issuing', 'unknown', 'waiting', 'stuck')`
+
+// texts is the SQL of every prepared statement. now($n) is the database's clock.
+var texts = [statements]string{
+	// Where the key's time is over, the newer transaction takes it.
+	takeRepeat: `INSERT INTO repeats (key, tx, expires) VALUES ($1, $2, $3)
+		ON CONFLICT (key) DO UPDATE SET tx = excluded.tx, expires = excluded.expires WHERE repeats.expires <= $4`,
+	holderOfRepeat: `SELECT tx FROM repeats WHERE key = $1`,
+	takeClaim: `INSERT INTO claims (key, used) VALUES ($1, 1)
+		ON CONFLICT (key) DO UPDATE SET used = claims.used + 1 WHERE claims.used < $2`,
+	noteUse: `INSERT INTO uses (tx, key, n) VALUES ($1, $2, 1) ON CONFLICT (tx, key) DO UPDATE SET n = uses.n + 1`,
+	insertTransaction: `INSERT INTO transactions (` + transactionColumns + `)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)`,
+	insertWork: `INSERT INTO work (tx, kind, due, owner, lease_until, epoch, attempts, note)
+		VALUES ($1, $2, now($7) + $3, $4, now($7) + $5, $6, 0, '')`,
+
+	endWork: `DELETE FROM work WHERE tx = $1 AND owner = $2 AND epoch = $3`,
+	rescheduleWork: `UPDATE work SET attempts = CASE WHEN kind = $4 THEN attempts ELSE 0 END, kind = $4,
+		due = now($7) + $5, owner = '', lease_until = 0, note = $6 WHERE tx = $1 AND owner = $2 AND epoch = $3`,
+	settleTransaction: `UPDATE transactions SET state = $2, reason = $3, note = $4, ticket = $5, updated = $6
+		WHERE id = $1 AND (state IN ` + open + ` OR state = $2)`,
+	resolveTransaction: `UPDATE transactions SET state = $2, reason = $3, note = $4, ticket = $5, updated = $6
+		WHERE id = $1 AND state IN ` + open + ` AND NOT EXISTS (SELECT 1 FROM work WHERE tx = $1)`,
+	insertChain: `INSERT INTO chains (hash, body) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING`,
+	insertCertificate: `INSERT INTO certificates (` + certificateColumns + `)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) ON CONFLICT DO NOTHING`,
+	keepRepeat: `UPDATE repeats SET expires = $2
+		WHERE key = (SELECT repeat FROM transactions WHERE id = $1) AND tx = $1`,
+	freeRepeat: `DELETE FROM repeats WHERE key = (SELECT repeat FROM transactions WHERE id = $1) AND tx = $1`,
+	releaseClaims: `UPDATE claims SET used = used - (SELECT n FROM uses WHERE uses.tx = $1 AND uses.key = claims.key)
+		WHERE key IN (SELECT key FROM uses WHERE tx = $1)`,
+	dropUses: `DELETE FROM uses WHERE tx = $1`,
+
+	// The rows are found and locked once (MATERIALIZED): PostgreSQL may otherwise run the subquery again for each row.
+	claimDue: `WITH due AS MATERIALIZED (SELECT tx FROM work WHERE due <= now($4) AND lease_until <= now($4)
+			ORDER BY due LIMIT $3 {skip locked})
+		UPDATE work SET owner = $1, lease_until = now($4) + $2, epoch = epoch + 1, attempts = attempts + 1
+		WHERE tx IN (SELECT tx FROM due)
+		RETURNING tx, kind, due, attempts - 1, owner, epoch, note`,
+	postponeWork: `UPDATE work SET owner = '', lease_until = 0, due = now($6) + $4, note = $5
+		WHERE tx = $1 AND owner = $2 AND epoch = $3`,
+	markRevoked:       `UPDATE certificates SET revoked_at = $3, revocation = $4 WHERE issuer = $1 AND serial = $2 AND revoked_at = 0`,
+	certificateExists: `SELECT 1 FROM certificates WHERE issuer = $1 AND serial = $2`,
+	freeRepeatOfCertificate: `DELETE FROM repeats WHERE (key, tx) IN (SELECT t.repeat, t.id FROM certificates c
+		JOIN transactions t ON t.id = c.tx WHERE c.issuer = $1 AND c.serial = $2)`,
+	endRevocation: `DELETE FROM work WHERE kind = 'revoke'
+		AND tx = (SELECT tx FROM certificates WHERE issuer = $1 AND serial = $2)`,
+
+	auditHead:   `SELECT seq, hash FROM audit WHERE stream = $1 ORDER BY seq DESC LIMIT 1`,
+	insertAudit: `INSERT INTO audit (stream, seq, prev, hash, body) VALUES ($1, $2, $3, $4, $5)`,
+	touchInstance: `INSERT INTO instances (name, started, seen) VALUES ($1, $2, $3)
+		ON CONFLICT (name) DO UPDATE SET started = excluded.started, seen = excluded.seen`,
+
+	readRepeat:      selectTransaction + ` JOIN repeats r ON r.tx = t.id WHERE r.key = $1 AND r.expires > $2`,
+	readTransaction: selectTransaction + ` WHERE t.id = $1`,
+	readCertificate: selectCertificate + ` WHERE c.issuer = $1 AND c.serial = $2`,
+	anyDue:          `SELECT 1 FROM work WHERE due <= now($1) AND lease_until <= now($1) LIMIT 1`,
+	readInstance:    `SELECT 1 FROM instances WHERE name = $1`,
+}
+
+// prepare prepares all statements, each for the pool that runs it.
+func (s *Store) prepare(ctx context.Context) error {
+	for i, text := range texts {
+		db := s.writeDB
+		if statement(i) >= firstRead {
+			db = s.readDB
+		}
+		p, err := db.PrepareContext(ctx, s.dialect.sql(text))
+		if err != nil {
+			return fmt.Errorf("prepare %q: %w", text, err)
+		}
+		s.prepared[i] = p
+	}
+	return nil
+}
+
+// unit runs prepared statements in one unit of the writer.
+type unit struct {
+	s   *Store
+	ctx context.Context
+	tx  *sql.Tx
+}
+
+func (s *Store) write(ctx context.Context, fn func(u unit) error) error {
+	return s.writer.Do(ctx, func(ctx context.Context, tx *sql.Tx) error { return fn(unit{s, ctx, tx}) })
+}
+
+// exec runs a statement and returns how many rows it changed.
+func (u unit) exec(st statement, args ...any) (int64, error) {
+	res, err := u.tx.StmtContext(u.ctx, u.s.prepared[st]).ExecContext(u.ctx, args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+func (u unit) query(st statement, args ...any) (*sql.Rows, error) {
+	return u.tx.StmtContext(u.ctx, u.s.prepared[st]).QueryContext(u.ctx, args...)
+}
+
+func (u unit) queryRow(st statement, args ...any) *sql.Row {
+	return u.tx.StmtContext(u.ctx, u.s.prepared[st]).QueryRowContext(u.ctx, args...)
+}
+
+// read runs a prepared read outside of any unit.
+func (s *Store) read(ctx context.Context, st statement, args ...any) *sql.Row {
+	return s.prepared[st].QueryRowContext(ctx, args...)
+}

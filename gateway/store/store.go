@@ -1,0 +1,182 @@
+// Package store keeps what must survive: transactions, claims, work, certificates and the audit trail. It implements
+// gateway.Store with one SQL text over database/sql for SQLite and PostgreSQL (dialect.go holds all that differs).
+//
+// It decides nothing about requests and calls no CA. cmd/muster opens it; the gateway and the authz stages read and
+// write through the interfaces that they declare. What it has to do is tested by storetest, on both databases.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/plugins/backend/groupcommit"
+)
+
+// Options of Open. The zero value works.
+type Options struct {
+	Instance string           // name of this process among its replicas: owner of leases, audit stream; the host's name when ""
+	Clock    func() time.Time // time.Now when nil. When given it stands in for PostgreSQL's clock too
+	Log      *slog.Logger     // nil for none
+}
+
+// Store is a gateway.Store. Its methods may be called concurrently.
+type Store struct {
+	instance string
+	dialect  *dialect
+	clock    func() time.Time
+	dbClock  bool // leases go by the database's own clock
+	log      *slog.Logger
+
+	writeDB  *sql.DB // one connection, the writer's
+	readDB   *sql.DB
+	writer   *groupcommit.Writer
+	prepared [statements]*sql.Stmt
+	lock     io.Closer // what keeps a second process away
+
+	head     head         // of the audit stream; the writer's goroutine alone
+	sessions atomic.Int64 // that the writer has had
+	chains   sync.Map     // hashes of chains known to be in the table
+}
+
+var _ gateway.Store = (*Store)(nil)
+
+// database is an opened, empty or older or current database.
+type database struct {
+	dialect *dialect
+	write   *sql.DB
+	read    *sql.DB
+	lock    io.Closer
+	timeout time.Duration // of one transaction; 0 for none
+}
+
+func (d *database) close() error {
+	var errs []error
+	for _, db := range []*sql.DB{d.read, d.write} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Open opens the store, makes or updates its schema, and keeps it for this process: a SQLite file belongs to one
+// process, a PostgreSQL database to one process per instance name.
+//
+// dsn is "sqlite:PATH" (of a file in an existing directory) or a "postgres://" URL, which must reach one session per
+// connection (no transaction pooling).
+func Open(ctx context.Context, dsn string, o Options) (*Store, error) {
+	s := &Store{instance: o.Instance, clock: o.Clock, log: o.Log}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.instance == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return nil, fmt.Errorf("store: a name for this instance: %w", err)
+		}
+		s.instance = name
+	}
+	if err := validKey("instance name", s.instance); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	var db *database
+	var err error
+	scheme, rest, _ := strings.Cut(dsn, ":")
+	switch scheme {
+	case "sqlite":
+		db, err = openSQLite(ctx, rest)
+	case "postgres", "postgresql":
+		s.dbClock = o.Clock == nil
+		db, err = openPostgres(ctx, dsn, s.instance, s.log, func() { s.sessions.Add(1) })
+	default:
+		// The rest may hold a password.
+		err = fmt.Errorf(`the scheme %q is not known: give "sqlite:PATH" or "postgres://USER@HOST/DATABASE"`, scheme)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	if s.clock == nil {
+		s.clock = time.Now
+	}
+	s.dialect, s.writeDB, s.readDB, s.lock = db.dialect, db.write, db.read, db.lock
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("store: %w", err), db.close())
+	}
+	s.writer = groupcommit.New(s.writeDB, groupcommit.Options{
+		Log: s.log, Timeout: db.timeout, Retryable: s.dialect.retryable, RolledBack: func() { s.head = head{} },
+	})
+	return s, nil
+}
+
+// voidLeases ends the leases of earlier runs, so that what a crash left is due at once.
+const voidLeases = `UPDATE work SET due = CASE WHEN due > now($1) THEN now($1) ELSE due END, owner = '', lease_until = 0
+	WHERE owner <> ''`
+
+// start brings the schema up to date and enters this process.
+func (s *Store) start(ctx context.Context) error {
+	if err := migrate(ctx, s.writeDB, s.dialect); err != nil {
+		return err
+	}
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	if s.dialect == &sqliteDialect { // with PostgreSQL other instances work on: leases expire
+		if _, err := s.writeDB.ExecContext(ctx, s.dialect.sql(voidLeases), s.dbNow()); err != nil {
+			return fmt.Errorf("leases of earlier runs: %w", err)
+		}
+	}
+	now := micros(s.clock())
+	if _, err := s.prepared[touchInstance].ExecContext(ctx, s.instance, now, now); err != nil {
+		return fmt.Errorf("instance %s: %w", s.instance, err)
+	}
+	return nil
+}
+
+// dbNow is the parameter of now($n): nil where the database's own clock is asked.
+func (s *Store) dbNow() any {
+	if s.dbClock {
+		return nil
+	}
+	return micros(s.clock())
+}
+
+// Ready is gateway.Store. After a failed commit it tries a small one, since nobody else may write while it is not ready.
+func (s *Store) Ready(ctx context.Context) error {
+	if failed := s.writer.Healthy(); failed != nil {
+		now := micros(s.clock())
+		if err := s.write(ctx, func(u unit) error {
+			_, err := u.exec(touchInstance, s.instance, now, now)
+			return err
+		}); err != nil {
+			return fmt.Errorf("store: the last commit failed: %w; nor can it commit now: %w", failed, err)
+		}
+	}
+	var one int
+	if err := s.read(ctx, readInstance, s.instance).Scan(&one); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+// Close waits for the writes under way and closes the database.
+func (s *Store) Close() error {
+	errs := []error{s.writer.Close()}
+	for _, p := range s.prepared {
+		errs = append(errs, p.Close())
+	}
+	d := database{write: s.writeDB, read: s.readDB, lock: s.lock}
+	return errors.Join(append(errs, d.close())...)
+}

@@ -1,0 +1,175 @@
+// Package pgtest runs a private PostgreSQL for tests, from the distribution's package. Nothing outside of tests
+// imports it. A machine without PostgreSQL fails the tests that ask for it: the store is promised on both databases.
+package pgtest
+
+import (
+	"bytes"
+	"database/sql"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+)
+
+// Cluster is a running server with durability as it is in production (fsync on).
+type Cluster struct {
+	host string // 127.0.0.1:PORT
+	last atomic.Int64
+	db   *sql.DB
+}
+
+// Start makes a cluster in a temporary directory and starts it. It is stopped and removed with the test.
+func Start(t testing.TB) *Cluster {
+	t.Helper()
+	bin := binaries(t)
+	// Not t.TempDir: its parents are closed to the server's user.
+	dir, err := os.MkdirTemp("", "pgtest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove the cluster: %v", err)
+		}
+	})
+	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGQUIT}
+	if os.Geteuid() == 0 { // initdb and postgres refuse root
+		attr.Credential = serverUser(t)
+		if err := os.Chown(dir, int(attr.Credential.Uid), int(attr.Credential.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := filepath.Join(dir, "data")
+	command := func(name string, args ...string) (*exec.Cmd, *bytes.Buffer) {
+		var out bytes.Buffer
+		cmd := exec.Command(filepath.Join(bin, name), args...)
+		cmd.Dir, cmd.SysProcAttr, cmd.Stdout, cmd.Stderr = dir, attr, &out, &out
+		cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + dir, "LC_ALL=C"}
+		return cmd, &out
+	}
+	initdb, out := command("initdb", "-D", data, "-U", "muster", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+	if err := initdb.Run(); err != nil {
+		t.Fatalf("initdb: %v\n%s", err, out)
+	}
+	c := &Cluster{host: freeAddress(t)}
+	_, port, _ := net.SplitHostPort(c.host)
+	server, out := command("postgres", "-D", data, "-p", port, "-c", "listen_addresses=127.0.0.1",
+		"-c", "unix_socket_directories=", "-c", "max_connections=200", "-c", "deadlock_timeout=100ms", "-c", "log_min_messages=fatal")
+	if err := server.Start(); err != nil {
+		t.Fatalf("postgres: %v", err)
+	}
+	exited := make(chan struct{})
+	go func() { _ = server.Wait(); close(exited) }()
+	t.Cleanup(func() {
+		_ = server.Process.Signal(syscall.SIGINT) // fast shutdown
+		select {
+		case <-exited:
+		case <-time.After(20 * time.Second):
+			_ = server.Process.Kill()
+			<-exited
+			t.Error("PostgreSQL did not stop in time")
+		}
+		if t.Failed() && out.Len() > 0 {
+			t.Logf("PostgreSQL said:\n%s", out)
+		}
+	})
+	if c.db, err = sql.Open("pgx", c.DSN("postgres")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.db.Close() })
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := c.db.PingContext(t.Context())
+		if err == nil {
+			return c
+		}
+		select {
+		case <-exited:
+			t.Fatalf("PostgreSQL ended at its start:\n%s", out)
+		case <-time.After(20 * time.Millisecond): // a process of its own: there is nothing to wait on but its port
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("PostgreSQL does not answer: %v", err)
+		}
+	}
+}
+
+// DSN is the address of a database.
+func (c *Cluster) DSN(database string) string {
+	return "postgres://muster@" + c.host + "/" + database + "?sslmode=disable"
+}
+
+// NewDatabase makes an empty database, which lasts as long as the cluster, and returns its name.
+func (c *Cluster) NewDatabase(t testing.TB) string {
+	t.Helper()
+	name := "test" + strconv.FormatInt(c.last.Add(1), 10)
+	c.exec(t, `CREATE DATABASE `+name)
+	return name
+}
+
+// Cut ends the sessions on a database whose application name is the given one, as a network failure would, and
+// returns when the server has ended them.
+func (c *Cluster) Cut(t testing.TB, database, application string) {
+	t.Helper()
+	c.exec(t, `SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1 AND application_name = $2`,
+		database, application)
+}
+
+func (c *Cluster) exec(t testing.TB, query string, args ...any) {
+	t.Helper()
+	if _, err := c.db.ExecContext(t.Context(), query, args...); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+// binaries is the folder of the newest PostgreSQL.
+func binaries(t testing.TB) string {
+	t.Helper()
+	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	newest, best := "", 0
+	for _, path := range found {
+		if v, err := strconv.Atoi(strings.Split(path, "/")[4]); err == nil && v > best {
+			newest, best = filepath.Dir(path), v
+		}
+	}
+	if newest == "" {
+		t.Fatal("PostgreSQL is not installed: apt-get install postgresql")
+	}
+	return newest
+}
+
+func serverUser(t testing.TB) *syscall.Credential {
+	t.Helper()
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		t.Fatalf("%v: apt-get install postgresql", err)
+	}
+	var uid, gid uint32
+	if _, err := fmt.Sscan(u.Uid+" "+u.Gid, &uid, &gid); err != nil {
+		t.Fatal(err)
+	}
+	return &syscall.Credential{Uid: uid, Gid: gid}
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}

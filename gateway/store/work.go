@@ -1,0 +1,65 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/muster-pki/muster/gateway"
+)
+
+// ClaimDue is gateway.Store. The rows come in the order in which they were due. Attempts counts the leases that were
+// given for this kind of work before, so one that ended in a crash counts too.
+func (s *Store) ClaimDue(ctx context.Context, lease time.Duration, limit int) ([]gateway.Work, error) {
+	if lease <= 0 || limit <= 0 {
+		return nil, fmt.Errorf("a lease of %v on %d rows", lease, limit)
+	}
+	// The table is looked at every second and mostly empty; a look buys no commit.
+	var one int
+	if err := s.read(ctx, anyDue, s.dbNow()).Scan(&one); err != nil {
+		if errors.Is(notFound(err), gateway.ErrNotFound) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	var due []gateway.Work
+	err := s.write(ctx, func(u unit) error {
+		due = nil
+		rows, err := u.query(claimDue, s.instance, lease.Microseconds(), int64(limit), s.dbNow())
+		if err != nil {
+			return err
+		}
+		return each(rows, func(scan func(...any) error) error {
+			var w gateway.Work
+			var at int64
+			err := scan(&w.Transaction, &w.Kind, &at, &w.Attempts, &w.Owner, &w.Epoch, &w.Note)
+			w.Due = fromMicros(at)
+			due = append(due, w)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(due, func(a, b gateway.Work) int {
+		return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.Transaction, b.Transaction))
+	})
+	return due, nil
+}
+
+// Postpone is gateway.Store.
+func (s *Store) Postpone(ctx context.Context, w gateway.Work, delay time.Duration, note string) error {
+	return s.write(ctx, func(u unit) error {
+		n, err := u.exec(postponeWork, w.Transaction, s.instance, w.Epoch, delay.Microseconds(), text(note), s.dbNow())
+		if err != nil {
+			return fmt.Errorf("work of %s: %w", w.Transaction, err)
+		}
+		if n == 0 {
+			return gateway.ErrStale
+		}
+		return nil
+	})
+}
