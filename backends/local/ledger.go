@@ -1,0 +1,269 @@
+package local
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/muster-pki/muster/plugins/backend/groupcommit"
+	_ "modernc.org/sqlite" // the database/sql driver "sqlite"
+)
+
+// ledger is the record of what was issued and revoked: one row a certificate, durable before anyone is answered.
+// Only the process that holds the directory's lock writes it.
+type ledger struct {
+	read   *sql.DB
+	write  *sql.DB // one connection, behind writer
+	writer *groupcommit.Writer
+
+	insert, byID *sql.Stmt // byID reads
+	byIDWriting  *sql.Stmt // the same statement for the writer
+}
+
+// ledgerSchema: entry n leads from version n to n+1 (SQLite's user_version).
+var ledgerSchema = [...]string{`
+CREATE TABLE authority (
+	identity BLOB NOT NULL             -- of the CA whose ledger this is: authority.identity
+) STRICT;
+CREATE TABLE certificates (
+	number      INTEGER PRIMARY KEY,   -- order of issuing
+	id          TEXT    NOT NULL UNIQUE,
+	issuer      TEXT    NOT NULL,      -- issuer.name
+	serial      BLOB    NOT NULL,      -- big-endian magnitude
+	device      TEXT    NOT NULL,
+	template    BLOB    NOT NULL,      -- template.digest
+	certificate BLOB    NOT NULL,      -- DER
+	issued_at   INTEGER NOT NULL,      -- Unix seconds, as all times here
+	not_after   INTEGER NOT NULL,
+	revoked_at  INTEGER,
+	reason      INTEGER,               -- CRLReason, RFC 5280 section 5.3.1
+	delisted    INTEGER NOT NULL DEFAULT 0, -- 1: expired, and was on a CRL made after that (RFC 5280 section 3.3)
+	UNIQUE (issuer, serial)
+) STRICT;
+CREATE INDEX listed ON certificates (issuer) WHERE revoked_at IS NOT NULL AND delisted = 0;
+CREATE TABLE issuers (
+	name        TEXT    NOT NULL PRIMARY KEY,
+	revocations INTEGER NOT NULL DEFAULT 0, -- how many there were
+	crl_number  INTEGER NOT NULL DEFAULT 0, -- of the newest CRL
+	crl_covers  INTEGER NOT NULL DEFAULT 0, -- how many of the revocations it knows
+	crl_made    INTEGER NOT NULL DEFAULT 0, -- thisUpdate
+	crl_next    INTEGER NOT NULL DEFAULT 0, -- nextUpdate
+	crl         BLOB                        -- DER
+) STRICT;
+`}
+
+var (
+	errNewerLedger  = errors.New("the ledger was written by a newer version: run that one")
+	errOtherLedger  = errors.New("the ledger belongs to another CA than the keys beside it")
+	errSerialTaken  = errors.New("another ID has this serial number")
+	errNoSuchSerial = errors.New("no certificate with this issuer and serial number")
+)
+
+// entry is one row of the ledger.
+type entry struct {
+	id, issuer, device string
+	serial             []byte
+	template           []byte
+	certificate        []byte
+	issuedAt, notAfter time.Time
+}
+
+// dsn names the ledger's file for the driver, with pragmas that hold for each connection.
+func dsn(path string, query ...string) string {
+	q := url.Values{"_pragma": {"busy_timeout(10000)", "synchronous(FULL)"}}
+	for i := 0; i+1 < len(query); i += 2 {
+		q.Add(query[i], query[i+1])
+	}
+	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
+}
+
+// openLedger opens the ledger in dir for writing, makes it when it is missing, and brings its schema up to date.
+func openLedger(ctx context.Context, dir string, log *slog.Logger) (_ *ledger, err error) {
+	path := filepath.Join(dir, ledgerFile)
+	// SQLite gives its -wal and -shm files the mode of this one.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	if err := syncDir(dir); err != nil {
+		return nil, err
+	}
+	l := new(ledger)
+	defer func() {
+		if err != nil {
+			_ = l.close()
+		}
+	}()
+	if l.write, err = sql.Open("sqlite", dsn(path, "_pragma", "journal_mode(WAL)", "_txlock", "immediate")); err != nil {
+		return nil, err
+	}
+	l.write.SetMaxOpenConns(1)
+	if err := migrate(ctx, l.write); err != nil {
+		return nil, err
+	}
+	if l.read, err = sql.Open("sqlite", dsn(path, "_pragma", "query_only(1)")); err != nil {
+		return nil, err
+	}
+	l.read.SetMaxIdleConns(readers)
+	l.read.SetMaxOpenConns(readers)
+	const byID = `SELECT issuer, template, certificate FROM certificates WHERE id = ?`
+	if l.byID, err = l.read.PrepareContext(ctx, byID); err != nil {
+		return nil, err
+	}
+	if l.byIDWriting, err = l.write.PrepareContext(ctx, byID); err != nil {
+		return nil, err
+	}
+	if l.insert, err = l.write.PrepareContext(ctx, `INSERT INTO certificates
+		(id, issuer, serial, device, template, certificate, issued_at, not_after) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (id) DO NOTHING`); err != nil {
+		return nil, err
+	}
+	l.writer = groupcommit.New(l.write, groupcommit.Options{Log: log})
+	return l, nil
+}
+
+// readers is the number of connections that read.
+const readers = 4
+
+// migrate brings the schema to this release's version. A newer one is refused: it may say what this release cannot read.
+func migrate(ctx context.Context, db *sql.DB) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // after Commit it does nothing
+	var version int
+	if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
+		return err
+	}
+	if version > len(ledgerSchema) {
+		return fmt.Errorf("%w (schema %d, this one knows %d)", errNewerLedger, version, len(ledgerSchema))
+	}
+	if version == len(ledgerSchema) {
+		return nil
+	}
+	for ; version < len(ledgerSchema); version++ {
+		if _, err := tx.ExecContext(ctx, ledgerSchema[version]); err != nil {
+			return fmt.Errorf("schema %d: %w", version+1, err)
+		}
+	}
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, version)); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// identity returns the identity of the CA that the ledger belongs to, nil for a new ledger's.
+func (l *ledger) identity(ctx context.Context) ([]byte, error) {
+	var identity []byte
+	err := l.read.QueryRowContext(ctx, `SELECT identity FROM authority`).Scan(&identity)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	return identity, err
+}
+
+// bind makes a new ledger that of the CA.
+func (l *ledger) bind(ctx context.Context, a *authority) error {
+	return l.writer.Do(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO authority (identity) VALUES (?)`, a.identity()); err != nil {
+			return err
+		}
+		for _, i := range a.issuers {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO issuers (name) VALUES (?)`, i.name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// find returns the row of an ID, nil when there is none. Of the row, issuer, template and certificate are filled.
+// Its context has no end: the driver would start a goroutine for each statement to watch it.
+func (l *ledger) find(id string) (*entry, error) {
+	return scanEntry(l.byID.QueryRow(id), id)
+}
+
+func scanEntry(row *sql.Row, id string) (*entry, error) {
+	e := &entry{id: id}
+	err := row.Scan(&e.issuer, &e.template, &e.certificate)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// record makes e durable and returns it, or the row that its ID has already. Once it is called it runs to its end: its
+// caller must not stop being "under way" while the row may still appear.
+func (l *ledger) record(e *entry) (*entry, error) {
+	var stands *entry
+	err := l.writer.Do(context.Background(), func(ctx context.Context, tx *sql.Tx) error {
+		stands = e
+		result, err := tx.StmtContext(ctx, l.insert).ExecContext(ctx,
+			e.id, e.issuer, e.serial, e.device, e.template, e.certificate, e.issuedAt.Unix(), e.notAfter.Unix())
+		if err != nil {
+			return err
+		}
+		if n, err := result.RowsAffected(); err != nil || n == 1 {
+			return err
+		}
+		if stands, err = scanEntry(tx.StmtContext(ctx, l.byIDWriting).QueryRowContext(ctx, e.id), e.id); err == nil && stands == nil {
+			err = errSerialTaken
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return stands, nil
+}
+
+// revoke records a revocation. It changes nothing about a certificate that is revoked already, and fails with
+// errNoSuchSerial when there is none.
+func (l *ledger) revoke(ctx context.Context, issuer string, serial []byte, at time.Time, reason int) error {
+	return l.writer.Do(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		var revoked sql.NullInt64
+		err := tx.QueryRowContext(ctx, `SELECT revoked_at FROM certificates WHERE issuer = ? AND serial = ?`, issuer, serial).Scan(&revoked)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return errNoSuchSerial
+		case err != nil:
+			return err
+		case revoked.Valid:
+			return nil
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE certificates SET revoked_at = ?, reason = ? WHERE issuer = ? AND serial = ?`,
+			at.Unix(), reason, issuer, serial); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE issuers SET revocations = revocations + 1 WHERE name = ?`, issuer)
+		return err
+	})
+}
+
+// close waits for the writes under way and closes the ledger.
+func (l *ledger) close() error {
+	var errs []error
+	if l.writer != nil {
+		errs = append(errs, l.writer.Close())
+	}
+	if l.read != nil {
+		errs = append(errs, l.read.Close())
+	}
+	if l.write != nil {
+		errs = append(errs, l.write.Close())
+	}
+	return errors.Join(errs...)
+}

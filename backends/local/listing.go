@@ -1,0 +1,83 @@
+package local
+
+import (
+	"context"
+	"crypto/x509"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Entry is one certificate as the ledger has it.
+type Entry struct {
+	ID          string
+	Issuer      string // "ec" or "rsa"
+	Serial      string // hexadecimal, lower case
+	Subject     string // RFC 2253
+	Device      string
+	IssuedAt    time.Time // of the record
+	NotAfter    time.Time
+	RevokedAt   time.Time // zero: not revoked
+	Reason      int       // CRLReason (RFC 5280 section 5.3.1), with RevokedAt
+	Certificate []byte    // DER
+}
+
+// ReadLedger lists what the CA in dir has issued, oldest first, whether a process runs the CA or not. It takes no lock
+// and changes nothing. It fails with an fs.ErrNotExist when there is no ledger.
+func ReadLedger(ctx context.Context, dir string) ([]Entry, error) {
+	path := filepath.Join(dir, ledgerFile)
+	if _, err := os.Stat(path); err != nil {
+		return nil, err
+	}
+	// Not mode=ro: the first reader of a database in WAL mode has to make the shared-memory file.
+	db, err := sql.Open("sqlite", dsn(path, "mode", "rw", "_pragma", "query_only(1)"))
+	if err != nil {
+		return nil, err
+	}
+	entries, err := listEntries(ctx, db)
+	return entries, errors.Join(err, db.Close())
+}
+
+func listEntries(ctx context.Context, db *sql.DB) ([]Entry, error) {
+	var version int
+	if err := db.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
+		return nil, err
+	}
+	switch {
+	case version > len(ledgerSchema):
+		return nil, errNewerLedger
+	case version == 0: // made, but its first start has not come to the schema
+		return nil, nil
+	}
+	rows, err := db.QueryContext(ctx, `SELECT id, issuer, serial, device, certificate, issued_at, not_after, revoked_at, coalesce(reason, 0)
+		FROM certificates ORDER BY number`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var entries []Entry
+	for rows.Next() {
+		var e Entry
+		var serial []byte
+		var issued, notAfter int64
+		var revoked sql.NullInt64
+		if err := rows.Scan(&e.ID, &e.Issuer, &serial, &e.Device, &e.Certificate, &issued, &notAfter, &revoked, &e.Reason); err != nil {
+			return nil, err
+		}
+		c, err := x509.ParseCertificate(e.Certificate)
+		if err != nil {
+			return nil, fmt.Errorf("certificate of %s: %w", e.ID, err)
+		}
+		e.Subject, e.Serial = c.Subject.String(), hex.EncodeToString(serial)
+		e.IssuedAt, e.NotAfter = time.Unix(issued, 0).UTC(), time.Unix(notAfter, 0).UTC()
+		if revoked.Valid {
+			e.RevokedAt = time.Unix(revoked.Int64, 0).UTC()
+		}
+		entries = append(entries, e)
+	}
+	return entries, rows.Err()
+}
