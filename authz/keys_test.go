@@ -1,0 +1,167 @@
+package authz
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/muster-pki/muster/gateway"
+)
+
+func spki(pub crypto.PublicKey) []byte {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		panic(err)
+	}
+	return der
+}
+
+// testKeys are SubjectPublicKeyInfos by name.
+var testKeys = sync.OnceValue(func() map[string][]byte {
+	all := make(map[string][]byte)
+	for name, curve := range map[string]elliptic.Curve{"P-224": elliptic.P224(), "P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()} {
+		key, err := ecdsa.GenerateKey(curve, rand.Reader)
+		if err != nil {
+			panic(err)
+		}
+		all[name] = spki(key.Public())
+	}
+	for _, bits := range []int{2048, 3072} {
+		key, err := rsa.GenerateKey(rand.Reader, bits)
+		if err != nil {
+			panic(err)
+		}
+		all[fmt.Sprintf("RSA-%d", bits)] = spki(key.Public())
+	}
+	pub, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	all["Ed25519"] = spki(pub)
+	all["garbage"] = []byte{0x30, 0x03, 1, 2, 3}
+	return all
+})
+
+func TestKeys(t *testing.T) {
+	for name, c := range map[string]struct {
+		config KeysConfig
+		key    string
+		pop    gateway.POP    // "" for signature
+		reason gateway.Reason // "" when allowed
+		note   string
+	}{
+		"default: P-256":                 {key: "P-256", note: "P-256, possession proven by signature"},
+		"default: P-384":                 {key: "P-384"},
+		"default: P-521":                 {key: "P-521"},
+		"default: RSA-2048":              {key: "RSA-2048"},
+		"default: Ed25519":               {key: "Ed25519"},
+		"default: bound to the session":  {key: "P-256", pop: gateway.POPLinked, note: "tls-binding"},
+		"listed exactly":                 {config: KeysConfig{Allowed: []string{"RSA-3072"}}, key: "RSA-3072"},
+		"an RSA floor":                   {config: KeysConfig{Allowed: []string{"RSA>=2048"}}, key: "RSA-3072"},
+		"on the RSA floor":               {config: KeysConfig{Allowed: []string{"RSA>=3072"}}, key: "RSA-3072"},
+		"the lower of two floors":        {config: KeysConfig{Allowed: []string{"RSA>=2048", "RSA>=4096"}}, key: "RSA-2048"},
+		"an RA vouches, allowed":         {config: KeysConfig{POP: []string{"signature", "ra"}}, key: "P-256", pop: gateway.POPRA},
+		"confirmed later, allowed":       {config: KeysConfig{POP: []string{"pending-confirm"}}, key: "P-256", pop: gateway.POPConfirm},
+		"no key":                         {key: "none", reason: gateway.BadTemplate, note: "no public key"},
+		"a key that does not parse":      {key: "garbage", reason: gateway.BadTemplate},
+		"a curve that is not read":       {key: "P-224", reason: gateway.BadAlgorithm},
+		"another curve":                  {config: KeysConfig{Allowed: []string{"P-384"}}, key: "P-256", reason: gateway.BadTemplate, note: "allowed are P-384"},
+		"another RSA size":               {config: KeysConfig{Allowed: []string{"RSA-3072"}}, key: "RSA-2048", reason: gateway.BadTemplate, note: `"RSA-2048"`},
+		"a larger RSA size than listed":  {config: KeysConfig{Allowed: []string{"RSA-2048"}}, key: "RSA-3072", reason: gateway.BadTemplate},
+		"below the RSA floor":            {config: KeysConfig{Allowed: []string{"RSA>=3072"}}, key: "RSA-2048", reason: gateway.BadTemplate},
+		"another algorithm: RSA":         {config: KeysConfig{Allowed: []string{"P-256", "Ed25519"}}, key: "RSA-3072", reason: gateway.BadAlgorithm},
+		"another algorithm: EC":          {config: KeysConfig{Allowed: []string{"RSA>=3072"}}, key: "P-256", reason: gateway.BadAlgorithm},
+		"another algorithm: Ed25519":     {config: KeysConfig{Allowed: []string{"P-256"}}, key: "Ed25519", reason: gateway.BadAlgorithm},
+		"on the block list":              {config: KeysConfig{Blocklist: "block"}, key: "P-256", reason: gateway.BadTemplate, note: "blocklist"},
+		"not on the block list":          {config: KeysConfig{Blocklist: "block"}, key: "P-384"},
+		"no proof":                       {key: "P-256", pop: gateway.POPNone, reason: gateway.BadPOP, note: `"none"`},
+		"an RA vouches":                  {key: "P-256", pop: gateway.POPRA, reason: gateway.BadPOP},
+		"confirmed later":                {key: "P-256", pop: gateway.POPConfirm, reason: gateway.BadPOP},
+		"no session where one is wanted": {config: KeysConfig{POP: []string{"tls-binding"}}, key: "P-256", reason: gateway.BadPOP},
+		"a proof of no kind":             {key: "P-256", pop: "hearsay", reason: gateway.BadPOP},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			write(t, dir, "block", []byte("# leaked\n"+hexSum(testKeys()["P-256"])+"\n"))
+			s, err := NewKeys(c.config, dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.pop == "" {
+				c.pop = gateway.POPSignature
+			}
+			r := &gateway.Request{PublicKey: testKeys()[c.key], POP: c.pop}
+			v := s.Decide(context.Background(), r, &gateway.Grant{PublicKey: r.PublicKey})
+			if c.reason == "" {
+				expect(t, v, gateway.Allow, "", c.note)
+			} else {
+				expect(t, v, gateway.Deny, c.reason, c.note)
+			}
+			endedDenies(t, s, r)
+		})
+	}
+}
+
+func TestKeysOfTheGrant(t *testing.T) {
+	s, err := NewKeys(KeysConfig{}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &gateway.Request{PublicKey: testKeys()["P-256"], POP: gateway.POPSignature}
+	for _, key := range []string{"P-384", "none"} {
+		v := s.Decide(context.Background(), r, &gateway.Grant{PublicKey: testKeys()[key]})
+		expect(t, v, gateway.Deny, gateway.BadPOP, "not the one")
+	}
+}
+
+func TestKeysToBeMade(t *testing.T) {
+	s, err := NewKeys(KeysConfig{Allowed: []string{"P-256", "RSA>=3072"}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for algorithm, reason := range map[string]gateway.Reason{
+		"": "", "P-256": "", "RSA-3072": "", "RSA-4096": "",
+		"P-384": gateway.BadTemplate, "RSA-2048": gateway.BadTemplate, "RSA-999999": gateway.BadTemplate, "RSA-x": gateway.BadTemplate, "Ed25519": gateway.BadAlgorithm, "DSA": gateway.BadAlgorithm,
+	} {
+		v := s.Decide(context.Background(), &gateway.Request{KeyGen: &gateway.KeyGen{Algorithm: algorithm}, POP: gateway.POPNone}, &gateway.Grant{})
+		if reason == "" {
+			expect(t, v, gateway.Allow, "", "made")
+		} else {
+			expect(t, v, gateway.Deny, reason, algorithm)
+		}
+	}
+}
+
+func TestKeysConfigErrors(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "block", []byte("\nno hash\n"))
+	for want, c := range map[string]KeysConfig{
+		`"P-224" is not known`:           {Allowed: []string{"P-224"}},
+		`"rsa-2048" is not known`:        {Allowed: []string{"rsa-2048"}},
+		`"RSA-1024": RSA keys of 2048`:   {Allowed: []string{"RSA-1024"}},
+		`"RSA>=16384": RSA keys of 2048`: {Allowed: []string{"RSA>=16384"}},
+		`"RSA-": RSA keys`:               {Allowed: []string{"RSA-"}},
+		"pop: none cannot be allowed":    {POP: []string{"none"}},
+		`pop: "hearsay"`:                 {POP: []string{"hearsay"}},
+		"absent":                         {Blocklist: "absent"},
+		"block: line 2":                  {Blocklist: "block"},
+	} {
+		_, err := NewKeys(c, dir)
+		wantError(t, err, want)
+	}
+	if _, err := NewKeys(KeysConfig{Allowed: []string{"RSA>=8192"}}, ""); err != nil {
+		t.Error(err)
+	}
+	if err := func() error { _, err := NewKeys(KeysConfig{Blocklist: strings.Repeat("x", 5000)}, dir); return err }(); err == nil {
+		t.Error("a block list that cannot be read is an empty one")
+	}
+}

@@ -1,0 +1,221 @@
+package authz
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/pkix"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+)
+
+// Certificates is where `own-certificate` finds what the gateway issued; gateway.Store is one.
+type Certificates interface {
+	// Certificate returns a certificate by its issuer's DER Name and its serial number's big-endian magnitude;
+	// gateway.ErrNotFound when there is none.
+	Certificate(ctx context.Context, issuer, serial []byte) (*gateway.Certificate, error)
+}
+
+// OwnCertificateConfig configures the stage `own-certificate`: the requester holds a certificate that this gateway
+// had issued, and renews, rekeys or revokes that very certificate.
+type OwnCertificateConfig struct {
+	// Kinds of credential to look at, in this order; the first that the request carries counts.
+	// Default: tls-certificate, message-signer.
+	Kinds []string `yaml:"kinds"`
+	// Endpoints under which the certificate may have been issued. Default: the endpoint of the request.
+	Endpoints []string `yaml:"endpoints"`
+	// Grace is for how long after its end a certificate still renews. Default: not at all.
+	Grace strictyaml.Duration `yaml:"grace"`
+	// ChangeNames lets a request ask, in the protocol's own way, for other names than the certificate's
+	// (ChangeSubjectName, RFC 6402 section 2.8). Put `names` after this stage then.
+	ChangeNames bool `yaml:"change-names"`
+}
+
+// OwnCertificate is the stage `own-certificate`. It denies with Unauthenticated without a certificate, with Untrusted
+// when this gateway did not issue it or it is not valid now, with Revoked, with UnknownCert when a renewal names no
+// certificate, and with NotAuthorized for another endpoint's certificate, another certificate than the requester's, or
+// other names than the certificate's; it cannot answer when the look-up fails.
+type OwnCertificate struct {
+	config OwnCertificateConfig
+	kinds  []gateway.CredentialKind
+	store  Certificates
+	now    func() time.Time
+}
+
+// NewOwnCertificate makes the stage. now is the clock.
+func NewOwnCertificate(c OwnCertificateConfig, store Certificates, now func() time.Time) (*OwnCertificate, error) {
+	if store == nil || now == nil {
+		return nil, errors.New("own-certificate: no certificates or clock given")
+	}
+	kinds, err := certificateKinds(c.Kinds)
+	if err != nil {
+		return nil, err
+	}
+	if c.Grace < 0 {
+		return nil, errors.New("grace: not negative")
+	}
+	if slices.Contains(c.Endpoints, "") {
+		return nil, errors.New("endpoints: a name is empty")
+	}
+	return &OwnCertificate{config: c, kinds: kinds, store: store, now: now}, nil
+}
+
+// Name is "own-certificate".
+func (s *OwnCertificate) Name() string { return "own-certificate" }
+
+// Credentials is what the stage looks at.
+func (s *OwnCertificate) Credentials() []gateway.CredentialKind { return s.kinds }
+
+// Identifies marks the stage as one that depends only on who is asking.
+func (s *OwnCertificate) Identifies() {}
+
+// Decide looks the requester's certificate up and compares the names asked for with it.
+func (s *OwnCertificate) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant) gateway.Verdict {
+	if err := ctx.Err(); err != nil {
+		return gateway.Unanswered(err)
+	}
+	c, ok := carried(r, s.kinds)
+	if !ok {
+		return gateway.Denied(gateway.Unauthenticated, "the certificate that was issued here is required",
+			"the request carries no "+joinKinds(s.kinds))
+	}
+	leaf := c.Chain[0]
+	record, denied, ok := s.issuedHere(ctx, leaf)
+	if !ok {
+		return denied
+	}
+	// From here on it is known who asks, and a refusal is kept for good.
+	g.Authenticate(c)
+	if record.Device != "" {
+		if denied, ok := nameDevice(g, record.Device); !ok {
+			return denied
+		}
+	}
+	if denied, ok := s.mayAsk(r, record, leaf); !ok {
+		return denied
+	}
+	note := fmt.Sprintf("certificate %X of %s, issued at endpoint %s", record.Serial, pkix.FormatName(leaf.RawSubject), record.Endpoint)
+	if r.Operation != gateway.Revoke {
+		changed, denied, ok := s.sameNames(r, g, leaf)
+		if !ok {
+			return denied
+		}
+		note += changed
+		g.Replaces = &gateway.Replaced{Issuer: bytes.Clone(leaf.RawIssuer), Serial: leaf.SerialNumber.Bytes()}
+	}
+	if record.Device != "" {
+		note += ", device " + shown(record.Device)
+	}
+	return gateway.Allowed(note)
+}
+
+// issuedHere returns the record of the certificate when this gateway issued it and it is valid.
+func (s *OwnCertificate) issuedHere(ctx context.Context, leaf *x509.Certificate) (*gateway.Certificate, gateway.Verdict, bool) {
+	deny := func(reason gateway.Reason, detail, format string, args ...any) (*gateway.Certificate, gateway.Verdict, bool) {
+		return nil, gateway.Denied(reason, detail, fmt.Sprintf(format, args...)), false
+	}
+	serial := leaf.SerialNumber
+	if serial == nil || serial.Sign() <= 0 {
+		return deny(gateway.Untrusted, "the certificate was not issued here", "the certificate's serial number is not positive")
+	}
+	id := fmt.Sprintf("certificate %X of %s", serial, pkix.FormatName(leaf.RawIssuer))
+	record, err := s.store.Certificate(ctx, leaf.RawIssuer, serial.Bytes())
+	switch {
+	case errors.Is(err, gateway.ErrNotFound):
+		return deny(gateway.Untrusted, "the certificate was not issued here", "%s is not among those issued here", id)
+	case err != nil:
+		return nil, gateway.Unanswered(fmt.Errorf("%s cannot be looked up: %w", id, err)), false
+	case record == nil:
+		return nil, gateway.Unanswered(fmt.Errorf("%s: the look-up gave nothing", id)), false
+	case len(leaf.Raw) == 0 || !bytes.Equal(record.DER, leaf.Raw):
+		return deny(gateway.Untrusted, "the certificate was not issued here", "%s is not the one issued here: same issuer and serial number, other content", id)
+	case !record.RevokedAt.IsZero():
+		return deny(gateway.Revoked, "the certificate is revoked", "%s was revoked at %s (reason %d)", id, record.RevokedAt.UTC().Format(time.RFC3339), record.Revocation)
+	}
+	now := s.now()
+	if now.Before(leaf.NotBefore) {
+		return deny(gateway.Untrusted, "the certificate is not valid yet", "%s is not valid before %s", id, leaf.NotBefore.UTC().Format(time.RFC3339))
+	}
+	if now.After(leaf.NotAfter.Add(time.Duration(s.config.Grace))) {
+		return deny(gateway.Untrusted, "the certificate has expired", "%s expired at %s (grace: %v)", id, leaf.NotAfter.UTC().Format(time.RFC3339), s.config.Grace)
+	}
+	return record, gateway.Verdict{}, true
+}
+
+// mayAsk judges what is asked of the certificate.
+func (s *OwnCertificate) mayAsk(r *gateway.Request, record *gateway.Certificate, leaf *x509.Certificate) (gateway.Verdict, bool) {
+	deny := func(reason gateway.Reason, detail, format string, args ...any) (gateway.Verdict, bool) {
+		return gateway.Denied(reason, detail, fmt.Sprintf(format, args...)), false
+	}
+	endpoints := s.config.Endpoints
+	if len(endpoints) == 0 {
+		endpoints = []string{r.Endpoint}
+	}
+	if !slices.Contains(endpoints, record.Endpoint) {
+		return deny(gateway.NotAuthorized, "the certificate is not one of this endpoint's", "the certificate was issued at endpoint %q; this stage takes those of %q", record.Endpoint, endpoints)
+	}
+	switch r.Operation {
+	case gateway.Renew, gateway.Rekey:
+		if r.OldCert == nil {
+			return deny(gateway.UnknownCert, "the request does not say which certificate it renews", "the request names no certificate to renew")
+		}
+		if !bytes.Equal(r.OldCert.Raw, leaf.Raw) {
+			return deny(gateway.NotAuthorized, "a certificate renews itself only", "certificate %X of %s asks to renew certificate %X of %s",
+				leaf.SerialNumber, pkix.FormatName(leaf.RawSubject), r.OldCert.SerialNumber, pkix.FormatName(r.OldCert.RawSubject))
+		}
+	case gateway.Revoke:
+		if r.Target == nil || r.Target.Serial == nil {
+			return deny(gateway.UnknownCert, "the request does not say which certificate it revokes", "the request names no certificate to revoke")
+		}
+		if !bytes.Equal(r.Target.Issuer, leaf.RawIssuer) || r.Target.Serial.Cmp(leaf.SerialNumber) != 0 {
+			return deny(gateway.NotAuthorized, "a certificate revokes itself only", "certificate %X of %s asks to revoke certificate %X of issuer %s",
+				leaf.SerialNumber, pkix.FormatName(leaf.RawSubject), r.Target.Serial, pkix.FormatName(r.Target.Issuer))
+		}
+	default:
+		return deny(gateway.NotAuthorized, "the operation is not allowed with this certificate", "own-certificate judges renew, rekey and revoke, not %s", r.Operation)
+	}
+	return gateway.Verdict{}, true
+}
+
+// sameNames holds the names asked for against the certificate's (RFC 7030 section 4.2.2: they "MUST be identical"),
+// byte by byte, and puts the names to certify into the grant.
+func (s *OwnCertificate) sameNames(r *gateway.Request, g *gateway.Grant, leaf *x509.Certificate) (note string, denied gateway.Verdict, ok bool) {
+	held := gateway.Names{Subject: leaf.RawSubject, SubjectAltName: sanOf(leaf)}
+	asked := gateway.Names{Subject: r.Subject}
+	asked.SubjectAltName, _ = r.Extension(oidSubjectAltName)
+	if asked.Subject == nil && asked.SubjectAltName == nil {
+		// A template without names (CRMF) asks for those of the certificate.
+		asked = held
+	}
+	if !bytes.Equal(asked.Subject, held.Subject) {
+		return "", gateway.Denied(gateway.NotAuthorized, "the subject is not that of the certificate",
+			fmt.Sprintf("the request asks for subject %s, the certificate has %s", formatSubject(asked.Subject), formatSubject(held.Subject))), false
+	}
+	if !bytes.Equal(asked.SubjectAltName, held.SubjectAltName) || (asked.SubjectAltName == nil) != (held.SubjectAltName == nil) {
+		return "", gateway.Denied(gateway.NotAuthorized, "the subjectAltName is not that of the certificate",
+			fmt.Sprintf("the request asks for subjectAltName %s, the certificate has %s", formatSAN(asked.SubjectAltName), formatSAN(held.SubjectAltName))), false
+	}
+	if r.NewNames == nil {
+		g.Subject, g.SubjectAltName = bytes.Clone(held.Subject), bytes.Clone(held.SubjectAltName)
+		return "", gateway.Verdict{}, true
+	}
+	wanted := gateway.Names{Subject: r.NewNames.Subject, SubjectAltName: r.NewNames.SubjectAltName}
+	if wanted.Subject == nil {
+		wanted.Subject = []byte{0x30, 0x00} // the empty Name: a field absent from ChangeSubjectName removes that name
+	}
+	change := fmt.Sprintf("from subject %s, subjectAltName %s to subject %s, subjectAltName %s",
+		formatSubject(held.Subject), formatSAN(held.SubjectAltName), formatSubject(wanted.Subject), formatSAN(wanted.SubjectAltName))
+	if !s.config.ChangeNames {
+		return "", gateway.Denied(gateway.NotAuthorized, "names cannot be changed here", "the request asks for a change "+change+"; change-names is off"), false
+	}
+	if isEmptyName(wanted.Subject) && wanted.SubjectAltName == nil {
+		return "", gateway.Denied(gateway.BadTemplate, "no name would remain", "the request asks for a change "+change), false
+	}
+	g.Subject, g.SubjectAltName = bytes.Clone(wanted.Subject), bytes.Clone(wanted.SubjectAltName)
+	return ", changed " + change, gateway.Verdict{}, true
+}

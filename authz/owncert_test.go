@@ -1,0 +1,248 @@
+package authz
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+)
+
+// issued is a look-up that holds what was put in, or fails.
+type issued struct {
+	certs []*gateway.Certificate
+	err   error
+}
+
+func (f *issued) Certificate(_ context.Context, issuer, serial []byte) (*gateway.Certificate, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	for _, c := range f.certs {
+		if bytes.Equal(c.Issuer, issuer) && bytes.Equal(c.Serial, serial) {
+			return c, nil
+		}
+	}
+	return nil, gateway.ErrNotFound
+}
+
+func record(cert *x509.Certificate, device string) *gateway.Certificate {
+	return &gateway.Certificate{Issuer: cert.RawIssuer, Serial: cert.SerialNumber.Bytes(), Endpoint: "ran", Device: device, DER: cert.Raw}
+}
+
+// renewal is a request over TLS that renews the certificate under its own names.
+func renewal(cert *x509.Certificate) *gateway.Request {
+	return &gateway.Request{
+		Operation: gateway.Renew, Endpoint: "ran", OldCert: cert, Subject: cert.RawSubject, Extensions: sanExtension(sanOf(cert)),
+		Credentials: []gateway.Credential{credential(gateway.CredentialTLS, cert)},
+	}
+}
+
+func TestOwnCertificate(t *testing.T) {
+	ca := newCA(t, "Operator", nil)
+	withSAN := func(c *x509.Certificate) { c.DNSNames = []string{"device-0002.example"} }
+	mine := ca.issue(2, "device-0002", withSAN)
+	bare := ca.issue(3, "device-0003", nil)
+	other := ca.issue(4, "victim", nil)
+	revoked := ca.issue(5, "device-0005", nil)
+	forged := newCA(t, "Operator", nil).issue(2, "device-0002", withSAN) // the same issuer and serial, another CA's key
+	unknown := ca.issue(6, "device-0006", nil)
+	revokedRecord := record(revoked, "")
+	revokedRecord.RevokedAt, revokedRecord.Revocation = noon, 1
+	store := &issued{certs: []*gateway.Certificate{record(mine, "device-0002"), record(bare, ""), record(other, "victim"), revokedRecord}}
+	victim := subject(t, "CN=victim")
+	newNames := &gateway.Names{Subject: subject(t, "CN=device-new"), SubjectAltName: sans(t, 2, "new.example")}
+
+	type change func(*gateway.Request)
+	for name, c := range map[string]struct {
+		config OwnCertificateConfig
+		cert   *x509.Certificate
+		change change
+		device string // named by an earlier stage
+		store  *issued
+		now    time.Time
+		reason gateway.Reason // "" when allowed
+		notes  []string
+	}{
+		"the same names":                {cert: mine, notes: []string{"CN=device-0002", "endpoint ran"}},
+		"rekey":                         {cert: mine, change: func(r *gateway.Request) { r.Operation = gateway.Rekey }},
+		"signer of the message":         {cert: mine, change: func(r *gateway.Request) { r.Credentials[0].Kind = gateway.CredentialSigner }},
+		"no subjectAltName":             {cert: bare},
+		"a template without names":      {cert: mine, change: func(r *gateway.Request) { r.Subject, r.Extensions = nil, nil }},
+		"another endpoint, allowed":     {config: OwnCertificateConfig{Endpoints: []string{"ran", "core"}}, cert: mine, change: func(r *gateway.Request) { r.Endpoint = "core" }},
+		"within grace":                  {config: OwnCertificateConfig{Grace: strictyaml.Duration(48 * time.Hour)}, cert: mine, now: noon.AddDate(1, 0, 1)},
+		"the device known before":       {cert: mine, device: "device-0002"},
+		"revocation of itself":          {cert: mine, change: func(r *gateway.Request) { revokes(r, mine) }},
+		"new names, allowed":            {config: OwnCertificateConfig{ChangeNames: true}, cert: mine, change: func(r *gateway.Request) { r.NewNames = newNames }, notes: []string{"from subject", "device-new"}},
+		"no certificate":                {cert: mine, change: func(r *gateway.Request) { r.Credentials = nil }, reason: gateway.Unauthenticated, notes: []string{"carries no"}},
+		"a password only":               {cert: mine, change: func(r *gateway.Request) { r.Credentials = basic("x", "y").Credentials }, reason: gateway.Unauthenticated},
+		"a kind that is not looked at":  {config: OwnCertificateConfig{Kinds: []string{"message-signer"}}, cert: mine, reason: gateway.Unauthenticated, notes: []string{"message-signer"}},
+		"issued elsewhere":              {cert: unknown, reason: gateway.Untrusted, notes: []string{"not among those issued here"}},
+		"same serial, other content":    {cert: forged, reason: gateway.Untrusted, notes: []string{"other content"}},
+		"revoked":                       {cert: revoked, reason: gateway.Revoked, notes: []string{"reason 1"}},
+		"expired":                       {cert: mine, now: noon.AddDate(1, 0, 1), reason: gateway.Untrusted, notes: []string{"expired"}},
+		"past its grace":                {config: OwnCertificateConfig{Grace: strictyaml.Duration(time.Hour)}, cert: mine, now: noon.AddDate(1, 0, 1), reason: gateway.Untrusted, notes: []string{"grace: 1h"}},
+		"not valid yet":                 {cert: mine, now: noon.AddDate(0, 0, -1), reason: gateway.Untrusted, notes: []string{"not valid before"}},
+		"another endpoint":              {cert: mine, change: func(r *gateway.Request) { r.Endpoint = "core" }, reason: gateway.NotAuthorized, notes: []string{`"ran"`, `"core"`}},
+		"endpoints without its own":     {config: OwnCertificateConfig{Endpoints: []string{"core"}}, cert: mine, reason: gateway.NotAuthorized, notes: []string{"core"}},
+		"no certificate to renew":       {cert: mine, change: func(r *gateway.Request) { r.OldCert = nil }, reason: gateway.UnknownCert},
+		"another's certificate":         {cert: mine, change: func(r *gateway.Request) { r.OldCert = other }, reason: gateway.NotAuthorized, notes: []string{"CN=victim", "CN=device-0002"}},
+		"an enrollment":                 {cert: mine, change: func(r *gateway.Request) { r.Operation = gateway.Enroll }, reason: gateway.NotAuthorized, notes: []string{"not enroll"}},
+		"a query":                       {cert: mine, change: func(r *gateway.Request) { r.Operation = gateway.Query }, reason: gateway.NotAuthorized},
+		"revocation without target":     {cert: mine, change: func(r *gateway.Request) { r.Operation = gateway.Revoke }, reason: gateway.UnknownCert},
+		"revocation of another":         {cert: mine, change: func(r *gateway.Request) { revokes(r, other) }, reason: gateway.NotAuthorized, notes: []string{"to revoke certificate 4"}},
+		"CN=victim for device-0002":     {cert: mine, change: func(r *gateway.Request) { r.Subject = victim }, reason: gateway.NotAuthorized, notes: []string{"CN=victim", "CN=device-0002"}},
+		"an empty subject":              {cert: mine, change: func(r *gateway.Request) { r.Subject = []byte{0x30, 0} }, reason: gateway.NotAuthorized, notes: []string{"subject (none)"}},
+		"no subject, its own SAN":       {cert: mine, change: func(r *gateway.Request) { r.Subject = nil }, reason: gateway.NotAuthorized},
+		"the subject in another string": {cert: bare, change: func(r *gateway.Request) { r.Subject = utf8Subject(t, bare) }, reason: gateway.NotAuthorized},
+		"another subjectAltName":        {cert: mine, change: func(r *gateway.Request) { r.Extensions = sanExtension(sans(t, 2, "victim.example")) }, reason: gateway.NotAuthorized, notes: []string{"dns:victim.example", "dns:device-0002.example"}},
+		"one subjectAltName more": {cert: mine, change: func(r *gateway.Request) {
+			r.Extensions = sanExtension(sans(t, 2, "device-0002.example", 2, "victim.example"))
+		}, reason: gateway.NotAuthorized, notes: []string{"dns:victim.example"}},
+		"subjectAltName left out":      {cert: mine, change: func(r *gateway.Request) { r.Extensions = nil }, reason: gateway.NotAuthorized, notes: []string{"asks for subjectAltName (none)"}},
+		"subjectAltName put in":        {cert: bare, change: func(r *gateway.Request) { r.Extensions = sanExtension(sans(t, 2, "victim.example")) }, reason: gateway.NotAuthorized, notes: []string{"the certificate has (none)"}},
+		"an empty subjectAltName":      {cert: bare, change: func(r *gateway.Request) { r.Extensions = sanExtension([]byte{}) }, reason: gateway.NotAuthorized},
+		"new names":                    {cert: mine, change: func(r *gateway.Request) { r.NewNames = newNames }, reason: gateway.NotAuthorized, notes: []string{"device-0002", "device-new", "change-names is off"}},
+		"new names, wrong old ones":    {config: OwnCertificateConfig{ChangeNames: true}, cert: mine, change: func(r *gateway.Request) { r.NewNames, r.Subject = newNames, victim }, reason: gateway.NotAuthorized},
+		"no name would remain":         {config: OwnCertificateConfig{ChangeNames: true}, cert: mine, change: func(r *gateway.Request) { r.NewNames = &gateway.Names{} }, reason: gateway.BadTemplate},
+		"another device known before":  {cert: mine, device: "victim", reason: gateway.NotAuthorized, notes: []string{`"victim"`, `"device-0002"`}},
+		"the store fails":              {cert: mine, store: &issued{err: errors.New("disk on fire")}, reason: gateway.Unavailable, notes: []string{"disk on fire"}},
+		"the store's time is up":       {cert: mine, store: &issued{err: context.DeadlineExceeded}, reason: gateway.Unavailable, notes: []string{"deadline"}},
+		"the store gives nothing":      {cert: mine, store: &issued{certs: nil, err: nil}, reason: gateway.Untrusted},
+		"a serial number that is none": {cert: &x509.Certificate{Raw: []byte{1}, SerialNumber: big.NewInt(-2)}, reason: gateway.Untrusted, notes: []string{"not positive"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.store == nil {
+				c.store = store
+			}
+			if c.now.IsZero() {
+				c.now = noon
+			}
+			s, err := NewOwnCertificate(c.config, c.store, func() time.Time { return c.now })
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := renewal(c.cert)
+			if c.change != nil {
+				c.change(r)
+			}
+			g := &gateway.Grant{Device: c.device, Subject: r.Subject}
+			v := s.Decide(context.Background(), r, g)
+			switch c.reason {
+			case "":
+				expect(t, v, gateway.Allow, "", c.notes...)
+				wantGrant(t, r, g, c.cert)
+			case gateway.Unavailable:
+				expect(t, v, gateway.CannotAnswer, c.reason, c.notes...)
+			default:
+				expect(t, v, gateway.Deny, c.reason, c.notes...)
+			}
+			if v.Decision != gateway.Allow && g.Replaces != nil && c.device == "" {
+				t.Errorf("a refusal left %+v", g)
+			}
+			known := c.reason == "" || c.reason == gateway.NotAuthorized || c.reason == gateway.UnknownCert || c.reason == gateway.BadTemplate
+			if known != (g.Requester != "") {
+				t.Errorf("requester %q after %s", g.Requester, v.Note)
+			}
+			endedDenies(t, s, r)
+		})
+	}
+}
+
+func revokes(r *gateway.Request, cert *x509.Certificate) {
+	r.Operation, r.OldCert = gateway.Revoke, nil
+	r.Target = &gateway.CertID{Issuer: cert.RawIssuer, Serial: cert.SerialNumber}
+}
+
+// utf8Subject is the certificate's subject with its strings in UTF8String.
+func utf8Subject(t *testing.T, cert *x509.Certificate) []byte {
+	t.Helper()
+	der := bytes.ReplaceAll(bytes.Clone(cert.RawSubject), []byte{0x13}, []byte{0x0c})
+	if bytes.Equal(der, cert.RawSubject) {
+		t.Fatal("no PrintableString in the subject")
+	}
+	return der
+}
+
+func wantGrant(t *testing.T, r *gateway.Request, g *gateway.Grant, cert *x509.Certificate) {
+	t.Helper()
+	if r.Operation == gateway.Revoke {
+		if g.Replaces != nil {
+			t.Errorf("a revocation replaces %+v", g.Replaces)
+		}
+		return
+	}
+	if g.Replaces == nil || !bytes.Equal(g.Replaces.Issuer, cert.RawIssuer) || !bytes.Equal(g.Replaces.Serial, cert.SerialNumber.Bytes()) {
+		t.Errorf("replaces %+v", g.Replaces)
+	}
+	names := gateway.Names{Subject: cert.RawSubject, SubjectAltName: sanOf(cert)}
+	if r.NewNames != nil {
+		names = *r.NewNames
+	}
+	if !bytes.Equal(g.Subject, names.Subject) || !bytes.Equal(g.SubjectAltName, names.SubjectAltName) {
+		t.Errorf("granted %s %s", formatSubject(g.Subject), formatSAN(g.SubjectAltName))
+	}
+	if want := map[string]string{"device-0002": "device-0002", "device-0003": ""}[cert.Subject.CommonName]; g.Device != want {
+		t.Errorf("device %q, want %q", g.Device, want)
+	}
+}
+
+// The refusal of a device that is known is recorded under its name.
+func TestOwnCertificateNamesWhomItRefuses(t *testing.T) {
+	mine := newCA(t, "Operator", nil).issue(2, "device-0002", nil)
+	s, err := NewOwnCertificate(OwnCertificateConfig{}, &issued{certs: []*gateway.Certificate{record(mine, "device-0002")}}, atNoon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := renewal(mine)
+	r.Subject = subject(t, "CN=victim")
+	g := &gateway.Grant{Subject: r.Subject}
+	v := s.Decide(context.Background(), r, g)
+	expect(t, v, gateway.Deny, gateway.NotAuthorized, "CN=victim", "CN=device-0002")
+	if g.Device != "device-0002" || g.Requester != "tls-certificate:"+gateway.Fingerprint(mine) || g.Replaces != nil {
+		t.Errorf("grant %+v", g)
+	}
+	if strings.Contains(v.Detail, "device-0002") {
+		t.Errorf("the client is told %q", v.Detail)
+	}
+}
+
+// A change that names no subject removes it (RFC 6402 section 2.8).
+func TestOwnCertificateRemovesTheSubject(t *testing.T) {
+	mine := newCA(t, "Operator", nil).issue(2, "d", func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "d"} })
+	s, err := NewOwnCertificate(OwnCertificateConfig{ChangeNames: true}, &issued{certs: []*gateway.Certificate{record(mine, "d")}}, atNoon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := renewal(mine)
+	r.NewNames = &gateway.Names{SubjectAltName: sans(t, 2, "d.example")}
+	g := &gateway.Grant{}
+	expect(t, s.Decide(context.Background(), r, g), gateway.Allow, "")
+	if !bytes.Equal(g.Subject, []byte{0x30, 0}) || formatSAN(g.SubjectAltName) != "dns:d.example" {
+		t.Errorf("granted %x, %s", g.Subject, formatSAN(g.SubjectAltName))
+	}
+}
+
+func TestOwnCertificateConfigErrors(t *testing.T) {
+	for want, c := range map[string]OwnCertificateConfig{
+		`kinds: "mac-key"`: {Kinds: []string{"mac-key"}},
+		"endpoints":        {Endpoints: []string{""}},
+		"grace":            {Grace: -1},
+	} {
+		_, err := NewOwnCertificate(c, &issued{}, atNoon)
+		wantError(t, err, want)
+	}
+	if _, err := NewOwnCertificate(OwnCertificateConfig{}, nil, atNoon); err == nil {
+		t.Error("made without certificates")
+	}
+	if _, err := NewOwnCertificate(OwnCertificateConfig{}, &issued{}, nil); err == nil {
+		t.Error("made without a clock")
+	}
+}

@@ -1,0 +1,141 @@
+package authz
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/pkix"
+)
+
+// judgeSAN judges a subjectAltName; nil is none. kept is what is certified of it.
+func (s *Names) judgeSAN(asked []byte) (kept []byte, dropped string, denied gateway.Verdict, ok bool) {
+	bad := func(reason gateway.Reason, detail, format string, args ...any) ([]byte, string, gateway.Verdict, bool) {
+		return nil, "", gateway.Denied(reason, detail, fmt.Sprintf(format, args...)), false
+	}
+	names := &pkix.GeneralNames{}
+	if asked != nil {
+		var err error
+		if names, err = pkix.ParseGeneralNames(asked); err != nil {
+			return bad(gateway.BadTemplate, "the subjectAltName is malformed", "the subjectAltName: %v", err)
+		}
+	}
+	counts := make(map[string]int)
+	var gone []generalName
+	for _, n := range namesOf(names) {
+		rule := s.rules[n.kind]
+		if rule == nil && s.drop {
+			gone = append(gone, n)
+			continue
+		}
+		if rule == nil {
+			return bad(gateway.BadTemplate, "the subjectAltName has a kind of name that is not certified here", "the subjectAltName has %s, and san does not allow %s", n, n.kind)
+		}
+		if counts[n.kind]++; counts[n.kind] > rule.max {
+			return bad(gateway.BadTemplate, "the subjectAltName has too many names", "the subjectAltName has more than %d names of kind %s", rule.max, n.kind)
+		}
+		if denied, ok := s.judgeGeneralName(n, rule); !ok {
+			return nil, "", denied, false
+		}
+	}
+	for _, kind := range sanKinds {
+		if rule := s.rules[kind]; rule != nil && rule.required && counts[kind] == 0 {
+			return bad(gateway.BadTemplate, "the subjectAltName lacks a name that is required", "the subjectAltName has no name of kind %s", kind)
+		}
+	}
+	if len(gone) == 0 {
+		return asked, "", gateway.Verdict{}, true
+	}
+	left := pkix.GeneralNames{}
+	for kind, list := range map[string]struct{ from, to *[]string }{
+		sanDNS: {&names.DNS, &left.DNS}, sanEmail: {&names.Email, &left.Email}, sanURI: {&names.URI, &left.URI},
+	} {
+		if s.rules[kind] != nil {
+			*list.to = *list.from
+		}
+	}
+	if s.rules[sanIP] != nil {
+		left.IP = names.IP
+	}
+	kept, err := left.Marshal()
+	if err != nil {
+		return bad(gateway.BadTemplate, "the subjectAltName is malformed", "the subjectAltName cannot be written again: %v", err)
+	}
+	return kept, listNames(gone), gateway.Verdict{}, true
+}
+
+func (s *Names) judgeGeneralName(n generalName, rule *sanRule) (denied gateway.Verdict, ok bool) {
+	bad := func(reason gateway.Reason, detail, format string, args ...any) (gateway.Verdict, bool) {
+		return gateway.Denied(reason, detail, fmt.Sprintf(format, args...)), false
+	}
+	if len(n.text) > maxSANLength {
+		return bad(gateway.BadTemplate, "a name of the subjectAltName is too long", "a name of kind %s has %d bytes, the most is %d", n.kind, len(n.text), maxSANLength)
+	}
+	switch n.kind {
+	case sanDNS:
+		if strings.Contains(n.text, "*") {
+			if !s.wildcard(n.text) {
+				return bad(gateway.NotAuthorized, "a DNS name is not allowed", "%s is a wildcard", n)
+			}
+		} else if !dnsName(n.text) {
+			return bad(gateway.BadTemplate, "a DNS name is malformed", "%s is not a host name", n)
+		}
+	case sanEmail:
+		// RFC 5280 section 4.2.1.6: a Mailbox, neither phrase nor comment nor angle brackets.
+		local, host, ok := strings.Cut(n.text, "@")
+		if !ok || local == "" || !dnsName(host) || strings.ContainsAny(local, `<>()[],;:\"`) {
+			return bad(gateway.BadTemplate, "an e-mail address is malformed", "%s is not an address", n)
+		}
+	case sanURI:
+		// What crypto/x509 does not read it could not read in the issued certificate either.
+		if u, err := url.Parse(n.text); err != nil || u.Host != "" && !uriHost(u) {
+			return bad(gateway.BadTemplate, "a URI is malformed", "%s is not a URI", n)
+		}
+	case sanIP:
+		if len(rule.within) > 0 && !contains(rule.within, n.ip) {
+			return bad(gateway.NotAuthorized, "an IP address is not allowed", "%s is in none of %v", n, rule.within)
+		}
+	}
+	if rule.pattern != nil && !rule.pattern.MatchString(n.text) {
+		return bad(gateway.NotAuthorized, "a name of the subjectAltName is not allowed", "%s does not match %s", n, rule.pattern)
+	}
+	return gateway.Verdict{}, true
+}
+
+// contains reports whether a network holds the address; an IPv4-mapped IPv6 address counts as its IPv4 address too.
+func contains(within []netip.Prefix, ip netip.Addr) bool {
+	for _, p := range within {
+		if p.Contains(ip) || p.Contains(ip.Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
+// uriHost reports whether the host of a URI is a name or an address (RFC 5280 section 4.2.1.6).
+func uriHost(u *url.URL) bool {
+	_, err := netip.ParseAddr(u.Hostname())
+	return err == nil || dnsName(u.Hostname())
+}
+
+// dnsName reports whether s is a host name in the preferred syntax (RFC 1034 section 3.5 as RFC 1123 section 2.1
+// changed it), with underscores, which devices' names have.
+func dnsName(s string) bool {
+	if s == "" || len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for i := range len(label) {
+			c := label[i]
+			if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
+				return false
+			}
+		}
+	}
+	return true
+}
