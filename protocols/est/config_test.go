@@ -1,0 +1,102 @@
+package est
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+)
+
+func TestConfig(t *testing.T) {
+	type file struct {
+		EST Config `yaml:"est"`
+	}
+	var f file
+	if err := strictyaml.Decode("muster.yaml", []byte("est:\n  wrap: never\n  max-body: 8192\n  retry-after: 2m\n"), &f); err != nil {
+		t.Fatal(err)
+	}
+	if f.EST.Wrap != WrapNever || f.EST.MaxBody != 8192 || time.Duration(f.EST.RetryAfter) != 2*time.Minute {
+		t.Errorf("%+v", f.EST)
+	}
+	if got := (Config{}).withDefaults(); got.Wrap != WrapAuto || got.MaxBody != 256<<10 || time.Duration(got.RetryAfter) != 30*time.Second {
+		t.Errorf("defaults %+v", got)
+	}
+	for text, want := range map[string]string{
+		"est:\n  wrap: sometimes":     "muster.yaml:2: est: wrap: not one of auto, always, never",
+		"est:\n  max-body: 10":        "muster.yaml:2: est: max-body: not from 4096 to 16777216",
+		"est:\n  max-body: 999999999": "muster.yaml:2: est: max-body: not from",
+		"est:\n  retry-after: 10ms":   "muster.yaml:2: est: retry-after: not from 1s to 24h",
+		"est:\n  retry-after: -5s":    "retry-after",
+		"est:\n  wrapp: auto":         `did you mean "wrap"`,
+		"est:\n  max-body: large":     "max-body",
+	} {
+		var f file
+		if err := strictyaml.Decode("muster.yaml", []byte(text), &f); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestNewChecksEndpoints(t *testing.T) {
+	options := func(endpoints ...Endpoint) Options {
+		return Options{Gateway: &fakeGateway{}, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Endpoints: endpoints}
+	}
+	for name, o := range map[string]Options{
+		"no gateway":          {Clock: time.Now, Log: slog.New(slog.DiscardHandler)},
+		"no clock":            {Gateway: &fakeGateway{}, Log: slog.New(slog.DiscardHandler)},
+		"no log":              {Gateway: &fakeGateway{}, Clock: time.Now},
+		"no name":             options(Endpoint{}),
+		"a slash":             options(Endpoint{Name: "a/b"}),
+		"dots":                options(Endpoint{Name: ".."}),
+		"a quote":             options(Endpoint{Name: `a"b`}),
+		"a line end":          options(Endpoint{Name: "a\n"}),
+		"too long":            options(Endpoint{Name: strings.Repeat("a", 65)}),
+		"an operation":        options(Endpoint{Name: "simpleenroll"}), // RFC 7030 section 3.2.2
+		"RFC 8295 operation":  options(Endpoint{Name: "crls"}),
+		"twice":               options(Endpoint{Name: "a"}, Endpoint{Name: "a"}),
+		"two defaults":        options(Endpoint{Name: "a", Default: true}, Endpoint{Name: "b", Default: true}),
+		"a bad configuration": options(Endpoint{Name: "a", Config: Config{Wrap: "no"}}),
+	} {
+		if h, err := New(o); err == nil {
+			t.Errorf("%s: accepted: %v", name, h.endpoints)
+		}
+	}
+	h, err := New(options(Endpoint{Name: "ran", Default: true}, Endpoint{Name: "MEF_1.2~x-y"}))
+	if err != nil || len(h.endpoints) != 2 || h.fallback == nil || h.fallback.Name != "ran" {
+		t.Errorf("%v, %+v", err, h)
+	}
+}
+
+// Each operation that is served is a name that no label may have.
+func TestOperationNames(t *testing.T) {
+	served := 0
+	for _, name := range operationNames {
+		op, ok := operationNamed(name)
+		if !ok {
+			continue
+		}
+		served++
+		if len(op.methods) == 0 || op.kind == "" || op.serve == nil {
+			t.Errorf("%s: %+v", name, op)
+		}
+	}
+	if served != 6 {
+		t.Errorf("%d operations of RFC 7030", served)
+	}
+	if _, ok := operationNamed(""); ok {
+		t.Error("an empty name is an operation")
+	}
+}
+
+func TestSource(t *testing.T) {
+	for remote, want := range map[string]string{
+		"192.0.2.1:443": "192.0.2.1", "[2001:db8::1]:443": "2001:db8::1", "[::ffff:192.0.2.1]:80": "192.0.2.1",
+		"": "invalid IP", "@": "invalid IP", "example.org:80": "invalid IP",
+	} {
+		if got := source(remote).String(); got != want {
+			t.Errorf("%q: %s", remote, got)
+		}
+	}
+}

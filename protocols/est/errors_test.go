@@ -1,0 +1,122 @@
+package est
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/muster-pki/muster/gateway"
+)
+
+func TestEveryReasonHasAStatus(t *testing.T) {
+	for _, reason := range gateway.Reasons {
+		for _, challenge := range []bool{false, true} {
+			status, known := statusOf(reason, challenge)
+			if !known {
+				t.Errorf("%s falls to the default", reason)
+			}
+			if status < 400 || status > 599 {
+				t.Errorf("%s renders as %d", reason, status)
+			}
+			if status == http.StatusUnauthorized && !challenge {
+				t.Errorf("%s: 401 without a challenge to offer", reason)
+			}
+		}
+	}
+	if _, known := statusOf("no-such-reason", true); known {
+		t.Error("an unknown reason counts as known: this test could not fail")
+	}
+}
+
+// The table of the error rendering, over TLS, with the headers that belong to a status.
+func TestRendering(t *testing.T) {
+	type want struct {
+		status     int
+		retryAfter string
+	}
+	wants := map[gateway.Reason]want{
+		gateway.Malformed: {400, ""}, gateway.Undecryptable: {400, ""}, gateway.BadIntegrity: {400, ""},
+		gateway.WrongProtection: {400, ""}, gateway.Untrusted: {403, ""}, gateway.Unauthenticated: {401, ""},
+		gateway.BadAlgorithm: {400, ""}, gateway.BadTime: {400, ""}, gateway.BadPOP: {400, ""},
+		gateway.BadTemplate: {400, ""}, gateway.UnknownCert: {400, ""}, gateway.Revoked: {403, ""},
+		gateway.NotAuthorized: {403, ""}, gateway.DuplicateCert: {409, ""}, gateway.Unsupported: {501, ""},
+		gateway.Busy: {503, "3"}, gateway.Unavailable: {503, "3"}, gateway.Internal: {500, ""},
+	}
+	w := newWorld(t, worldOptions{})
+	client, body := w.client(nil, nil, nil), b64(makeCSR(t, csrOptions{key: newP256()}))
+	for _, reason := range gateway.Reasons {
+		want, ok := wants[reason]
+		if !ok {
+			t.Errorf("%s is not in this table", reason)
+			continue
+		}
+		w.gateway.enroll = func(*gateway.Request) (*gateway.Result, error) {
+			return nil, &gateway.Error{Reason: reason, Detail: "this is why", RetryAfter: 2100 * time.Millisecond, Transaction: testReference,
+				Err: errSecretCause}
+		}
+		got := send(t, client, w.enrollment(root+"/simpleenroll", body))
+		if got.StatusCode != want.status {
+			t.Errorf("%s: %d, want %d", reason, got.StatusCode, want.status)
+		}
+		if got.Header.Get("Retry-After") != want.retryAfter {
+			t.Errorf("%s: Retry-After %q, want %q", reason, got.Header.Get("Retry-After"), want.retryAfter)
+		}
+		challenge := got.Header.Get("WWW-Authenticate")
+		if (challenge == `Basic realm="ran", charset="UTF-8"`) != (want.status == 401) {
+			t.Errorf("%s: WWW-Authenticate %q with %d", reason, challenge, got.StatusCode)
+		}
+		if got.body != "this is why (reference "+testReference+")\n" {
+			t.Errorf("%s: body %q", reason, got.body)
+		}
+		if got.Header.Get("Content-Type") != "text/plain; charset=utf-8" || got.ContentLength != int64(len(got.body)) {
+			t.Errorf("%s: type %q, length %d", reason, got.Header.Get("Content-Type"), got.ContentLength)
+		}
+	}
+	if len(w.gateway.rejected) != 0 {
+		t.Error("what Enroll refused was reported once more")
+	}
+
+	// Where no password is looked at, there is nothing to ask for (RFC 9110 section 15.5.2).
+	w.gateway.accepts = false
+	w.gateway.enroll = func(*gateway.Request) (*gateway.Result, error) {
+		return nil, &gateway.Error{Reason: gateway.Unauthenticated, Transaction: testReference}
+	}
+	got := send(t, client, w.enrollment(root+"/simpleenroll", body))
+	if got.StatusCode != 403 || got.Header.Get("WWW-Authenticate") != "" {
+		t.Errorf("without Basic: %d, WWW-Authenticate %q", got.StatusCode, got.Header.Get("WWW-Authenticate"))
+	}
+	if got.body != "forbidden (reference "+testReference+")\n" {
+		t.Errorf("without a detail: %q", got.body)
+	}
+}
+
+var errSecretCause = &gateway.Error{Reason: gateway.Internal, Detail: "the cause is for the log"}
+
+func TestErrorBodyIsOneLine(t *testing.T) {
+	got := line("first\r\nSet-Cookie: x\tend\x7f", "abc")
+	if strings.Count(got, "\n") != 1 || !strings.HasSuffix(got, "(reference abc)\n") || strings.ContainsAny(got, "\r\t\x7f") {
+		t.Errorf("%q", got)
+	}
+	if got := line("why", ""); got != "why\n" {
+		t.Errorf("without a transaction: %q", got)
+	}
+	if got := line(strings.Repeat("x", 5000), ""); len(got) > 600 {
+		t.Errorf("%d bytes", len(got))
+	}
+}
+
+func TestRetryAfterIsWholeSeconds(t *testing.T) {
+	e := &Endpoint{Config: Config{}.withDefaults()}
+	e.Config.RetryAfter = 45e9
+	for d, want := range map[time.Duration]string{
+		time.Millisecond: "1", time.Second: "1", 1500 * time.Millisecond: "2", 0: "45", -time.Second: "45", time.Hour: "3600",
+	} {
+		if got := (&exchange{endpoint: e}).retryAfter(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+	if got := (&exchange{}).retryAfter(0); got != "30" {
+		t.Errorf("without an endpoint: %q", got)
+	}
+}

@@ -1,0 +1,91 @@
+// Package est serves Enrollment over Secure Transport (RFC 7030, clarified by RFC 8951): it turns HTTPS requests into
+// gateway.Request and gateway.Result into HTTPS answers. cmd/muster makes a Handler and registers it on a listener.
+//
+// It establishes facts only: the bytes are a certification request, its signature holds, this certificate or name came
+// with it. Who may have which certificate is the gateway's pipeline to decide. It keeps no state between requests.
+package est
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/muster-pki/muster/gateway"
+)
+
+// Gateway is what the adapter asks of the domain.
+type Gateway interface {
+	// Enroll answers a request. The error is always a *gateway.Error.
+	Enroll(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
+	// Reject takes note of a request that never became one (malformed, wrong type, signature wrong): it is logged,
+	// counted and kept for `muster explain`. It returns the error with Transaction set.
+	Reject(ctx context.Context, r *gateway.Request, e *gateway.Error) *gateway.Error
+	// Accepts reports whether the endpoint looks at credentials of the kind: only then are clients asked for them.
+	Accepts(endpoint string, kind gateway.CredentialKind) bool
+	// CACertificates returns the endpoint's CA certificates: the issuing CA first, the root last, then those of a
+	// rollover. The error is a *gateway.Error.
+	CACertificates(ctx context.Context, endpoint string) ([]*x509.Certificate, error)
+}
+
+// Endpoint is one configured EST endpoint, served at /.well-known/est/NAME.
+type Endpoint struct {
+	Name    string // the label of RFC 7030 section 3.2.2
+	Default bool   // served at /.well-known/est too; at most one endpoint of a Handler is
+	Config  Config
+}
+
+// Options make a Handler. All are required.
+type Options struct {
+	Gateway   Gateway
+	Endpoints []Endpoint
+	Clock     func() time.Time
+	Log       *slog.Logger
+}
+
+// Handler serves the configured endpoints. It never changes after New and is safe for concurrent use. Listeners with
+// different defaults each have their own.
+type Handler struct {
+	gateway   Gateway
+	endpoints map[string]*Endpoint
+	fallback  *Endpoint // for a path without a label; nil for none
+	now       func() time.Time
+	log       *slog.Logger
+}
+
+// labelForm keeps labels to characters that need no escaping in a path (RFC 3986 section 2.3).
+var labelForm = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}$`)
+
+// New checks the endpoints and makes a Handler. Errors name the endpoint.
+func New(o Options) (*Handler, error) {
+	if o.Gateway == nil || o.Clock == nil || o.Log == nil {
+		return nil, errors.New("est: gateway, clock and log are required")
+	}
+	h := &Handler{gateway: o.Gateway, endpoints: map[string]*Endpoint{}, now: o.Clock, log: o.Log}
+	for _, e := range o.Endpoints {
+		switch {
+		case !labelForm.MatchString(e.Name):
+			return nil, fmt.Errorf("est: endpoint %q: the name is part of a URL: use at most 64 of A-Z a-z 0-9 . _ ~ - and do not begin with a dot", e.Name)
+		case slices.Contains(operationNames, e.Name):
+			// RFC 7030 section 3.2.2: a label MUST NOT be the same as an operation path segment.
+			return nil, fmt.Errorf("est: endpoint %q: an EST operation has this name, choose another (RFC 7030 section 3.2.2)", e.Name)
+		case h.endpoints[e.Name] != nil:
+			return nil, fmt.Errorf("est: endpoint %q: named twice", e.Name)
+		case e.Default && h.fallback != nil:
+			return nil, fmt.Errorf("est: endpoint %q: %q is the default already", e.Name, h.fallback.Name)
+		}
+		if err := e.Config.check(); err != nil {
+			return nil, fmt.Errorf("est: endpoint %q: %w", e.Name, err)
+		}
+		e.Config = e.Config.withDefaults()
+		h.endpoints[e.Name] = &e
+		if e.Default {
+			h.fallback = &e
+		}
+	}
+	return h, nil
+}

@@ -1,0 +1,205 @@
+package est
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"encoding/asn1"
+	"errors"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/pkix"
+	"github.com/muster-pki/muster/protocols/cms"
+)
+
+// maxPeerCertificates is how many certificates a TLS client may send.
+const maxPeerCertificates = 16
+
+// certification is a PKCS#10 request whose signature holds, with the attributes that EST knows.
+type certification struct {
+	*pkix.CSR
+	attributes
+}
+
+// parseCertification reads the DER of a PKCS#10 request (RFC 2986) within the bounds of protocols/cms and
+// gateway/pkix, and verifies its signature: proof of possession (RFC 7030 section 4.2.1).
+// With a refusal, c is set if the request parsed, so that the refusal can name its subject.
+func parseCertification(der []byte) (c *certification, ref *refusal) {
+	if err := cms.Check(der, cms.Limits{Size: len(der)}); err != nil { // the size is bounded by max-body
+		return nil, refused(gateway.Malformed, "the base64 does not hold a PKCS#10 request in DER: "+err.Error(), err)
+	}
+	csr, err := pkix.ParseCSR(der)
+	switch {
+	case err == nil:
+	case errors.Is(err, pkix.ErrWeak), errors.Is(err, pkix.ErrAlgorithm):
+		return nil, refused(gateway.BadAlgorithm, "the request's key or algorithm is not accepted: "+err.Error(), err)
+	default:
+		return nil, refused(gateway.Malformed, "the base64 does not hold a PKCS#10 request in DER: "+err.Error(), err)
+	}
+	c = &certification{CSR: csr}
+	switch err := csr.CheckSignature(); {
+	case err == nil:
+	case errors.Is(err, pkix.ErrWeak), errors.Is(err, pkix.ErrAlgorithm):
+		return c, refused(gateway.BadAlgorithm, "the request's signature algorithm is not accepted: "+err.Error(), err)
+	default:
+		return c, refused(gateway.BadPOP, "the request's signature does not verify with the key in it", err)
+	}
+	if c.attributes, err = parseAttributes(csr.Attributes); err != nil {
+		return c, refused(gateway.Malformed, err.Error(), err)
+	}
+	for _, e := range c.Extensions {
+		if e.Id.Equal(oidSubjectAltName) {
+			if _, err := pkix.ParseGeneralNames(e.Value); err != nil {
+				return c, refused(gateway.Malformed, "the request's subjectAltName does not parse: "+err.Error(), err)
+			}
+		}
+	}
+	if c.otp {
+		// RFC 7894 section 4: an attribute that is included has to be processed, or the request is not valid.
+		return c, refused(gateway.BadTemplate, "the request carries an otpChallenge, which this endpoint does not evaluate (RFC 7894)", nil)
+	}
+	return c, nil
+}
+
+// fill writes what the request asks for into r, which has its credentials already. binding is the connection's.
+func (c *certification) fill(r *gateway.Request, op gateway.Operation, binding string) *refusal {
+	r.Operation = op
+	r.CSR = c.Raw
+	r.Subject = c.Subject
+	r.PublicKey = c.PublicKey
+	r.Extensions = c.Extensions
+	r.NewNames = c.newNames
+	r.POP = gateway.POPSignature
+	linked, err := checkBinding(binding, c.bindings)
+	if err != nil {
+		return refused(gateway.BadPOP, err.Error(), err)
+	}
+	if linked {
+		r.POP = gateway.POPLinked
+	}
+	if op != gateway.Enroll {
+		if ref := c.succeed(r); ref != nil {
+			return ref
+		}
+	}
+	if r.Content, err = c.content(); err != nil {
+		return refused(gateway.Malformed, "the request cannot be encoded again", err)
+	}
+	return nil
+}
+
+// succeed makes r a renewal or a rekey of the TLS client's certificate (RFC 7030 section 4.2.2: the same public key
+// renews, another one rekeys).
+func (c *certification) succeed(r *gateway.Request) *refusal {
+	tls, ok := r.Credential(gateway.CredentialTLS)
+	if !ok {
+		if _, ok := r.Credential(gateway.CredentialPassword); ok {
+			return refused(gateway.NotAuthorized, "re-enrolling needs TLS client authentication with the certificate to be renewed; a password alone does not", nil)
+		}
+		return refused(gateway.Unauthenticated, "re-enrolling needs TLS client authentication with the certificate to be renewed", nil)
+	}
+	r.OldCert = tls.Chain[0]
+	r.Operation = gateway.Rekey
+	if key, ok := r.OldCert.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); ok && key.Equal(c.Key) {
+		r.Operation = gateway.Renew
+	}
+	return nil
+}
+
+// content is what has to be equal for a repeat to be the same request. A client makes a new signature each time, and
+// another challenge on each connection (RFC 7030 section 4.2.3): neither is part of it.
+//
+//	Content ::= SEQUENCE {
+//	    version      INTEGER (1),
+//	    publicKey    SubjectPublicKeyInfo,
+//	    subject      Name,
+//	    extensions   SEQUENCE OF SEQUENCE { OBJECT IDENTIFIER, BOOLEAN, OCTET STRING },        -- sorted by encoding
+//	    attributes   SEQUENCE OF SEQUENCE { OBJECT IDENTIFIER, SEQUENCE OF ANY } }             -- likewise
+func (c *certification) content() ([]byte, error) {
+	var extensions, attributes [][]byte
+	for _, e := range c.Extensions {
+		der, err := sequence(func(b *cryptobyte.Builder) {
+			b.AddASN1ObjectIdentifier(e.Id)
+			b.AddASN1Boolean(e.Critical)
+			b.AddASN1OctetString(e.Value)
+		})
+		if err != nil {
+			return nil, err
+		}
+		extensions = append(extensions, der)
+	}
+	for _, a := range c.Attributes {
+		if isChallenge(a.OID) || a.OID.Equal(oidExtensionRequest) { // the latter's extensions stand above
+			continue
+		}
+		der, err := sequence(func(b *cryptobyte.Builder) {
+			b.AddASN1ObjectIdentifier(a.OID)
+			addAll(b, a.Values)
+		})
+		if err != nil {
+			return nil, err
+		}
+		attributes = append(attributes, der)
+	}
+	return sequence(func(b *cryptobyte.Builder) {
+		b.AddASN1Int64(1)
+		b.AddBytes(c.PublicKey)
+		b.AddBytes(c.Subject)
+		addAll(b, extensions)
+		addAll(b, attributes)
+	})
+}
+
+// isChallenge names the attributes that a repeat may carry with another value, or not at all.
+func isChallenge(oid asn1.ObjectIdentifier) bool {
+	return oid.Equal(oidChallengePassword) || oid.Equal(oidIdentityLinking) || oid.Equal(oidOTPChallenge) || oid.Equal(oidRevocationChallenge)
+}
+
+func sequence(f cryptobyte.BuilderContinuation) ([]byte, error) {
+	var b cryptobyte.Builder
+	b.AddASN1(cryptobyteasn1.SEQUENCE, f)
+	return b.Bytes()
+}
+
+// addAll adds a SEQUENCE of the elements, sorted.
+func addAll(b *cryptobyte.Builder, elements [][]byte) {
+	elements = slices.Clone(elements)
+	slices.SortFunc(elements, bytes.Compare)
+	b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		for _, e := range elements {
+			b.AddBytes(e)
+		}
+	})
+}
+
+// tlsCredential is the certificate that a client authenticated with in the handshake (RFC 7030 section 3.3.2).
+func tlsCredential(chain []*x509.Certificate) (gateway.Credential, *refusal) {
+	if len(chain) > maxPeerCertificates {
+		return gateway.Credential{}, refused(gateway.Malformed, "the TLS client sent more than 16 certificates", nil)
+	}
+	return gateway.Credential{Kind: gateway.CredentialTLS, ID: gateway.Fingerprint(chain[0]), Chain: chain}, nil
+}
+
+const (
+	maxUserName = 255  // bytes
+	maxPassword = 1024 // bytes
+)
+
+// passwordCredential judges a user name and password as RFC 7617 section 2 writes them: no control characters. The
+// user name may be empty (RFC 7030 section 3.2.3).
+func passwordCredential(user, password string) (gateway.Credential, *refusal) {
+	if len(user) > maxUserName || len(password) > maxPassword {
+		return gateway.Credential{}, refused(gateway.Malformed, "the user name or password is too long", nil)
+	}
+	if !utf8.ValidString(user) || strings.ContainsFunc(user+password, unicode.IsControl) {
+		return gateway.Credential{}, refused(gateway.Malformed, "the user name or password has characters that HTTP Basic does not allow (RFC 7617 section 2)", nil)
+	}
+	return gateway.Credential{Kind: gateway.CredentialPassword, ID: user, Secret: gateway.Secret(password)}, nil
+}
