@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"google.golang.org/grpc/status"
+	"gopkg.in/yaml.v3"
+
+	"github.com/muster-pki/muster/backends/local"
+	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+	"github.com/muster-pki/muster/plugins/host"
+)
+
+// shipped is a backend that is part of this program.
+type shipped struct {
+	paths []string // keys of its configuration that are paths: the file's folder is theirs
+	make  func(log *slog.Logger) backend.Backend
+}
+
+// shippedBackends are the backends that `muster plugin NAME` runs.
+func shippedBackends() map[string]shipped {
+	return map[string]shipped{
+		"local": {paths: []string{"dir"}, make: func(log *slog.Logger) backend.Backend {
+			return local.New(local.Options{Log: log, Crash: crashFunc(), Version: version()})
+		}},
+	}
+}
+
+// validate checks a configuration in this process: no file is touched.
+func (s shipped) validate(config []byte) error {
+	return s.make(slog.New(slog.DiscardHandler)).Validate(context.Background(), config)
+}
+
+// hostConfig is how the plugin of a backend is run.
+func (c *Config) hostConfig(name, runDir string, log *slog.Logger) (host.Config, error) {
+	b := c.Backends[name]
+	config, _, err := c.backendConfig(name)
+	if err != nil {
+		return host.Config{}, err
+	}
+	h := host.Config{Name: name, Plugin: b.Plugin, SHA256: strings.ToLower(b.SHA256), Config: config, Dir: runDir, Log: log, Env: faultEnv()}
+	if strings.Contains(b.Plugin, "/") {
+		h.Plugin = c.path(b.Plugin)
+	}
+	return h, nil
+}
+
+// backendConfig is a backend's own configuration as the plugin gets it, and which lines it came from.
+func (c *Config) backendConfig(name string) ([]byte, lineMap, error) {
+	b := c.Backends[name]
+	if b.Config == nil {
+		return nil, nil, nil
+	}
+	n := b.Config
+	if s, ok := shippedBackends()[b.Plugin]; ok && n.Kind == yaml.MappingNode {
+		n = clone(n)
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			for _, key := range s.paths {
+				if v := n.Content[i+1]; n.Content[i].Value == key && v.Kind == yaml.ScalarNode && v.Value != "" {
+					v.Value = c.path(v.Value)
+				}
+			}
+		}
+	}
+	var buf bytes.Buffer
+	if err := yaml.NewEncoder(&buf).Encode(n); err != nil {
+		return nil, nil, c.fault(at("backends", name, "config"), "%v", err)
+	}
+	written, err := strictyaml.Parse("config", buf.Bytes())
+	if err != nil {
+		return nil, nil, c.fault(at("backends", name, "config"), "%v", err)
+	}
+	lines := lineMap{}
+	lines.learn(written, b.Config)
+	return buf.Bytes(), lines, nil
+}
+
+func clone(n *yaml.Node) *yaml.Node {
+	c := *n
+	c.Content = make([]*yaml.Node, len(n.Content))
+	for i, child := range n.Content {
+		c.Content[i] = clone(child)
+	}
+	return &c
+}
+
+// lineMap says which line of the configuration file a line of the plugin's copy came from.
+type lineMap map[int]int
+
+func (m lineMap) learn(written, original *yaml.Node) {
+	if _, ok := m[written.Line]; !ok {
+		m[written.Line] = original.Line
+	}
+	for i := range min(len(written.Content), len(original.Content)) {
+		m.learn(written.Content[i], original.Content[i])
+	}
+}
+
+// placed finds the place in a line of strictyaml's, whatever stands before it.
+var placed = regexp.MustCompile(`^(?:[^:]+: )*?[^\s:]+:(\d+): (.*)$`)
+
+// place turns what a backend says of its configuration into faults of the file, a line each.
+func (m lineMap) place(c *Config, path []string, err error) []error {
+	var all []error
+	for line := range strings.SplitSeq(status.Convert(err).Message(), "\n") {
+		e := &strictyaml.Error{File: c.file, Line: strictyaml.Line(c.root, path...), Path: strings.Join(path, "."), Message: line}
+		if p := placed.FindStringSubmatch(line); p != nil {
+			e.Message = p[2]
+			if n, err := strconv.Atoi(p[1]); err == nil && m[n] > 0 {
+				e.Line = m[n]
+			}
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// checkExecutable compares a third party's plugin with its configured hash, without running it.
+func (c *Config) checkExecutable(name string) error {
+	b := c.Backends[name]
+	if !strings.Contains(b.Plugin, "/") {
+		return nil
+	}
+	sum, err := fileSHA256(c.path(b.Plugin))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return c.fault(at("backends", name, "plugin"), "there is no file %s", c.path(b.Plugin))
+	case err != nil:
+		return c.fault(at("backends", name, "plugin"), "%v", err)
+	case !strings.EqualFold(hex.EncodeToString(sum), b.SHA256):
+		return c.fault(at("backends", name, "sha256"), "%s has another hash: %x", c.path(b.Plugin), sum)
+	}
+	return nil
+}

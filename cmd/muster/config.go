@@ -1,0 +1,202 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/serve"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+	"github.com/muster-pki/muster/protocols/est"
+)
+
+// Config is a configuration file. Relative paths in it start from the folder that it lies in.
+type Config struct {
+	// Version of this format: 1.
+	Version int `yaml:"version,required"`
+	// Listeners are the sockets, by the name that endpoints use.
+	Listeners map[string]*serve.Listener `yaml:"listeners,required"`
+	// Store is sqlite:PATH or postgres://USER@HOST/DATABASE. Default: sqlite:muster.db
+	Store string `yaml:"store"`
+	// Backends are the CAs.
+	Backends map[string]*BackendConfig `yaml:"backends,required"`
+	// ServerCertificate says which CA certifies the TLS listeners that have no certificate file.
+	ServerCertificate *ServerCertificate `yaml:"server-certificate"`
+	// Metrics says where Prometheus finds /metrics. Default: nowhere.
+	Metrics *Metrics `yaml:"metrics"`
+	// Profiles are kinds of certificate.
+	Profiles map[string]*ProfileConfig `yaml:"profiles"`
+	// Endpoints are what devices reach, by the name that stands in the URL.
+	Endpoints map[string]*EndpointConfig `yaml:"endpoints"`
+
+	file string     // as named on the command line
+	dir  string     // that it lies in, absolute
+	root *yaml.Node // for the lines of errors
+}
+
+// BackendConfig is one CA.
+type BackendConfig struct {
+	// Plugin is a shipped backend's name ("local"), or the path of an executable.
+	Plugin string `yaml:"plugin,required"`
+	// SHA256 of the executable, hexadecimal. Required for a path, which is run only while it matches.
+	SHA256 string `yaml:"sha256"`
+	// Config is the backend's own. Its page says what stands here.
+	Config *yaml.Node `yaml:"config"`
+}
+
+// ServerCertificate is how the gateway gets a TLS certificate of its own.
+type ServerCertificate struct {
+	// Backend that issues it. Default: the one backend whose plugin is "local".
+	Backend string `yaml:"backend"`
+	// Issuer of the backend. Default: the backend's default.
+	Issuer string `yaml:"issuer"`
+	// Names, DNS names or addresses, beside localhost, 127.0.0.1, ::1, the host's name and the listeners' hosts.
+	Names []string `yaml:"names"`
+	// Validity. Default: 90d. Renewed when a third of it is left.
+	Validity strictyaml.Duration `yaml:"validity"`
+}
+
+// Metrics says where /metrics is served.
+type Metrics struct {
+	// Listeners by name. Anyone who reaches one may read.
+	Listeners []string `yaml:"listeners,required"`
+}
+
+// ProfileConfig is one kind of certificate.
+type ProfileConfig struct {
+	// Backend that issues it.
+	Backend string `yaml:"backend,required"`
+	// Issuer of the backend, for one that has several. Default: the backend's default.
+	Issuer string `yaml:"issuer"`
+	// Keys that are certified: P-256, P-384, P-521, Ed25519, RSA-3072 (exactly), RSA>=3072. Default: all of them, RSA
+	// from 2048 on.
+	Keys []string `yaml:"keys"`
+	// Validity of a certificate. Default: 397d.
+	Validity strictyaml.Duration `yaml:"validity"`
+	// Backdate sets the start of validity into the past, for devices whose clock is slow. Default: 0s. At most 1d.
+	Backdate strictyaml.Duration `yaml:"backdate"`
+	// KeyUsage by RFC 5280's names. Default: digitalSignature.
+	KeyUsage []string `yaml:"key-usage"`
+	// ExtKeyUsage: clientAuth, serverAuth, emailProtection, codeSigning, ipsecIKE, or OIDs. Default: clientAuth.
+	ExtKeyUsage []string `yaml:"ext-key-usage"`
+}
+
+// EndpointConfig is one endpoint: who may get what there. An operation that is left out is denied.
+type EndpointConfig struct {
+	// Protocol: est.
+	Protocol gateway.Protocol `yaml:"protocol,required"`
+	// Listeners that serve it.
+	Listeners []string `yaml:"listeners,required"`
+	// Profile of the certificates.
+	Profile string `yaml:"profile,required"`
+	// Enroll, Renew, Rekey, Revoke, Query are pipelines: stages, in order, all of which have to allow. Rekey's is
+	// Renew's unless it has its own.
+	Enroll []yaml.Node `yaml:"enroll"`
+	Renew  []yaml.Node `yaml:"renew"`
+	Rekey  []yaml.Node `yaml:"rekey"`
+	Revoke []yaml.Node `yaml:"revoke"`
+	Query  []yaml.Node `yaml:"query"`
+	// Repeat is for how long an equal request gets the same certificate again. Default: 10m.
+	Repeat strictyaml.Duration `yaml:"repeat"`
+	// Default serves it under the protocol's path without a name as well. One endpoint of a listener may be it.
+	Default bool `yaml:"default"`
+	// EST is what only EST has.
+	EST *est.Config `yaml:"est"`
+}
+
+// stages returns an operation's pipeline as it stands in the file, and whether its key is there.
+func (e *EndpointConfig) stages(op gateway.Operation) ([]yaml.Node, bool) {
+	n := map[gateway.Operation][]yaml.Node{
+		gateway.Enroll: e.Enroll, gateway.Renew: e.Renew, gateway.Rekey: e.Rekey, gateway.Revoke: e.Revoke, gateway.Query: e.Query,
+	}[op]
+	return n, n != nil
+}
+
+const (
+	defaultStore           = "sqlite:muster.db"
+	defaultValidity        = 397 * 24 * time.Hour
+	defaultServerValidity  = 90 * 24 * time.Hour
+	maxValidity            = 36525 * 24 * time.Hour
+	maxBackdate            = 24 * time.Hour
+	selfEndpoint           = "self" // the gateway's own; no configured endpoint has this name
+	maxRepeat              = 30 * 24 * time.Hour
+	maxConfigurationLength = 4 << 20
+)
+
+// loadConfig reads a file and checks all that can be told without asking a backend. The error names every fault
+// with its line.
+func loadConfig(file string) (*Config, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxConfigurationLength {
+		return nil, fmt.Errorf("%s: larger than %d bytes", file, maxConfigurationLength)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := filepath.Abs(filepath.Dir(file))
+	if err != nil {
+		return nil, err
+	}
+	return parseConfig(file, dir, data)
+}
+
+func parseConfig(file, dir string, data []byte) (*Config, error) {
+	root, err := strictyaml.Parse(file, data)
+	if err != nil {
+		return nil, err
+	}
+	c := &Config{file: file, dir: dir, root: root}
+	if err := strictyaml.DecodeNode(file, root, c); err != nil {
+		return nil, err
+	}
+	if c.Version != 1 {
+		return nil, c.fault([]string{"version"}, "this muster reads version 1")
+	}
+	if c.Store == "" {
+		c.Store = defaultStore
+	}
+	f := &review{c: c}
+	f.listeners()
+	f.store()
+	f.backends()
+	f.profiles()
+	f.endpoints()
+	f.serverCertificate()
+	if err := errors.Join(f.errs...); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// fault is the error that what stands at the path is wrong.
+func (c *Config) fault(path []string, format string, args ...any) error {
+	return &strictyaml.Error{
+		File: c.file, Line: strictyaml.Line(c.root, path...), Path: strings.Join(path, "."), Message: fmt.Sprintf(format, args...),
+	}
+}
+
+// path resolves one that stands in the file.
+func (c *Config) path(p string) string {
+	if filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(c.dir, p)
+}
+
+// storeDSN is what store.Open takes.
+func (c *Config) storeDSN() string {
+	if p, ok := strings.CutPrefix(c.Store, "sqlite:"); ok {
+		return "sqlite:" + c.path(p)
+	}
+	return c.Store
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/muster-pki/muster/authz"
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+)
+
+// makeEndpoints makes the endpoints of a configuration with their pipelines: every file that a stage names is read,
+// no backend is asked.
+func makeEndpoints(c *Config, deps stageDeps) (map[string]*gateway.Endpoint, error) {
+	var errs []error
+	profiles := map[string]*gateway.Profile{}
+	for _, name := range byName(c.Profiles) {
+		p, err := c.Profiles[name].profile(name)
+		if err != nil {
+			errs = append(errs, c.fault(at("profiles", name), "%v", err))
+			continue
+		}
+		if _, err := authz.NewKeys(authz.KeysConfig{Allowed: c.Profiles[name].Keys}, c.dir); err != nil {
+			errs = append(errs, c.fault(at("profiles", name, "keys"), "%v", err))
+		}
+		profiles[name] = p
+	}
+	endpoints := map[string]*gateway.Endpoint{}
+	for _, name := range byName(c.Endpoints) {
+		e := c.Endpoints[name]
+		made := &gateway.Endpoint{
+			Name: name, Protocol: e.Protocol, Profile: profiles[e.Profile], Repeat: time.Duration(e.Repeat),
+			Pipelines: map[gateway.Operation]gateway.Pipeline{},
+		}
+		for _, op := range gateway.Operations {
+			if _, given := e.stages(op); !given {
+				continue
+			}
+			p, err := c.pipeline(name, op, deps)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			made.Pipelines[op] = p
+		}
+		endpoints[name] = made
+	}
+	return endpoints, errors.Join(errs...)
+}
+
+func (p *ProfileConfig) profile(name string) (*gateway.Profile, error) {
+	usage, err := parseKeyUsage(p.KeyUsage)
+	if err != nil {
+		return nil, err
+	}
+	extended, err := parseExtKeyUsage(p.ExtKeyUsage)
+	if err != nil {
+		return nil, err
+	}
+	validity := time.Duration(p.Validity)
+	if validity == 0 {
+		validity = defaultValidity
+	}
+	return &gateway.Profile{
+		Name: name, Backend: p.Backend, Issuer: p.Issuer, Validity: validity, Backdate: time.Duration(p.Backdate),
+		KeyUsage: usage, ExtKeyUsage: extended,
+	}, nil
+}
+
+// pipeline makes one operation's stages. A certifying pipeline ends with the profile's key stage: keys and proof of
+// possession are judged whether a `keys` stage stands there or not.
+func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (gateway.Pipeline, error) {
+	e := c.Endpoints[name]
+	nodes, _ := e.stages(op)
+	path := at("endpoints", name, string(op))
+	var p gateway.Pipeline
+	var errs []error
+	for i := range nodes {
+		s, err := decodeStage(c.file, &nodes[i], deps)
+		if err != nil {
+			errs = append(errs, strictyaml.Under(c.file, fmt.Sprintf("%s[%d]", strings.Join(path, "."), i), &nodes[i], err))
+			continue
+		}
+		p = append(p, s)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	has := func(stage string) (found bool) {
+		p.Stages(func(s gateway.Stage) { found = found || s.Name() == stage })
+		return found
+	}
+	if op == gateway.Enroll && !has("names") {
+		return nil, c.fault(path, "no stage judges the names asked for, so that whoever may enrol could enrol as anybody: "+
+			"add `- names: {}` (a subject, no subjectAltName), or say there what is allowed")
+	}
+	if err := c.checkPassword(path, e, p); err != nil {
+		return nil, err
+	}
+	if op == gateway.Enroll || op == gateway.Renew || op == gateway.Rekey {
+		keys := authz.KeysConfig{Allowed: c.Profiles[e.Profile].Keys}
+		if has("keys") { // which says what proof suffices
+			keys.POP = []string{string(gateway.POPSignature), string(gateway.POPLinked), string(gateway.POPRA), string(gateway.POPConfirm)}
+		}
+		s, err := authz.NewKeys(keys, c.dir)
+		if err != nil {
+			return nil, c.fault(at("profiles", e.Profile, "keys"), "%v", err)
+		}
+		p = append(p, s)
+	}
+	return p, nil
+}
+
+// checkPassword refuses a pipeline that reads passwords which would travel in clear.
+func (c *Config) checkPassword(path []string, e *EndpointConfig, p gateway.Pipeline) error {
+	reads := ""
+	p.Stages(func(s gateway.Stage) {
+		r, ok := s.(interface {
+			Credentials() []gateway.CredentialKind
+		})
+		if ok && slices.Contains(r.Credentials(), gateway.CredentialPassword) {
+			reads = s.Name()
+		}
+	})
+	if reads == "" {
+		return nil
+	}
+	for _, l := range e.Listeners {
+		if c.Listeners[l].TLS == nil {
+			return c.fault(path, "the stage %s reads passwords, and listener %s has no TLS: they would travel in clear. "+
+				"Give the listener `tls: {}`, or serve the endpoint on another", reads, l)
+		}
+	}
+	return nil
+}

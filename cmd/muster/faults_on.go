@@ -1,0 +1,60 @@
+//go:build faults
+
+package main
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+)
+
+const (
+	// crashVariable names a crash point, and which passing of it is meant: "gateway.after-intent:3". Both the gateway
+	// and its plugins read it; a point exists in one of them only.
+	crashVariable = "MUSTER_CRASH_AT"
+	// onceVariable names a file that is made before the crash; where it exists, nothing crashes. A plugin that is
+	// started again would die again otherwise.
+	onceVariable = "MUSTER_CRASH_ONCE"
+)
+
+// crashFunc returns what kills this process at the point, as a power cut would: nothing is flushed or told.
+func crashFunc() func(point string) {
+	setting := os.Getenv(crashVariable)
+	if setting == "" {
+		return nil
+	}
+	at, count, _ := strings.Cut(setting, ":")
+	n, err := strconv.ParseInt(count, 10, 64)
+	if err != nil || n < 1 {
+		n = 1
+	}
+	var left atomic.Int64
+	left.Store(n)
+	return func(point string) {
+		if point != at || left.Add(-1) != 0 {
+			return
+		}
+		if once := os.Getenv(onceVariable); once != "" {
+			f, err := os.OpenFile(once, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+			if err != nil {
+				return
+			}
+			f.Close()
+		}
+		syscall.Kill(os.Getpid(), syscall.SIGKILL) //nolint:errcheck // it cannot fail on oneself
+		select {}                                  // the signal may take a moment
+	}
+}
+
+// faultEnv passes the settings on to plugins, which inherit no environment.
+func faultEnv() []string {
+	var env []string
+	for _, name := range []string{crashVariable, onceVariable} {
+		if v := os.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}

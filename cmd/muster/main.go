@@ -1,0 +1,31 @@
+// Command muster is the certificate enrollment gateway: `muster serve` runs it, `muster plugin NAME` is how it runs
+// its shipped CA backends, and the other commands look at a running one or at its configuration.
+//
+// Everything is wired here, by hand and in one direction: config.go reads the file, build.go makes a Runtime of it,
+// process.go holds what outlives a configuration.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
+
+func main() {
+	err := newRootCommand().Execute()
+	var code exitCode
+	switch {
+	case err == nil:
+	case errors.As(err, &code):
+		os.Exit(int(code))
+	default:
+		fmt.Fprintln(os.Stderr, "muster: "+strings.ReplaceAll(err.Error(), "\n", "\n        "))
+		os.Exit(1)
+	}
+}
+
+// exitCode ends the program with a code, when everything has been said already.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }

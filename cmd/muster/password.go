@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/muster-pki/muster/authz"
+)
+
+func newPasswordCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "password", Short: "Read a password, print the form in which a configuration holds it",
+		Long: `Reads a password from the terminal, without showing it, or one line from standard input, and prints its argon2id hash:
+what stands behind a user's name in the stage "password".`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			password, err := readPassword(cmd.InOrStdin(), cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			hash, err := authz.HashPassword(password)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), hash)
+			return nil
+		},
+	}
+}
+
+// readPassword asks twice at a terminal, and reads one line of anything else.
+func readPassword(in io.Reader, prompt io.Writer) ([]byte, error) {
+	lines := bufio.NewReaderSize(in, 4096)
+	f, ok := in.(*os.File)
+	if !ok {
+		return readLine(lines)
+	}
+	shown, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	if err != nil { // no terminal
+		return readLine(lines)
+	}
+	hidden := *shown
+	hidden.Lflag &^= unix.ECHO
+	hidden.Lflag |= unix.ECHONL
+	if err := unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, &hidden); err != nil {
+		return nil, err
+	}
+	defer unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, shown) //nolint:errcheck // nothing else can be done
+	fmt.Fprint(prompt, "Password: ")
+	first, err := readLine(lines)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprint(prompt, "Again: ")
+	second, err := readLine(lines)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(first, second) {
+		return nil, errors.New("the two are not the same")
+	}
+	return first, nil
+}
+
+func readLine(r *bufio.Reader) ([]byte, error) {
+	line, err := r.ReadSlice('\n')
+	if err != nil && !(errors.Is(err, io.EOF) && len(line) > 0) {
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("no password was given")
+		}
+		return nil, fmt.Errorf("reading the password: %w", err)
+	}
+	line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+	if len(line) == 0 {
+		return nil, errors.New("the password is empty")
+	}
+	return bytes.Clone(line), nil
+}

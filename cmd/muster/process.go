@@ -1,0 +1,306 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+
+	"github.com/muster-pki/muster/authz"
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/admin"
+	"github.com/muster-pki/muster/gateway/serve"
+	"github.com/muster-pki/muster/gateway/store"
+	"github.com/muster-pki/muster/plugins/host"
+)
+
+const (
+	drainTimeout = 25 * time.Second // the CA has 20 s to answer what is under way
+	closeTimeout = 10 * time.Second
+	ownEvery     = 12 * time.Hour   // how often the gateway's own certificate is looked at
+	retireAfter  = 30 * time.Second // requests that began under the old configuration have ended by then
+	hashesAtOnce = 2                // argon2id computations, 19 MiB each
+)
+
+// process is what outlives a configuration: store, gateway, listeners, metrics, and the Runtime that runs.
+type process struct {
+	data     string // directory of the gateway's own files, absolute
+	runDir   string // of plugins' sockets
+	hostname string
+	instance string
+	clock    func() time.Time
+	log      *slog.Logger
+	registry *prometheus.Registry
+	calls    *prometheus.HistogramVec
+	restarts *prometheus.CounterVec
+	hashing  *authz.Hashing
+	own      *serve.Own
+	set      *serve.Set
+	store    *store.Store
+	gateway  *gateway.Gateway
+	admin    *admin.Server
+	lock     *os.File
+
+	reloading sync.Mutex
+	runtime   atomic.Pointer[Runtime]
+	life      context.Context // ends when the work in the background shall
+	stopWork  context.CancelFunc
+	work      sync.WaitGroup
+}
+
+// newProcess takes the data directory for this process and prepares what needs no configuration.
+func newProcess(data, instance string, log *slog.Logger) (*process, error) {
+	p := &process{
+		data: data, runDir: filepath.Join(data, "run"), clock: time.Now, log: log,
+		registry: prometheus.NewRegistry(), hashing: authz.NewHashing(hashesAtOnce), set: serve.NewSet(log),
+	}
+	p.life, p.stopWork = context.WithCancel(context.Background())
+	var err error
+	if p.hostname, err = os.Hostname(); err != nil {
+		return nil, fmt.Errorf("this host's name: %w", err)
+	}
+	if p.instance = instance; instance == "" {
+		p.instance = p.hostname
+	}
+	tlsDir := filepath.Join(data, "tls")
+	for _, dir := range []string{data, tlsDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if p.lock, err = lockData(data); err != nil {
+		return nil, err
+	}
+	p.own = serve.NewOwn(tlsDir, p.clock, log)
+	p.calls = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "muster_plugin_call_duration_seconds", Help: "Calls of CA plugins, by what the gateway got.",
+		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
+	}, []string{"backend", "method", "code"})
+	p.restarts = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "muster_plugin_restarts_total", Help: "Restarts of CA plugins.",
+	}, []string{"backend"})
+	for _, c := range []prometheus.Collector{p.calls, p.restarts, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
+		if err := p.registry.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// lockData keeps a second gateway out of the directory for as long as this process lives.
+func lockData(data string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(data, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another gateway runs on %s: stop it, or choose another directory by --data", data)
+		}
+		return nil, fmt.Errorf("locking %s: %w", data, err)
+	}
+	return f, nil
+}
+
+// watch counts a plugin's calls and restarts.
+func (p *process) watch(h *host.Config) {
+	name := h.Name
+	h.OnRestart = func(string) { p.restarts.WithLabelValues(name).Inc() }
+	h.OnCall = func(_, method string, code codes.Code, took time.Duration) {
+		p.calls.WithLabelValues(name, method, code.String()).Observe(took.Seconds())
+	}
+}
+
+// stageDeps is what stages are made with.
+func (p *process) stageDeps(cfg *Config) stageDeps {
+	return stageDeps{Dir: cfg.dir, Certs: p.store, Clock: p.clock, Hashing: p.hashing}
+}
+
+// start opens the store and puts the first configuration into force. Listeners are open when it returns.
+func (p *process) start(ctx context.Context, cfg *Config) error {
+	if path, ok := strings.CutPrefix(cfg.storeDSN(), "sqlite:"); ok {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return cfg.fault(at("store"), "%v", err)
+		}
+	}
+	var err error
+	if p.store, err = store.Open(ctx, cfg.storeDSN(), store.Options{Instance: p.instance, Log: p.log}); err != nil {
+		return cfg.fault(at("store"), "%v", err)
+	}
+	if p.gateway, err = gateway.New(gateway.Options{
+		Store: p.store, Instance: p.instance, Clock: p.clock, Log: p.log, Metrics: p.registry, Crash: crashFunc(),
+	}); err != nil {
+		return err
+	}
+	if err := p.openAdmin(); err != nil {
+		return err
+	}
+	if err := p.apply(ctx, cfg); err != nil {
+		return err
+	}
+	p.work.Go(p.renewOwn)
+	return nil
+}
+
+// apply puts a configuration into force, or fails and changes nothing.
+func (p *process) apply(ctx context.Context, cfg *Config) error {
+	p.reloading.Lock()
+	defer p.reloading.Unlock()
+	old := p.runtime.Load()
+	rt, err := p.build(ctx, cfg, old)
+	if err != nil {
+		return err
+	}
+	change, err := p.set.Prepare(rt.specs)
+	if err != nil {
+		rt.abandon(old)
+		return err
+	}
+	undo := func(err error) error {
+		change.Abort()
+		if old != nil {
+			if back := p.gateway.Swap(ctx, old.gateway); back != nil {
+				err = errors.Join(err, back)
+			}
+		}
+		rt.abandon(old)
+		return err
+	}
+	if err := p.gateway.Swap(ctx, rt.gateway); err != nil {
+		return undo(err)
+	}
+	if old == nil { // its own certificate may need the worker already
+		p.work.Go(func() { p.gateway.Run(p.life) })
+	}
+	if err := p.ensureOwn(ctx, rt); err != nil {
+		return undo(err)
+	}
+	p.runtime.Store(rt)
+	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	change.Commit(drain)
+	if old == nil {
+		cancel()
+		return nil
+	}
+	p.work.Go(func() {
+		defer cancel()
+		p.retire(old, rt)
+	})
+	return nil
+}
+
+// retire stops the plugins that a reload left behind, once nothing can need them.
+func (p *process) retire(old, next *Runtime) {
+	select {
+	case <-time.After(retireAfter):
+	case <-p.life.Done():
+	}
+	old.abandon(next)
+}
+
+func (p *process) ensureOwn(ctx context.Context, rt *Runtime) error {
+	if !rt.self {
+		return nil
+	}
+	roots, err := rt.roots()
+	if err != nil {
+		return err
+	}
+	return p.own.Ensure(ctx, rt.names, roots, p.issueSelf)
+}
+
+// renewOwn replaces the gateway's own certificate in time.
+func (p *process) renewOwn() {
+	tick := time.NewTicker(ownEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.life.Done():
+			return
+		case <-tick.C:
+			p.reloading.Lock()
+			if err := p.ensureOwn(p.life, p.runtime.Load()); err != nil {
+				p.log.Error("the gateway's own certificate", "err", err)
+			}
+			p.reloading.Unlock()
+		}
+	}
+}
+
+// stop drains the listeners, ends the work, stops the plugins and closes the store. Requests under way have until
+// ctx ends.
+func (p *process) stop(ctx context.Context) error {
+	var errs []error
+	errs = append(errs, p.set.Drain(ctx))
+	p.stopWork()
+	if p.admin != nil {
+		errs = append(errs, p.admin.Shutdown(ctx))
+	}
+	p.work.Wait()
+	if rt := p.runtime.Load(); rt != nil {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		for _, name := range byName(rt.plugins) {
+			errs = append(errs, rt.plugins[name].plugin.Close(closing))
+		}
+	}
+	if p.store != nil {
+		errs = append(errs, p.store.Close())
+	}
+	errs = append(errs, p.lock.Close())
+	return errors.Join(errs...)
+}
+
+func (p *process) openAdmin() error {
+	l, err := admin.Listen(filepath.Join(p.data, adminSocket))
+	if err != nil {
+		return err
+	}
+	p.admin, err = admin.New(admin.Config{
+		Store: p.store, Gateway: p.gateway, Backends: p.backendStates, Metrics: p.registry, Version: version(), Instance: p.instance,
+		Clock: p.clock, Log: p.log,
+	})
+	if err != nil {
+		l.Close()
+		return err
+	}
+	p.work.Go(func() {
+		if err := p.admin.Serve(l); err != nil {
+			p.log.Error("the admin socket stopped", "err", err)
+		}
+	})
+	return nil
+}
+
+// backendStates is what the admin API says of the plugins.
+func (p *process) backendStates(ctx context.Context) []admin.Backend {
+	rt := p.runtime.Load()
+	if rt == nil {
+		return nil
+	}
+	var all []admin.Backend
+	for _, name := range byName(rt.plugins) {
+		plugin := rt.plugins[name].plugin
+		b := admin.Backend{Name: name, Plugin: rt.cfg.Backends[name].Plugin, PID: plugin.PID(), Restarts: plugin.Restarts()}
+		if d, err := plugin.Describe(ctx); err == nil {
+			b.Idempotency = string(d.Idempotency)
+		}
+		if err := plugin.Healthy(); err != nil {
+			b.Error = err.Error()
+		}
+		all = append(all, b)
+	}
+	return all
+}

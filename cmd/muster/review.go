@@ -1,0 +1,251 @@
+package main
+
+import (
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/serve"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+	"github.com/muster-pki/muster/protocols/est"
+)
+
+// review collects what is wrong with a configuration, as far as that can be told without reading other files.
+type review struct {
+	c    *Config
+	errs []error
+}
+
+func (f *review) fail(path []string, format string, args ...any) {
+	f.errs = append(f.errs, f.c.fault(path, format, args...))
+}
+
+func at(path ...string) []string { return path }
+
+// byName lists keys in order, so that errors are the same each time.
+func byName[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func (f *review) listeners() {
+	if len(f.c.Listeners) == 0 {
+		f.fail(at("listeners"), "there is none: devices could not reach anything")
+	}
+	addresses := map[string]string{}
+	for _, name := range byName(f.c.Listeners) {
+		l := f.c.Listeners[name]
+		if err := l.Check(); err != nil {
+			key, _, _ := strings.Cut(err.Error(), " ")
+			f.fail(append(at("listeners", name), strings.Split(strings.TrimSuffix(key, ":"), ".")...), "%v", err)
+			f.errs[len(f.errs)-1].(*strictyaml.Error).Path = "listeners." + name
+			continue
+		}
+		if other, taken := addresses[l.Address]; taken && !strings.HasSuffix(l.Address, ":0") {
+			f.fail(at("listeners", name, "address"), "%s is listener %s's already", l.Address, other)
+		}
+		addresses[l.Address] = name
+	}
+	if m := f.c.Metrics; m != nil {
+		for i, l := range m.Listeners {
+			f.known(at("metrics", "listeners", fmt.Sprint(i)), "listener", l, f.c.Listeners)
+		}
+	}
+}
+
+// known checks that a name is a key of m, whose values are what is meant.
+func known[V any](f *review, path []string, what, name string, m map[string]V) bool {
+	if _, ok := m[name]; ok {
+		return true
+	}
+	f.fail(path, "there is no %s %q%s", what, name, strictyaml.Suggest(name, byName(m)))
+	return false
+}
+
+func (f *review) known(path []string, what, name string, m map[string]*serve.Listener) bool {
+	return known(f, path, what, name, m)
+}
+
+func (f *review) store() {
+	path, sqlite := strings.CutPrefix(f.c.Store, "sqlite:")
+	postgres := strings.HasPrefix(f.c.Store, "postgres://") || strings.HasPrefix(f.c.Store, "postgresql://")
+	switch {
+	case sqlite && path == "":
+		f.fail(at("store"), "sqlite: needs a path, e.g. sqlite:muster.db")
+	case !sqlite && !postgres:
+		f.fail(at("store"), "want sqlite:PATH or postgres://USER@HOST/DATABASE")
+	}
+	if !postgres {
+		return
+	}
+	for _, name := range byName(f.c.Backends) {
+		if f.c.Backends[name].Plugin == "local" {
+			f.fail(at("backends", name, "plugin"), "the local CA keeps its ledger in a file, and a store in PostgreSQL is shared by several gateways: "+
+				"two ledgers would make two certificates of one request. Use store: sqlite:PATH, or a CA that all gateways reach")
+		}
+	}
+}
+
+func (f *review) backends() {
+	if len(f.c.Backends) == 0 {
+		f.fail(at("backends"), "there is none: nothing could issue a certificate")
+	}
+	for _, name := range byName(f.c.Backends) {
+		b, path := f.c.Backends[name], at("backends", name)
+		if !strings.Contains(b.Plugin, "/") {
+			shipped, ok := shippedBackends()[b.Plugin]
+			if !ok {
+				f.fail(append(path, "plugin"), "%q is not shipped with muster%s; a plugin of your own is given by its path",
+					b.Plugin, strictyaml.Suggest(b.Plugin, byName(shippedBackends())))
+				continue
+			}
+			if b.SHA256 != "" {
+				f.fail(append(path, "sha256"), "%q is part of this program: leave the hash out", b.Plugin)
+			}
+			config, lines, err := f.c.backendConfig(name)
+			if err != nil {
+				f.errs = append(f.errs, err)
+				continue
+			}
+			if err := shipped.validate(config); err != nil {
+				f.errs = append(f.errs, lines.place(f.c, at("backends", name, "config"), err)...)
+			}
+			continue
+		}
+		if sum, err := hex.DecodeString(b.SHA256); err != nil || len(sum) != 32 {
+			f.fail(append(path, "sha256"), "%s needs its hash, 64 hexadecimal digits: sha256sum %s", b.Plugin, f.c.path(b.Plugin))
+		}
+	}
+}
+
+func (f *review) profiles() {
+	for _, name := range byName(f.c.Profiles) {
+		p, path := f.c.Profiles[name], at("profiles", name)
+		known(f, append(path, "backend"), "backend", p.Backend, f.c.Backends)
+		if p.Validity < 0 || time.Duration(p.Validity) > maxValidity || p.Validity != 0 && time.Duration(p.Validity) < time.Minute {
+			f.fail(append(path, "validity"), "want 1m to %s", strictyaml.Duration(maxValidity))
+		}
+		if time.Duration(p.Backdate) > maxBackdate {
+			f.fail(append(path, "backdate"), "at most 1d")
+		}
+		if _, err := parseKeyUsage(p.KeyUsage); err != nil {
+			f.fail(append(path, "key-usage"), "%v", err)
+		}
+		if _, err := parseExtKeyUsage(p.ExtKeyUsage); err != nil {
+			f.fail(append(path, "ext-key-usage"), "%v", err)
+		}
+	}
+}
+
+func (f *review) endpoints() {
+	defaults := map[string]string{} // protocol and listener -> endpoint
+	for _, name := range byName(f.c.Endpoints) {
+		e, path := f.c.Endpoints[name], at("endpoints", name)
+		if name == selfEndpoint {
+			f.fail(path, "the gateway uses this name for itself: choose another")
+		}
+		if e.Protocol != gateway.EST {
+			f.fail(append(path, "protocol"), "%q is not spoken%s", e.Protocol, strictyaml.Suggest(string(e.Protocol), []string{string(gateway.EST)}))
+		}
+		// The adapter judges name and section. It asks the gateway nothing before the first request.
+		one := est.Options{Gateway: (*gateway.Gateway)(nil), Endpoints: []est.Endpoint{e.est(name)}, Clock: time.Now, Log: slog.Default()}
+		if _, err := est.New(one); err != nil {
+			f.fail(path, "%v", err)
+		}
+		known(f, append(path, "profile"), "profile", e.Profile, f.c.Profiles)
+		if len(e.Listeners) == 0 {
+			f.fail(append(path, "listeners"), "there is none: devices could not reach it")
+		}
+		for i, l := range e.Listeners {
+			here := append(slices.Clone(path), "listeners", fmt.Sprint(i))
+			if !f.known(here, "listener", l, f.c.Listeners) {
+				continue
+			}
+			if slices.Contains(e.Listeners[:i], l) {
+				f.fail(here, "%q stands twice", l)
+				continue
+			}
+			if e.Protocol == gateway.EST && f.c.Listeners[l].TLS == nil {
+				f.fail(here, "listener %s has no TLS, and EST is served over HTTPS only (RFC 7030 section 3.3): give the listener `tls: {}`, or use another", l)
+			}
+			if e.Default {
+				key := string(e.Protocol) + " " + l
+				if other, taken := defaults[key]; taken {
+					f.fail(append(slices.Clone(path), "default"), "endpoint %s is the default of listener %s already", other, l)
+				}
+				defaults[key] = name
+			}
+		}
+		pipelines := 0
+		for _, op := range gateway.Operations {
+			stages, given := e.stages(op)
+			if given && len(stages) == 0 {
+				f.fail(append(slices.Clone(path), string(op)), "the pipeline is empty: leave it out to deny the operation, or say who is allowed")
+			}
+			pipelines += len(stages)
+			if given && e.Protocol == gateway.EST && (op == gateway.Revoke || op == gateway.Query) {
+				f.fail(append(slices.Clone(path), string(op)), "EST has no such request: leave it out")
+			}
+		}
+		if pipelines == 0 {
+			f.fail(path, "it allows nothing: give it a pipeline, e.g. enroll")
+		}
+		if e.Repeat < 0 || time.Duration(e.Repeat) > maxRepeat {
+			f.fail(append(path, "repeat"), "at most %s", strictyaml.Duration(maxRepeat))
+		}
+		if e.EST != nil && e.Protocol != gateway.EST {
+			f.fail(append(path, "est"), "the endpoint speaks %s: leave it out", e.Protocol)
+		}
+	}
+}
+
+// serverCertificate fills in the backend that certifies the gateway itself.
+func (f *review) serverCertificate() {
+	needed := ""
+	for _, name := range byName(f.c.Listeners) {
+		if f.c.Listeners[name].TLS.SelfManaged() {
+			needed = name
+			break
+		}
+	}
+	s := f.c.ServerCertificate
+	if s == nil {
+		if needed == "" {
+			return
+		}
+		s = &ServerCertificate{}
+		f.c.ServerCertificate = s
+	}
+	if s.Backend == "" {
+		var local []string
+		for _, name := range byName(f.c.Backends) {
+			if f.c.Backends[name].Plugin == "local" {
+				local = append(local, name)
+			}
+		}
+		if len(local) != 1 {
+			path := at("server-certificate")
+			if needed != "" {
+				path = at("listeners", needed, "tls")
+			}
+			f.fail(path, "the gateway needs a certificate of its own, and no backend is named that issues it: give the listener tls.cert and tls.key, or name one by server-certificate: {backend: NAME}")
+			return
+		}
+		s.Backend = local[0]
+	} else {
+		known(f, at("server-certificate", "backend"), "backend", s.Backend, f.c.Backends)
+	}
+	if s.Validity == 0 {
+		s.Validity = strictyaml.Duration(defaultServerValidity)
+	}
+	if v := time.Duration(s.Validity); v < time.Hour || v > maxValidity {
+		f.fail(at("server-certificate", "validity"), "want 1h to %s", strictyaml.Duration(maxValidity))
+	}
+	for i, n := range s.Names {
+		if got := serve.NamesOf("", nil, []string{n}); len(got.DNS)+len(got.IP) != 4 {
+			f.fail(at("server-certificate", "names", fmt.Sprint(i)), "%q is neither a host name nor an address, or is in the certificate anyway", n)
+		}
+	}
+}

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"fmt"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "muster",
+		Short: "A certificate enrollment gateway: EST in front of any CA",
+		Long: `Muster is a registration authority: devices ask it for certificates, one pipeline decides who may have which,
+and a CA behind a plugin issues them, exactly once.
+
+  muster serve       with nothing configured: an embedded CA, a store, and the commands that enrol a device`,
+		SilenceUsage:      true,
+		SilenceErrors:     true, // main prints them
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	config := &cobra.Command{Use: "config", Short: "Look at a configuration file"}
+	config.AddCommand(newCheckCommand())
+	root.AddCommand(newServeCommand(), newLsCommand(), newExplainCommand(), config, newPasswordCommand(), newPluginCommand(), newVersionCommand())
+	return root
+}
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), "muster "+version()) },
+	}
+}
+
+// version is the module's as the go command recorded it: a tag, or the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "devel"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	revision, modified := "", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision" && len(s.Value) >= 12:
+			revision = "-" + s.Value[:12]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			modified = "+changes"
+		}
+	}
+	return "devel" + revision + modified
+}

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+)
+
+// serveOptions are the flags of `muster serve`.
+type serveOptions struct {
+	config    string
+	data      string
+	http      string
+	https     string
+	instance  string
+	logFormat string
+	logLevel  string
+}
+
+const (
+	defaultData  = "./muster-data"
+	interrupted  = 130 // what shells make of a death by SIGINT
+	startTimeout = 2 * time.Minute
+)
+
+func newServeCommand() *cobra.Command {
+	var o serveOptions
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the gateway",
+		Long: `Runs the gateway. Without --config it makes a data directory (--data) with an embedded CA, a store, a TLS certificate,
+random secrets and a commented configuration, and prints the commands that enrol a device; a second start finds all of
+it and changes nothing.
+
+SIGHUP reads the configuration again: a faulty one changes nothing. Ctrl-C or SIGTERM lets requests under way end and
+stops; a second one stops at once.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.OutOrStdout(), cmd.ErrOrStderr()) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.config, "config", "", "configuration file (default: DATA/muster.yaml, made if absent)")
+	f.StringVar(&o.data, "data", "", "directory of the gateway's own files (default: "+defaultData+", or with --config the file's folder)")
+	f.StringVar(&o.http, "http", "", "address of the plain listener, in place of the configured one; port 0 takes a free one")
+	f.StringVar(&o.https, "https", "", "address of the TLS listener, in place of the configured one")
+	f.StringVar(&o.instance, "instance", "", "name of this replica (default: the host's)")
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json, on standard error")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+func (o *serveOptions) run(stdout, stderr io.Writer) error {
+	began := time.Now()
+	log, err := newLog(stderr, o.logFormat, o.logLevel)
+	if err != nil {
+		return err
+	}
+	slog.SetDefault(log) // for libraries that know no other
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+
+	data, err := o.dataDir()
+	if err != nil {
+		return err
+	}
+	p, err := newProcess(data, o.instance, log)
+	if err != nil {
+		return err
+	}
+	q := quickstart{data}
+	file := o.config
+	if file == "" {
+		file = q.config()
+		if err := q.prepare(); err != nil {
+			return errors.Join(err, p.stop(context.Background()))
+		}
+	}
+	load := func() (*Config, error) {
+		cfg, err := loadConfig(file)
+		if err != nil {
+			return nil, err
+		}
+		return cfg, o.override(cfg)
+	}
+	life, end := context.WithCancel(context.Background())
+	defer end()
+	outcome := make(chan error, 1)
+	go func() { outcome <- o.begin(life, p, q, load, stdout, began) }()
+	hups := make(chan struct{}, 1) // one that waits stands for all: the file is read when its turn comes
+	ended := make(chan struct{})   // of start and reloads
+	for {
+		select {
+		case err := <-outcome:
+			if err != nil {
+				return errors.Join(err, p.drain(log))
+			}
+			go func() {
+				defer close(ended)
+				for range hups {
+					p.reload(life, load)
+				}
+			}()
+			outcome = nil
+		case s := <-signals:
+			if s == syscall.SIGHUP {
+				select {
+				case hups <- struct{}{}:
+				default:
+				}
+				continue
+			}
+			log.Info("stopping; once more stops at once", "signal", s.String())
+			go exitOnNext(signals)
+			end()
+			close(hups)
+			if outcome != nil {
+				<-outcome
+			} else {
+				<-ended
+			}
+			return p.drain(log)
+		}
+	}
+}
+
+// begin starts the gateway and tells where it is.
+func (o *serveOptions) begin(ctx context.Context, p *process, q quickstart, load func() (*Config, error), stdout io.Writer, began time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	cfg, err := load()
+	if err != nil {
+		return err
+	}
+	if err := p.start(ctx, cfg); err != nil {
+		return err
+	}
+	if o.config == "" {
+		if err := q.tell(stdout, cfg, p, time.Since(began)); err != nil {
+			return err
+		}
+	}
+	p.logListeners()
+	p.log.Info("ready", "took", time.Since(began).Round(time.Millisecond), "config", cfg.file, "data", p.data, "version", version(), "instance", p.instance)
+	return nil
+}
+
+// exitOnNext ends the program at the next signal that asks for its end.
+func exitOnNext(signals <-chan os.Signal) {
+	for s := range signals {
+		if s != syscall.SIGHUP {
+			os.Exit(interrupted)
+		}
+	}
+}
+
+// drain stops everything within drainTimeout.
+func (p *process) drain(log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	if err := p.stop(ctx); err != nil {
+		return fmt.Errorf("stopping: %w", err)
+	}
+	log.Info("stopped")
+	return nil
+}
+
+// reload puts the file into force again, or says why not.
+func (p *process) reload(ctx context.Context, load func() (*Config, error)) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	cfg, err := load()
+	if err == nil {
+		err = p.apply(ctx, cfg)
+	}
+	if err != nil {
+		p.log.Error("reload: nothing has changed", "err", err)
+		return
+	}
+	p.log.Info("reload: the configuration is in force", "file", cfg.file)
+	p.logListeners()
+}
+
+func (p *process) logListeners() {
+	addrs := p.set.Addrs()
+	for _, name := range byName(addrs) {
+		p.log.Info("listening", "listener", name, "address", addrs[name].String(), "tls", p.runtime.Load().specs[name].TLS != nil)
+	}
+}
+
+// tell writes what clients of a quickstart need, then the screen. The env file comes last: who waits for it can begin.
+func (q quickstart) tell(w io.Writer, cfg *Config, p *process, took time.Duration) error {
+	if err := q.writeRoots(p.runtime.Load()); err != nil {
+		return err
+	}
+	settings, err := q.settings(cfg, p.set.Addrs())
+	if err != nil {
+		return err
+	}
+	if err := writeChanged(q.env(), envFile(settings), 0o600); err != nil {
+		return err
+	}
+	q.screen(w, cfg, settings, took)
+	return nil
+}
+
+// dataDir is the absolute path of the data directory.
+func (o *serveOptions) dataDir() (string, error) {
+	dir := o.data
+	switch {
+	case dir != "":
+	case o.config != "":
+		dir = filepath.Dir(o.config)
+	default:
+		dir = defaultData
+	}
+	return filepath.Abs(dir)
+}
+
+// override puts --http and --https in the place of configured addresses.
+func (o *serveOptions) override(c *Config) error {
+	for _, f := range []struct {
+		flag, value string
+		tls         bool
+	}{{"--http", o.http, false}, {"--https", o.https, true}} {
+		if f.value == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(f.value); err != nil {
+			return fmt.Errorf("%s %s: want host:port, e.g. 127.0.0.1:0", f.flag, f.value)
+		}
+		name := c.listener(f.tls)
+		if name == "" {
+			return fmt.Errorf("%s: %s does not say which listener is meant: call it %q", f.flag, c.file, strings.TrimPrefix(f.flag, "--"))
+		}
+		c.Listeners[name].Address = f.value
+	}
+	return nil
+}
+
+func newLog(w io.Writer, format, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level %s: want debug, info, warn or error%s", level, strictyaml.Suggest(level, []string{"debug", "info", "warn", "error"}))
+	}
+	o := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, o)), nil
+	}
+	return nil, fmt.Errorf("--log-format %s: want text or json", format)
+}

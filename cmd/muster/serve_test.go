@@ -1,0 +1,344 @@
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// where is the address that the log tells of a listener, the latest.
+func (g *gatewayProcess) where(listener string) string {
+	g.t.Helper()
+	all := regexp.MustCompile(`msg=listening listener=`+listener+` address=(\S+)`).FindAllStringSubmatch(g.stderr.String(), -1)
+	if len(all) == 0 {
+		g.t.Fatalf("no listener %s in\n%s", listener, g.stderr)
+	}
+	return all[len(all)-1][1]
+}
+
+// client trusts the gateway's roots.
+func (g *gatewayProcess) client() *http.Client {
+	g.t.Helper()
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: g.trusting(&tls.Config{}), ForceAttemptHTTP2: true}}
+}
+
+func (g *gatewayProcess) trusting(cfg *tls.Config) *tls.Config {
+	g.t.Helper()
+	pem, err := os.ReadFile(filepath.Join(g.data, "ca", "roots.pem"))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	cfg.RootCAs = x509.NewCertPool()
+	cfg.RootCAs.AppendCertsFromPEM(pem)
+	return cfg
+}
+
+func fetch(t *testing.T, c *http.Client, url string) (int, string) {
+	t.Helper()
+	res, err := c.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(body)
+}
+
+func TestReloadIsAllOrNothing(t *testing.T) {
+	dir := t.TempDir()
+	file := write(t, dir, "muster.yaml", good)
+	g := serveOn(t, dir, "--config", file)
+	client := g.client()
+	addr := g.where("tls")
+	plugin := regexp.MustCompile(`plugin started.* pid=(\d+)`)
+	starts := func() int { return len(plugin.FindAllString(g.stderr.String(), -1)) }
+	if code, _ := fetch(t, client, "https://"+addr+"/.well-known/est/ran/cacerts"); code != http.StatusOK {
+		t.Fatalf("cacerts: %d", code)
+	}
+	reload := func(config, says string) {
+		t.Helper()
+		write(t, dir, "muster.yaml", config)
+		before := len(g.stderr.String())
+		if err := g.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		deadline := time.Now().Add(20 * time.Second)
+		for !strings.Contains(g.stderr.String()[before:], "msg=\"reload:") {
+			if g.ended() || time.Now().After(deadline) {
+				t.Fatalf("no reload\n%s", g.stderr)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		if told := g.stderr.String()[before:]; !strings.Contains(told, says) {
+			t.Fatalf("reload says\n%s\nwant %s", told, says)
+		}
+	}
+	serves := func(path string, want int) {
+		t.Helper()
+		if code, body := fetch(t, client, "https://"+addr+path); code != want {
+			t.Errorf("%s: %d %s, want %d", path, code, body, want)
+		}
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	// Each is wrong in another stage of loading; each would have renamed the endpoint.
+	renamed := strings.ReplaceAll(good, "  ran:", "  radio:")
+	for _, bad := range []struct{ old, new, says string }{
+		{"validity:", "vaildity:", "did you mean"},
+		{"- own-certificate", "- own-certificat", "unknown stage"},
+		{"sqlite:muster.db", "sqlite:other.db", "cannot change while the gateway runs"},
+		{"config: {dir: ./ca}", "config: {dir: ./ca, organization: Other}", "in use by the running backend local"},
+		{"backend: local\n", "backend: local\n    issuer: es\n", `has no CA \"es\" (did you mean \"ec\"?)`},
+		{"{address: 127.0.0.1:0}", "{address: " + taken.Addr().String() + "}", "address already in use"},
+		{"tls: {}", "tls: {cert: a.pem, key: b.pem}", "a.pem"},
+	} {
+		if !strings.Contains(renamed, bad.old) {
+			t.Fatal(bad.old)
+		}
+		reload(strings.ReplaceAll(renamed, bad.old, bad.new), bad.says)
+		serves("/.well-known/est/ran/cacerts", http.StatusOK)
+		serves("/.well-known/est/radio/cacerts", http.StatusNotFound)
+		serves("/readyz", http.StatusOK)
+	}
+	if n := starts(); n != 1 {
+		t.Errorf("%d plugin starts", n)
+	}
+
+	// A good one: sockets, connections and plugin survive, the endpoint is renamed, a listener comes and one goes.
+	plain := g.where("plain")
+	next := strings.Replace(renamed, "  plain: {address", "  extra: {address", 1)
+	next = strings.Replace(next, "tls: {}", `tls: {max: "1.2"}`, 1)
+	reload(next, "in force")
+	if g.where("tls") != addr {
+		t.Error("the TLS listener moved")
+	}
+	serves("/.well-known/est/radio/cacerts", http.StatusOK)
+	serves("/.well-known/est/cacerts", http.StatusOK)
+	serves("/.well-known/est/ran/cacerts", http.StatusNotFound)
+	if code, _ := fetch(t, http.DefaultClient, "http://"+g.where("extra")+"/readyz"); code != http.StatusOK {
+		t.Errorf("extra: %d", code)
+	}
+	if n := starts(); n != 1 {
+		t.Errorf("%d plugin starts", n)
+	}
+	// A second CA is started beside the first, which goes on.
+	reload(strings.NewReplacer("  local: {", "  second: {plugin: local, config: {dir: ./ca2}}\n  local: {", "store:", "server-certificate: {backend: local}\nstore:").Replace(next), "in force")
+	if n := starts(); n != 2 {
+		t.Errorf("%d plugin starts", n)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		c, err := net.Dial("tcp", plain)
+		if err != nil {
+			break
+		}
+		c.Close()
+		if time.Now().After(deadline) {
+			t.Error("the removed listener still accepts")
+			break
+		}
+	}
+	fresh, err := tls.Dial("tcp", addr, g.trusting(&tls.Config{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := fresh.ConnectionState().Version; v != tls.VersionTLS12 {
+		t.Errorf("%s after TLS was limited to 1.2", tls.VersionName(v))
+	}
+	fresh.Close()
+	if code := g.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// A third party's plugin is an executable with a hash; here it is this program, called by a script.
+func TestThirdPartyPlugin(t *testing.T) {
+	dir := t.TempDir()
+	script := "#!/bin/sh\nexec " + shellQuote(os.Args[0]) + " plugin local\n"
+	plugin := write(t, dir, "corp-ca", script)
+	if err := os.Chmod(plugin, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte(script))
+	corp := func(key string) string {
+		return strings.NewReplacer("{plugin: local, config: {dir: ./ca}}", "{plugin: ./corp-ca, sha256: "+hex.EncodeToString(sum[:])+", config: {"+key+": "+filepath.Join(dir, "ca")+"}}",
+			"store:", "server-certificate: {backend: local}\nstore:").Replace(good)
+	}
+	_, err := checkConfig(t.Context(), write(t, dir, "muster.yaml", corp("dri")))
+	if want := `muster.yaml:10: backends.local.config: unknown key "dri" (did you mean "dir"?)`; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+	file := write(t, dir, "muster.yaml", corp("dir"))
+	if _, err := checkConfig(t.Context(), file); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "ca")); err == nil {
+		t.Error("checking made the CA")
+	}
+	g := serveOn(t, dir, "--config", file)
+	if code, body := fetch(t, g.client(), "https://"+g.where("tls")+"/.well-known/est/cacerts"); code != http.StatusOK {
+		t.Errorf("%d %s", code, body)
+	}
+	if code := g.end(syscall.SIGINT); code != 0 {
+		t.Errorf("exit code %d\n%s", code, g.stderr)
+	}
+}
+
+func TestSecondSignalStopsAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	g := serveOn(t, dir, "--config", write(t, dir, "muster.yaml", good))
+	// A client that holds a request half sent keeps the first one waiting.
+	c, err := net.Dial("tcp", g.where("plain"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "POST /x HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 10\r\n")
+	g.cmd.Process.Signal(syscall.SIGINT)
+	g.waitFor("msg=\"stopping")
+	if code := g.end(syscall.SIGINT); code != interrupted {
+		t.Errorf("exit code %d, want %d\n%s", code, interrupted, g.stderr)
+	}
+}
+
+func TestStartErrors(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for _, tc := range []struct {
+		name, old, new string
+		args           []string
+		want           string
+	}{
+		{name: "the file is wrong", old: "validity", new: "vaildity", want: "muster.yaml:14: unknown key"},
+		{name: "an address is taken", old: "plain: {address: 127.0.0.1:0", new: "plain: {address: " + taken.Addr().String(), want: "listener plain: listen tcp"},
+		{name: "no such issuer", old: "backend: local\n", new: "backend: local\n    issuer: rsb\n", want: `profiles.base-station.issuer: backend local has no CA "rsb" (did you mean "rsa"?)`},
+		{name: "the store cannot be opened", old: "sqlite:muster.db", new: "sqlite:muster.yaml", want: "muster.yaml:7: store: "},
+		{name: "log format", args: []string{"--log-format", "xml"}, want: "want text or json"},
+		{name: "log level", args: []string{"--log-level", "inof"}, want: `did you mean "info"?`},
+		{name: "address flag", args: []string{"--http", "8080"}, want: "want host:port"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := t.TempDir()
+			file := write(t, dir, "muster.yaml", strings.ReplaceAll(good, tc.old, tc.new))
+			if tc.old == "" {
+				write(t, dir, "muster.yaml", good)
+			}
+			g := launchOn(t, dir, append([]string{"--config", file}, tc.args...)...)
+			select {
+			case <-g.exited:
+			case <-time.After(30 * time.Second):
+				t.Fatalf("runs\n%s", g.stderr)
+			}
+			if code := g.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(g.stderr.String(), tc.want) {
+				t.Errorf("exit code %d, want %q in\n%s", code, tc.want, g.stderr)
+			}
+		})
+	}
+}
+
+func TestSocketPathTooLong(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	g := launchOn(t, dir, "--http", "127.0.0.1:0", "--https", "127.0.0.1:0")
+	<-g.exited
+	if !strings.Contains(g.stderr.String(), "admin socket") || !strings.Contains(g.stderr.String(), "use a shorter one") {
+		t.Errorf("%s", g.stderr)
+	}
+}
+
+// Metrics are served where the configuration says, and nowhere else.
+func TestMetricsListener(t *testing.T) {
+	dir := t.TempDir()
+	g := serveOn(t, dir, "--config", write(t, dir, "muster.yaml", good+"metrics: {listeners: [plain]}\n"))
+	code, body := fetch(t, http.DefaultClient, "http://"+g.where("plain")+"/metrics")
+	if code != http.StatusOK || !strings.Contains(body, `muster_requests_total{endpoint="self",operation="enroll",outcome="issued",protocol="self",reason=""} 1`) ||
+		!strings.Contains(body, `muster_plugin_call_duration_seconds_count{backend="local",code="OK"`) {
+		t.Errorf("%d\n%s", code, body)
+	}
+	if code, _ := fetch(t, g.client(), "https://"+g.where("tls")+"/metrics"); code != http.StatusNotFound {
+		t.Errorf("metrics on the devices' listener: %d", code)
+	}
+	g.end(syscall.SIGINT)
+}
+
+// Each example starts, on ports of its own and in a folder of its own, and serves its endpoints.
+func TestExamplesStart(t *testing.T) {
+	for name, paths := range map[string][]string{
+		"est.yaml": {"est /.well-known/est/cacerts", "mef /.well-known/est/gateways/cacerts", "est /.well-known/est/printers/cacerts"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.CopyFS(dir, os.DirFS("../../configs")); err != nil {
+				t.Fatal(err)
+			}
+			text, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			file := write(t, dir, name, regexp.MustCompile(`127\.0\.0\.1:\d+`).ReplaceAllString(string(text), "127.0.0.1:0"))
+			g := serveOn(t, filepath.Join(dir, "data"), "--config", file)
+			client := g.client()
+			for _, p := range paths {
+				listener, path, _ := strings.Cut(p, " ")
+				if code, body := fetch(t, client, "https://"+g.where(listener)+path); code != http.StatusOK {
+					t.Errorf("%s: %d %s", p, code, body)
+				}
+			}
+			if code, _ := fetch(t, client, "https://"+g.where("mef")+"/.well-known/est/printers/cacerts"); code != http.StatusNotFound {
+				t.Errorf("printers on the mef listener: %d", code)
+			}
+			if code := g.end(syscall.SIGINT); code != 0 {
+				t.Errorf("exit code %d\n%s", code, g.stderr)
+			}
+		})
+	}
+}
+
+func TestPasswordCommand(t *testing.T) {
+	cmd := command("password")
+	cmd.Stdin = strings.NewReader("correct horse\n")
+	out, err := cmd.Output()
+	if err != nil || !regexp.MustCompile(`^\$argon2id\$v=19\$m=\d+,t=\d+,p=\d+\$[^$]+\$[^$\n]+\n$`).Match(out) {
+		t.Errorf("%v %q", err, out)
+	}
+	for _, in := range []string{"", "\n"} {
+		cmd := command("password")
+		cmd.Stdin = strings.NewReader(in)
+		if out, err := cmd.CombinedOutput(); err == nil {
+			t.Errorf("%q: %s", in, out)
+		}
+	}
+}
+
+func TestPluginCommandWantsAName(t *testing.T) {
+	// The test binary runs main for it.
+	out, err := command("plugin", "locla").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), `did you mean "local"?`) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := command("version").Output(); err != nil || !strings.HasPrefix(string(out), "muster ") {
+		t.Errorf("%v %q", err, out)
+	}
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"errors"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/muster-pki/muster/authz"
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+)
+
+// stageDeps is what stages are made with.
+type stageDeps struct {
+	Dir     string             // that relative paths start from
+	Certs   authz.Certificates // where own-certificate looks
+	Clock   func() time.Time
+	Hashing *authz.Hashing // one for the process: it bounds password hashing
+}
+
+// stageNames lists what decodeStage knows.
+var stageNames = []string{"password", "client-certificate", "own-certificate", "keys", "names", "anyOf", "allOf", "not"}
+
+// decodeStage makes one stage of a pipeline from its node: a map of one key, the stage's name, to its settings.
+// Every error has its line.
+func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, error) {
+	name, settings, err := stageNode(file, n)
+	if err != nil {
+		return nil, err
+	}
+	switch name {
+	case "password":
+		return makeStage(file, name, settings, func(c authz.PasswordConfig) (gateway.Stage, error) {
+			return authz.NewPassword(c, deps.Dir, deps.Hashing, deps.Clock)
+		})
+	case "client-certificate":
+		return makeStage(file, name, settings, func(c authz.ClientCertificateConfig) (gateway.Stage, error) {
+			return authz.NewClientCertificate(c, deps.Dir, deps.Clock)
+		})
+	case "own-certificate":
+		return makeStage(file, name, settings, func(c authz.OwnCertificateConfig) (gateway.Stage, error) {
+			return authz.NewOwnCertificate(c, deps.Certs, deps.Clock)
+		})
+	case "keys":
+		return makeStage(file, name, settings, func(c authz.KeysConfig) (gateway.Stage, error) { return authz.NewKeys(c, deps.Dir) })
+	case "names":
+		return makeStage(file, name, settings, func(c authz.NamesConfig) (gateway.Stage, error) { return authz.NewNames(c) })
+	case "anyOf":
+		return decodeAnyOf(file, settings, deps)
+	case "allOf":
+		p, err := decodeBranch(file, settings, deps)
+		if err != nil {
+			return nil, err
+		}
+		return gateway.AnyOf(p), nil // the one branch has to allow
+	case "not":
+		p, err := decodeBranch(file, settings, deps)
+		if err != nil {
+			return nil, err
+		}
+		return gateway.Not(p), nil
+	}
+	return nil, strictyaml.Errorf(file, n, "unknown stage %q%s", name, strictyaml.Suggest(name, stageNames))
+}
+
+// decodePipeline makes the stages of a list. An empty list is an error: it would allow everything.
+func decodePipeline(file string, n *yaml.Node, deps stageDeps) (gateway.Pipeline, error) {
+	if n.Kind != yaml.SequenceNode {
+		return nil, strictyaml.Errorf(file, n, "want a list of stages")
+	}
+	if len(n.Content) == 0 {
+		return nil, strictyaml.Errorf(file, n, "the list of stages is empty")
+	}
+	var p gateway.Pipeline
+	var errs []error
+	for _, c := range n.Content {
+		s, err := decodeStage(file, c, deps)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		p = append(p, s)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return p, nil
+}
+
+// decodeAnyOf reads a list of branches.
+func decodeAnyOf(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, error) {
+	if n.Kind != yaml.SequenceNode || len(n.Content) == 0 {
+		return nil, strictyaml.Errorf(file, n, "anyOf wants a list of branches: each a stage, or a list of stages that all have to allow")
+	}
+	var branches []gateway.Pipeline
+	var errs []error
+	for _, c := range n.Content {
+		p, err := decodeBranch(file, c, deps)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		branches = append(branches, p)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return gateway.AnyOf(branches...), nil
+}
+
+// decodeBranch reads a stage, or a list of stages that all have to allow.
+func decodeBranch(file string, n *yaml.Node, deps stageDeps) (gateway.Pipeline, error) {
+	if n.Kind == yaml.SequenceNode {
+		return decodePipeline(file, n, deps)
+	}
+	s, err := decodeStage(file, n, deps)
+	if err != nil {
+		return nil, err
+	}
+	return gateway.Pipeline{s}, nil
+}
+
+// stageNode takes a stage's node apart.
+func stageNode(file string, n *yaml.Node) (name string, settings *yaml.Node, err error) {
+	if n == nil {
+		return "", nil, &strictyaml.Error{File: file, Message: "a stage is missing"}
+	}
+	switch {
+	case n.Kind == yaml.MappingNode && len(n.Content) == 2:
+		return n.Content[0].Value, n.Content[1], nil
+	case n.Kind == yaml.MappingNode && len(n.Content) > 2:
+		return "", nil, strictyaml.Errorf(file, n, "stages %q and %q stand in one item: give each a dash of its own", n.Content[0].Value, n.Content[2].Value)
+	case n.Kind == yaml.ScalarNode && n.Value != "":
+		return "", nil, strictyaml.Errorf(file, n, "a stage is written `%s: {}`", n.Value)
+	}
+	return "", nil, strictyaml.Errorf(file, n, "want a stage, such as `own-certificate: {}`")
+}
+
+// makeStage decodes a stage's settings and constructs it.
+func makeStage[C any](file, name string, settings *yaml.Node, construct func(C) (gateway.Stage, error)) (gateway.Stage, error) {
+	var c C
+	if err := strictyaml.DecodeNodeAt(file, name, settings, &c); err != nil {
+		return nil, err
+	}
+	s, err := construct(c)
+	if err != nil {
+		return nil, strictyaml.Errorf(file, settings, "%s: %v", name, err)
+	}
+	return s, nil
+}

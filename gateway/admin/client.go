@@ -1,0 +1,167 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Client asks a gateway's admin API.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// ErrNotRunning is returned when nobody answers on the socket.
+var ErrNotRunning = errors.New("no gateway answers")
+
+// Error is an answer of the API that is not a success.
+type Error struct {
+	Status     int    // of HTTP
+	Message    string // in plain words
+	Candidates []string
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 64 << 20
+
+// NewClient makes a Client of the gateway whose socket is at path.
+func NewClient(path string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+	return &Client{socket: path, http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: 2 * askTimeout}}
+}
+
+// TransactionQuery selects transactions; its zero value selects the newest 100 of the store.
+type TransactionQuery struct {
+	States    []string
+	Endpoint  string
+	Device    string
+	Before    string // ID: only older ones
+	Limit     int    // 0: 100; at most 1000
+	Strangers bool   // add refusals that are kept in memory only
+}
+
+// CertificateQuery selects certificates; its zero value selects the newest 100.
+type CertificateQuery struct {
+	Device    string
+	Requester string
+	Valid     bool   // neither expired nor revoked now
+	Before    string // ID of a transaction: only older ones
+	Limit     int    // 0: 100; at most 1000
+}
+
+// Transactions lists transactions. Errors are ErrNotRunning, *Error and those of the connection.
+func (c *Client) Transactions(ctx context.Context, q TransactionQuery) (*TransactionList, error) {
+	v := values("state", strings.Join(q.States, ","), "endpoint", q.Endpoint, "device", q.Device, "before", q.Before, "limit", count(q.Limit))
+	if q.Strangers {
+		v.Set("refused", "recent")
+	}
+	out := &TransactionList{}
+	return out, c.get(ctx, "/v1/transactions", v, out)
+}
+
+// Certificates lists certificates. Errors as Transactions.
+func (c *Client) Certificates(ctx context.Context, q CertificateQuery) (*CertificateList, error) {
+	v := values("device", q.Device, "requester", q.Requester, "before", q.Before, "limit", count(q.Limit))
+	if q.Valid {
+		v.Set("valid", "now")
+	}
+	out := &CertificateList{}
+	return out, c.get(ctx, "/v1/certificates", v, out)
+}
+
+// Explain returns one transaction by its ID, or by at least 6 characters of its beginning or end. Errors as
+// Transactions; *Error has status 404 when there is none and 409, with candidates, when there are several.
+func (c *Client) Explain(ctx context.Context, id string) (*Transaction, error) {
+	out := &Transaction{}
+	return out, c.get(ctx, "/v1/transactions/"+url.PathEscape(id), nil, out)
+}
+
+// Status says how the gateway fares. Errors as Transactions.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	out := &Status{}
+	return out, c.get(ctx, "/v1/status", nil, out)
+}
+
+func values(pairs ...string) url.Values {
+	v := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			v.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return v
+}
+
+func count(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+func (c *Client) get(ctx context.Context, path string, q url.Values, into any) error {
+	// The host is for the form only: the connection goes to the socket.
+	address := "http://muster" + path
+	if len(q) > 0 {
+		address += "?" + q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	switch {
+	case err == nil:
+	case refused(err), errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w on %s", ErrNotRunning, c.socket)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("admin socket %s: only the user that runs the gateway may open it", c.socket)
+	default:
+		return fmt.Errorf("admin socket %s: %w", c.socket, unwrapURL(err))
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("admin socket %s: %w", c.socket, err)
+	case len(body) > maxAnswer:
+		return fmt.Errorf("admin socket %s: the answer is larger than %d bytes", c.socket, maxAnswer)
+	}
+	if resp.StatusCode != http.StatusOK {
+		var f Failure
+		if err := json.Unmarshal(body, &f); err != nil || f.Error == "" {
+			f.Error = fmt.Sprintf("admin socket %s: HTTP status %d", c.socket, resp.StatusCode)
+		}
+		return &Error{Status: resp.StatusCode, Message: f.Error, Candidates: f.Candidates}
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return fmt.Errorf("admin socket %s: not an answer of this version's API: %w", c.socket, err)
+	}
+	return nil
+}
+
+func refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
+
+// unwrapURL takes off the address that http.Client puts before its errors.
+func unwrapURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}

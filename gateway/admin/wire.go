@@ -1,0 +1,216 @@
+package admin
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
+	"strconv"
+	"time"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/pkix"
+)
+
+// Transaction is a gateway.Transaction as the API shows it. Times are UTC; names are in the form of RFC 4514.
+type Transaction struct {
+	ID          string       `json:"id"`
+	WireID      string       `json:"wire_id,omitempty"` // the protocol's own transaction ID
+	Protocol    string       `json:"protocol"`
+	Endpoint    string       `json:"endpoint"`
+	Operation   string       `json:"operation"`
+	State       string       `json:"state"`
+	Reason      string       `json:"reason,omitempty"` // refused, failed
+	Note        string       `json:"note,omitempty"`   // for the operator: why it is in this state
+	Source      string       `json:"source,omitempty"` // the peer's address
+	Credentials []string     `json:"credentials,omitempty"`
+	Requester   string       `json:"requester,omitempty"` // who authenticated
+	Device      string       `json:"device,omitempty"`
+	Subject     string       `json:"subject,omitempty"` // as granted; as asked for when refused
+	Profile     string       `json:"profile,omitempty"`
+	Backend     string       `json:"backend,omitempty"`
+	Replaces    string       `json:"replaces,omitempty"` // serial number, hexadecimal, of the certificate before
+	Received    time.Time    `json:"received"`
+	Updated     time.Time    `json:"updated"`
+	Verdicts    []Verdict    `json:"verdicts,omitempty"`
+	Granted     *Granted     `json:"granted,omitempty"` // what the CA was asked for
+	Ticket      string       `json:"ticket,omitempty"`  // waiting: what the CA gave to poll with
+	Certificate *Certificate `json:"certificate,omitempty"`
+	// Remembered is set on a stranger's refusal, which is kept in memory only.
+	Remembered bool `json:"remembered,omitempty"`
+}
+
+// Verdict is what one stage decided.
+type Verdict struct {
+	Stage    string    `json:"stage"`
+	Decision string    `json:"decision"`
+	Reason   string    `json:"reason,omitempty"`
+	Note     string    `json:"note,omitempty"`
+	Took     int64     `json:"took_us"` // microseconds
+	Parts    []Verdict `json:"parts,omitempty"`
+}
+
+// Granted is what the CA was asked to certify.
+type Granted struct {
+	Subject        string    `json:"subject"`
+	SubjectAltName []string  `json:"subject_alt_name,omitempty"` // "dns:...", "ip:...", "email:...", "uri:...", "other:<count>"
+	Key            string    `json:"key,omitempty"`              // "P-256", "RSA-3072", ...
+	NotBefore      time.Time `json:"not_before"`
+	NotAfter       time.Time `json:"not_after"`
+}
+
+// Certificate is a certificate that the gateway had issued.
+type Certificate struct {
+	Serial      string     `json:"serial"` // hexadecimal
+	Issuer      string     `json:"issuer"`
+	Subject     string     `json:"subject"`
+	NotBefore   time.Time  `json:"not_before"`
+	NotAfter    time.Time  `json:"not_after"`
+	Transaction string     `json:"transaction"`
+	Endpoint    string     `json:"endpoint"`
+	Profile     string     `json:"profile,omitempty"`
+	Backend     string     `json:"backend"`
+	Device      string     `json:"device,omitempty"`
+	Requester   string     `json:"requester,omitempty"`
+	Replaces    string     `json:"replaces,omitempty"`          // serial number, hexadecimal
+	RevokedAt   *time.Time `json:"revoked_at,omitempty"`        // absent while valid
+	Revocation  string     `json:"revocation_reason,omitempty"` // with revoked_at, as RFC 5280 section 5.3.1 names it
+	Fingerprint string     `json:"sha256,omitempty"`            // of the DER, hexadecimal
+	PEM         string     `json:"pem,omitempty"`               // when one transaction is asked for
+}
+
+// TransactionList is the answer to GET /v1/transactions.
+type TransactionList struct {
+	Transactions []Transaction `json:"transactions"`   // newest first
+	Next         string        `json:"next,omitempty"` // for `before`, when there may be more
+}
+
+// CertificateList is the answer to GET /v1/certificates.
+type CertificateList struct {
+	Certificates []Certificate `json:"certificates"` // newest first
+	Next         string        `json:"next,omitempty"`
+}
+
+// Status is the answer to GET /v1/status.
+type Status struct {
+	Version  string    `json:"version"`
+	Instance string    `json:"instance"`
+	Started  time.Time `json:"started"`
+	Uptime   int64     `json:"uptime_s"` // seconds
+	Ready    bool      `json:"ready"`
+	NotReady string    `json:"not_ready,omitempty"` // why
+	Backends []Backend `json:"backends"`
+}
+
+// Backend is the state of one CA backend.
+type Backend struct {
+	Name        string `json:"name"`   // as configured
+	Plugin      string `json:"plugin"` // what it runs
+	PID         int    `json:"pid,omitempty"`
+	Restarts    int    `json:"restarts"`
+	Idempotency string `json:"idempotency,omitempty"` // native, lookup or none
+	Error       string `json:"error,omitempty"`       // why it does not answer
+}
+
+// Failure is the body of every answer that is not a success.
+type Failure struct {
+	Error      string   `json:"error"`
+	Candidates []string `json:"candidates,omitempty"` // the transactions that an ambiguous part of an ID may mean
+}
+
+func transactionOf(t *gateway.Transaction, remembered, whole bool) Transaction {
+	out := Transaction{
+		ID: t.ID, WireID: t.WireID, Protocol: string(t.Protocol), Endpoint: t.Endpoint, Operation: string(t.Operation),
+		State: string(t.State), Reason: string(t.Reason), Note: t.Note, Source: t.Source, Credentials: t.Credentials,
+		Requester: t.Requester, Device: t.Device, Subject: t.Subject, Profile: t.Profile, Backend: t.Backend,
+		Replaces: hex.EncodeToString(t.Replaces), Received: t.Received.UTC(), Updated: t.Updated.UTC(),
+		Ticket: t.Ticket, Remembered: remembered,
+	}
+	if whole {
+		out.Verdicts = verdictsOf(t.Verdicts)
+	}
+	if i := t.Intent; i != nil {
+		out.Granted = &Granted{
+			Subject: pkix.FormatName(i.Template.Subject), SubjectAltName: namesOf(i.Template.SubjectAltName),
+			NotBefore: i.Template.NotBefore.UTC(), NotAfter: i.Template.NotAfter.UTC(),
+		}
+		if key, err := pkix.ParsePublicKey(i.Template.PublicKey); err == nil {
+			out.Granted.Key = pkix.KeyName(key)
+		}
+	}
+	if t.Certificate != nil {
+		c := certificateOf(t.Certificate, whole)
+		out.Certificate = &c
+	}
+	return out
+}
+
+func verdictsOf(all []gateway.Judged) []Verdict {
+	var out []Verdict
+	for _, j := range all {
+		out = append(out, Verdict{
+			Stage: j.Stage, Decision: string(j.Decision), Reason: string(j.Reason), Note: j.Note,
+			Took: j.Took.Microseconds(), Parts: verdictsOf(j.Parts),
+		})
+	}
+	return out
+}
+
+func namesOf(der []byte) []string {
+	if der == nil {
+		return nil
+	}
+	names, err := pkix.ParseGeneralNames(der)
+	if err != nil {
+		return []string{"(malformed)"}
+	}
+	var out []string
+	for _, s := range names.DNS {
+		out = append(out, "dns:"+s)
+	}
+	for _, ip := range names.IP {
+		out = append(out, "ip:"+ip.String())
+	}
+	for _, s := range names.Email {
+		out = append(out, "email:"+s)
+	}
+	for _, s := range names.URI {
+		out = append(out, "uri:"+s)
+	}
+	if names.Other > 0 {
+		out = append(out, "other:"+strconv.Itoa(names.Other))
+	}
+	return out
+}
+
+func certificateOf(c *gateway.Certificate, whole bool) Certificate {
+	out := Certificate{
+		Serial: hex.EncodeToString(c.Serial), Issuer: pkix.FormatName(c.Issuer), Subject: c.Subject,
+		NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(), Transaction: c.Transaction, Endpoint: c.Endpoint,
+		Profile: c.Profile, Backend: c.Backend, Device: c.Device, Requester: c.Requester, Replaces: hex.EncodeToString(c.Replaces),
+	}
+	if !c.RevokedAt.IsZero() {
+		at := c.RevokedAt.UTC()
+		out.RevokedAt, out.Revocation = &at, crlReason(c.Revocation)
+	}
+	if len(c.DER) > 0 {
+		sum := sha256.Sum256(c.DER)
+		out.Fingerprint = hex.EncodeToString(sum[:])
+		if whole {
+			out.PEM = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.DER}))
+		}
+	}
+	return out
+}
+
+// crlReasons are the names of CRLReason (RFC 5280 section 5.3.1); 7 is not used.
+var crlReasons = []string{
+	"unspecified", "keyCompromise", "cACompromise", "affiliationChanged", "superseded", "cessationOfOperation",
+	"certificateHold", "7", "removeFromCRL", "privilegeWithdrawn", "aACompromise",
+}
+
+func crlReason(n int) string {
+	if n >= 0 && n < len(crlReasons) {
+		return crlReasons[n]
+	}
+	return strconv.Itoa(n)
+}

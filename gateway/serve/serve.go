@@ -1,0 +1,192 @@
+// Package serve opens the gateway's listeners: sockets, TLS policy, limits, draining, health, and the certificate
+// that the gateway has issued for itself. cmd/muster builds the handlers and calls it.
+//
+// It knows no protocol and trusts no client certificate: TLS asks for one and names the CAs that the configuration
+// knows; what a certificate is worth is judged per request, by the endpoint's pipeline.
+//
+// Listeners speak HTTP/1.1 only. No enrollment protocol gains from HTTP/2: a device sends a handful of small
+// requests, one after the other. And RFC 9113 section 9.2.2 blocks CBC cipher suites under HTTP/2, so that a client that
+// offers both HTTP/2 and the suite that oneM2M TS-0003 demands, TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256, fails once
+// HTTP/2 is agreed on.
+package serve
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Listener is the configuration of one listener.
+type Listener struct {
+	// Address is host:port. Port 0 takes a free one.
+	Address string `yaml:"address,required"`
+	// TLS makes it an HTTPS listener. An empty block is TLS with the certificate that the gateway has issued for itself.
+	TLS *TLS `yaml:"tls"`
+	// Connections is how many are open at once; further clients wait to be accepted. 0: 4096.
+	Connections int `yaml:"connections"`
+}
+
+// Check finds what is wrong with a listener without opening it. It names the key at fault.
+func (l *Listener) Check() error {
+	host, port, err := net.SplitHostPort(l.Address)
+	if err != nil {
+		return fmt.Errorf("address must be host:port, e.g. 127.0.0.1:8443 or :8443")
+	}
+	if _, err := net.DefaultResolver.LookupPort(context.Background(), "tcp", port); err != nil {
+		return fmt.Errorf("address: %q is not a port", port)
+	}
+	if host == "*" {
+		return errors.New(`address: write ":PORT" for every interface`)
+	}
+	if l.Connections < 0 {
+		return errors.New("connections must not be negative")
+	}
+	return l.TLS.check()
+}
+
+// Limits of a connection. They bound what a silent or slow client can hold.
+const (
+	headerTimeout  = 10 * time.Second // TLS handshake, then request line and headers
+	readTimeout    = 30 * time.Second // a whole request
+	writeTimeout   = 60 * time.Second // from the end of the headers to the end of the answer: a CA may take 20 s
+	idleTimeout    = 75 * time.Second
+	maxHeaderBytes = 32 << 10 // a proxy may pass a client certificate chain in a header (RFC 9440)
+	connections    = 4096
+)
+
+// Spec is what a listener is to be from now on.
+type Spec struct {
+	Address     string
+	TLS         *tls.Config // nil for plain HTTP; Policy makes it
+	Connections int         // 0: 4096
+	Handler     http.Handler
+}
+
+// policy is the part of a Spec that is swapped while the socket stays.
+type policy struct {
+	tls     *tls.Config
+	handler http.Handler
+}
+
+// server is one open socket.
+type server struct {
+	name    string
+	address string // as configured
+	limit   int
+	log     *slog.Logger
+	socket  net.Listener
+	http    *http.Server
+	policy  atomic.Pointer[policy]
+	slots   chan struct{}
+	closing chan struct{}
+	close   sync.Once
+}
+
+func open(name string, s Spec, log *slog.Logger) (*server, error) {
+	limit := s.Connections
+	if limit == 0 {
+		limit = connections
+	}
+	socket, err := net.Listen("tcp", s.Address)
+	if err != nil {
+		return nil, fmt.Errorf("listener %s: %w", name, err)
+	}
+	srv := &server{
+		name: name, address: s.Address, limit: limit, log: log, socket: socket,
+		slots: make(chan struct{}, limit), closing: make(chan struct{}),
+	}
+	srv.policy.Store(&policy{s.TLS, s.Handler})
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	srv.http = &http.Server{
+		Handler:           http.HandlerFunc(srv.serveHTTP),
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		Protocols:         &protocols,
+		// Failed handshakes and the like: strangers cause them at will.
+		ErrorLog: slog.NewLogLogger(log.With("listener", name).Handler(), slog.LevelDebug),
+	}
+	return srv, nil
+}
+
+// run serves until drain.
+func (s *server) run() {
+	if err := s.http.Serve(acceptor{s}); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		s.log.Error("listener stopped", "listener", s.name, "err", err)
+	}
+}
+
+// drain stops accepting, waits for requests under way until ctx ends, then cuts the rest off.
+func (s *server) drain(ctx context.Context) error {
+	s.stopAccepting()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		s.http.Close()
+		return fmt.Errorf("listener %s: requests were cut off: %w", s.name, err)
+	}
+	return nil
+}
+
+func (s *server) stopAccepting() {
+	s.close.Do(func() { close(s.closing); s.socket.Close() })
+}
+
+func (s *server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if p := recover(); p != nil {
+			if p != http.ErrAbortHandler {
+				s.log.Error("a handler panicked", "listener", s.name, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+			}
+			panic(http.ErrAbortHandler) // the answer may be half written: cut it off
+		}
+	}()
+	s.policy.Load().handler.ServeHTTP(w, r)
+}
+
+// acceptor is the socket with the limit on connections, and with TLS as it is configured when a client connects.
+type acceptor struct{ *server }
+
+func (a acceptor) Accept() (net.Conn, error) {
+	select {
+	case a.slots <- struct{}{}:
+	case <-a.closing:
+		return nil, net.ErrClosed
+	}
+	c, err := a.socket.Accept()
+	if err != nil {
+		<-a.slots
+		return nil, err
+	}
+	counted := &countedConn{Conn: c, slots: a.slots}
+	if cfg := a.policy.Load().tls; cfg != nil {
+		// http.Server does the handshake of a *tls.Conn, within ReadHeaderTimeout.
+		return tls.Server(counted, cfg), nil
+	}
+	return counted, nil
+}
+
+func (a acceptor) Close() error   { a.stopAccepting(); return nil }
+func (a acceptor) Addr() net.Addr { return a.socket.Addr() }
+
+// countedConn gives its slot back once.
+type countedConn struct {
+	net.Conn
+	slots chan struct{}
+	once  sync.Once
+}
+
+func (c *countedConn) Close() error {
+	c.once.Do(func() { <-c.slots })
+	return c.Conn.Close()
+}

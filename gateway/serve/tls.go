@@ -1,0 +1,176 @@
+package serve
+
+import (
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// TLS is the TLS policy of a listener.
+type TLS struct {
+	// Cert is a PEM file: the certificate, then its chain. Without it the gateway has a certificate issued for itself.
+	Cert string `yaml:"cert"`
+	// Key is a PEM file with the private key of Cert.
+	Key string `yaml:"key"`
+	// Min is the lowest version, "1.2" (default) or "1.3".
+	Min string `yaml:"min"`
+	// Max is the highest version, "1.2" or "1.3" (default). oneM2M and tls-unique (RFC 7030 section 3.5) need 1.2.
+	Max string `yaml:"max"`
+	// Suites are the cipher suites of TLS 1.2 by their IANA names, TLS_ and WITH_ optional, in any order. Default:
+	// Go's, all of them ECDHE with AES-GCM or ChaCha20. TLS 1.3's are not configurable.
+	Suites []string `yaml:"suites"`
+}
+
+// SelfManaged reports whether the gateway's own certificate is used.
+func (t *TLS) SelfManaged() bool { return t != nil && t.Cert == "" }
+
+var versions = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
+
+func version(key, s string, def uint16) (uint16, error) {
+	if s == "" {
+		return def, nil
+	}
+	if v, ok := versions[s]; ok {
+		return v, nil
+	}
+	return 0, fmt.Errorf(`tls.%s must be "1.2" or "1.3", in quotes: older versions are not spoken`, key)
+}
+
+func (t *TLS) check() error {
+	if t == nil {
+		return nil
+	}
+	if (t.Cert == "") != (t.Key == "") {
+		return errors.New("tls.cert and tls.key belong together: give both, or neither for a certificate of the gateway's own")
+	}
+	_, err := t.base()
+	return err
+}
+
+// base is the part of the policy that needs no files.
+func (t *TLS) base() (*tls.Config, error) {
+	least, err := version("min", t.Min, tls.VersionTLS12)
+	if err != nil {
+		return nil, err
+	}
+	most, err := version("max", t.Max, tls.VersionTLS13)
+	if err != nil {
+		return nil, err
+	}
+	if least > most {
+		return nil, errors.New("tls.min is above tls.max")
+	}
+	suites, err := parseSuites(t.Suites)
+	if err != nil {
+		return nil, err
+	}
+	if len(suites) > 0 && least > tls.VersionTLS12 {
+		return nil, errors.New(`tls.suites are TLS 1.2's, which tls.min: "1.3" excludes: leave one of them out`)
+	}
+	return &tls.Config{
+		// strongSwan's pki reads an answer in two steps and does not wait for a second record: an answer that Go would
+		// spread over small first records is lost to it.
+		DynamicRecordSizingDisabled: true,
+
+		MinVersion:   least,
+		MaxVersion:   most,
+		CipherSuites: suites,
+		NextProtos:   []string{"http/1.1"},
+		ClientAuth:   tls.RequestClientCert,
+		// A device connects rarely. A resumed session would also stand for a client certificate seen under an earlier policy.
+		SessionTicketsDisabled: true,
+	}, nil
+}
+
+// suitesByName maps the suites that may be configured: Go's secure ones, and ECDHE with CBC and SHA-256, which
+// oneM2M TS-0003 clause 10.2 demands. RC4, 3DES and RSA key exchange stay out.
+func suitesByName() (map[string]*tls.CipherSuite, []string) {
+	byName, names := map[string]*tls.CipherSuite{}, []string(nil)
+	for _, s := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		usable := slices.Contains(s.SupportedVersions, tls.VersionTLS12) && strings.HasPrefix(s.Name, "TLS_ECDHE_") && !strings.Contains(s.Name, "RC4") && !strings.Contains(s.Name, "3DES")
+		if usable && (!s.Insecure || strings.HasSuffix(s.Name, "_CBC_SHA256")) {
+			byName[shortSuite(s.Name)] = s
+			names = append(names, s.Name)
+		}
+	}
+	return byName, names
+}
+
+func shortSuite(name string) string {
+	return strings.Replace(strings.TrimPrefix(strings.ToUpper(name), "TLS_"), "_WITH_", "_", 1)
+}
+
+func parseSuites(names []string) ([]uint16, error) {
+	byName, known := suitesByName()
+	var ids []uint16
+	for _, n := range names {
+		s, ok := byName[shortSuite(n)]
+		if !ok {
+			return nil, fmt.Errorf("tls.suites: %q is not a TLS 1.2 suite that this listener speaks (known: %s)", n, strings.Join(known, ", "))
+		}
+		if slices.Contains(ids, s.ID) {
+			return nil, fmt.Errorf("tls.suites: %q stands twice", n)
+		}
+		ids = append(ids, s.ID)
+	}
+	return ids, nil
+}
+
+// Policy makes the tls.Config of a listener. dir is what its relative paths start from; own gives the gateway's own
+// certificate where no file is configured; cas are the CAs whose names are told to clients, so that they know which
+// of their certificates may help.
+func (t *TLS) Policy(dir string, own func() *tls.Certificate, cas []*x509.Certificate, clock func() time.Time) (*tls.Config, error) {
+	cfg, err := t.base()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Time = clock
+	// With RequestClientCert the pool is told to clients and never verified against.
+	cfg.ClientCAs = x509.NewCertPool()
+	for _, ca := range cas {
+		cfg.ClientCAs.AddCert(ca)
+	}
+	if t.Cert == "" {
+		cfg.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if c := own(); c != nil {
+				return c, nil
+			}
+			return nil, errors.New("the gateway has no certificate of its own yet")
+		}
+		return cfg, nil
+	}
+	pair, err := tls.LoadX509KeyPair(below(dir, t.Cert), below(dir, t.Key))
+	if err != nil {
+		return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
+	}
+	if cfg.MaxVersion == tls.VersionTLS12 && len(cfg.CipherSuites) > 0 && !slices.ContainsFunc(cfg.CipherSuites, func(id uint16) bool { return fits(id, pair.Leaf) }) {
+		return nil, errors.New("tls.suites: none of them works with the kind of key that tls.cert has")
+	}
+	cfg.Certificates = []tls.Certificate{pair}
+	return cfg, nil
+}
+
+func fits(suite uint16, leaf *x509.Certificate) bool {
+	name := tls.CipherSuiteName(suite)
+	switch leaf.PublicKey.(type) {
+	case *rsa.PublicKey:
+		return strings.Contains(name, "_RSA_")
+	case *ecdsa.PublicKey:
+		return strings.Contains(name, "_ECDSA_")
+	}
+	return strings.Contains(name, "_ECDSA_") // Ed25519 signs under the ECDSA suites (RFC 8422 section 5.10)
+}
+
+func below(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}
