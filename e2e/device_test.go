@@ -105,7 +105,7 @@ func (g *instance) post(ctx context.Context, c *http.Client, operation, user, pa
 	if err != nil {
 		return nil, fmt.Errorf("the reply is not base64: %w", err)
 	}
-	certs, err := cms.ParseCertsOnly(der)
+	certs, err := cms.ParseCertsOnly(der, cms.Limits{})
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 
 // instance is one running gateway.
 type instance struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string // its --data
 	http   string // its --http and --https
 	https  string
@@ -71,7 +72,7 @@ func (c *capture) String() string {
 
 // startIn runs `muster serve` on the data directory, on free ports, and waits until it is ready.
 // extra are environment settings, such as MUSTER_CRASH_AT.
-func startIn(t *testing.T, dir string, extra ...string) *instance {
+func startIn(t testing.TB, dir string, extra ...string) *instance {
 	t.Helper()
 	g := launch(t, dir, extra...)
 	if err := g.ready(); err != nil {
@@ -80,7 +81,7 @@ func startIn(t *testing.T, dir string, extra ...string) *instance {
 	return g
 }
 
-func launch(t *testing.T, dir string, extra ...string) *instance {
+func launch(t testing.TB, dir string, extra ...string) *instance {
 	t.Helper()
 	g := &instance{t: t, dir: dir, http: "127.0.0.1:0", https: "127.0.0.1:0"}
 	g.launch(extra...)
@@ -220,4 +221,17 @@ func listing[T any](g *instance, args ...string) []T {
 		g.t.Fatalf("muster ls: %v in\n%s", err, out)
 	}
 	return rows
+}
+
+// plugin is the process ID of the gateway's CA plugin, 0 while there is none.
+func (g *instance) plugin() int {
+	out, err := exec.Command("pgrep", "-P", strconv.Itoa(g.cmd.Process.Pid)).Output()
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(strings.SplitN(string(out), "\n", 2)[0]))
+	if err != nil {
+		return 0
+	}
+	return pid
 }

@@ -121,7 +121,7 @@ func attribute(oid encasn1.ObjectIdentifier, value func(*cryptobyte.Builder)) fu
 }
 
 // cpu is the time in nanoseconds that all threads of the process have run (Linux: /proc/PID/task/*/schedstat).
-func cpu(t *testing.T, pid int) (ns int64) {
+func cpu(t testing.TB, pid int) (ns int64) {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(files) == 0 {

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -158,7 +157,7 @@ func TestReliability(t *testing.T) {
 	}
 	for _, c := range certs {
 		l, s := inLedger[c.name], inStore[c.name]
-		if len(l) != 1 || len(s) != 1 || s[0].State != "issued" || l[0].ID != s[0].ID || !bytes.Equal(l[0].DER, c.cert) {
+		if len(l) != 1 || len(s) != 1 || s[0].State != "issued" || l[0].ID != s[0].ID || !bytes.Equal(l[0].Certificate, c.cert) {
 			t.Errorf("%s: %d in the ledger, %d in the store %v", c.name, len(l), len(s), s)
 		}
 	}
@@ -169,17 +168,4 @@ func commonName(subject string) string {
 	_, cn, _ := strings.Cut(subject, "CN=")
 	cn, _, _ = strings.Cut(cn, ",")
 	return cn
-}
-
-// plugin is the process ID of the gateway's CA plugin, 0 while there is none.
-func (g *instance) plugin() int {
-	out, err := exec.Command("pgrep", "-P", strconv.Itoa(g.cmd.Process.Pid)).Output()
-	if err != nil {
-		return 0
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(strings.SplitN(string(out), "\n", 2)[0]))
-	if err != nil {
-		return 0
-	}
-	return pid
 }
