@@ -6,6 +6,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,6 +57,12 @@ type ClientCertificate struct {
 	policy *pkix.ChainPolicy
 	device *field
 	now    func() time.Time
+}
+
+// Anchors are the CAs that a TLS listener names to its clients, so that they choose the right certificate (RFC 8446
+// section 4.2.4): intermediates too, since a client that sends no chain goes by its certificate's issuer alone.
+func (s *ClientCertificate) Anchors() []*x509.Certificate {
+	return slices.Concat(s.policy.Roots, s.policy.Intermediates)
 }
 
 // NewClientCertificate reads the CAs. now is the clock.

@@ -174,8 +174,10 @@ func (s *Password) Decide(ctx context.Context, r *gateway.Request, g *gateway.Gr
 		return gateway.Unanswered(fmt.Errorf("user %s: no password computation was free in time: %w", shown(c.ID), err))
 	case limited > 0:
 		wait := time.Duration(math.Ceil(limited.Seconds())) * time.Second
-		return gateway.Denied(gateway.Busy, fmt.Sprintf("too many wrong passwords, try again in %v", wait),
+		v := gateway.Denied(gateway.Busy, fmt.Sprintf("too many wrong passwords, try again in %v", wait),
 			fmt.Sprintf("too many wrong passwords from %s: user %s was not looked at; next try in %v", sourceOf(r.Source), shown(c.ID), wait))
+		v.RetryAfter = wait
+		return v
 	case !right && s.users[c.ID] == nil:
 		return gateway.Denied(gateway.Unauthenticated, "user name or password is wrong", fmt.Sprintf("no user %s", shown(c.ID)))
 	case !right:

@@ -106,6 +106,7 @@ func TestReliability(t *testing.T) {
 			}
 		})
 	}
+	var killed struct{ gateway, plugin int }
 	killer := make(chan struct{})
 	go func() {
 		defer close(killer)
@@ -114,12 +115,18 @@ func TestReliability(t *testing.T) {
 				time.Sleep(time.Millisecond)
 			}
 			if !d.gateway {
-				if pid := g.plugin(); pid != 0 {
-					syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // it may have just ended
+				pid := g.plugin()
+				for pid == 0 { // it is being started again
+					time.Sleep(time.Millisecond)
+					pid = g.plugin()
+				}
+				if syscall.Kill(pid, syscall.SIGKILL) == nil {
+					killed.plugin++
 				}
 				continue
 			}
 			g.kill()
+			killed.gateway++
 			g.launch()
 			if err := g.ready(); err != nil {
 				t.Errorf("after a kill: %v\n%s", err, g.stderr)
@@ -141,7 +148,11 @@ func TestReliability(t *testing.T) {
 		t.FailNow()
 	}
 	g.settled()
-	t.Logf("%d enrolled in %s, %d retries", total, time.Since(start).Round(time.Second), retries.Load())
+	t.Logf("%d enrolled in %s, %d retries; killed: gateway %d times, plugin %d times",
+		total, time.Since(start).Round(time.Second), retries.Load(), killed.gateway, killed.plugin)
+	if killed.gateway != kills || killed.plugin != kills {
+		t.Errorf("wanted %d kills of each", kills)
+	}
 
 	ledger, err := local.ReadLedger(t.Context(), filepath.Join(g.dir, "ca"))
 	if err != nil {

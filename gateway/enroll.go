@@ -73,7 +73,7 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 	case CannotAnswer:
 		return nil, unavailable("the request cannot be checked now", errors.New(out.Note))
 	default:
-		return nil, g.refuse(ctx, d, &Error{Reason: out.Reason, Detail: out.Detail, Err: errors.New(out.Note)})
+		return nil, g.refuse(ctx, d, &Error{Reason: out.Reason, Detail: out.Detail, RetryAfter: out.RetryAfter, Err: errors.New(out.Note)})
 	}
 	if d.grant.PublicKey == nil {
 		return nil, g.refuse(ctx, d, Errorf(Unsupported, "key generation is not supported", "the request has no public key"))

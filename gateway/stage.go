@@ -32,12 +32,13 @@ const (
 
 // Verdict is what a stage decided.
 type Verdict struct {
-	Decision Decision
-	Reason   Reason  // with Deny
-	Detail   string  // for the client, with Deny
-	Note     string  // for the operator: what was seen and compared, in full, without secrets
-	Claims   []Claim // with Allow and Hold
-	parts    []Judged
+	Decision   Decision
+	Reason     Reason        // with Deny
+	Detail     string        // for the client, with Deny
+	RetryAfter time.Duration // with Deny for Busy: when the client may come back
+	Note       string        // for the operator: what was seen and compared, in full, without secrets
+	Claims     []Claim       // with Allow and Hold
+	parts      []Judged
 }
 
 // Claim is a use of something limited: a challenge, a device's number of enrollments, a quota. It is committed

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +19,7 @@ func newPluginCommand() *cobra.Command {
 			if !ok {
 				return fmt.Errorf("no backend %q is part of this program%s", args[0], strictyaml.Suggest(args[0], byName(shippedBackends())))
 			}
-			backend.Serve(s.make(slog.Default()))
+			backend.Serve(s.make(backend.Logger()))
 			return nil
 		},
 	}
