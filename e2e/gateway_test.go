@@ -168,12 +168,6 @@ func (g *instance) stop() {
 	}
 }
 
-// kill ends the gateway as a power cut would.
-func (g *instance) kill() {
-	g.cmd.Process.Kill() //nolint:errcheck // it may have ended by itself
-	<-g.exited
-}
-
 // run runs a command with the quickstart's environment and returns what it printed and its exit code.
 func (g *instance) run(dir, name string, args ...string) (out string, code int) {
 	g.t.Helper()

@@ -180,3 +180,9 @@ func commonName(subject string) string {
 	cn, _, _ = strings.Cut(cn, ",")
 	return cn
 }
+
+// kill ends the gateway as a power cut would.
+func (g *instance) kill() {
+	g.cmd.Process.Kill() //nolint:errcheck // it may have ended by itself
+	<-g.exited
+}
