@@ -31,11 +31,12 @@ import (
 func connect(t *testing.T, register func(s *grpc.Server)) *Client {
 	t.Helper()
 	listener := bufconn.Listen(1 << 20)
-	s := grpc.NewServer()
+	s := grpc.NewServer(grpc.MaxSendMsgSize(1<<30), grpc.MaxRecvMsgSize(1<<30))
 	register(s)
 	go s.Serve(listener) //nolint:errcheck // ends with Stop
 	t.Cleanup(s.Stop)
 	conn, err := grpc.NewClient("passthrough:///plugin", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(2<<30-1)), // as go-plugin dials
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
 	if err != nil {
 		t.Fatal(err)

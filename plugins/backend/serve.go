@@ -40,7 +40,15 @@ func Logger() *slog.Logger {
 	if n, err := strconv.Atoi(os.Getenv(LogLevelEnv)); err == nil {
 		level = slog.Level(n)
 	}
-	return slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level}))
+	return slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: readable}))
+}
+
+// readable keeps a duration what it is for the host's log: JSON would make it a number of nanoseconds.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
 }
 
 // Serve makes this process the plugin b. It is the whole of a plugin's main, called before anything is written to

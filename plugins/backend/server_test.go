@@ -214,3 +214,21 @@ func TestParseOID(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseOID(f *testing.F) {
+	for _, s := range []string{"1.2.840", "2.999.1", "1.40", "1..2", "0.0", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		oid, err := parseOID(s)
+		if err != nil {
+			return
+		}
+		if oid.String() != s {
+			t.Errorf("%q became %s", s, oid)
+		}
+		if _, err := asn1.Marshal(oid); err != nil {
+			t.Errorf("%q has no DER: %v", s, err)
+		}
+	})
+}

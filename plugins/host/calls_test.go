@@ -119,7 +119,7 @@ func (f failing) Write([]byte) (int, error) { return 0, f.err }
 
 func TestDeadline(t *testing.T) {
 	c, _ := config(t, "")
-	c.CallTimeout = 50 * time.Millisecond
+	c.CallTimeout = time.Second
 	p := start(t, c)
 	if _, err := p.Issue(context.Background(), request("hang-1")); status.Code(err) != codes.DeadlineExceeded {
 		t.Errorf("a call without a deadline ends with %v", err)
@@ -138,11 +138,11 @@ func TestEnvironment(t *testing.T) {
 	t.Setenv("HOST_SECRET", "hidden")
 	t.Setenv("TZ", "UTC")
 	c, _ := config(t, "")
-	c.Env = []string{"CA_PROXY=here"}
+	c.Env = append(c.Env, "CA_PROXY=here")
 	p := start(t, c)
 	_, err := p.Lookup(t.Context(), "environment")
 	words := strings.Fields(status.Convert(err).Message())[1:]
-	allowed := "PATH HOME TMPDIR TZ SSL_CERT_FILE SSL_CERT_DIR GODEBUG CA_PROXY"
+	allowed := "PATH HOME TMPDIR TZ SSL_CERT_FILE SSL_CERT_DIR GODEBUG GORACE CA_PROXY"
 	for _, w := range words {
 		if !strings.HasPrefix(w, "PLUGIN_") && !strings.HasPrefix(w, "MUSTER_PLUGIN") && !strings.Contains(" "+allowed+" ", " "+w+" ") {
 			t.Errorf("the plugin sees %s", w)

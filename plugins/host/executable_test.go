@@ -83,7 +83,7 @@ func TestBadExecutables(t *testing.T) {
 		{name: "says nothing", script: "#!/bin/sh\nexec sleep 60\n", want: "deadline exceeded"},
 		{name: "floods", script: "#!/bin/sh\nexec yes -n\n", want: "Unrecognized remote plugin message"},
 		{name: "listens on TCP", script: "#!/bin/sh\necho '1|1|tcp|127.0.0.1:9|grpc|'\nexec sleep 60\n", want: "outside its socket directory"},
-		{name: "listens elsewhere", script: "#!/bin/sh\necho '1|1|unix|/tmp/plugin1|grpc|'\nexec sleep 60\n", want: "outside its socket directory"},
+		{name: "listens elsewhere", script: "#!/bin/sh\necho '1|1|unix|/run/plugin1|grpc|'\nexec sleep 60\n", want: "outside its socket directory"},
 		{name: "climbs out", script: "#!/bin/sh\necho \"1|1|unix|$PLUGIN_UNIX_SOCKET_DIR/../x|grpc|\"\nexec sleep 60\n", want: "outside its socket directory"},
 		{name: "speaks net/rpc", script: "#!/bin/sh\necho \"1|1|unix|$PLUGIN_UNIX_SOCKET_DIR/x|netrpc|\"\nexec sleep 60\n", want: `unsupported plugin protocol "netrpc"`},
 		{name: "speaks version 2", script: "#!/bin/sh\necho \"1|2|unix|$PLUGIN_UNIX_SOCKET_DIR/x|grpc|\"\nexec sleep 60\n", want: "incompatible API version"},
@@ -106,7 +106,7 @@ func TestBadExecutables(t *testing.T) {
 			if c.script != "" {
 				cfg.Plugin, cfg.SHA256 = write(t, []byte(c.script))
 			}
-			cfg.StartTimeout, cfg.StopTimeout = 2*time.Second, 10*time.Millisecond
+			cfg.StartTimeout, cfg.StopTimeout = 20*time.Second, 10*time.Millisecond
 			if strings.Contains(c.want, "deadline") {
 				cfg.StartTimeout = 100 * time.Millisecond
 			}

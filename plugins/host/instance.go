@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
@@ -49,8 +50,8 @@ func launch(ctx context.Context, c *Config, x executable, sockets string, lost f
 		SkipHostEnv:      true,
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		AutoMTLS:         true,
-		StartTimeout:     c.StartTimeout,
-		Logger:           hclog.NewNullLogger(), // what happens is logged by supervise
+		StartTimeout:     c.StartTimeout + time.Second, // ctx comes first
+		Logger:           hclog.NewNullLogger(),        // what happens is logged by supervise
 		SyncStdout:       out,
 		SyncStderr:       errs,
 		// Later options win over go-plugin's own, whose receive limit is 2 GiB.

@@ -186,6 +186,7 @@ func config(t testing.TB, yaml string) (host.Config, *logBuffer) {
 	return host.Config{
 		Name: "ca", Plugin: "scripted", Config: []byte(yaml), Dir: t.TempDir(),
 		Log: slog.New(slog.NewTextHandler(log, nil)),
+		Env: []string{"GORACE=atexit_sleep_ms=0"}, // under -race a process would sleep a second at its end
 	}, log
 }
 

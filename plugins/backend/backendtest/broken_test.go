@@ -120,7 +120,7 @@ func TestSuiteFinds(t *testing.T) {
 		"hides its lookup": {&broken{Backend: inner, describe: func(d *backend.Description) { d.Idempotency = backend.IdempotencyNone }}, checkLookup},
 	} {
 		t.Run(name, func(t *testing.T) {
-			x := &trial{b: c.b, subject: &Subject{Now: time.Now, Timeout: time.Second}}
+			x := &trial{b: c.b, subject: &Subject{Now: time.Now, Timeout: 10 * time.Second}}
 			if err := x.begin(t.Context()); err != nil {
 				t.Fatal(err)
 			}

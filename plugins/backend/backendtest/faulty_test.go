@@ -43,7 +43,7 @@ func TestFaulty(t *testing.T) {
 		{fault: FaultUnavailable, code: codes.Unavailable},
 		{fault: FaultRefuse, code: codes.InvalidArgument},
 		{fault: FaultExhausted, code: codes.ResourceExhausted},
-		{fault: FaultLate, code: codes.DeadlineExceeded, issued: 1},
+		{fault: FaultLate, code: codes.Canceled, issued: 1},
 		{fault: "misspelt", code: codes.Internal},
 		{fault: FaultGarbage, issued: 1, wrong: func(cert *x509.Certificate, _ *backend.IssueRequest) bool { return cert == nil }},
 		{fault: FaultOtherKey, issued: 1, wrong: func(cert *x509.Certificate, r *backend.IssueRequest) bool {
@@ -63,8 +63,14 @@ func TestFaulty(t *testing.T) {
 			ctx := t.Context()
 			if c.fault == FaultLate {
 				var cancel context.CancelFunc
-				ctx, cancel = context.WithDeadline(ctx, time.Now().Add(20*time.Millisecond))
+				ctx, cancel = context.WithCancel(ctx)
 				defer cancel()
+				go func() { // the caller gives up once the certificate is signed
+					for f.Issued("a") == 0 {
+						time.Sleep(time.Millisecond)
+					}
+					cancel()
+				}()
 			}
 			r := testRequest(t, "a")
 			a, err := f.Issue(ctx, r)

@@ -103,6 +103,7 @@ func (s *Subject) process(t *testing.T) *trial {
 	c := host.Config{
 		Name: "under-test", Plugin: s.Plugin, Config: s.Config(t), Dir: t.TempDir(), CallTimeout: s.Timeout,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Env: []string{"GORACE=atexit_sleep_ms=0"}, // under -race a process would sleep a second at its end
 	}
 	if err := host.Validate(t.Context(), c); err != nil {
 		t.Fatalf("Validate refuses the configuration: %v", err)

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -209,6 +210,7 @@ func (w *Writer) together(batch []*unit) {
 	}
 	if err != nil && w.o.Retryable(err) {
 		w.o.Log.Info("transaction retried unit by unit", "units", len(batch), "error", err)
+		pause(0)
 		for _, u := range batch {
 			w.alone(u)
 		}
@@ -258,6 +260,7 @@ func (w *Writer) alone(u *unit) {
 			return u.err == nil, nil
 		})
 		if e := errors.Join(u.err, err); try < retries && e != nil && w.o.Retryable(e) {
+			pause(try)
 			continue
 		}
 		w.judge(committed, err, 1)
@@ -267,6 +270,9 @@ func (w *Writer) alone(u *unit) {
 		return
 	}
 }
+
+// pause lets the transaction that was favoured go on before this one is in its way again.
+func pause(try int) { time.Sleep(rand.N(time.Duration(try+1) * 10 * time.Millisecond)) }
 
 // transact runs body in a transaction, commits when body says so, else rolls back. Its error is the transaction's:
 // of BEGIN, COMMIT or ROLLBACK, or body's.
