@@ -43,7 +43,7 @@ type ChainPolicy struct {
 	Grace time.Duration
 	// MaxSignatures is the budget of signature checks, 0 for 10.
 	MaxSignatures int
-	// Revoked tells whether a certificate of the path (never a root) is revoked. Its error refuses the path, unless
+	// Revoked tells whether a certificate of the path (the leaf always, the root above it never) is revoked. Its error refuses the path, unless
 	// AllowUnknownRevocation. nil: revocation is not checked.
 	Revoked                func(cert *x509.Certificate) (bool, error)
 	AllowUnknownRevocation bool
@@ -134,7 +134,7 @@ func (p *ChainPolicy) purposes(leaf *x509.Certificate) []asn1.ObjectIdentifier {
 
 // checkCA refuses a certificate that must not stand above another one in a path.
 func (p *ChainPolicy) checkCA(c *x509.Certificate, root bool) error {
-	// RFC 5280 section 6.1.4 (k), (n). An anchor may be a bare version 1 certificate; x509.Verify lets other CAs be that too.
+	// RFC 5280 section 6.1.4 (k), (n). An anchor, and only that, may be a bare version 1 certificate.
 	if (c.Version != 3 && !root) || (c.Version == 3 && (!c.BasicConstraintsValid || !c.IsCA)) {
 		return because(ErrUsage, "%s is not a CA", FormatName(c.RawSubject))
 	}

@@ -21,6 +21,7 @@ func TestChainCAs(t *testing.T) {
 		name   string
 		root   func(c *x509.Certificate)
 		inter  func(c *x509.Certificate)
+		leaf   func(c *x509.Certificate)
 		key    crypto.Signer // of the intermediate
 		after  func(c *x509.Certificate)
 		policy ChainPolicy
@@ -35,6 +36,11 @@ func TestChainCAs(t *testing.T) {
 		{name: "RSA-1024", key: smallRSA(), want: ErrWeak},
 		{name: "expired", inter: func(c *x509.Certificate) { c.NotAfter = noon.Add(-time.Second) }, want: ErrExpired},
 		{name: "expired with grace", policy: ChainPolicy{Grace: time.Hour}, inter: func(c *x509.Certificate) { c.NotAfter = noon.Add(-time.Second) }, want: ErrExpired},
+		{
+			name: "expired within the leaf's grace", policy: ChainPolicy{Grace: time.Hour}, want: ErrExpired,
+			inter: func(c *x509.Certificate) { c.NotAfter = noon.Add(-time.Second) },
+			leaf:  func(c *x509.Certificate) { c.NotAfter = noon.Add(-time.Minute) },
+		},
 		{name: "root expired", root: func(c *x509.Certificate) { c.NotAfter = noon.Add(-time.Second) }, want: ErrExpired},
 		{name: "path too long", root: func(c *x509.Certificate) { c.MaxPathLenZero = true }, want: ErrUsage},
 		{name: "names outside", inter: func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"example.org"} }, want: ErrUsage},
@@ -62,6 +68,9 @@ func TestChainCAs(t *testing.T) {
 			inter := issue(t, interTmpl, root, key)
 			tmpl := device("device")
 			tmpl.DNSNames = []string{"device.example.com"}
+			if tt.leaf != nil {
+				tt.leaf(tmpl)
+			}
 			leaf := issue(t, tmpl, inter)
 			if tt.after != nil {
 				tt.after(inter.Certificate)
@@ -100,6 +109,8 @@ func TestChainSHA1(t *testing.T) {
 	forged := *leaf.Certificate
 	forged.Signature = slices.Clone(forged.Signature)
 	forged.Signature[9] ^= 1
+	bare := *old.Certificate
+	bare.Version, bare.BasicConstraintsValid, bare.IsCA = 1, false, false
 	critical := sha1(device("critical"))
 	critical.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 	unknown := issue(t, critical, root)
@@ -121,6 +132,7 @@ func TestChainSHA1(t *testing.T) {
 		{"expired", certs(late, old), ErrWeak, ErrExpired},
 		{"path too long", certs(deep, mid), ErrWeak, ErrUsage},
 		{"critical extension", certs(unknown), ErrWeak, ErrUsage},
+		{"CA of version 1", []*x509.Certificate{leaf.Certificate, &bare}, ErrWeak, ErrUsage},
 		{"forged", []*x509.Certificate{&forged, old.Certificate}, ErrWeak, ErrUntrusted},
 		{"MD5", []*x509.Certificate{broken, old.Certificate}, ErrWeak, ErrWeak},
 	} {
@@ -209,6 +221,12 @@ func TestChainBudget(t *testing.T) {
 	}
 	if _, err := p.Verify(certs(chain...), noon); !errors.Is(err, ErrUntrusted) {
 		t.Error(err)
+	}
+	// Where no root has the name, no signature is checked at all, and the steps run out.
+	elsewhere := ChainPolicy{Roots: certs(issue(t, ca("Another"), nil))}
+	s = search{policy: &elsewhere, now: noon, leafTime: noon, signatures: maxSignatures, steps: maxSteps, pool: certs(chain[1:]...)}
+	if path := s.extend(certs(chain[0])); path != nil || s.signatures != maxSignatures || s.steps >= 0 || !errors.Is(s.err, ErrUntrusted) {
+		t.Errorf("path of %d, %d signatures and %d steps left, %v", len(path), s.signatures, s.steps, s.err)
 	}
 	// The right path is still found when it comes first.
 	good := issue(t, device("device"), root)

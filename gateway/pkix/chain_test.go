@@ -248,7 +248,7 @@ func TestChainBuilding(t *testing.T) {
 		{"another root", ChainPolicy{Roots: certs(stranger)}, []*entity{leaf, two, one, root}, ErrUntrusted, 0},
 		{"new with old", ChainPolicy{Roots: certs(root)}, []*entity{young, next}, nil, 3},
 		// Sound, but a name that stands three times leaves x509.Verify too many ways.
-		{"new with old, twice", ChainPolicy{Roots: certs(root)}, []*entity{younger, third, next}, ErrUntrusted, 0},
+		{"new with old, twice", ChainPolicy{Roots: certs(root), MaxSignatures: 100}, []*entity{younger, third, next}, ErrUntrusted, 0},
 		{"pinned leaf", ChainPolicy{Roots: certs(leaf)}, []*entity{leaf}, nil, 1},
 		{"16 certificates", ChainPolicy{Roots: certs(root)}, append([]*entity{leaf, two, one}, junk...), nil, 4},
 		{"17 certificates", ChainPolicy{Roots: certs(root)}, append([]*entity{leaf, two, one, stranger}, junk...), ErrMalformed, 0},

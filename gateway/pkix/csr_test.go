@@ -6,10 +6,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
+	"math/big"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -343,6 +345,21 @@ func TestSignatureCoversTheRequest(t *testing.T) {
 			}
 			if err == nil {
 				t.Errorf("%s: byte %d inverted is not noticed", name, i)
+			}
+		}
+	}
+}
+
+// A signature is as long as the modulus, and below it (RFC 8017 section 8.2.2), with the exponents verified by hand too.
+func TestSignatureLength(t *testing.T) {
+	for _, name := range []string{"rsa2048.der", "rsa2048-pss.der", "rsa2048-wide-exponent.der"} {
+		c := mustCSR(t, name)
+		sig := new(big.Int).SetBytes(c.Signature)
+		above := sig.Add(sig, c.Key.(*rsa.PublicKey).N).Bytes()
+		for _, bad := range [][]byte{nil, append([]byte{0}, c.Signature...), append(slices.Clone(c.Signature), 0), c.Signature[1:], above} {
+			c.Signature = bad
+			if err := c.CheckSignature(); !errors.Is(err, ErrSignature) {
+				t.Errorf("%s with %d bytes: %v", name, len(bad), err)
 			}
 		}
 	}
