@@ -93,14 +93,20 @@ func launch(t testing.TB, dir string, extra ...string) *instance {
 func (g *instance) launch(extra ...string) {
 	g.t.Helper()
 	os.Remove(filepath.Join(g.dir, "quickstart.env"))
-	g.exited, g.stdout, g.stderr = make(chan struct{}), &capture{}, &capture{}
-	g.cmd = exec.Command(binary, "serve", "--data", g.dir, "--http", g.http, "--https", g.https)
-	g.cmd.Env = append(os.Environ(), extra...)
+	cmd := exec.Command(binary, "serve", "--data", g.dir, "--http", g.http, "--https", g.https)
+	cmd.Env = append(os.Environ(), extra...)
+	g.start(cmd)
+}
+
+// start runs the command as this instance.
+func (g *instance) start(cmd *exec.Cmd) {
+	g.t.Helper()
+	g.cmd, g.exited, g.stdout, g.stderr = cmd, make(chan struct{}), &capture{}, &capture{}
 	g.cmd.Stdout, g.cmd.Stderr = g.stdout, g.stderr
 	if err := g.cmd.Start(); err != nil {
 		g.t.Fatal(err)
 	}
-	cmd, exited := g.cmd, g.exited
+	exited := g.exited
 	go func() {
 		cmd.Wait() //nolint:errcheck // how it ended is in ProcessState
 		close(exited)

@@ -146,7 +146,7 @@ func (o *serveOptions) begin(ctx context.Context, p *process, q quickstart, load
 	if err := p.start(ctx, cfg); err != nil {
 		return err
 	}
-	if o.config == "" {
+	if o.config == "" || q.owns(o.config) {
 		if err := q.tell(stdout, cfg, p, time.Since(began)); err != nil {
 			return err
 		}
@@ -197,6 +197,20 @@ func (p *process) logListeners() {
 	for _, name := range byName(addrs) {
 		p.log.Info("listening", "listener", name, "address", addrs[name].String(), "tls", p.runtime.Load().specs[name].TLS != nil)
 	}
+}
+
+// owns reports whether file is the configuration that the quickstart wrote: run by its name, it is the quickstart still.
+func (q quickstart) owns(file string) bool {
+	a, err := os.Stat(file)
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat(q.config())
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(filepath.Join(q.secrets(), passwordFile))
+	return err == nil && os.SameFile(a, b)
 }
 
 // tell writes what clients of a quickstart need, then the screen. The env file comes last: who waits for it can begin.
