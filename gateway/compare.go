@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	x509pkix "crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -72,27 +73,36 @@ func equals(leaf *x509.Certificate, t *backend.Template) error {
 		}
 	}
 	for _, e := range leaf.Extensions {
-		if e.Critical && !expectedCritical(e.Id, t) {
+		granted := grantedExtension(e.Id, t)
+		switch {
+		case granted != nil && granted.Critical != e.Critical:
+			differ("extension %s: critical is %t", e.Id, e.Critical)
+		case granted == nil && e.Critical && !ownCritical(e.Id):
 			differ("critical extension %s was not granted", e.Id)
 		}
 	}
 	return errors.Join(diffs...)
 }
 
-// expectedCritical reports whether a CA may mark the extension critical: those of its own that every relying party
-// knows, and what was granted. Others, not critical, are the CA's to add (AIA, CRL distribution points, ...).
-func expectedCritical(id asn1.ObjectIdentifier, t *backend.Template) bool {
+// ownCritical reports whether a CA may mark an extension critical by itself: those that every relying party knows.
+// Others, not critical, are the CA's to add (AIA, CRL distribution points, ...).
+func ownCritical(id asn1.ObjectIdentifier) bool {
 	for _, own := range []asn1.ObjectIdentifier{oidKeyUsage, oidExtKeyUsage, oidSubjectAltName, {2, 5, 29, 19}} {
 		if id.Equal(own) {
 			return true
 		}
 	}
-	for _, e := range t.Extensions {
-		if id.Equal(e.Id) {
-			return e.Critical
+	return false
+}
+
+// grantedExtension returns a further extension of the template, nil when it has none of that type.
+func grantedExtension(id asn1.ObjectIdentifier, t *backend.Template) *x509pkix.Extension {
+	for i := range t.Extensions {
+		if id.Equal(t.Extensions[i].Id) {
+			return &t.Extensions[i]
 		}
 	}
-	return false
+	return nil
 }
 
 // extension returns the value of an extension, nil when it is absent.

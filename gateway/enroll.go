@@ -90,7 +90,9 @@ func (g *Gateway) refuse(ctx context.Context, d *decision, e *Error) *Error {
 	t := transactionOf(d, StateRefused)
 	t.Reason, t.Note = e.Reason, d.stage+": "+d.note
 	t.Updated = g.now()
-	if err := g.store.Refuse(context.WithoutCancel(ctx), t, auditOf(t, "refused", d.stage)); err != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	if err := g.store.Refuse(ctx, t, auditOf(t, "refused", d.stage)); err != nil {
 		g.log.Error("a refusal could not be recorded", "id", t.ID, "err", err)
 		return e
 	}
@@ -111,7 +113,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, d *decision, out *rul
 		t.Replaces = d.grant.Replaces.Serial
 	}
 	t.Intent = intentOf(d.request, d.grant, desc)
-	begin := &Beginning{Transaction: t, Claims: out.Claims, Lease: g.opt.IssueTimeout + leaseMargin}
+	begin := &Beginning{Transaction: t, Claims: out.Claims, Lease: g.lease()}
 	if out.Decision == Hold {
 		t.State, t.Note = StateHeld, out.stage+": "+out.Note
 		begin.Lease, begin.Audit = 0, auditOf(t, "held", out.stage)
@@ -121,6 +123,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, d *decision, out *rul
 	land := g.takeOff(t.ID)
 	defer land()
 	g.opt.Crash(CrashBeforeIntent)
+	deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
 	epoch, err := g.store.Begin(ctx, begin)
 	var lost *ClaimLostError
 	var twin *TwinError
@@ -130,8 +133,10 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, d *decision, out *rul
 		return nil, g.refuse(ctx, d, Errorf(NotAuthorized, "already used", "%w", lost))
 	case errors.As(err, &twin):
 		d.note = "the same request as " + twin.Transaction
-		if res, err := g.replay(ctx, twin.Transaction); err != nil || res != nil {
-			return res, err
+		if res, err := g.replay(ctx, twin.Transaction); err != nil {
+			return nil, unavailable("the store cannot be read", err)
+		} else if res != nil {
+			return res, nil
 		}
 		// Its twin failed while we waited. The client's next try is a request of its own.
 		return nil, unavailable("the same request has just failed", twin)
@@ -143,7 +148,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, d *decision, out *rul
 		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: heldRetry}, nil
 	}
 	g.opt.Crash(CrashAfterIntent)
-	res, err := g.issue(ctx, &ask{t: t, epoch: epoch, backend: b, desc: desc})
+	res, err := g.issue(ctx, &ask{t: t, epoch: epoch, backend: b, desc: desc}, deadline)
 	if err != nil {
 		d.stage, d.note = "ca", cause(AsError(err), "")
 	}
@@ -152,8 +157,11 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, d *decision, out *rul
 
 const (
 	heldRetry   = time.Minute     // a person has to decide
-	leaseMargin = 5 * time.Second // from the CA's deadline to when another worker may take the transaction
+	leaseMargin = 5 * time.Second // from the end of the last commit to when another worker may take the transaction
 )
+
+// lease is how long a transaction is ours: until the CA's deadline has passed and its answer is committed.
+func (g *Gateway) lease() time.Duration { return g.opt.IssueTimeout + settleTimeout + leaseMargin }
 
 func unavailable(detail string, err error) *Error {
 	return &Error{Reason: Unavailable, Detail: detail, RetryAfter: retryUnavailable, Err: err}
@@ -215,11 +223,11 @@ func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*
 		add("requester", d.grant.Requester)
 	}
 	if r.Subject != nil {
-		add("subject", pkix.FormatName(r.Subject))
+		add("subject", nameOf(r.Subject))
 	}
 	add("reason", string(reason))
 	add("stage", d.stage)
-	add("note", cause(failure, d.note))
+	add("note", cut(cause(failure, d.note), maxNote))
 	if r.Source.IsValid() {
 		add("source", r.Source.String())
 	}
@@ -257,16 +265,19 @@ func transactionOf(d *decision, s State) *Transaction {
 		t.Credentials = append(t.Credentials, c.String())
 	}
 	if r.Subject != nil {
-		t.Subject = pkix.FormatName(r.Subject)
+		t.Subject = nameOf(r.Subject)
 	}
 	if d.grant != nil {
 		t.Requester, t.Device = d.grant.Requester, d.grant.Device
 		if s != StateRefused && d.grant.Subject != nil {
-			t.Subject = pkix.FormatName(d.grant.Subject)
+			t.Subject = nameOf(d.grant.Subject)
 		}
 	}
 	return t
 }
+
+// nameOf is a Name as logs and lists show it, at most maxNote long: a stranger may send one of any size.
+func nameOf(der []byte) string { return cut(pkix.FormatName(der), maxNote) }
 
 // auditOf is the audit event of a transaction.
 func auditOf(t *Transaction, kind, stage string) AuditEvent {

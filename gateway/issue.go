@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -41,21 +42,33 @@ func intentOf(r *Request, gr *Grant, d *backend.Description) *backend.IssueReque
 	return q
 }
 
-// issue asks the CA and settles the transaction. The CA is asked however long the client waits, under a deadline of
-// its own. After the intent nothing but the CA's definite refusal is a failure: all else is pending for the client
-// until somebody knows.
-func (g *Gateway) issue(ctx context.Context, a *ask) (*Result, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.opt.IssueTimeout)
+// issue asks the CA and settles the transaction. The CA is asked however long the client waits, until a deadline that
+// lies within the lease. After the intent nothing but the CA's definite refusal is a failure: all else is pending for
+// the client until somebody knows.
+func (g *Gateway) issue(ctx context.Context, a *ask, deadline time.Time) (*Result, error) {
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
 	issuance, err := g.askCA(ctx, a)
 	g.opt.Crash(CrashAfterIssue)
-	return g.settle(ctx, a, issuance, err)
+	res, refusal, err := g.settle(ctx, a, issuance, err)
+	switch {
+	case err != nil:
+		// No record, no answer: the intent stands, and whoever holds the lease next finds the outcome.
+		return &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: pendingRetry}, nil
+	case refusal != nil:
+		return nil, refusal
+	}
+	return res, nil
 }
 
 // askCA calls Issue. A CA that may be asked twice under the same ID is asked again when the first call broke
 // off: a plugin that died and came back costs the client nothing.
 func (g *Gateway) askCA(ctx context.Context, a *ask) (*backend.Issuance, error) {
-	issuance, err := a.backend.Issue(ctx, a.t.Intent)
+	if err := ctx.Err(); err != nil { // we stood still: the lease may be another's, who has asked
+		return nil, err
+	}
+	call := func() (*backend.Issuance, error) { return a.backend.Issue(ctx, a.t.Intent) }
+	issuance, err := shielded(g, call)
 	if err == nil || backend.Definite(err) || ctx.Err() != nil || a.desc.Idempotency != backend.IdempotencyNative {
 		return issuance, err
 	}
@@ -63,34 +76,60 @@ func (g *Gateway) askCA(ctx context.Context, a *ask) (*backend.Issuance, error) 
 		return nil, err
 	}
 	g.log.Warn("the CA's answer was lost; asking again under the same ID", "id", a.t.ID, "backend", a.t.Backend, "err", err)
-	return a.backend.Issue(ctx, a.t.Intent)
+	issuance, again := shielded(g, call)
+	if backend.Definite(again) {
+		// It refuses what it may have issued a moment ago: that is for Lookup to tell.
+		return nil, fmt.Errorf("%w (asked again: %v)", err, again)
+	}
+	return issuance, again
 }
 
-// settle commits what a CA's answer means, and turns it into the client's.
-func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance, failure error) (*Result, error) {
+// shielded runs a CA's code, or ours on what a CA gave. A panic in it is an answer that is not known, and ends no process.
+func shielded[T any](g *Gateway, fn func() (T, error)) (out T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			g.log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = status.Errorf(codes.Internal, "panic: %v", p)
+		}
+	}()
+	return fn()
+}
+
+// made is a certificate that a CA answered with.
+type made struct {
+	leaf    *x509.Certificate
+	chain   []*x509.Certificate
+	record  *Certificate // nil when it did not parse
+	differs error        // from what was granted
+}
+
+// settle commits what a CA's answer means, and says what that is for the client: a result or a refusal. Its error says
+// that nothing was committed.
+func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance, failure error) (res *Result, refusal *Error, err error) {
 	now := g.now()
 	s := &Settlement{Transaction: a.t.ID, Epoch: a.epoch, Now: now}
 	a.t.Updated = now
-	var res *Result
-	var refusal *Error
+	var cert *made
+	if failure == nil && issuance != nil && issuance.Certificate != nil {
+		cert, failure = shielded(g, func() (*made, error) {
+			leaf, chain, err := g.compare(a.t.Intent, issuance)
+			return &made{leaf, chain, record(a.t, leaf, issuance), err}, nil
+		})
+	}
 	switch {
-	case failure == nil && issuance.Certificate != nil:
-		leaf, chain, err := g.compare(a.t.Intent, issuance)
-		cert := record(a.t, leaf, issuance)
-		s.Certificate = cert
-		if err != nil {
-			s.State, s.Reason, s.Note = StateFailed, Internal, "the CA's certificate is not what was granted: "+err.Error()
-			if cert != nil {
-				s.Next = WorkRevoke
-			}
-			g.meter.mismatches.WithLabelValues(a.t.Backend).Inc()
-			g.log.Error("ALARM: the CA's certificate is not what was granted", "id", a.t.ID, "backend", a.t.Backend, "err", err)
-			refusal = &Error{Reason: Internal, Err: err}
-			break
+	case cert != nil && cert.differs != nil:
+		s.State, s.Reason, s.Note = StateFailed, Internal, "the CA's certificate is not what was granted: "+cert.differs.Error()
+		if s.Certificate = cert.record; s.Certificate != nil {
+			s.Next = WorkRevoke
 		}
-		s.State, s.RepeatUntil = StateIssued, earlier(now.Add(g.repeatFor(a.t.Endpoint)), leaf.NotAfter)
-		res = &Result{Kind: ResultIssued, Transaction: a.t.ID, Certificate: leaf, Chain: chain}
-	case failure == nil && issuance.Ticket != "":
+		g.meter.mismatches.WithLabelValues(a.t.Backend).Inc()
+		g.log.Error("ALARM: the CA's certificate is not what was granted", "id", a.t.ID, "backend", a.t.Backend, "err", cert.differs)
+		refusal = &Error{Reason: Internal, Err: cert.differs}
+	case cert != nil:
+		s.State, s.Certificate = StateIssued, cert.record
+		s.RepeatUntil = earlier(now.Add(g.repeatFor(a.t.Endpoint)), cert.leaf.NotAfter)
+		res = &Result{Kind: ResultIssued, Transaction: a.t.ID, Certificate: cert.leaf, Chain: cert.chain}
+	case failure == nil && issuance != nil && issuance.Ticket != "":
 		s.State, s.Ticket, s.Next, s.Delay = StateWaiting, issuance.Ticket, WorkPoll, orDefault(issuance.RetryAfter, defaultPoll)
 		s.Note = "the CA gave a ticket"
 		res = &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: s.Delay}
@@ -102,38 +141,56 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 			failure = errors.New("the CA answered neither a certificate nor a ticket")
 		}
 		s.State, s.Note, s.Next, s.Delay = StateUnknown, failure.Error(), WorkSettle, firstSettle
-		if a.desc.Idempotency == backend.IdempotencyNone {
+		if a.desc != nil && a.desc.Idempotency == backend.IdempotencyNone {
 			s.State, s.Next = StateStuck, ""
 		}
 		res = &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: pendingRetry}
 	}
 	s.Audit = settlementAudit(a.t, s)
 	// A deadline that the CA used up must not lose its answer.
-	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	err := g.store.Settle(sctx, s)
+	err = g.keep(ctx, s)
 	if errors.Is(err, ErrCertificateExists) {
 		// The CA gave one certificate to two transactions. It is the other's; this one has none, and nothing to revoke.
 		g.log.Error("ALARM: the CA gave the same certificate or serial number twice", "id", a.t.ID, "backend", a.t.Backend)
 		s.State, s.Reason, s.Note, s.Certificate, s.Next = StateFailed, Internal, err.Error(), nil, ""
 		s.Audit = settlementAudit(a.t, s)
 		res, refusal = nil, &Error{Reason: Internal, Err: err}
-		err = g.store.Settle(sctx, s)
+		err = g.keep(ctx, s)
 	}
 	if err != nil {
-		// No record, no answer: the intent stands, and whoever holds the lease next finds the outcome.
-		g.log.Error("an outcome could not be recorded", "id", a.t.ID, "state", s.State, "err", err)
-		return &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: pendingRetry}, nil
+		g.log.Error("an outcome could not be recorded", "id", a.t.ID, "state", s.State, "serial", s.Audit.Serial, "issuer", s.Audit.Issuer, "err", err)
+		return nil, nil, fmt.Errorf("the outcome (%s) could not be recorded: %w", s.State, err)
 	}
 	g.opt.Crash(CrashAfterSettle)
 	if s.Next != "" {
 		g.nudge()
 	}
-	if refusal != nil {
-		return nil, refusal
-	}
-	return res, nil
+	return res, refusal, nil
 }
+
+// keep commits a settlement. When the store fails it is asked again, a little later: with a CA that keeps no record by
+// ID, nobody else will ever know this outcome.
+func (g *Gateway) keep(ctx context.Context, s *Settlement) error {
+	err := g.store.Settle(ctx, s)
+	for _, pause := range settlePauses {
+		if err == nil || errors.Is(err, ErrStale) || errors.Is(err, ErrCertificateExists) {
+			return err
+		}
+		g.log.Warn("an outcome could not be recorded; trying again", "id", s.Transaction, "state", s.State, "err", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+		err = g.store.Settle(ctx, s)
+	}
+	return err
+}
+
+// settlePauses are the pauses before another try to commit an outcome.
+var settlePauses = []time.Duration{50 * time.Millisecond, 250 * time.Millisecond}
 
 const (
 	settleTimeout = 10 * time.Second

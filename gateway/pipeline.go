@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -55,6 +56,7 @@ func decide(ctx context.Context, s Stage, r *Request, g *Grant) (v Verdict) {
 		if p := recover(); p != nil {
 			v = Unanswered(fmt.Errorf("stage %s panicked: %v", s.Name(), p))
 		}
+		v.Note = cut(v.Note, maxNote)
 	}()
 	v = s.Decide(ctx, r, g)
 	switch v.Decision {
@@ -69,6 +71,17 @@ func decide(ctx context.Context, s Stage, r *Request, g *Grant) (v Verdict) {
 		return Unanswered(fmt.Errorf("stage %s decided nothing", s.Name()))
 	}
 	return v
+}
+
+// maxNote bounds a stage's note, in bytes: it may quote what a stranger sent.
+const maxNote = 2 << 10
+
+// cut shortens a text to at most n bytes and a mark.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "..."
 }
 
 // composite is a stage made of pipelines.
@@ -132,7 +145,8 @@ func (p Pipeline) Stages(f func(Stage)) {
 }
 
 // AnyOf allows what one of its branches allows: the first that does shapes the grant. When none does, the first that
-// holds decides, then the refusal of the branch that came farthest.
+// holds decides, then the refusal of the branch that came farthest. A refusal leaves nothing in the grant but who
+// authenticated in one of the branches.
 func AnyOf(branches ...Pipeline) Stage { return anyOf(branches) }
 
 type anyOf []Pipeline
@@ -144,6 +158,7 @@ func (a anyOf) Decide(ctx context.Context, r *Request, g *Grant) Verdict {
 	var parts []Judged
 	var best, held *ruling
 	var heldGrant Grant
+	requester := g.Requester
 	for i, b := range a {
 		tried := *g
 		out := b.run(ctx, r, &tried, time.Now)
@@ -161,6 +176,12 @@ func (a anyOf) Decide(ctx context.Context, r *Request, g *Grant) Verdict {
 		default:
 			if best == nil || out.depth > best.depth {
 				best = &out
+				if tried.Requester != "" {
+					requester = tried.Requester
+				}
+			}
+			if requester == "" {
+				requester = tried.Requester
 			}
 		}
 	}
@@ -172,6 +193,7 @@ func (a anyOf) Decide(ctx context.Context, r *Request, g *Grant) Verdict {
 	if best == nil { // no branch at all: build refuses that, and so do we
 		return Denied(NotAuthorized, "", "anyOf has no branch")
 	}
+	g.Requester = requester
 	v := best.Verdict
 	v.Note = "no branch allowed; nearest: " + best.stage + ": " + v.Note
 	v.parts = parts

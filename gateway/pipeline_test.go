@@ -179,3 +179,29 @@ func TestReads(t *testing.T) {
 		t.Error("reads does not look into branches, or sees what is not there")
 	}
 }
+
+// Who authenticated in a branch that refused is known: the refusal is kept for good.
+func TestAnyOfTellsWhoWasRefused(t *testing.T) {
+	known := Pipeline{who{step: allow("good")}, deny("names", BadTemplate)}
+	for _, p := range []Pipeline{
+		{AnyOf(known, Pipeline{deny("a", Untrusted)})},
+		{AnyOf(Pipeline{deny("a", Untrusted)}, Pipeline{AnyOf(Pipeline{deny("b", Untrusted)}, known)})},
+	} {
+		out, g := runPipeline(t, p)
+		if out.Decision != Deny || g.Requester != "password:good" {
+			t.Errorf("%s/%s of %q", out.Decision, out.Reason, g.Requester)
+		}
+	}
+	if _, g := runPipeline(t, Pipeline{Not(known), allow("b")}); g.Requester != "" {
+		t.Errorf("not leaves %q", g.Requester)
+	}
+}
+
+// Notes are bounded, whatever a stage quotes.
+func TestNotesAreCutShort(t *testing.T) {
+	long := make([]byte, 1<<20)
+	out, _ := runPipeline(t, Pipeline{AnyOf(Pipeline{step{name: "a", v: Denied(Untrusted, "", string(long))}})})
+	if n := len(out.Note) + len(out.trail[0].Note) + len(out.trail[0].Parts[0].Note) + len(out.trail[0].Parts[0].Parts[0].Note); n > 16<<10 {
+		t.Errorf("%d bytes are kept", n)
+	}
+}

@@ -23,19 +23,70 @@ func newStrangers(size int) *strangers {
 // maxLabels bounds the sums: an endpoint's name is the configuration's, but this is kept safe against one that is not.
 const maxLabels = 1024
 
+// maxShown bounds what is kept of a text that a stranger chose, in bytes.
+const maxShown = 512
+
+// add keeps a refusal, its texts cut short.
 func (s *strangers) add(t *Transaction) {
+	kept := *t
+	for _, text := range []*string{&kept.WireID, &kept.Endpoint, &kept.Source, &kept.Requester, &kept.Device, &kept.Subject, &kept.Note} {
+		*text = cut(*text, maxShown)
+	}
+	kept.Credentials = nil
+	for _, c := range t.Credentials[:min(len(t.Credentials), maxCredentials)] {
+		kept.Credentials = append(kept.Credentials, cut(c, maxShown))
+	}
+	kept.Verdicts = shortened(t.Verdicts)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old := s.ring[s.next]; old != nil {
+	if old := s.ring[s.next]; old != nil && s.byID[old.ID] == old {
 		delete(s.byID, old.ID)
 	}
-	s.ring[s.next], s.byID[t.ID] = t, t
+	s.ring[s.next], s.byID[t.ID] = &kept, &kept
 	s.next = (s.next + 1) % len(s.ring)
-	key := t.Endpoint + " " + string(t.Reason)
+	s.count(kept.Endpoint+" "+string(t.Reason), 1)
+}
+
+// maxCredentials bounds how many of a stranger's credentials are kept.
+const maxCredentials = 8
+
+// shortened copies verdicts with their notes cut short.
+func shortened(verdicts []Judged) []Judged {
+	if verdicts == nil {
+		return nil
+	}
+	out := make([]Judged, len(verdicts))
+	for i, j := range verdicts {
+		j.Note, j.Parts = cut(j.Note, maxShown), shortened(j.Parts)
+		out[i] = j
+	}
+	return out
+}
+
+// count needs the lock.
+func (s *strangers) count(key string, n uint64) {
 	if _, known := s.counts[key]; !known && len(s.counts) >= maxLabels {
 		key = "other"
 	}
-	s.counts[key]++
+	s.counts[key] += n
+}
+
+// take returns the sums and begins anew.
+func (s *strangers) take() map[string]uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	counts := s.counts
+	s.counts = map[string]uint64{}
+	return counts
+}
+
+// giveBack adds sums that could not be written to those since.
+func (s *strangers) giveBack(counts map[string]uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, n := range counts {
+		s.count(key, n)
+	}
 }
 
 // Explain returns a transaction with all its verdicts: from the store, or a stranger's refusal that is still
@@ -68,23 +119,18 @@ func (g *Gateway) Strangers(limit int) []*Transaction {
 
 // SumUp commits to the audit trail how many strangers were refused since the last time.
 func (g *Gateway) SumUp(ctx context.Context) {
-	g.strange.mu.Lock()
-	counts := g.strange.counts
-	g.strange.counts = map[string]uint64{}
-	g.strange.mu.Unlock()
+	counts := g.strange.take()
 	if len(counts) == 0 {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
 	err := g.store.Record(ctx, AuditEvent{Kind: "strangers", At: g.now(), Counts: counts})
 	if err == nil {
 		return
 	}
 	g.log.Error("refusals of strangers could not be summed up", "err", err)
-	g.strange.mu.Lock()
-	defer g.strange.mu.Unlock()
-	for k, n := range counts {
-		g.strange.counts[k] += n
-	}
+	g.strange.giveBack(counts)
 }
 
 // Ready reports why the gateway cannot issue, nil when it can.

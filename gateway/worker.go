@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	workBatch    = 32               // rows leased at once
-	workers      = 4                // rows done at once
+	workBatch    = 16               // rows leased, and done, at once
 	workEvery    = time.Second      // how often the table is looked at when nobody nudges
 	strangersFor = time.Minute      // how often refusals of strangers are summed up in the audit trail
 	backoffCap   = 30 * time.Second // "settled within 60 s": two attempts fit
+	retryCap     = 10 * time.Minute // of a delay that the CA asks for
 )
 
 // Run does the work that outlives requests, until ctx ends: it settles unknown outcomes, polls, revokes, and sums up
@@ -64,58 +64,65 @@ func (g *Gateway) nudge() {
 }
 
 // Work leases what is due, does it, and says how many rows it took. Tests call it instead of Run.
+//
+// No row waits for another under its lease, and no CA is asked after a deadline within it: whoever takes a row over
+// may rely on that nobody else is at it.
 func (g *Gateway) Work(ctx context.Context) (int, error) {
-	due, err := g.store.ClaimDue(ctx, g.opt.IssueTimeout+leaseMargin, workBatch)
+	deadline := time.Now().Add(g.opt.IssueTimeout) // before the leases begin, so that it ends before they do
+	due, err := g.store.ClaimDue(ctx, g.lease(), workBatch)
 	if err != nil {
 		return 0, err
 	}
-	queue := make(chan Work)
 	var wg sync.WaitGroup
-	for range min(workers, len(due)) {
-		wg.Go(func() {
-			for w := range queue {
-				g.do(context.WithoutCancel(ctx), w)
-			}
-		})
-	}
 	for _, w := range due {
-		queue <- w
+		wg.Go(func() { g.do(context.WithoutCancel(ctx), w, deadline) })
 	}
-	close(queue)
 	wg.Wait()
 	return len(due), nil
 }
 
 // do does one row of work. What it cannot end it postpones; nothing is dropped.
-func (g *Gateway) do(ctx context.Context, w Work) {
-	ctx, cancel := context.WithTimeout(ctx, g.opt.IssueTimeout)
+func (g *Gateway) do(ctx context.Context, w Work, deadline time.Time) {
+	attempt, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	t, err := g.store.Transaction(ctx, w.Transaction)
-	if err == nil {
-		rt := g.runtime.Load()
-		a := &ask{t: t, epoch: w.Epoch, backend: rt.Backends[t.Backend], desc: rt.descriptions[t.Backend]}
-		switch {
-		case a.backend == nil:
-			err = fmt.Errorf("%w: %s", errNoBackend, t.Backend)
-		case w.Kind == WorkSettle:
-			err = g.settleWork(ctx, a)
-		case w.Kind == WorkPoll:
-			err = g.pollWork(ctx, a)
-		case w.Kind == WorkRevoke:
-			err = g.revokeWork(ctx, a, w)
-		default:
-			err = fmt.Errorf("work of an unknown kind %q: a newer version wrote it", w.Kind)
-		}
-	}
+	_, err := shielded(g, func() (struct{}, error) { return struct{}{}, g.attempt(attempt, w) })
 	g.meter.work.WithLabelValues(string(w.Kind), outcomeOf(err)).Inc()
 	if err == nil {
 		return
 	}
 	delay := backoff(w.Attempts)
+	if wait, ok := backend.RetryAfter(err); ok {
+		delay = max(delay, min(wait, retryCap))
+	}
 	g.log.Warn("work postponed", "id", w.Transaction, "kind", w.Kind, "attempts", w.Attempts, "again_in", delay, "err", err)
-	if err := g.store.Postpone(context.WithoutCancel(ctx), w, delay, err.Error()); err != nil && !errors.Is(err, ErrStale) {
+	ctx, cancel = context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	if err := g.store.Postpone(ctx, w, delay, err.Error()); err != nil && !errors.Is(err, ErrStale) {
 		g.log.Error("work could not be postponed", "id", w.Transaction, "kind", w.Kind, "err", err)
 	}
+}
+
+// attempt tries to end a row of work. Its error says why it did not.
+func (g *Gateway) attempt(ctx context.Context, w Work) error {
+	t, err := g.store.Transaction(ctx, w.Transaction)
+	if err != nil {
+		return err
+	}
+	rt := g.runtime.Load()
+	a := &ask{t: t, epoch: w.Epoch, backend: rt.Backends[t.Backend], desc: rt.descriptions[t.Backend]}
+	switch {
+	case a.backend == nil && w.Kind == WorkSettle:
+		return g.stillUnknown(ctx, a, fmt.Errorf("%w: %s", errNoBackend, t.Backend))
+	case a.backend == nil:
+		return fmt.Errorf("%w: %s", errNoBackend, t.Backend)
+	case w.Kind == WorkSettle:
+		return g.settleWork(ctx, a)
+	case w.Kind == WorkPoll:
+		return g.pollWork(ctx, a)
+	case w.Kind == WorkRevoke:
+		return g.revokeWork(ctx, a, w)
+	}
+	return fmt.Errorf("work of an unknown kind %q: a newer version wrote it", w.Kind)
 }
 
 func outcomeOf(err error) string {
@@ -136,26 +143,36 @@ func (g *Gateway) settleWork(ctx context.Context, a *ask) error {
 	land := g.takeOff(a.t.ID)
 	defer land()
 	if a.desc.Idempotency == backend.IdempotencyNone {
-		_, err := g.settle(ctx, a, nil, errors.New("the CA keeps no record by ID: the operator has to look"))
-		return asWork(err)
+		return g.settled(ctx, a, nil, errors.New("the CA keeps no record by ID: the operator has to look"))
 	}
-	found, err := a.backend.Lookup(ctx, a.t.ID)
+	found, err := shielded(g, func() (*backend.Outcome, error) { return a.backend.Lookup(ctx, a.t.ID) })
+	if err == nil && found == nil {
+		err = errors.New("no answer")
+	}
 	if err != nil {
 		return g.stillUnknown(ctx, a, fmt.Errorf("lookup: %w", err))
 	}
 	switch found.State {
 	case backend.OutcomeIssued, backend.OutcomePending:
-		_, err := g.settle(ctx, a, found.Issuance, nil)
-		return asWork(err)
+		if found.Issuance == nil {
+			return g.stillUnknown(ctx, a, fmt.Errorf("lookup: %q without what belongs to it", found.State))
+		}
+		return g.settled(ctx, a, found.Issuance, nil)
 	case backend.OutcomeNever:
-		issuance, err := a.backend.Issue(ctx, a.t.Intent)
+		issuance, err := shielded(g, func() (*backend.Issuance, error) { return a.backend.Issue(ctx, a.t.Intent) })
 		if err != nil && !backend.Definite(err) {
 			return g.stillUnknown(ctx, a, fmt.Errorf("issue: %w", err))
 		}
-		_, err = g.settle(ctx, a, issuance, err)
-		return asWork(err)
+		return g.settled(ctx, a, issuance, err)
 	}
 	return g.stillUnknown(ctx, a, errors.New("the CA cannot say yet"))
+}
+
+// settled settles a transaction. What the client would be told is of no interest here: a refusal that is recorded ends
+// the work too.
+func (g *Gateway) settled(ctx context.Context, a *ask, issuance *backend.Issuance, failure error) error {
+	_, _, err := g.settle(ctx, a, issuance, failure)
+	return err
 }
 
 // stillUnknown lists a transaction as unknown from the first time that its outcome could not be found out.
@@ -163,18 +180,27 @@ func (g *Gateway) stillUnknown(ctx context.Context, a *ask, why error) error {
 	if a.t.State == StateUnknown {
 		return why
 	}
-	_, err := g.settle(ctx, a, nil, why)
-	return asWork(err)
+	// No more than a text: what a Lookup or a second Issue fails with refuses nothing.
+	return g.settled(ctx, a, nil, errors.New(why.Error()))
 }
 
 // pollWork asks the CA with a ticket.
 func (g *Gateway) pollWork(ctx context.Context, a *ask) error {
 	issuance, err := a.backend.Poll(ctx, a.t.Ticket)
-	if err != nil && !backend.Definite(err) {
+	if err != nil && !refusedByPoll(err) {
 		return err
 	}
-	_, err = g.settle(ctx, a, issuance, err)
-	return asWork(err)
+	return g.settled(ctx, a, issuance, err)
+}
+
+// refusedByPoll reports whether an error of Poll says that the CA refused the request. That the CA is busy, or does not
+// poll, is definite for the call only: the request still stands.
+func refusedByPoll(err error) bool {
+	switch status.Code(err) {
+	case codes.ResourceExhausted, codes.Unimplemented:
+		return false
+	}
+	return backend.Definite(err)
 }
 
 // revokeWork revokes a transaction's certificate.
@@ -198,12 +224,3 @@ func (g *Gateway) revokeWork(ctx context.Context, a *ask, w Work) error {
 
 // superseded is the CRLReason (RFC 5280 section 5.3.1) of a certificate that nobody was given.
 const superseded = 4
-
-// asWork drops what settle tells a client: a refusal by the CA has been recorded, so the work is done.
-func asWork(err error) error {
-	var e *Error
-	if errors.As(err, &e) {
-		return nil
-	}
-	return err
-}

@@ -28,7 +28,8 @@ import (
 type world struct {
 	t      testing.TB
 	clock  *clock
-	file   string
+	dsn    string // of the store
+	name   string // of the instance
 	store  gateway.Store
 	close  func()
 	memory *backendtest.Memory
@@ -76,7 +77,7 @@ func (d described) Describe(ctx context.Context) (*backend.Description, error) {
 func newWorld(t testing.TB, plan backendtest.FaultPlan, change ...func(*world)) *world {
 	t.Helper()
 	w := &world{t: t, clock: &clock{at: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}}
-	w.file = filepath.Join(t.TempDir(), "muster.db")
+	w.dsn, w.name = "sqlite:"+filepath.Join(t.TempDir(), "muster.db"), "test"
 	w.memory = backendtest.NewMemory(backendtest.MemoryOptions{Seed: t.Name(), Clock: w.clock.now})
 	w.ca = backendtest.Faulty(w.memory, plan)
 	w.enroll = gateway.Pipeline{password{"secret"}}
@@ -92,7 +93,7 @@ func newWorld(t testing.TB, plan backendtest.FaultPlan, change ...func(*world)) 
 func (w *world) open() {
 	w.t.Helper()
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	s, err := store.Open(w.t.Context(), "sqlite:"+w.file, store.Options{Instance: "test", Clock: w.clock.now, Log: log})
+	s, err := store.Open(w.t.Context(), w.dsn, store.Options{Instance: w.name, Clock: w.clock.now, Log: log})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -101,7 +102,7 @@ func (w *world) open() {
 		w.store = w.wrap(s)
 	}
 	o := w.opts
-	o.Store, o.Instance, o.Clock, o.Log, o.Metrics = w.store, "test", w.clock.now, log, prometheus.NewRegistry()
+	o.Store, o.Instance, o.Clock, o.Log, o.Metrics = w.store, w.name, w.clock.now, log, prometheus.NewRegistry()
 	if w.gw, err = gateway.New(o); err != nil {
 		w.t.Fatal(err)
 	}

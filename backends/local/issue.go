@@ -16,8 +16,9 @@ import (
 // maxName bounds an ID, and the name of a device, in octets.
 const maxName = 256
 
-// Issue certifies the template: it is checked, the ledger is asked for the ID, the certificate is signed and recorded,
-// and then the answer is given. Serial number and signature follow from the ID, so that a process which died in between
+// Issue certifies the template: the ledger is asked for the ID, the template is checked, the certificate is signed and
+// recorded, and then the answer is given. What the ledger has is not checked again: configuration and release may have
+// changed since, and a refusal would say that nothing was issued. Serial number and signature follow from the ID, so that a process which died in between
 // has left nothing that the next one would not make again.
 //
 // INVALID_ARGUMENT: the template or the CSR is not certified. ALREADY_EXISTS: the ID was used for another content.
@@ -45,20 +46,20 @@ func (c *CA) Issue(ctx context.Context, q *backend.IssueRequest) (*backend.Issua
 	if i == nil {
 		return nil, backend.Refuse(codes.InvalidArgument, "there is no issuing CA %q", q.Issuer)
 	}
-	t, err := r.checkTemplate(&q.Template, i)
-	if err != nil {
-		return nil, backend.Refuse(codes.InvalidArgument, "%v", err)
-	}
 	stands, err := r.ledger.find(q.ID)
 	if err != nil {
 		return nil, backend.Refuse(codes.Unavailable, "ledger: %v", err)
 	}
 	if stands == nil {
+		t, err := r.checkTemplate(&q.Template, i)
+		if err != nil {
+			return nil, backend.Refuse(codes.InvalidArgument, "%v", err)
+		}
 		if stands, err = c.sign(r, i, t, q); err != nil {
 			return nil, err
 		}
 	}
-	if !bytes.Equal(stands.template, t.digest) {
+	if !bytes.Equal(stands.template, digest(i.name, &q.Template)) {
 		return nil, backend.Refuse(codes.AlreadyExists, "the ID was used for another content")
 	}
 	return r.issuance(stands)

@@ -3,6 +3,8 @@ package local
 import (
 	"bytes"
 	"context"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -353,4 +355,30 @@ func TestLedgerFails(t *testing.T) {
 	want(t, err, codes.Unavailable)
 	_, err = c.Issue(t.Context(), request(t, "tx-1"))
 	want(t, err, codes.Unavailable)
+}
+
+// An ID that was issued is never refused for good: neither by a CA that was closed, nor under a configuration or a release
+// that would not certify the template any more.
+func TestIssuedIsNotRefused(t *testing.T) {
+	dir := standing(t)
+	c := open(t, dir, Options{})
+	q := request(t, "x")
+	points := pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 31}, Value: []byte{0x30, 0}}
+	q.Template.Extensions = append(q.Template.Extensions, points)
+	first, err := c.Issue(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shut(t, c)
+	if _, err := c.Issue(t.Context(), q); err == nil || backend.Definite(err) {
+		t.Errorf("a closed CA: %v", err)
+	}
+	c = open(t, dir, Options{}, "issuers: {ec: {crl: [\"http://crl.example/ec\"]}}")
+	again, err := c.Issue(t.Context(), q)
+	if err != nil || !bytes.Equal(first.Certificate, again.Certificate) {
+		t.Errorf("another certificate, or none: %v", err)
+	}
+	q.ID = "y"
+	_, err = c.Issue(t.Context(), q)
+	want(t, err, codes.InvalidArgument)
 }

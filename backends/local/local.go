@@ -182,12 +182,12 @@ func (c *CA) openDir(ctx context.Context, given, full *Config) (r *running, err 
 	return r, nil
 }
 
-// running returns the configured CA, or FAILED_PRECONDITION: nothing is issued by one that is not.
+// running returns the configured CA, or UNAVAILABLE: one that is closed, or not open yet, refuses no request for good.
 func (c *CA) running() (*running, error) {
 	if r := c.open.Load(); r != nil {
 		return r, nil
 	}
-	return nil, backend.Refuse(codes.FailedPrecondition, "the CA is not configured")
+	return nil, backend.Refuse(codes.Unavailable, "the CA is not open")
 }
 
 // Close ends the CA: it waits for the records under way, closes the ledger and gives up the lock. Calls after it fail.

@@ -115,7 +115,7 @@ func TestConfigureOnce(t *testing.T) {
 		t.Error("a closed CA answers")
 	}
 	_, err := New(Options{}).Issue(t.Context(), request(t, "x"))
-	want(t, err, codes.FailedPrecondition)
+	want(t, err, codes.Unavailable)
 }
 
 // TestCrashWhileMaking: what a crash can leave is made good, as long as nothing was issued.

@@ -32,9 +32,12 @@ type Backend interface {
 	// Issue certifies the template under the idempotency key r.ID. With IdempotencyNative, the same ID and
 	// content give the same certificate, byte for byte; the same ID with another content is ALREADY_EXISTS.
 	Issue(ctx context.Context, r *IssueRequest) (*Issuance, error)
-	// Lookup says what became of the ID. UNIMPLEMENTED where Describe says IdempotencyNone.
+	// Lookup says what became of the ID. UNIMPLEMENTED where Describe says IdempotencyNone. No error of it refuses
+	// anything: the gateway asks again.
 	Lookup(ctx context.Context, id string) (*Outcome, error)
 	// Poll asks for what an earlier Issue answered with a ticket. UNIMPLEMENTED where the CA has no tickets.
+	// INVALID_ARGUMENT, PERMISSION_DENIED and FAILED_PRECONDITION say that the CA has refused the request after all:
+	// nothing was and nothing will be issued. After any other error the gateway polls again, not before a RetryInfo's delay.
 	Poll(ctx context.Context, ticket string) (*Issuance, error)
 	// Confirm tells the CA that the device accepted or rejected the certificate. Optional.
 	Confirm(ctx context.Context, id string, accepted bool) error

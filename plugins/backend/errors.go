@@ -34,8 +34,8 @@ func RetryAfter(err error) (time.Duration, bool) {
 	return 0, false
 }
 
-// Definite reports whether an error of Issue proves that nothing was issued and nothing will be.
-// It is false for nil.
+// Definite reports whether an error of Issue proves that nothing was issued and nothing will be. It is false for nil.
+// An error of another call proves nothing by its code.
 func Definite(err error) bool {
 	switch status.Code(err) {
 	case codes.InvalidArgument, codes.PermissionDenied, codes.FailedPrecondition, codes.Unimplemented:

@@ -1,0 +1,140 @@
+package gateway_test
+
+import (
+	"context"
+	"time"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/backendtest"
+)
+
+// watched is a store of which calls are seen, delayed or failed.
+type watched struct {
+	gateway.Store
+	begun    func(b *gateway.Beginning)                  // after Begin
+	claimed  func(lease time.Duration, w []gateway.Work) // after ClaimDue
+	settling func(ctx context.Context) error             // before Settle
+	postpone func(w gateway.Work, note string)
+	reading  func() error // before Transaction
+	record   func() error // before Record
+}
+
+func (s *watched) Begin(ctx context.Context, b *gateway.Beginning) (int64, error) {
+	epoch, err := s.Store.Begin(ctx, b)
+	if err == nil && s.begun != nil {
+		s.begun(b)
+	}
+	return epoch, err
+}
+
+func (s *watched) ClaimDue(ctx context.Context, lease time.Duration, limit int) ([]gateway.Work, error) {
+	due, err := s.Store.ClaimDue(ctx, lease, limit)
+	if err == nil && s.claimed != nil {
+		s.claimed(lease, due)
+	}
+	return due, err
+}
+
+func (s *watched) Settle(ctx context.Context, st *gateway.Settlement) error {
+	if s.settling != nil {
+		if err := s.settling(ctx); err != nil {
+			return err
+		}
+	}
+	return s.Store.Settle(ctx, st)
+}
+
+func (s *watched) Postpone(ctx context.Context, w gateway.Work, delay time.Duration, note string) error {
+	if s.postpone != nil {
+		s.postpone(w, note)
+	}
+	return s.Store.Postpone(ctx, w, delay, note)
+}
+
+func (s *watched) Transaction(ctx context.Context, id string) (*gateway.Transaction, error) {
+	if s.reading != nil {
+		if err := s.reading(); err != nil {
+			return nil, err
+		}
+	}
+	return s.Store.Transaction(ctx, id)
+}
+
+func (s *watched) Record(ctx context.Context, e gateway.AuditEvent) error {
+	if s.record != nil {
+		if err := s.record(); err != nil {
+			return err
+		}
+	}
+	return s.Store.Record(ctx, e)
+}
+
+// watch puts s between gateway and store.
+func watch(s *watched) func(*world) {
+	return func(w *world) { w.wrap = func(inner gateway.Store) gateway.Store { s.Store = inner; return s } }
+}
+
+func idempotency(i backend.Idempotency) func(*world) {
+	return func(w *world) { w.desc = func(d *backend.Description) { d.Idempotency = i } }
+}
+
+// twisted is a CA of which single calls are replaced.
+type twisted struct {
+	backend.Backend
+	issue  func(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error)
+	lookup func(ctx context.Context, id string) (*backend.Outcome, error)
+	poll   func(ctx context.Context, ticket string) (*backend.Issuance, error)
+	revoke func(ctx context.Context, r *backend.RevokeRequest) error
+	cas    func(ctx context.Context) ([]backend.CA, error)
+}
+
+func (b *twisted) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
+	if b.issue != nil {
+		return b.issue(ctx, r)
+	}
+	return b.Backend.Issue(ctx, r)
+}
+
+func (b *twisted) Lookup(ctx context.Context, id string) (*backend.Outcome, error) {
+	if b.lookup != nil {
+		return b.lookup(ctx, id)
+	}
+	return b.Backend.Lookup(ctx, id)
+}
+
+func (b *twisted) Poll(ctx context.Context, ticket string) (*backend.Issuance, error) {
+	if b.poll != nil {
+		return b.poll(ctx, ticket)
+	}
+	return b.Backend.Poll(ctx, ticket)
+}
+
+func (b *twisted) Revoke(ctx context.Context, r *backend.RevokeRequest) error {
+	if b.revoke != nil {
+		return b.revoke(ctx, r)
+	}
+	return b.Backend.Revoke(ctx, r)
+}
+
+func (b *twisted) CACertificates(ctx context.Context) ([]backend.CA, error) {
+	if b.cas != nil {
+		return b.cas(ctx)
+	}
+	return b.Backend.CACertificates(ctx)
+}
+
+// twist puts b between gateway and CA.
+func (w *world) twist(b *twisted) {
+	w.t.Helper()
+	b.Backend = w.memory
+	w.ca = backendtest.Faulty(b, backendtest.FaultPlan{})
+	w.swap()
+}
+
+// twin is a store in which every request has a twin.
+type twin struct{ gateway.Store }
+
+func (twin) Begin(context.Context, *gateway.Beginning) (int64, error) {
+	return 0, &gateway.TwinError{Transaction: "another"}
+}
