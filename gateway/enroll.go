@@ -17,6 +17,8 @@ import (
 // the certificate with the grant; commits the outcome with its audit event; and only then answers.
 func (g *Gateway) Enroll(ctx context.Context, r *Request) (*Result, error) {
 	start := g.now()
+	ctx, cancel := context.WithTimeout(ctx, g.opt.CheckTimeout)
+	defer cancel()
 	d := &decision{request: r, endpoint: r.Endpoint}
 	select {
 	case g.slots <- struct{}{}:

@@ -53,6 +53,7 @@ type Options struct {
 	Metrics  prometheus.Registerer
 	Crash    func(point string) // called at each named crash point; nil outside fault tests
 
+	CheckTimeout time.Duration // for pipeline and intent; 0: 30 s
 	IssueTimeout time.Duration // for a CA to answer, however long the client waits; 0: 20 s
 	TwinWait     time.Duration // for how long an equal request waits for the first one; 0: 10 s
 	MaxInFlight  int           // requests beyond it are answered Busy; 0: 512
@@ -95,6 +96,7 @@ func New(o Options) (*Gateway, error) {
 	if o.Crash == nil {
 		o.Crash = func(string) {}
 	}
+	o.CheckTimeout = orDefault(o.CheckTimeout, 30*time.Second)
 	o.IssueTimeout = orDefault(o.IssueTimeout, 20*time.Second)
 	o.TwinWait = orDefault(o.TwinWait, 10*time.Second)
 	o.MaxInFlight = orDefault(o.MaxInFlight, 512)

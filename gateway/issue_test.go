@@ -289,3 +289,23 @@ func TestSwapRefusesWhatCannotRun(t *testing.T) {
 		t.Errorf("a refused swap changed the running one: %+v, %v", res, err)
 	}
 }
+
+// A stage that never answers ends with the gateway's own deadline, however patient the client is: nothing is issued.
+func TestStageHangs(t *testing.T) {
+	w := newWorld(t, backendtest.FaultPlan{}, func(w *world) {
+		w.opts.CheckTimeout = 20 * time.Millisecond // a real deadline: it is what ends the stage
+		w.enroll = gateway.Pipeline{password{"secret"}, hanging{}}
+	})
+	if _, err := w.gw.Enroll(t.Context(), w.request("device-1")); reason(err) != gateway.Unavailable || w.ca.Total() != 0 {
+		t.Errorf("%v, %d certificates", err, w.ca.Total())
+	}
+}
+
+// hanging is a stage whose look-up lasts as long as it is let.
+type hanging struct{}
+
+func (hanging) Name() string { return "hanging" }
+func (hanging) Decide(ctx context.Context, _ *gateway.Request, _ *gateway.Grant) gateway.Verdict {
+	<-ctx.Done()
+	return gateway.Unanswered(ctx.Err())
+}
