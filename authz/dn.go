@@ -71,7 +71,7 @@ func readable(a pkix.NameAttribute) error {
 			}
 		}
 	default:
-		return fmt.Errorf("ASN.1 tag %#02x, where UTF8String, PrintableString, IA5String and NumericString are read", tag)
+		return fmt.Errorf("%s, where UTF8String, PrintableString, IA5String and NumericString are read", stringType(tag))
 	}
 	if !a.IsText {
 		return errors.New("invalid characters")
@@ -80,6 +80,21 @@ func readable(a pkix.NameAttribute) error {
 		return errors.New("control or invisible characters")
 	}
 	return nil
+}
+
+// stringType names a string type of old (X.680 table 8), another type by its tag.
+func stringType(tag byte) string {
+	switch tag {
+	case 0x14:
+		return "TeletexString"
+	case 0x1a:
+		return "VisibleString"
+	case 0x1c:
+		return "UniversalString"
+	case 0x1e:
+		return "BMPString"
+	}
+	return fmt.Sprintf("ASN.1 tag %#02x", tag)
 }
 
 // printable reports whether s holds only characters that show what they are: no control characters, no line

@@ -230,7 +230,7 @@ func (s *Names) judgeSubject(subject []byte, hasSAN bool) (denied gateway.Verdic
 	if subject != nil {
 		var err error
 		if attrs, err = parseName(subject); err != nil {
-			return bad(gateway.BadTemplate, "the subject is malformed", "the subject: %v", err)
+			return bad(gateway.BadTemplate, "the subject is malformed: "+err.Error(), "the subject: %v", err)
 		}
 	}
 	if len(attrs) == 0 {

@@ -99,7 +99,7 @@ func (s *OwnCertificate) Decide(ctx context.Context, r *gateway.Request, g *gate
 	if denied, ok := s.mayAsk(r, record, leaf); !ok {
 		return denied
 	}
-	note := fmt.Sprintf("certificate %X of %s, issued at endpoint %s", record.Serial, pkix.FormatName(leaf.RawSubject), record.Endpoint)
+	note := fmt.Sprintf("certificate %x of %s, issued at endpoint %s", record.Serial, pkix.FormatName(leaf.RawSubject), record.Endpoint)
 	if r.Operation != gateway.Revoke {
 		changed, denied, ok := s.sameNames(r, g, leaf)
 		if !ok {
@@ -123,7 +123,7 @@ func (s *OwnCertificate) issuedHere(ctx context.Context, leaf *x509.Certificate)
 	if serial == nil || serial.Sign() <= 0 {
 		return deny(gateway.Untrusted, "the certificate was not issued here", "the certificate's serial number is not positive")
 	}
-	id := fmt.Sprintf("certificate %X of %s", serial, pkix.FormatName(leaf.RawIssuer))
+	id := fmt.Sprintf("certificate %x of %s", serial.Bytes(), pkix.FormatName(leaf.RawIssuer))
 	record, err := s.store.Certificate(ctx, leaf.RawIssuer, serial.Bytes())
 	switch {
 	case errors.Is(err, gateway.ErrNotFound):
@@ -165,16 +165,16 @@ func (s *OwnCertificate) mayAsk(r *gateway.Request, record *gateway.Certificate,
 			return deny(gateway.UnknownCert, "the request does not say which certificate it renews", "the request names no certificate to renew")
 		}
 		if !bytes.Equal(r.OldCert.Raw, leaf.Raw) {
-			return deny(gateway.NotAuthorized, "a certificate renews itself only", "certificate %X of %s asks to renew certificate %X of %s",
-				leaf.SerialNumber, pkix.FormatName(leaf.RawSubject), r.OldCert.SerialNumber, pkix.FormatName(r.OldCert.RawSubject))
+			return deny(gateway.NotAuthorized, "a certificate renews itself only", "certificate %x of %s asks to renew certificate %x of %s",
+				leaf.SerialNumber.Bytes(), pkix.FormatName(leaf.RawSubject), r.OldCert.SerialNumber.Bytes(), pkix.FormatName(r.OldCert.RawSubject))
 		}
 	case gateway.Revoke:
 		if r.Target == nil || r.Target.Serial == nil {
 			return deny(gateway.UnknownCert, "the request does not say which certificate it revokes", "the request names no certificate to revoke")
 		}
 		if !bytes.Equal(r.Target.Issuer, leaf.RawIssuer) || r.Target.Serial.Cmp(leaf.SerialNumber) != 0 {
-			return deny(gateway.NotAuthorized, "a certificate revokes itself only", "certificate %X of %s asks to revoke certificate %X of issuer %s",
-				leaf.SerialNumber, pkix.FormatName(leaf.RawSubject), r.Target.Serial, pkix.FormatName(r.Target.Issuer))
+			return deny(gateway.NotAuthorized, "a certificate revokes itself only", "certificate %x of %s asks to revoke certificate %x of issuer %s",
+				leaf.SerialNumber.Bytes(), pkix.FormatName(leaf.RawSubject), r.Target.Serial.Bytes(), pkix.FormatName(r.Target.Issuer))
 		}
 	default:
 		return deny(gateway.NotAuthorized, "the operation is not allowed with this certificate", "own-certificate judges renew, rekey and revoke, not %s", r.Operation)
@@ -194,11 +194,11 @@ func (s *OwnCertificate) sameNames(r *gateway.Request, g *gateway.Grant, leaf *x
 	}
 	if !bytes.Equal(asked.Subject, held.Subject) {
 		return "", gateway.Denied(gateway.NotAuthorized, "the subject is not that of the certificate",
-			fmt.Sprintf("the request asks for subject %s, the certificate has %s", formatSubject(asked.Subject), formatSubject(held.Subject))), false
+			"the request asks for "+unlike("subject", formatSubject(asked.Subject), formatSubject(held.Subject))), false
 	}
 	if !bytes.Equal(asked.SubjectAltName, held.SubjectAltName) || (asked.SubjectAltName == nil) != (held.SubjectAltName == nil) {
 		return "", gateway.Denied(gateway.NotAuthorized, "the subjectAltName is not that of the certificate",
-			fmt.Sprintf("the request asks for subjectAltName %s, the certificate has %s", formatSAN(asked.SubjectAltName), formatSAN(held.SubjectAltName))), false
+			"the request asks for "+unlike("subjectAltName", formatSAN(asked.SubjectAltName), formatSAN(held.SubjectAltName))), false
 	}
 	if r.NewNames == nil {
 		g.Subject, g.SubjectAltName = bytes.Clone(held.Subject), bytes.Clone(held.SubjectAltName)
@@ -218,4 +218,12 @@ func (s *OwnCertificate) sameNames(r *gateway.Request, g *gateway.Grant, leaf *x
 	}
 	g.Subject, g.SubjectAltName = bytes.Clone(wanted.Subject), bytes.Clone(wanted.SubjectAltName)
 	return ", changed " + change, gateway.Verdict{}, true
+}
+
+// unlike tells two names apart whose bytes differ, for the operator: they may look the same.
+func unlike(what, asked, held string) string {
+	if asked == held {
+		return fmt.Sprintf("%s %s, and the certificate has it in another encoding: the string types or the order differ (openssl asn1parse shows them)", what, asked)
+	}
+	return fmt.Sprintf("%s %s, the certificate has %s", what, asked, held)
 }

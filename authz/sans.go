@@ -81,6 +81,9 @@ func (s *Names) judgeGeneralName(n generalName, rule *sanRule) (denied gateway.V
 			}
 		} else if !dnsName(n.text) {
 			return bad(gateway.BadTemplate, "a DNS name is malformed", "%s is not a host name", n)
+		} else if _, err := netip.ParseAddr(n.text); err == nil {
+			// Some clients match it against the address that they connected to, past all rules for kind ip.
+			return bad(gateway.BadTemplate, "a DNS name is an IP address", "%s is an address, which is a name of kind ip", n)
 		}
 	case sanEmail:
 		// RFC 5280 section 4.2.1.6: a Mailbox, neither phrase nor comment nor angle brackets.

@@ -236,6 +236,26 @@ func TestLsPages(t *testing.T) {
 	}
 }
 
+// Without a terminal nothing is cut; a row that is too long for its column does not widen the others.
+func TestLsWithoutATerminal(t *testing.T) {
+	long := "CN=" + strings.Repeat("x", 500)
+	dir := serveAdmin(t, &records{stored: []*gateway.Transaction{
+		storedTransaction(2, gateway.StateRefused, func(x *gateway.Transaction) { x.Subject, x.Note = long, "names: too long" }),
+		storedTransaction(1, gateway.StateRefused, func(x *gateway.Transaction) { x.Note = "names: why not" }),
+	}})
+	out, err := runCommand(newLsCommand(), "--data", dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(out, "\n")
+	if len(lines) != 4 || !strings.HasSuffix(lines[1], long+"  names: too long") {
+		t.Fatalf("the long row is cut:\n%s", out)
+	}
+	if len(lines[0]) > 130 || len(lines[2]) > 150 || !strings.HasSuffix(lines[2], "names: why not") || strings.Index(lines[0], "WHY") != strings.Index(lines[2], "names:") {
+		t.Errorf("the others do not stand in their columns:\n%s", out)
+	}
+}
+
 func TestLsFitsTheTerminal(t *testing.T) {
 	dir := serveAdmin(t, someRecords())
 	for _, width := range []int{80, 100, 110, 120, 200} {
@@ -348,6 +368,11 @@ func TestClientErrors(t *testing.T) {
 	} {
 		if _, err := runCommand(newLsCommand(), args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v, want %q", args, err, want)
+		}
+	}
+	for _, args := range [][]string{{}, {""}, {"a", "b"}} {
+		if _, err := runCommand(newExplainCommand(), args...); err == nil || !strings.Contains(err.Error(), "explain wants one ID") {
+			t.Errorf("explain %q: %v", args, err)
 		}
 	}
 	served := serveAdmin(t, &records{})

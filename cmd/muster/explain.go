@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -20,7 +21,12 @@ func newExplainCommand() *cobra.Command {
 		Short: "Tell what became of a request, and why",
 		Long: `Tells what a device asked for, what each stage decided and why, and what the CA did.
 The ID stands in the gateway's answer and log, and in "muster ls"; 6 characters of its beginning or end will do.`,
-		Args: cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 || args[0] == "" {
+				return errors.New(`explain wants one ID: it stands in the gateway's answer and log, and in "muster ls"`)
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := f.client().Explain(cmd.Context(), args[0])
 			if err != nil {

@@ -55,9 +55,9 @@ Refusals of those who did not authenticate are kept in memory only, and listed w
 	}
 	f.add(cmd)
 	cmd.Flags().StringSliceVar(&f.states, "state", nil, "only transactions in these `STATES`: refused, held, issuing, unknown, waiting, stuck, issued, failed")
-	cmd.Flags().StringVar(&f.endpoint, "endpoint", "", "only transactions of this endpoint")
-	cmd.Flags().StringVar(&f.device, "device", "", "only this device's")
-	cmd.Flags().StringVar(&f.requester, "requester", "", "only certificates that this requester asked for, as `muster explain` shows it")
+	cmd.Flags().StringVar(&f.endpoint, "endpoint", "", "only transactions of this `ENDPOINT`")
+	cmd.Flags().StringVar(&f.device, "device", "", "only this `DEVICE`'s")
+	cmd.Flags().StringVar(&f.requester, "requester", "", "only certificates that this `REQUESTER` asked for, as \"muster explain\" shows it")
 	cmd.Flags().BoolVar(&f.refused, "refused", false, "list recent refusals of those who did not authenticate as well")
 	cmd.Flags().BoolVar(&f.valid, "valid", false, "only certificates that are neither expired nor revoked")
 	cmd.Flags().IntVar(&f.limit, "limit", 50, "how many")
@@ -156,7 +156,8 @@ func standing(c *admin.Certificate, now time.Time) string {
 	return "valid"
 }
 
-// table writes rows in columns that fit the terminal; without one, nothing is left out or cut.
+// table writes rows in columns that fit the terminal; without one, nothing is left out or cut, and what is longer than
+// its column is to be pushes the rest of its own row aside, not all rows'.
 type table struct {
 	columns []column
 	rows    [][]string
@@ -199,6 +200,9 @@ func (t *table) print(w io.Writer, width int, none string, more bool) error {
 			left -= widths[i] + gap
 		} else {
 			left -= gap
+			if width == 0 && c.most > 0 {
+				widths[i] = min(widths[i], c.most)
+			}
 		}
 	}
 	if width > 0 {
@@ -223,10 +227,13 @@ func (t *table) print(w io.Writer, width int, none string, more bool) error {
 	var b strings.Builder
 	line := func(cells func(i int) string) {
 		for n, i := range shown {
-			cell := cut(cells(i), widths[i])
+			cell := cells(i)
+			if width > 0 {
+				cell = cut(cell, widths[i])
+			}
 			b.WriteString(cell)
 			if n < len(shown)-1 {
-				b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+gap))
+				b.WriteString(strings.Repeat(" ", max(widths[i]-utf8.RuneCountInString(cell), 0)+gap))
 			}
 		}
 		b.WriteByte('\n')

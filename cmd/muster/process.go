@@ -131,6 +131,9 @@ func (p *process) stageDeps(cfg *Config) stageDeps {
 // start opens the store and puts the first configuration into force. Listeners are open when it returns.
 func (p *process) start(ctx context.Context, cfg *Config) error {
 	if path, ok := strings.CutPrefix(cfg.storeDSN(), "sqlite:"); ok {
+		if p.served() && !holdsSomething(path) {
+			p.log.Warn("the store is gone, and a new, empty one is made: certificates issued before cannot be renewed by themselves, and requests repeated from before get new ones; if it was lost, stop and restore it", "file", path)
+		}
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return cfg.fault(at("store"), "%v", err)
 		}
@@ -152,6 +155,14 @@ func (p *process) start(ctx context.Context, cfg *Config) error {
 	}
 	p.work.Go(p.renewOwn)
 	return nil
+}
+
+// served reports whether a gateway has run on the data directory before.
+func (p *process) served() bool { return holdsSomething(filepath.Join(p.data, "tls", "server.pem")) }
+
+func holdsSomething(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Size() > 0
 }
 
 // apply puts a configuration into force, or fails and changes nothing.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -140,7 +141,8 @@ endpoints:
 }
 
 // writeRoots writes the PEM file that clients trust. The default CA's root comes first: some clients read one only.
-func (q quickstart) writeRoots(rt *Runtime) error {
+// When it held others, clients have to be told: the CA's folder may have been lost, and another CA made.
+func (q quickstart) writeRoots(rt *Runtime, log *slog.Logger) error {
 	roots, err := rt.roots()
 	if err != nil {
 		return err
@@ -150,6 +152,9 @@ func (q quickstart) writeRoots(rt *Runtime) error {
 		if err := pem.Encode(&buf, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}); err != nil {
 			return err
 		}
+	}
+	if old, err := os.ReadFile(q.roots()); err == nil && !bytes.Equal(old, buf.Bytes()) {
+		log.Warn("the roots are not those of the last start: clients need the file anew, and if it is another CA, new certificates", "file", q.roots())
 	}
 	return writeChanged(q.roots(), buf.Bytes(), 0o644)
 }

@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
@@ -75,17 +77,10 @@ func (o *serveOptions) run(stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	p, err := newProcess(data, o.instance, log)
-	if err != nil {
-		return err
-	}
 	q := quickstart{data}
 	file := o.config
 	if file == "" {
 		file = q.config()
-		if err := q.prepare(); err != nil {
-			return errors.Join(err, p.stop(context.Background()))
-		}
 	}
 	load := func() (*Config, error) {
 		cfg, err := loadConfig(file)
@@ -93,6 +88,24 @@ func (o *serveOptions) run(stdout, stderr io.Writer) error {
 			return nil, err
 		}
 		return cfg, o.override(cfg)
+	}
+	// What is mistyped leaves no folder behind.
+	if err := o.checkAddresses(); err != nil {
+		return err
+	}
+	if o.config != "" {
+		if _, err := load(); err != nil {
+			return err
+		}
+	}
+	p, err := newProcess(data, o.instance, log)
+	if err != nil {
+		return err
+	}
+	if o.config == "" {
+		if err := q.prepare(); err != nil {
+			return errors.Join(err, p.stop(context.Background()))
+		}
 	}
 	life, end := context.WithCancel(context.Background())
 	defer end()
@@ -144,6 +157,9 @@ func (o *serveOptions) begin(ctx context.Context, p *process, q quickstart, load
 		return err
 	}
 	if err := p.start(ctx, cfg); err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("%w: another program listens there; stop it, or choose another address in %s, or by --http and --https", err, cfg.file)
+		}
 		return err
 	}
 	if o.config == "" || q.owns(o.config) {
@@ -215,7 +231,7 @@ func (q quickstart) owns(file string) bool {
 
 // tell writes what clients of a quickstart need, then the screen. The env file comes last: who waits for it can begin.
 func (q quickstart) tell(w io.Writer, cfg *Config, p *process, took time.Duration) error {
-	if err := q.writeRoots(p.runtime.Load()); err != nil {
+	if err := q.writeRoots(p.runtime.Load(), p.log); err != nil {
 		return err
 	}
 	settings, err := q.settings(cfg, p.set.Addrs())
@@ -242,18 +258,32 @@ func (o *serveOptions) dataDir() (string, error) {
 	return filepath.Abs(dir)
 }
 
-// override puts --http and --https in the place of configured addresses.
-func (o *serveOptions) override(c *Config) error {
-	for _, f := range []struct {
-		flag, value string
-		tls         bool
-	}{{"--http", o.http, false}, {"--https", o.https, true}} {
-		if f.value == "" {
-			continue
-		}
+// addressFlag is --http or --https.
+type addressFlag struct {
+	flag, value string
+	tls         bool
+}
+
+// addresses are the flags that are given.
+func (o *serveOptions) addresses() []addressFlag {
+	return slices.DeleteFunc([]addressFlag{{"--http", o.http, false}, {"--https", o.https, true}}, func(f addressFlag) bool { return f.value == "" })
+}
+
+func (o *serveOptions) checkAddresses() error {
+	for _, f := range o.addresses() {
 		if _, _, err := net.SplitHostPort(f.value); err != nil {
 			return fmt.Errorf("%s %s: want host:port, e.g. 127.0.0.1:0", f.flag, f.value)
 		}
+		if err := (&serve.Listener{Address: f.value}).Check(); err != nil {
+			return fmt.Errorf("%s %s: %w", f.flag, f.value, err)
+		}
+	}
+	return nil
+}
+
+// override puts --http and --https in the place of configured addresses.
+func (o *serveOptions) override(c *Config) error {
+	for _, f := range o.addresses() {
 		name := c.listener(f.tls)
 		if name == "" {
 			return fmt.Errorf("%s: %s does not say which listener is meant: call it %q", f.flag, c.file, strings.TrimPrefix(f.flag, "--"))

@@ -230,7 +230,7 @@ func TestStartErrors(t *testing.T) {
 		want           string
 	}{
 		{name: "the file is wrong", old: "validity", new: "vaildity", want: "muster.yaml:14: unknown key"},
-		{name: "an address is taken", old: "plain: {address: 127.0.0.1:0", new: "plain: {address: " + taken.Addr().String(), want: "listener plain: listen tcp"},
+		{name: "an address is taken", old: "plain: {address: 127.0.0.1:0", new: "plain: {address: " + taken.Addr().String(), want: "bind: address already in use: another program listens there"},
 		{name: "no such issuer", old: "backend: local\n", new: "backend: local\n    issuer: rsb\n", want: `profiles.base-station.issuer: backend local has no CA "rsb" (did you mean "rsa"?)`},
 		{name: "the store cannot be opened", old: "sqlite:muster.db", new: "sqlite:muster.yaml", want: "muster.yaml:7: store: "},
 		{name: "log format", args: []string{"--log-format", "xml"}, want: "want text or json"},

@@ -39,6 +39,9 @@ const maxAnswer = 64 << 20
 // NewClient makes a Client of the gateway whose socket is at path.
 func NewClient(path string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		if len(path) > maxSocketPath {
+			return nil, fmt.Errorf("the path has %d bytes, a socket's may have %d", len(path), maxSocketPath)
+		}
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", path)
 	}

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -253,7 +254,13 @@ func (s *Server) explain(c echo.Context) error {
 	if _, err := known(c); err != nil {
 		return err
 	}
-	t, err := s.find(c.Request().Context(), c.Param("id"))
+	given := c.Param("id")
+	if c.Request().URL.RawPath != "" { // then the router took the path as it came
+		if plain, err := url.PathUnescape(given); err == nil {
+			given = plain
+		}
+	}
+	t, err := s.find(c.Request().Context(), given)
 	if err != nil {
 		return err
 	}

@@ -283,6 +283,8 @@ func TestExplainByPart(t *testing.T) {
 		"06gzs":                  {400, "too short", 0},
 		id(1) + "0":              {400, "26 characters", 0},
 		"device-0001!":           {400, "without i, l, o and u", 0},
+		"'; drop/50%":            {400, `"'; drop/50%" is no`, 0},
+		"50%":                    {400, `"50%" is no`, 0},
 		strings.Repeat("x", 300): {400, "26 characters", 0},
 		"06gzsq":                 {409, "more than one", 5},
 		"06gzsq00":               {409, "more than one", 5},

@@ -116,6 +116,10 @@ func TestClientWithoutGateway(t *testing.T) {
 	if _, err := NewClient(path).Status(context.Background()); !errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), path) {
 		t.Errorf("no socket: %v", err)
 	}
+	long := filepath.Join(dir, strings.Repeat("x", 110))
+	if _, err := NewClient(long).Status(context.Background()); err == nil || !strings.Contains(err.Error(), "a socket's may have 107") {
+		t.Errorf("a path that is too long: %v", err)
+	}
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)

@@ -88,6 +88,10 @@ type server struct {
 	slots   chan struct{}
 	closing chan struct{}
 	close   sync.Once
+
+	// What Accept, which one goroutine calls, has said in the log already.
+	saidFull bool
+	calm     int // accepted since the last error
 }
 
 func open(name string, s Spec, log *slog.Logger) (*server, error) {
@@ -101,7 +105,7 @@ func open(name string, s Spec, log *slog.Logger) (*server, error) {
 	}
 	srv := &server{
 		name: name, address: s.Address, limit: limit, log: log, socket: socket,
-		slots: make(chan struct{}, limit), closing: make(chan struct{}),
+		slots: make(chan struct{}, limit), closing: make(chan struct{}), calm: calmAgain,
 	}
 	srv.policy.Store(&policy{s.TLS, s.Handler})
 	var protocols http.Protocols
@@ -160,20 +164,46 @@ type acceptor struct{ *server }
 func (a acceptor) Accept() (net.Conn, error) {
 	select {
 	case a.slots <- struct{}{}:
-	case <-a.closing:
-		return nil, net.ErrClosed
+		a.saidFull = a.saidFull && len(a.slots) > a.limit/2
+	default:
+		if !a.saidFull {
+			a.saidFull = true
+			a.log.Warn("all connections are taken: further clients wait to be accepted", "listener", a.name, "connections", a.limit)
+		}
+		select {
+		case a.slots <- struct{}{}:
+		case <-a.closing:
+			return nil, net.ErrClosed
+		}
 	}
 	c, err := a.socket.Accept()
 	if err != nil {
 		<-a.slots
+		a.notAccepted(err)
 		return nil, err
 	}
+	a.calm++
 	counted := &countedConn{Conn: c, slots: a.slots}
 	if cfg := a.policy.Load().tls; cfg != nil {
 		// http.Server does the handshake of a *tls.Conn, within ReadHeaderTimeout.
 		return tls.Server(counted, cfg), nil
 	}
 	return counted, nil
+}
+
+// calmAgain is how many clients are accepted after an error until the next one is news. http.Server tries again at
+// once and without end, and what it says about that is lost among what strangers cause.
+const calmAgain = 1000
+
+// notAccepted tells that clients cannot connect, above all for want of file descriptors.
+func (s *server) notAccepted(err error) {
+	if errors.Is(err, net.ErrClosed) {
+		return
+	}
+	if s.calm >= calmAgain {
+		s.log.Error("clients cannot be accepted", "listener", s.name, "err", err)
+	}
+	s.calm = 0
 }
 
 func (a acceptor) Close() error   { a.stopAccepting(); return nil }

@@ -200,7 +200,13 @@ func TestDrainWaitsThenCuts(t *testing.T) {
 }
 
 func TestConnectionsAreBounded(t *testing.T) {
-	s := NewSet(quiet())
+	var mu sync.Mutex
+	var log strings.Builder
+	s := NewSet(slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return log.Write(p)
+	}), nil)))
 	defer drain(t, s)
 	apply(t, s, map[string]Spec{"a": {Address: "127.0.0.1:0", Connections: 2, Handler: says("x")}})
 	addr := s.Addrs()["a"].String()
@@ -232,6 +238,11 @@ func TestConnectionsAreBounded(t *testing.T) {
 		t.Errorf("a place was free: %v", err)
 	}
 	held[1].Close()
+	mu.Lock()
+	defer mu.Unlock()
+	if !strings.Contains(log.String(), `level=WARN msg="all connections are taken: further clients wait to be accepted" listener=a connections=2`) {
+		t.Errorf("the log does not tell: %s", &log)
+	}
 }
 
 func TestPanicEndsOneConnectionAndIsLogged(t *testing.T) {

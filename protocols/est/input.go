@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"strings"
 
@@ -55,11 +54,13 @@ func (x *exchange) readBody() ([]byte, *refusal) {
 		return nil, unsupported("the request needs one Content-Type header: " + typePKCS10)
 	}
 	// Parameters do not matter, nor whether they parse.
-	if t, _, err := mime.ParseMediaType(types[0]); t != typePKCS10 || (err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter)) {
+	if t, _, _ := strings.Cut(types[0], ";"); !strings.EqualFold(strings.TrimSpace(t), typePKCS10) {
 		return nil, unsupported("the Content-Type of a request is " + typePKCS10)
 	}
-	if enc := x.r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
-		return nil, unsupported("a Content-Encoding is not accepted")
+	for _, enc := range x.r.Header.Values("Content-Encoding") {
+		if enc != "" && !strings.EqualFold(enc, "identity") {
+			return nil, unsupported("a Content-Encoding is not accepted")
+		}
 	}
 	limit := x.endpoint.Config.MaxBody
 	tooLarge := &refusal{status: http.StatusRequestEntityTooLarge, err: &gateway.Error{Reason: gateway.Malformed,

@@ -79,7 +79,9 @@ func TestMalformedRequests(t *testing.T) {
 		{"the type of an answer", enroll, good, header("Content-Type", "application/pkcs7-mime"), 415, "application/pkcs10"},
 		{"two types", enroll, good, header("Content-Type", "application/pkcs10", "text/plain"), 415, "one Content-Type"},
 		{"type of garbage", enroll, good, header("Content-Type", ";;;"), 415, "application/pkcs10"},
+		{"two types in one header", enroll, good, header("Content-Type", "application/pkcs10, text/plain"), 415, "application/pkcs10"},
 		{"compressed", enroll, good, header("Content-Encoding", "gzip"), 415, "Content-Encoding"},
+		{"compressed, in a second header", enroll, good, header("Content-Encoding", "identity", "gzip"), 415, "Content-Encoding"},
 		// The cap, announced and not.
 		{"too large", enroll, bytes.Repeat([]byte("A"), 17<<10), nil, 413, "larger than 16384 bytes"},
 		{"too large, chunked", enroll, bytes.Repeat([]byte("A"), 1<<20), chunked, 413, "larger than 16384 bytes"},

@@ -117,6 +117,7 @@ func TestSimpleEnroll(t *testing.T) {
 			r.Header.Set("Content-Type", `application/pkcs10; smime-type=certs-only; charset="utf-8"`)
 		}},
 		{"type with a parameter that does not parse", oneLine, func(r *http.Request) { r.Header.Set("Content-Type", "application/pkcs10; name") }},
+		{"type with a parameter twice", oneLine, func(r *http.Request) { r.Header.Set("Content-Type", "application/pkcs10; charset=a; charset=b") }},
 		{"type with a semicolon", oneLine, func(r *http.Request) { r.Header.Set("Content-Type", "application/pkcs10;") }},
 		{"Content-Transfer-Encoding base64", oneLine, func(r *http.Request) { r.Header.Set("Content-Transfer-Encoding", "base64") }},
 		{"Content-Transfer-Encoding that lies (RFC 8951 section 3)", oneLine, func(r *http.Request) { r.Header.Set("Content-Transfer-Encoding", "binary") }},
