@@ -144,6 +144,7 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 		if a.desc != nil && a.desc.Idempotency == backend.IdempotencyNone {
 			s.State, s.Next = StateStuck, ""
 		}
+		g.log.Warn("what the CA did is not known", "id", a.t.ID, "backend", a.t.Backend, "state", s.State, "err", failure)
 		res = &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: pendingRetry}
 	}
 	s.Audit = settlementAudit(a.t, s)

@@ -19,7 +19,7 @@ func LimitPages(t *testing.T, s *Store, n int) {
 	exec(t, s, fmt.Sprintf("PRAGMA max_page_count = %d", n))
 }
 
-// BreakCommits makes every COMMIT of a write to audit or instances fail: each leaves a row whose parent does not exist,
+// BreakCommits makes every COMMIT of a write to audit, instances or chains fail: each leaves a row whose parent does not exist,
 // which is checked then.
 func BreakCommits(t *testing.T, s *Store) {
 	t.Helper()
@@ -27,6 +27,7 @@ func BreakCommits(t *testing.T, s *Store) {
 	exec(t, s, `CREATE TABLE parents (x INTEGER PRIMARY KEY)`)
 	exec(t, s, `CREATE TRIGGER break_audit AFTER INSERT ON audit BEGIN INSERT INTO broken VALUES (1); END`)
 	exec(t, s, `CREATE TRIGGER break_instances AFTER UPDATE ON instances BEGIN INSERT INTO broken VALUES (1); END`)
+	exec(t, s, `CREATE TRIGGER break_chains AFTER INSERT ON chains BEGIN INSERT INTO broken VALUES (1); END`)
 }
 
 // MendCommits undoes it.
@@ -34,4 +35,5 @@ func MendCommits(t *testing.T, s *Store) {
 	t.Helper()
 	exec(t, s, `DROP TRIGGER break_audit`)
 	exec(t, s, `DROP TRIGGER break_instances`)
+	exec(t, s, `DROP TRIGGER break_chains`)
 }

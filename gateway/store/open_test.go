@@ -192,6 +192,9 @@ func TestNotReady(t *testing.T) {
 	if err := s.Record(t.Context(), full); err == nil {
 		t.Fatal("recorded on a full disk")
 	}
+	if err := s.Ready(t.Context()); err == nil {
+		t.Error("ready on a full disk, where a small row may still fit")
+	}
 	store.LimitPages(t, s, 1<<30)
 	if err := errors.Join(s.Record(t.Context(), full), s.Ready(t.Context()), s.VerifyAudit(t.Context())); err != nil {
 		t.Error(err)

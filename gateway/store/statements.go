@@ -24,6 +24,7 @@ const (
 	settleTransaction
 	resolveTransaction
 	insertChain
+	dropChain
 	insertCertificate
 	keepRepeat
 	freeRepeat
@@ -80,6 +81,7 @@ var texts = [statements]string{
 	resolveTransaction: `UPDATE transactions SET state = $2, reason = $3, note = $4, ticket = $5, updated = $6
 		WHERE id = $1 AND state IN ` + open + ` AND NOT EXISTS (SELECT 1 FROM work WHERE tx = $1)`,
 	insertChain: `INSERT INTO chains (hash, body) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING`,
+	dropChain:   `DELETE FROM chains WHERE hash = $1`,
 	insertCertificate: `INSERT INTO certificates (` + certificateColumns + `)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) ON CONFLICT DO NOTHING`,
 	keepRepeat: `UPDATE repeats SET expires = $2

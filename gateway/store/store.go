@@ -153,14 +153,10 @@ func (s *Store) dbNow() any {
 	return micros(s.clock())
 }
 
-// Ready is gateway.Store. After a failed commit it tries a small one, since nobody else may write while it is not ready.
+// Ready is gateway.Store. After a failed commit it tries one itself, since nobody else may write while it is not ready.
 func (s *Store) Ready(ctx context.Context) error {
 	if failed := s.writer.Healthy(); failed != nil {
-		now := micros(s.clock())
-		if err := s.write(ctx, func(u unit) error {
-			_, err := u.exec(touchInstance, s.instance, now, now)
-			return err
-		}); err != nil {
+		if err := s.probe(ctx); err != nil {
 			return fmt.Errorf("store: the last commit failed: %w; nor can it commit now: %w", failed, err)
 		}
 	}
@@ -169,6 +165,23 @@ func (s *Store) Ready(ctx context.Context) error {
 		return fmt.Errorf("store: %w", err)
 	}
 	return nil
+}
+
+// probeSize is more than a transaction's commits need: on a disk where less fits the store is not ready, though a row
+// would go in.
+const probeSize = 64 << 10
+
+// probe commits a row of probeSize and takes it away again. It lies among the chains, under a key that is no hash.
+func (s *Store) probe(ctx context.Context) error {
+	key := []byte("probe of " + s.instance)
+	err := s.write(ctx, func(u unit) error {
+		_, err := u.exec(insertChain, key, strings.Repeat("-", probeSize))
+		return err
+	})
+	return errors.Join(err, s.write(ctx, func(u unit) error {
+		_, err := u.exec(dropChain, key)
+		return err
+	}))
 }
 
 // Close waits for the writes under way and closes the database.
