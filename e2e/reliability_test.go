@@ -107,6 +107,7 @@ func TestReliability(t *testing.T) {
 		})
 	}
 	var killed struct{ gateway, plugin int }
+	last := 0 // the plugin process killed last
 	killer := make(chan struct{})
 	go func() {
 		defer close(killer)
@@ -115,14 +116,14 @@ func TestReliability(t *testing.T) {
 				time.Sleep(time.Millisecond)
 			}
 			if !d.gateway {
+				// Not the one that was killed before and is not reaped yet, nor one that is only about to be started.
 				pid := g.plugin()
-				for pid == 0 { // it is being started again
+				for pid == 0 || pid == last || syscall.Kill(pid, syscall.SIGKILL) != nil {
 					time.Sleep(time.Millisecond)
 					pid = g.plugin()
 				}
-				if syscall.Kill(pid, syscall.SIGKILL) == nil {
-					killed.plugin++
-				}
+				last = pid
+				killed.plugin++
 				continue
 			}
 			g.kill()
