@@ -46,12 +46,11 @@ type Runtime struct {
 
 // Options are what a Gateway lives with from start to end.
 type Options struct {
-	Store    Store
-	Instance string // this replica's name
-	Clock    func() time.Time
-	Log      *slog.Logger
-	Metrics  prometheus.Registerer
-	Crash    func(point string) // called at each named crash point; nil outside fault tests
+	Store   Store
+	Clock   func() time.Time
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	Crash   func(point string) // called at each named crash point; nil outside fault tests
 
 	CheckTimeout time.Duration // for pipeline and intent; 0: 30 s
 	IssueTimeout time.Duration // for a CA to answer, however long the client waits; 0: 20 s

@@ -218,13 +218,12 @@ func record(t *Transaction, leaf *x509.Certificate, issuance *backend.Issuance) 
 	if leaf == nil {
 		return nil
 	}
-	c := &Certificate{
+	return &Certificate{
 		Issuer: leaf.RawIssuer, Serial: leaf.SerialNumber.Bytes(), Transaction: t.ID, Backend: t.Backend, Endpoint: t.Endpoint,
 		Device: t.Device, Requester: t.Requester, Subject: pkix.FormatName(leaf.RawSubject), SubjectRaw: leaf.RawSubject,
 		KeyHash: keyHash(leaf.RawSubjectPublicKeyInfo), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
 		DER: leaf.Raw, Chain: issuance.Chain, Replaces: t.Replaces, Profile: t.Profile,
 	}
-	return c
 }
 
 // settlementAudit is the event of an outcome; an outcome that is not known yet has none.

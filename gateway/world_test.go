@@ -102,7 +102,7 @@ func (w *world) open() {
 		w.store = w.wrap(s)
 	}
 	o := w.opts
-	o.Store, o.Instance, o.Clock, o.Log, o.Metrics = w.store, w.name, w.clock.now, log, prometheus.NewRegistry()
+	o.Store, o.Clock, o.Log, o.Metrics = w.store, w.clock.now, log, prometheus.NewRegistry()
 	if w.gw, err = gateway.New(o); err != nil {
 		w.t.Fatal(err)
 	}

@@ -143,7 +143,7 @@ func (p *process) start(ctx context.Context, cfg *Config) error {
 		return cfg.fault(at("store"), "%v", err)
 	}
 	if p.gateway, err = gateway.New(gateway.Options{
-		Store: p.store, Instance: p.instance, Clock: p.clock, Log: p.log, Metrics: p.registry, Crash: crashFunc(),
+		Store: p.store, Clock: p.clock, Log: p.log, Metrics: p.registry, Crash: crashFunc(),
 	}); err != nil {
 		return err
 	}

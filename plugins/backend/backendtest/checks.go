@@ -88,11 +88,7 @@ func checkIssue(ctx context.Context, x *trial) error {
 	if !x.issues() {
 		return nil
 	}
-	r, err := x.request()
-	if err != nil {
-		return err
-	}
-	a, err := x.issue(ctx, r)
+	r, a, err := x.issueNew(ctx)
 	if err != nil {
 		return err
 	}
@@ -149,11 +145,7 @@ func checkSameID(ctx context.Context, x *trial) error {
 	if !x.issues() || x.d.Idempotency == backend.IdempotencyNone {
 		return nil
 	}
-	r, err := x.request()
-	if err != nil {
-		return err
-	}
-	first, err := x.issue(ctx, r)
+	r, first, err := x.issueNew(ctx)
 	if err != nil {
 		return err
 	}
@@ -189,11 +181,7 @@ func checkOtherContent(ctx context.Context, x *trial) error {
 	if !x.issues() || x.d.Idempotency != backend.IdempotencyNative {
 		return nil
 	}
-	r, err := x.request()
-	if err != nil {
-		return err
-	}
-	first, err := x.issue(ctx, r)
+	r, first, err := x.issueNew(ctx)
 	if err != nil {
 		return err
 	}
@@ -268,11 +256,7 @@ func checkLookup(ctx context.Context, x *trial) error {
 	if !x.issues() {
 		return nil
 	}
-	r, err := x.request()
-	if err != nil {
-		return err
-	}
-	a, err := x.issue(ctx, r)
+	r, a, err := x.issueNew(ctx)
 	if err != nil {
 		return err
 	}

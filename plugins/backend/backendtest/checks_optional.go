@@ -31,11 +31,7 @@ func checkRevoke(ctx context.Context, x *trial) error {
 	if !x.issues() || !x.can(backend.CapRevoke) {
 		return nil
 	}
-	r, err := x.request()
-	if err != nil {
-		return err
-	}
-	a, err := x.issue(ctx, r)
+	r, a, err := x.issueNew(ctx)
 	if err != nil {
 		return err
 	}

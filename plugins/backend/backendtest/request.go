@@ -86,6 +86,16 @@ func (x *trial) issue(ctx context.Context, r *backend.IssueRequest) (*backend.Is
 	return x.certificate(ctx, r.ID, a)
 }
 
+// issueNew issues under an ID never used before.
+func (x *trial) issueNew(ctx context.Context) (*backend.IssueRequest, *backend.Issuance, error) {
+	r, err := x.request()
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := x.issue(ctx, r)
+	return r, a, err
+}
+
 // certificate polls while the CA answers with tickets.
 func (x *trial) certificate(ctx context.Context, id string, a *backend.Issuance) (*backend.Issuance, error) {
 	for a.Certificate == nil {
