@@ -4,6 +4,9 @@ import (
 	"context"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/plugins/backend"
 	"github.com/muster-pki/muster/plugins/backend/backendtest"
@@ -137,4 +140,16 @@ type twin struct{ gateway.Store }
 
 func (twin) Begin(context.Context, *gateway.Beginning) (int64, error) {
 	return 0, &gateway.TwinError{Transaction: "another"}
+}
+
+// lostOnce is a CA's Issue whose answer is lost as long as *lost: it has signed, and nobody knows.
+func lostOnce(w *world, lost *bool) func(context.Context, *backend.IssueRequest) (*backend.Issuance, error) {
+	return func(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
+		got, err := w.memory.Issue(ctx, r)
+		if *lost && err == nil {
+			*lost = false
+			return nil, status.Error(codes.DeadlineExceeded, "lost")
+		}
+		return got, err
+	}
 }

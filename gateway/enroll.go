@@ -58,8 +58,7 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 		return nil, Errorf(Unsupported, "operation not supported", "%s is not an enrollment", r.Operation)
 	}
 
-	key := repeatKey(r)
-	if res, err := g.repeated(ctx, r, e, key); err != nil {
+	if res, err := g.repeated(ctx, r, e); err != nil {
 		return nil, unavailable("the store cannot be read", err)
 	} else if res != nil {
 		d.note = "the same request as " + res.Transaction
@@ -80,7 +79,7 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 	if d.grant.PublicKey == nil {
 		return nil, g.refuse(ctx, d, Errorf(Unsupported, "key generation is not supported", "the request has no public key"))
 	}
-	return g.commit(ctx, rt, d, &out, key)
+	return g.commit(ctx, rt, e, d, &out)
 }
 
 // refuse keeps a refusal for `muster explain`: in the store when the requester is known, else in memory only, since
@@ -103,14 +102,18 @@ func (g *Gateway) refuse(ctx context.Context, d *decision, e *Error) *Error {
 }
 
 // commit records what the pipeline decided, claims included, and goes on to the CA unless it is held.
-func (g *Gateway) commit(ctx context.Context, rt *Runtime, d *decision, out *ruling, key RepeatKey) (*Result, error) {
+func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decision, out *ruling) (*Result, error) {
 	backendName := d.grant.Backend
 	b, desc := rt.Backends[backendName], rt.descriptions[backendName]
 	if b == nil || desc == nil {
 		return nil, Errorf(Internal, "", "the grant names the backend %q, which is not configured", backendName)
 	}
 	t := transactionOf(d, StateIssuing)
-	t.Repeat, t.Backend, t.Profile = key, backendName, d.grant.Profile
+	t.Repeat, t.Resume, t.Backend, t.Profile = repeatKey(d.request), resumeKey(d.request), backendName, d.grant.Profile
+	t.Exchange = d.request.Exchange
+	if d.request.Confirm {
+		t.ConfirmWait = orDefault(e.ConfirmWait, defaultConfirmWait)
+	}
 	if d.grant.Replaces != nil {
 		t.Replaces = d.grant.Replaces.Serial
 	}
@@ -129,25 +132,33 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, d *decision, out *rul
 	epoch, err := g.store.Begin(ctx, begin)
 	var lost *ClaimLostError
 	var twin *TwinError
+	if errors.As(err, &twin) {
+		d.note = "the same request as " + twin.Transaction
+		if res, err := g.join(ctx, d.request, twin.Transaction); err != nil {
+			return nil, unavailable("the store cannot be read", err)
+		} else if res != nil {
+			return res, nil
+		}
+		if t.Resume != "" {
+			// The same wish, of which nothing can be given again: this is a new one, which nothing resumes.
+			t.Resume = ""
+			epoch, err = g.store.Begin(ctx, begin)
+		}
+	}
 	switch {
 	case errors.As(err, &lost):
 		d.stage, d.note = "claim", lost.Claim.Key+": "+lost.Claim.Lost
 		return nil, g.refuse(ctx, d, Errorf(NotAuthorized, "already used", "%w", lost))
 	case errors.As(err, &twin):
-		d.note = "the same request as " + twin.Transaction
-		if res, err := g.replay(ctx, twin.Transaction); err != nil {
-			return nil, unavailable("the store cannot be read", err)
-		} else if res != nil {
-			return res, nil
-		}
 		// Its twin failed while we waited. The client's next try is a request of its own.
 		return nil, unavailable("the same request has just failed", twin)
 	case err != nil:
 		return nil, unavailable("the request cannot be recorded", err)
 	}
+	d.note = out.Note
 	d.recorded = true
 	if out.Decision == Hold {
-		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: heldRetry}, nil
+		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: heldRetry, Exchange: t.Exchange}, nil
 	}
 	g.opt.Crash(CrashAfterIntent)
 	res, err := g.issue(ctx, &ask{t: t, epoch: epoch, backend: b, desc: desc}, deadline)

@@ -22,6 +22,9 @@ type Endpoint struct {
 	Profile   *Profile
 	Pipelines map[Operation]Pipeline // an operation without one is denied; Rekey without one passes Renew's
 	Repeat    time.Duration          // for how long an equal request gets the same certificate again; 0: 10 minutes
+
+	ConfirmWait     time.Duration // for how long a certificate waits for a confirmation that the protocol asks for; 0: 5 minutes
+	KeepUnconfirmed bool          // one that is never confirmed is kept, not revoked
 }
 
 // pipeline returns what the operation passes, nil when it is not allowed.
@@ -65,9 +68,11 @@ const (
 	CrashAfterIntent  = "gateway.after-intent"
 	CrashAfterIssue   = "gateway.after-issue" // the CA has answered, nothing is recorded yet
 	CrashAfterSettle  = "gateway.after-settle"
+
+	CrashAfterConclude = "gateway.after-conclude" // a confirmation is recorded, and not answered yet
 )
 
-// CrashPoints lists them all.
+// CrashPoints lists those that every issuance passes.
 var CrashPoints = []string{CrashBeforeIntent, CrashAfterIntent, CrashAfterIssue, CrashAfterSettle}
 
 // Gateway takes canonical requests from the protocol adapters and answers them. One lives as long as the process.

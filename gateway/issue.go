@@ -54,7 +54,7 @@ func (g *Gateway) issue(ctx context.Context, a *ask, deadline time.Time) (*Resul
 	switch {
 	case err != nil:
 		// No record, no answer: the intent stands, and whoever holds the lease next finds the outcome.
-		return &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: pendingRetry}, nil
+		return &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: pendingRetry, Exchange: a.t.Exchange}, nil
 	case refusal != nil:
 		return nil, refusal
 	}
@@ -127,8 +127,15 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 		refusal = &Error{Reason: Internal, Err: cert.differs}
 	case cert != nil:
 		s.State, s.Certificate = StateIssued, cert.record
-		s.RepeatUntil = earlier(now.Add(g.repeatFor(a.t.Endpoint)), cert.leaf.NotAfter)
-		res = &Result{Kind: ResultIssued, Transaction: a.t.ID, Certificate: cert.leaf, Chain: cert.chain}
+		if a.t.ConfirmWait > 0 {
+			s.State, s.Next, s.Delay = StateUnconfirmed, WorkConfirm, a.t.ConfirmWait
+			s.Note = "waits for the requester's confirmation"
+		} else {
+			s.RepeatUntil = earlier(now.Add(g.repeatFor(a.t.Endpoint)), cert.leaf.NotAfter)
+		}
+		res = &Result{
+			Kind: ResultIssued, Transaction: a.t.ID, Certificate: cert.leaf, Chain: cert.chain, Unconfirmed: s.State == StateUnconfirmed,
+		}
 	case failure == nil && issuance != nil && issuance.Ticket != "":
 		s.State, s.Ticket, s.Next, s.Delay = StateWaiting, issuance.Ticket, WorkPoll, orDefault(issuance.RetryAfter, defaultPoll)
 		s.Note = "the CA gave a ticket"
@@ -165,8 +172,11 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 		return nil, nil, fmt.Errorf("the outcome (%s) could not be recorded: %w", s.State, err)
 	}
 	g.opt.Crash(CrashAfterSettle)
-	if s.Next != "" {
+	if s.Next != "" && s.Next != WorkConfirm {
 		g.nudge()
+	}
+	if res != nil {
+		res.Exchange = a.t.Exchange
 	}
 	return res, refusal, nil
 }
@@ -228,10 +238,15 @@ func record(t *Transaction, leaf *x509.Certificate, issuance *backend.Issuance) 
 
 // settlementAudit is the event of an outcome; an outcome that is not known yet has none.
 func settlementAudit(t *Transaction, s *Settlement) AuditEvent {
-	if s.State != StateIssued && s.State != StateFailed && s.State != StateStuck {
+	kind := string(s.State)
+	switch s.State {
+	case StateUnconfirmed: // what becomes of it is an event of its own
+		kind = string(StateIssued)
+	case StateIssued, StateFailed, StateStuck:
+	default:
 		return AuditEvent{}
 	}
-	e := auditOf(t, string(s.State), "")
+	e := auditOf(t, kind, "")
 	e.Reason, e.Note = s.Reason, s.Note
 	if c := s.Certificate; c != nil {
 		e.Serial = hex.EncodeToString(c.Serial)

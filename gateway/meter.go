@@ -13,6 +13,8 @@ type meter struct {
 	stages     *prometheus.CounterVec
 	work       *prometheus.CounterVec
 	mismatches *prometheus.CounterVec
+
+	confirmations *prometheus.CounterVec
 }
 
 func newMeter(reg prometheus.Registerer) (*meter, error) {
@@ -33,8 +35,11 @@ func newMeter(reg prometheus.Registerer) (*meter, error) {
 		mismatches: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "muster_certificate_mismatches_total", Help: "Certificates that a CA made otherwise than granted. Always an alarm.",
 		}, []string{"backend"}),
+		confirmations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_confirmations_total", Help: "Certificates that waited to be confirmed, by what became of them (confirmed, rejected, unconfirmed, kept).",
+		}, []string{"protocol", "endpoint", "outcome"}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.stages, m.work, m.mismatches} {
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.stages, m.work, m.mismatches, m.confirmations} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

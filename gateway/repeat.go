@@ -13,8 +13,13 @@ import (
 
 // repeatKey is what two requests share when one is the other again: endpoint, operation, wire ID, requester, content.
 // "" when the adapter gave no content, or nothing says who asks: then no request is another's repeat.
-func repeatKey(r *Request) RepeatKey {
-	if len(r.Content) == 0 || len(r.Credentials) == 0 {
+func repeatKey(r *Request) RepeatKey { return keyOf(r, "", r.WireID, r.Content) }
+
+// resumeKey is what two requests share when one asks in a new exchange for what the other was never seen to get.
+func resumeKey(r *Request) RepeatKey { return keyOf(r, "resume", "", r.Resume) }
+
+func keyOf(r *Request, kind, wireID string, content []byte) RepeatKey {
+	if len(content) == 0 || len(r.Credentials) == 0 {
 		return ""
 	}
 	// A challenge is left out: once spent it authenticates nobody, and the signer of the message is there beside it.
@@ -30,14 +35,17 @@ func repeatKey(r *Request) RepeatKey {
 		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b))))
 		h.Write(b)
 	}
-	for _, s := range []string{r.Endpoint, string(r.Operation), r.WireID} {
+	for _, s := range []string{r.Endpoint, string(r.Operation), wireID} {
 		part([]byte(s))
+	}
+	if kind != "" {
+		part([]byte(kind)) // one part more than a repeat key has
 	}
 	h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(who))))
 	for _, s := range who {
 		part([]byte(s))
 	}
-	part(r.Content)
+	part(content)
 	return RepeatKey(hex.EncodeToString(h.Sum(nil)))
 }
 
@@ -46,42 +54,86 @@ func repeatKey(r *Request) RepeatKey {
 //
 // Who asks is established again: by the stages that identify, or, where the pipeline has none, by a credential that
 // the adapter has proof of. A stranger learns nothing from it; the pipeline then refuses as it would have anyway.
-func (g *Gateway) repeated(ctx context.Context, r *Request, e *Endpoint, key RepeatKey) (*Result, error) {
-	if key == "" {
-		return nil, nil
-	}
-	t, err := g.store.Repeat(ctx, key, g.now())
-	if errors.Is(err, ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	asked, v := e.pipeline(r.Operation).identify(ctx, r, &Grant{}, g.now)
-	if v.Decision != Allow {
-		return nil, nil
-	}
-	if !asked {
-		proven := false
-		for _, c := range r.Credentials {
-			proven = proven || c.Proven()
+func (g *Gateway) repeated(ctx context.Context, r *Request, e *Endpoint) (*Result, error) {
+	identified := false
+	for _, key := range []RepeatKey{repeatKey(r), resumeKey(r)} {
+		if key == "" {
+			continue
 		}
-		if !proven {
+		t, err := g.store.Repeat(ctx, key, g.now())
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !identified && !g.identified(ctx, r, e) {
 			return nil, nil
 		}
+		identified = true
+		if res, err := g.join(ctx, r, t.ID); res != nil || err != nil {
+			return res, err
+		}
 	}
-	return g.replay(ctx, t.ID)
+	return nil, nil
 }
 
-// replay answers with the outcome of an earlier transaction, for which it waits a while when this process is at it.
-func (g *Gateway) replay(ctx context.Context, id string) (*Result, error) {
-	g.await(ctx, id)
-	t, err := g.store.Transaction(ctx, id)
+// identified reports whether it is proven who asks.
+func (g *Gateway) identified(ctx context.Context, r *Request, e *Endpoint) bool {
+	asked, v := e.pipeline(r.Operation).identify(ctx, r, &Grant{}, g.now)
+	if v.Decision != Allow {
+		return false
+	}
+	if asked {
+		return true
+	}
+	for _, c := range r.Credentials {
+		if c.Proven() {
+			return true
+		}
+	}
+	return false
+}
+
+// join answers with the outcome of an earlier transaction that asks for the same: the same message again, or, in a new
+// exchange, what was asked for in one that broke off. The transaction then goes on in the new exchange.
+func (g *Gateway) join(ctx context.Context, r *Request, id string) (*Result, error) {
+	t, err := g.settledOrNot(ctx, id)
 	if err != nil {
 		return nil, err
 	}
+	if key := repeatKey(r); t.Repeat != key && t.Resume != "" && t.Resume == resumeKey(r) {
+		if !t.State.Open() {
+			if r.Confirm || t.State != StateIssued {
+				return nil, nil // confirmed: what is asked for now is another certificate
+			}
+			t.Exchange = r.Exchange
+			return g.replay(t)
+		}
+		var twin *TwinError
+		switch err := g.store.Adopt(ctx, &Adoption{Transaction: t.ID, WireID: r.WireID, Repeat: key, Exchange: r.Exchange, At: g.now()}); {
+		case errors.As(err, &twin):
+			return nil, nil // the same message made a transaction meanwhile: Begin finds it
+		case errors.Is(err, ErrStale):
+			return nil, nil // concluded meanwhile
+		case err != nil:
+			return nil, err
+		}
+		t.WireID, t.Exchange = r.WireID, r.Exchange
+	}
+	return g.replay(t)
+}
+
+// settledOrNot returns a transaction, for whose outcome it waits a while when this process is at it.
+func (g *Gateway) settledOrNot(ctx context.Context, id string) (*Transaction, error) {
+	g.await(ctx, id)
+	return g.store.Transaction(ctx, id)
+}
+
+// replay answers with the outcome of an earlier transaction, nil when it has none that could be repeated.
+func (g *Gateway) replay(t *Transaction) (*Result, error) {
 	switch {
-	case t.State == StateIssued && t.Certificate != nil:
+	case (t.State == StateIssued || t.State == StateUnconfirmed) && t.Certificate != nil:
 		if !t.Certificate.RevokedAt.IsZero() || g.now().After(t.Certificate.NotAfter) {
 			return nil, nil // never a certificate that no longer is one
 		}
@@ -92,7 +144,7 @@ func (g *Gateway) replay(ctx context.Context, id string) (*Result, error) {
 		res.Repeated = true
 		return res, nil
 	case t.State.Open():
-		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: pendingRetry, Repeated: true}, nil
+		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: pendingRetry, Repeated: true, Exchange: t.Exchange}, nil
 	}
 	return nil, nil
 }
@@ -136,7 +188,9 @@ func resultOf(t *Transaction) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	res := &Result{Kind: ResultIssued, Transaction: t.ID, Certificate: leaf}
+	res := &Result{
+		Kind: ResultIssued, Transaction: t.ID, Certificate: leaf, Unconfirmed: t.State == StateUnconfirmed, Exchange: t.Exchange,
+	}
 	for _, der := range t.Certificate.Chain {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {

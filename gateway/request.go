@@ -58,6 +58,9 @@ type Request struct {
 	Target      *CertID           // revoke, query
 	NewNames    *Names            // names to change to: EST ChangeSubjectName (RFC 6402), CMP kur with another subject
 	Content     []byte            // what makes a repeat the same request, in the protocol's own canonical form
+	Resume      []byte            // what a new exchange has to ask for again to get the certificate of one that was never confirmed; nil: nothing does
+	Confirm     bool              // the certificate waits for Gateway.Confirm
+	Exchange    []byte            // the adapter's own record of the exchange; stored with the transaction, and given back with its Result
 	Source      netip.Addr        // the peer, or what a trusted proxy says of it
 	Received    time.Time
 	Raw         []byte // the message as received; kept only while held or forwarded

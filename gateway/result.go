@@ -26,4 +26,6 @@ type Result struct {
 	Key         []byte              // generated: as Request.KeyGen asked for it
 	Answer      []byte              // answer
 	Repeated    bool                // the answer to an earlier, equal request
+	Unconfirmed bool                // the certificate waits for Gateway.Confirm
+	Exchange    []byte              // Request.Exchange, as stored
 }

@@ -19,14 +19,17 @@ const (
 	StateUnknown State = "unknown" // the CA was asked and it is not known what it did; the worker finds out
 	StateWaiting State = "waiting" // the CA gave a ticket; the worker polls
 	StateStuck   State = "stuck"   // unknown, and the CA can neither be asked again nor asked what it did: the operator decides
-	StateIssued  State = "issued"
-	StateFailed  State = "failed" // the CA refused, or its certificate was not what was granted
+	// StateUnconfirmed: issued, and the requester has yet to say that it takes the certificate.
+	StateUnconfirmed State = "unconfirmed"
+	StateIssued      State = "issued"
+	StateRejected    State = "rejected" // issued, and refused by the requester or never confirmed; it is revoked
+	StateFailed      State = "failed"   // the CA refused, or its certificate was not what was granted
 )
 
 // Open reports whether the transaction will still change.
 func (s State) Open() bool {
 	switch s {
-	case StateHeld, StateIssuing, StateUnknown, StateWaiting, StateStuck:
+	case StateHeld, StateIssuing, StateUnknown, StateWaiting, StateStuck, StateUnconfirmed:
 		return true
 	}
 	return false
@@ -47,7 +50,10 @@ type Transaction struct {
 	Device      string   // Grant.Device
 	Subject     string   // RFC 4514, as granted (as asked for when refused)
 	Verdicts    []Judged
-	Repeat      RepeatKey // "" for a refusal
+	Repeat      RepeatKey     // "" for a refusal
+	Resume      RepeatKey     // "" when nothing resumes it
+	ConfirmWait time.Duration // for how long its certificate waits to be confirmed; 0: not at all
+	Exchange    []byte        // Request.Exchange
 	Backend     string
 	Profile     string
 	Replaces    []byte                // serial of the certificate that this one succeeds, nil for none
@@ -60,7 +66,8 @@ type Transaction struct {
 	Ticket      string       // waiting
 }
 
-// RepeatKey is the SHA-256, in hexadecimal, by which a repeated request is found.
+// RepeatKey is the SHA-256, in hexadecimal, by which a repeated request is found. A transaction has one for the same
+// message again (Repeat), and may have one for the same wish in a new exchange (Resume).
 type RepeatKey string
 
 // Certificate is a certificate that the gateway had issued. Issuer and serial identify it.
@@ -92,6 +99,7 @@ const (
 	WorkSettle  WorkKind = "settle"  // find out what the CA did with an intent
 	WorkPoll    WorkKind = "poll"    // ask the CA with a ticket
 	WorkRevoke  WorkKind = "revoke"  // revoke a certificate, retried until the CA has
+	WorkConfirm WorkKind = "confirm" // nobody has confirmed in time: revoke
 	WorkForward WorkKind = "forward" // store and forward
 )
 
@@ -111,13 +119,13 @@ type Work struct {
 //
 // Every method may fail with any error when the store cannot answer; the caller then refuses.
 type Store interface {
-	// Repeat returns the transaction that holds the key: one that is open, or issued within the key's time.
-	// ErrNotFound when there is none.
+	// Repeat returns the transaction that holds the key, as Repeat or Resume: one that is open, or issued within the
+	// key's time. ErrNotFound when there is none.
 	Repeat(ctx context.Context, key RepeatKey, now time.Time) (*Transaction, error)
 
 	// Begin commits a transaction with its claims, and with its intent under a lease of this instance (StateIssuing)
 	// or without (StateHeld). When now is past Lease.Until and the transaction is still open, any worker may take it.
-	// *ClaimLostError when a claim has no use left; *TwinError when another transaction holds the repeat key
+	// *ClaimLostError when a claim has no use left; *TwinError when another transaction holds one of its two keys
 	// (one for which Repeat would have found something); nothing is written then.
 	Begin(ctx context.Context, b *Beginning) (epoch int64, err error)
 
@@ -128,6 +136,15 @@ type Store interface {
 	// reschedules the work under whose lease it was found. ErrStale when the lease was lost to another instance,
 	// ErrCertificateExists when issuer and serial belong to another transaction; nothing is written then.
 	Settle(ctx context.Context, s *Settlement) error
+
+	// Adopt commits that an open transaction goes on in another exchange: it gets that one's wire ID, record and repeat
+	// key. The old repeat key is free then. ErrStale when it is no longer open, *TwinError as Begin.
+	Adopt(ctx context.Context, a *Adoption) error
+
+	// Conclude commits what the requester said of its certificate, with its audit event: StateUnconfirmed becomes
+	// StateIssued, or StateRejected with its claims given back and its revocation due at once. Its WorkConfirm ends,
+	// whoever has leased it. ErrStale when it is no longer unconfirmed; nothing is written then.
+	Conclude(ctx context.Context, c *Conclusion) error
 
 	// MarkRevoked commits that a certificate was revoked, with its audit event, and ends the revocation's work.
 	// Revoking a certificate that is revoked already keeps the earlier date. Its transaction's repeat key is free then.
@@ -143,12 +160,24 @@ type Store interface {
 
 	// Transaction returns one transaction, with its certificate. ErrNotFound.
 	Transaction(ctx context.Context, id string) (*Transaction, error)
+	// ByWireID returns the newest transaction of the endpoint with the wire ID, with its certificate. ErrNotFound.
+	ByWireID(ctx context.Context, endpoint, wireID string) (*Transaction, error)
 	// Transactions lists the newest first, without certificates' DER.
 	Transactions(ctx context.Context, f TransactionFilter) ([]*Transaction, error)
 	// Certificate returns one certificate by issuer and serial. ErrNotFound.
 	Certificate(ctx context.Context, issuer, serial []byte) (*Certificate, error)
 	// Certificates lists the newest first.
 	Certificates(ctx context.Context, f CertificateFilter) ([]*Certificate, error)
+
+	// PutSecret commits a device's shared secret, in the place of one that stands, with its audit event.
+	PutSecret(ctx context.Context, s *StoredSecret, e AuditEvent) error
+	// DropSecret takes it away. ErrNotFound.
+	DropSecret(ctx context.Context, endpoint, reference string, e AuditEvent) error
+	// Secret returns one, past its NotAfter too. ErrNotFound.
+	Secret(ctx context.Context, endpoint, reference string) (*StoredSecret, error)
+	// Secrets lists those of an endpoint ("" for all), without what is sealed, by endpoint and reference, at most limit
+	// (0: 100) after the given one.
+	Secrets(ctx context.Context, endpoint, afterEndpoint, afterReference string, limit int) ([]*StoredSecret, error)
 
 	// Record commits an audit event that belongs to no transaction.
 	Record(ctx context.Context, e AuditEvent) error
@@ -171,14 +200,34 @@ type Settlement struct {
 	State       State
 	Reason      Reason       // StateFailed
 	Note        string       // for the operator
-	Certificate *Certificate // StateIssued; with StateFailed one that has to be revoked
+	Certificate *Certificate // StateIssued, StateUnconfirmed; with StateFailed one that has to be revoked. nil when the transaction has it already
 	Ticket      string       // StateWaiting
-	RepeatUntil time.Time    // StateIssued: until then a repeat gets this certificate
+	RepeatUntil time.Time    // StateIssued: until then a repeat gets this certificate, by either key
 	Release     bool         // give the claims back: nothing was issued
 	Next        WorkKind     // work that follows, due after Delay; "" for none
 	Delay       time.Duration
 	Now         time.Time
 	Audit       AuditEvent // zero Kind for none
+}
+
+// Adoption is what Adopt commits.
+type Adoption struct {
+	Transaction string
+	WireID      string
+	Repeat      RepeatKey
+	Exchange    []byte
+	At          time.Time
+}
+
+// Conclusion is what Conclude commits.
+type Conclusion struct {
+	Transaction string
+	State       State     // StateIssued or StateRejected
+	Note        string    // for the operator
+	Exchange    []byte    // takes the place of the transaction's
+	RepeatUntil time.Time // StateIssued: until then the repeat key stands; the resume key is free at once
+	Now         time.Time
+	Audit       AuditEvent
 }
 
 // Revocation is what MarkRevoked commits.
@@ -249,4 +298,14 @@ type TwinError struct{ Transaction string }
 
 func (e *TwinError) Error() string {
 	return "transaction " + e.Transaction + " is the same request"
+}
+
+// StoredSecret is a shared secret of one device, as the store keeps it: sealed, never in clear.
+type StoredSecret struct {
+	Endpoint  string // where it is good
+	Reference string // by which requests name it (CMP senderKID), as raw bytes; unique at the endpoint
+	Device    string // whose it is; "" for nobody's in particular
+	Sealed    []byte // by gateway/seal, bound to endpoint, reference and device
+	Created   time.Time
+	NotAfter  time.Time // zero: for ever
 }

@@ -111,6 +111,8 @@ func (g *Gateway) attempt(ctx context.Context, w Work) error {
 	rt := g.runtime.Load()
 	a := &ask{t: t, epoch: w.Epoch, backend: rt.Backends[t.Backend], desc: rt.descriptions[t.Backend]}
 	switch {
+	case w.Kind == WorkConfirm: // which needs no CA
+		return g.expire(ctx, a)
 	case a.backend == nil && w.Kind == WorkSettle:
 		return g.stillUnknown(ctx, a, fmt.Errorf("%w: %s", errNoBackend, t.Backend))
 	case a.backend == nil:

@@ -39,6 +39,7 @@ type world struct {
 	enroll gateway.Pipeline
 	desc   func(*backend.Description)
 	wrap   func(gateway.Store) gateway.Store
+	keep   bool // unconfirmed certificates
 }
 
 type clock struct {
@@ -117,7 +118,7 @@ func (w *world) swap() {
 	}
 	err := w.gw.Swap(w.t.Context(), &gateway.Runtime{
 		Endpoints: map[string]*gateway.Endpoint{"est": {
-			Name: "est", Protocol: gateway.EST, Profile: profile,
+			Name: "est", Protocol: gateway.EST, Profile: profile, KeepUnconfirmed: w.keep,
 			Pipelines: map[gateway.Operation]gateway.Pipeline{gateway.Enroll: w.enroll},
 		}},
 		Backends: map[string]backend.Backend{"ca": described{w.ca, w.desc}},

@@ -384,11 +384,11 @@ func TestAlgorithmFitsKey(t *testing.T) {
 		}
 	}
 	c := mustCSR(t, "p256.der")
-	c.SignatureAlgorithm = x509.UnknownSignatureAlgorithm
+	c.algorithm = algorithm{oid: oidRSA}
 	if err := c.CheckSignature(); !errors.Is(err, ErrAlgorithm) {
 		t.Errorf("unknown algorithm: %v", err)
 	}
-	if err := (&CSR{SignatureAlgorithm: x509.SHA256WithRSA}).CheckSignature(); !errors.Is(err, ErrAlgorithm) {
+	if err := (&CSR{algorithm: mustCSR(t, "rsa2048.der").algorithm}).CheckSignature(); !errors.Is(err, ErrAlgorithm) {
 		t.Errorf("no key: %v", err)
 	}
 }

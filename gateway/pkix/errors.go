@@ -19,7 +19,7 @@ var (
 	ErrWeak = errors.New("weak key or algorithm")
 	// ErrAlgorithm: an algorithm that is not supported, or that does not fit the key.
 	ErrAlgorithm = errors.New("unsupported algorithm")
-	// ErrSignature: the signature over a request does not verify.
+	// ErrSignature: a signature does not verify.
 	ErrSignature = errors.New("signature does not verify")
 
 	// ErrUntrusted: no path from the certificate to a root.

@@ -131,6 +131,38 @@ func FuzzFormatName(f *testing.F) {
 	})
 }
 
+func FuzzVerifySignature(f *testing.F) {
+	for _, v := range files {
+		if v.parse == nil {
+			_, alg, _, sig := parts(f, v.name)
+			f.Add(alg, sig)
+		}
+	}
+	type vector struct {
+		key                  crypto.PublicKey
+		alg, data, signature []byte
+	}
+	var vectors []vector
+	for _, name := range []string{"rsa2048.der", "rsa2048-pss.der", "p256.der", "ed25519.der"} {
+		key, alg, data, sig := parts(f, name)
+		vectors = append(vectors, vector{key, alg, data, sig})
+	}
+	f.Fuzz(func(t *testing.T, alg, sig []byte) {
+		hash, err := SignatureHash(alg)
+		if (err == nil) != (hash != 0) {
+			t.Errorf("hash %v with error %v", hash, err)
+		}
+		for _, v := range vectors {
+			switch err := VerifySignature(v.key, alg, v.data, sig, AllowSHA1()); {
+			case err == nil && !bytes.Equal(sig, v.signature):
+				t.Errorf("another signature verifies with %x", alg)
+			case err == nil && hash == 0:
+				t.Errorf("%x verifies and has no hash", alg)
+			}
+		}
+	})
+}
+
 func BenchmarkParseCSR(b *testing.B) {
 	for _, name := range []string{"p256-san.der", "p384.der", "ed25519.der", "rsa2048.der", "rsa3072.der"} {
 		der := read(b, name)

@@ -49,7 +49,7 @@ func judge(opts []Option) judgement {
 // WithBlocklist refuses keys on the list; nil is an empty list.
 func WithBlocklist(b *Blocklist) Option { return func(j *judgement) { j.blocklist = b } }
 
-// AllowSHA1 lets CSR.CheckSignature accept SHA-1, for an endpoint whose legacy list says so.
+// AllowSHA1 lets CSR.CheckSignature and VerifySignature accept SHA-1, for an endpoint whose legacy list says so.
 func AllowSHA1() Option { return func(j *judgement) { j.allowSHA1 = true } }
 
 // ParsePublicKey parses a DER SubjectPublicKeyInfo and refuses a key that must not be certified. The answer is

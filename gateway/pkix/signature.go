@@ -3,12 +3,11 @@ package pkix
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/subtle"
 	"crypto/x509"
 	"encoding/asn1"
+	"fmt"
 	"math/big"
 
 	_ "crypto/sha1"   // for crypto.Hash.New
@@ -124,46 +123,8 @@ func parsePSS(params []byte) (alg x509.SignatureAlgorithm, salt int, ok bool) {
 // Errors are ErrSignature (does not verify), ErrWeak (MD5, and SHA-1 without AllowSHA1) and ErrAlgorithm (unknown, or
 // made for another kind of key).
 func (c *CSR) CheckSignature(opts ...Option) error {
-	j := judge(opts)
-	hash, err := j.hash(c.SignatureAlgorithm)
-	if err != nil {
-		return err
-	}
-	signed := c.RawInfo
-	if hash != 0 {
-		h := hash.New()
-		h.Write(c.RawInfo)
-		signed = h.Sum(nil)
-	}
-	ok := false
-	switch key := c.Key.(type) {
-	case *rsa.PublicKey:
-		switch c.SignatureAlgorithm {
-		case x509.SHA1WithRSA, x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA:
-			ok = verifyPKCS1(key, hash, signed, c.Signature)
-		case x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS:
-			_, salt, _ := parsePSS(c.algorithm.params)
-			ok = rsa.VerifyPSS(key, hash, signed, c.Signature, &rsa.PSSOptions{SaltLength: salt}) == nil
-		default:
-			return because(ErrAlgorithm, "%v with an RSA key", c.SignatureAlgorithm)
-		}
-	case *ecdsa.PublicKey:
-		switch c.SignatureAlgorithm {
-		case x509.ECDSAWithSHA1, x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
-			ok = ecdsa.VerifyASN1(key, signed, c.Signature)
-		default:
-			return because(ErrAlgorithm, "%v with an EC key", c.SignatureAlgorithm)
-		}
-	case ed25519.PublicKey:
-		if c.SignatureAlgorithm != x509.PureEd25519 {
-			return because(ErrAlgorithm, "%v with an Ed25519 key", c.SignatureAlgorithm)
-		}
-		ok = ed25519.Verify(key, signed, c.Signature)
-	default:
-		return because(ErrAlgorithm, "no key")
-	}
-	if !ok {
-		return because(ErrSignature, "%v over the request", c.SignatureAlgorithm)
+	if err := judge(opts).verify(c.Key, c.algorithm, c.RawInfo, c.Signature); err != nil {
+		return fmt.Errorf("signature of the request: %w", err)
 	}
 	return nil
 }

@@ -73,7 +73,7 @@ func (s *Store) Certificates(ctx context.Context, f gateway.CertificateFilter) (
 	}
 	q.before("c.tx", f.Before)
 	var out []*gateway.Certificate
-	err := s.list(ctx, selectCertificate, &q, "c.tx", f.Limit, func(scan func(...any) error) error {
+	err := s.list(ctx, selectCertificate, &q, "c.tx DESC", f.Limit, func(scan func(...any) error) error {
 		var r certificateRow
 		if err := scan(r.dest()...); err != nil {
 			return err

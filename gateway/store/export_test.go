@@ -1,8 +1,13 @@
 package store
 
 import (
+	"database/sql"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"testing"
+
+	"github.com/pressly/goose/v3"
 )
 
 // exec runs a statement on the writer's connection, between units.
@@ -37,3 +42,27 @@ func MendCommits(t *testing.T, s *Store) {
 	exec(t, s, `DROP TRIGGER break_instances`)
 	exec(t, s, `DROP TRIGGER break_chains`)
 }
+
+// MigrateTo brings an empty database to an older version of the schema.
+func MigrateTo(t *testing.T, db *sql.DB, shared bool, version int64) {
+	t.Helper()
+	d := &sqliteDialect
+	if shared {
+		d = &postgresDialect
+	}
+	dir, err := fs.Sub(embedded, "migrations")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := goose.NewProvider(d.goose, db, migrations{dir, d}, goose.WithDisableGlobalRegistry(true),
+		goose.WithSlog(slog.New(slog.DiscardHandler)))
+	if err == nil {
+		_, err = p.UpTo(t.Context(), version)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ReadByWireID is the text of a statement that has to use its index.
+func ReadByWireID() string { return texts[readByWireID] }

@@ -16,31 +16,47 @@ import (
 
 const (
 	transactionColumns = `id, wire_id, protocol, endpoint, operation, state, source, credentials, requester, device, subject,
-		verdicts, repeat, backend, profile, replaces, intent, reason, note, received, updated, ticket`
+		verdicts, repeat, backend, profile, replaces, intent, reason, note, received, updated, ticket,
+		resume, confirm_wait, exchange`
 	certificateColumns = `issuer, serial, tx, backend, endpoint, profile, device, requester, subject, subject_raw, key_hash,
 		not_before, not_after, der, chain, revoked_at, revocation, replaces`
 
 	// c.issuer is NULL where a transaction has no certificate.
 	readTransactionColumns = `t.id, t.wire_id, t.protocol, t.endpoint, t.operation, t.state, t.source, t.credentials,
 		t.requester, t.device, t.subject, t.verdicts, t.repeat, t.backend, t.profile, t.replaces, t.intent, t.reason,
-		t.note, t.received, t.updated, t.ticket`
+		t.note, t.received, t.updated, t.ticket, t.resume, t.confirm_wait`
 	readCertificateColumns = `c.issuer, c.serial, c.tx, c.backend, c.endpoint, c.profile, c.device, c.requester, c.subject,
 		c.subject_raw, c.key_hash, c.not_before, c.not_after, c.revoked_at, c.revocation, c.replaces`
 
-	selectTransaction = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, c.der, h.body
+	selectTransaction = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, c.der, h.body, t.exchange
 		FROM transactions t LEFT JOIN certificates c ON c.tx = t.id LEFT JOIN chains h ON h.hash = c.chain`
-	listTransactions = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, NULL, NULL
+	listTransactions = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, NULL, NULL, NULL
 		FROM transactions t LEFT JOIN certificates c ON c.tx = t.id`
 	selectCertificate = `SELECT ` + readCertificateColumns + `, c.der, h.body
 		FROM certificates c LEFT JOIN chains h ON h.hash = c.chain`
+
+	selectSecret = `SELECT endpoint, reference, device, sealed, created, not_after FROM secrets`
+	listSecrets  = `SELECT endpoint, reference, device, NULL, created, not_after FROM secrets`
 )
 
 // transactionArgs are the parameters of insertTransaction.
 func transactionArgs(t *gateway.Transaction) ([]any, error) {
-	for _, k := range []struct{ what, key string }{{"transaction ID", t.ID}, {"repeat key", string(t.Repeat)}} {
-		if err := validKey(k.what, k.key); err != nil && (k.what != "repeat key" || k.key != "") {
+	if err := validKey("transaction ID", t.ID); err != nil {
+		return nil, err
+	}
+	for _, k := range []struct {
+		what string
+		key  gateway.RepeatKey
+	}{{"repeat key", t.Repeat}, {"resume key", t.Resume}} {
+		if k.key == "" {
+			continue
+		}
+		if err := validKey(k.what, string(k.key)); err != nil {
 			return nil, err
 		}
+	}
+	if t.ConfirmWait < 0 {
+		return nil, fmt.Errorf("a certificate does not wait %v to be confirmed", t.ConfirmWait)
 	}
 	credentials, err := marshal(t.Credentials)
 	if err != nil {
@@ -64,7 +80,7 @@ func transactionArgs(t *gateway.Transaction) ([]any, error) {
 		t.ID, text(t.WireID), text(string(t.Protocol)), text(t.Endpoint), text(string(t.Operation)), string(t.State),
 		text(t.Source), credentials, text(t.Requester), text(t.Device), text(t.Subject), verdicts, string(t.Repeat),
 		text(t.Backend), text(t.Profile), nullable(t.Replaces), intent, string(t.Reason), text(t.Note),
-		micros(t.Received), micros(updated), text(t.Ticket),
+		micros(t.Received), micros(updated), text(t.Ticket), string(t.Resume), t.ConfirmWait.Microseconds(), nullable(t.Exchange),
 	}, nil
 }
 
@@ -89,18 +105,19 @@ func certificateArgs(c *gateway.Certificate) (args []any, hash []byte, body stri
 func transactionRow(scan func(...any) error) (*gateway.Transaction, error) {
 	var t gateway.Transaction
 	var credentials, verdicts, intent string
-	var received, updated int64
+	var received, updated, confirmWait int64
 	var c certificateRow
-	err := scan(append([]any{
+	dest := append([]any{
 		&t.ID, &t.WireID, &t.Protocol, &t.Endpoint, &t.Operation, &t.State, &t.Source, &credentials,
 		&t.Requester, &t.Device, &t.Subject, &verdicts, &t.Repeat, &t.Backend, &t.Profile, &t.Replaces, &intent, &t.Reason,
-		&t.Note, &received, &updated, &t.Ticket,
-	}, c.dest()...)...)
-	if err != nil {
+		&t.Note, &received, &updated, &t.Ticket, &t.Resume, &confirmWait,
+	}, c.dest()...)
+	if err := scan(append(dest, &t.Exchange)...); err != nil {
 		return nil, notFound(err)
 	}
 	t.Received, t.Updated = fromMicros(received), fromMicros(updated)
-	err = errors.Join(json.Unmarshal([]byte(credentials), &t.Credentials), json.Unmarshal([]byte(verdicts), &t.Verdicts))
+	t.ConfirmWait = time.Duration(confirmWait) * time.Microsecond
+	err := errors.Join(json.Unmarshal([]byte(credentials), &t.Credentials), json.Unmarshal([]byte(verdicts), &t.Verdicts))
 	if intent != "" {
 		err = errors.Join(err, json.Unmarshal([]byte(intent), &t.Intent))
 	}

@@ -31,6 +31,19 @@ const (
 	releaseClaims
 	dropUses
 
+	// Adopt and Conclude.
+	adoptTransaction
+	freeOldRepeat
+	setRepeat
+	concludeTransaction
+	dropWork
+	revokeInstead
+	freeResume
+
+	// Secrets.
+	putSecret
+	dropSecret
+
 	// Work and revocation.
 	claimDue
 	postponeWork
@@ -47,7 +60,9 @@ const (
 	// Reads, by the read pool.
 	readRepeat
 	readTransaction
+	readByWireID
 	readCertificate
+	readSecret
 	anyDue
 	readInstance
 
@@ -57,19 +72,29 @@ const (
 const firstRead = readRepeat
 
 // open are the states of State.Open; a test compares them.
-const open = `('held', 'issuing', 'unknown', 'waiting', 'stuck')`
+const open = `('held', 'issuing', 'unknown', 'waiting', 'stuck', 'unconfirmed')`
+
+// settleable is where a transaction stands that can become $2: an open one, by an outcome that brings its certificate or has
+// none; an unconfirmed one, which has its certificate, by an outcome that takes it as given ($7); a closed one, not at all.
+const settleable = `CASE WHEN state = 'unconfirmed' THEN $7 WHEN state IN ` + open + ` THEN NOT $7 ELSE state = $2 END`
+
+// keysOf are both keys of a transaction. They are few and in an index: each database looks them up in their order.
+const keysOf = `((SELECT repeat FROM transactions WHERE id = $1), (SELECT resume FROM transactions WHERE id = $1))`
 
 // texts is the SQL of every prepared statement. now($n) is the database's clock.
 var texts = [statements]string{
-	// Where the key's time is over, the newer transaction takes it.
+	// Where the key's time is over, the newer transaction takes it; also from one that was closed by an older release, which knows
+	// nothing of resume keys. Not where the holder is not seen: it may have been committed a moment ago.
 	takeRepeat: `INSERT INTO repeats (key, tx, expires) VALUES ($1, $2, $3)
-		ON CONFLICT (key) DO UPDATE SET tx = excluded.tx, expires = excluded.expires WHERE repeats.expires <= $4`,
+		ON CONFLICT (key) DO UPDATE SET tx = excluded.tx, expires = excluded.expires WHERE repeats.expires <= $4
+		OR repeats.expires = $3 AND EXISTS (SELECT 1 FROM transactions WHERE id = repeats.tx AND state NOT IN ` + open + `)`,
 	holderOfRepeat: `SELECT tx FROM repeats WHERE key = $1`,
 	takeClaim: `INSERT INTO claims (key, used) VALUES ($1, 1)
 		ON CONFLICT (key) DO UPDATE SET used = claims.used + 1 WHERE claims.used < $2`,
 	noteUse: `INSERT INTO uses (tx, key, n) VALUES ($1, $2, 1) ON CONFLICT (tx, key) DO UPDATE SET n = uses.n + 1`,
 	insertTransaction: `INSERT INTO transactions (` + transactionColumns + `)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)`,
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+			$23, $24, $25)`,
 	insertWork: `INSERT INTO work (tx, kind, due, owner, lease_until, epoch, attempts, note)
 		VALUES ($1, $2, now($7) + $3, $4, now($7) + $5, $6, 0, '')`,
 
@@ -77,19 +102,35 @@ var texts = [statements]string{
 	rescheduleWork: `UPDATE work SET attempts = CASE WHEN kind = $4 THEN attempts ELSE 0 END, kind = $4,
 		due = now($7) + $5, owner = '', lease_until = 0, note = $6 WHERE tx = $1 AND owner = $2 AND epoch = $3`,
 	settleTransaction: `UPDATE transactions SET state = $2, reason = $3, note = $4, ticket = $5, updated = $6
-		WHERE id = $1 AND (state IN ` + open + ` OR state = $2)`,
+		WHERE id = $1 AND ` + settleable,
 	resolveTransaction: `UPDATE transactions SET state = $2, reason = $3, note = $4, ticket = $5, updated = $6
-		WHERE id = $1 AND state IN ` + open + ` AND NOT EXISTS (SELECT 1 FROM work WHERE tx = $1)`,
+		WHERE id = $1 AND state IN ` + open + ` AND ` + settleable + ` AND NOT EXISTS (SELECT 1 FROM work WHERE tx = $1)`,
 	insertChain: `INSERT INTO chains (hash, body) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING`,
 	dropChain:   `DELETE FROM chains WHERE hash = $1`,
 	insertCertificate: `INSERT INTO certificates (` + certificateColumns + `)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) ON CONFLICT DO NOTHING`,
-	keepRepeat: `UPDATE repeats SET expires = $2
-		WHERE key = (SELECT repeat FROM transactions WHERE id = $1) AND tx = $1`,
-	freeRepeat: `DELETE FROM repeats WHERE key = (SELECT repeat FROM transactions WHERE id = $1) AND tx = $1`,
+	keepRepeat: `UPDATE repeats SET expires = $2 WHERE key IN ` + keysOf + ` AND tx = $1`,
+	freeRepeat: `DELETE FROM repeats WHERE key IN ` + keysOf + ` AND tx = $1`,
 	releaseClaims: `UPDATE claims SET used = used - (SELECT n FROM uses WHERE uses.tx = $1 AND uses.key = claims.key)
 		WHERE key IN (SELECT key FROM uses WHERE tx = $1)`,
 	dropUses: `DELETE FROM uses WHERE tx = $1`,
+
+	adoptTransaction: `UPDATE transactions SET wire_id = $2, exchange = $3, updated = $4 WHERE id = $1 AND state IN ` + open,
+	freeOldRepeat: `DELETE FROM repeats
+		WHERE key = (SELECT repeat FROM transactions WHERE id = $1 AND repeat <> resume) AND tx = $1`,
+	setRepeat: `UPDATE transactions SET repeat = $2 WHERE id = $1`,
+	concludeTransaction: `UPDATE transactions SET state = $2, note = $3, exchange = $4, updated = $5
+		WHERE id = $1 AND state = 'unconfirmed'`,
+	dropWork: `DELETE FROM work WHERE tx = $1`,
+	revokeInstead: `UPDATE work SET kind = 'revoke', due = now($2), owner = '', lease_until = 0, epoch = epoch + 1,
+		attempts = 0, note = '' WHERE tx = $1`,
+	freeResume: `DELETE FROM repeats
+		WHERE key = (SELECT resume FROM transactions WHERE id = $1 AND repeat <> resume) AND tx = $1`,
+
+	putSecret: `INSERT INTO secrets (endpoint, reference, device, sealed, created, not_after) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (endpoint, reference) DO UPDATE SET device = excluded.device, sealed = excluded.sealed,
+		created = excluded.created, not_after = excluded.not_after`,
+	dropSecret: `DELETE FROM secrets WHERE endpoint = $1 AND reference = $2`,
 
 	// The rows are found and locked once (MATERIALIZED): PostgreSQL may otherwise run the subquery again for each row.
 	claimDue: `WITH due AS MATERIALIZED (SELECT tx FROM work WHERE due <= now($4) AND lease_until <= now($4)
@@ -101,8 +142,9 @@ var texts = [statements]string{
 		WHERE tx = $1 AND owner = $2 AND epoch = $3`,
 	markRevoked:       `UPDATE certificates SET revoked_at = $3, revocation = $4 WHERE issuer = $1 AND serial = $2 AND revoked_at = 0`,
 	certificateExists: `SELECT 1 FROM certificates WHERE issuer = $1 AND serial = $2`,
-	freeRepeatOfCertificate: `DELETE FROM repeats WHERE (key, tx) IN (SELECT t.repeat, t.id FROM certificates c
-		JOIN transactions t ON t.id = c.tx WHERE c.issuer = $1 AND c.serial = $2)`,
+	freeRepeatOfCertificate: `DELETE FROM repeats WHERE tx = (SELECT tx FROM certificates WHERE issuer = $1 AND serial = $2)
+		AND key IN ((SELECT t.repeat FROM certificates c JOIN transactions t ON t.id = c.tx WHERE c.issuer = $1 AND c.serial = $2),
+		(SELECT t.resume FROM certificates c JOIN transactions t ON t.id = c.tx WHERE c.issuer = $1 AND c.serial = $2))`,
 	endRevocation: `DELETE FROM work WHERE kind = 'revoke'
 		AND tx = (SELECT tx FROM certificates WHERE issuer = $1 AND serial = $2)`,
 
@@ -111,9 +153,14 @@ var texts = [statements]string{
 	touchInstance: `INSERT INTO instances (name, started, seen) VALUES ($1, $2, $3)
 		ON CONFLICT (name) DO UPDATE SET started = excluded.started, seen = excluded.seen`,
 
-	readRepeat:      selectTransaction + ` JOIN repeats r ON r.tx = t.id WHERE r.key = $1 AND r.expires > $2`,
+	readRepeat: selectTransaction + ` JOIN repeats r ON r.tx = t.id
+		WHERE r.key = $1 AND r.expires > $2 AND (r.expires < $3 OR t.state IN ` + open + `)`,
 	readTransaction: selectTransaction + ` WHERE t.id = $1`,
+	// The conditions of the index transactions_wire stand here again, or it would not be used.
+	readByWireID: selectTransaction + ` WHERE t.wire_id = $2 AND t.endpoint = $1 AND t.wire_id <> '' AND length(t.wire_id) <= 500
+		ORDER BY t.id DESC LIMIT 1`,
 	readCertificate: selectCertificate + ` WHERE c.issuer = $1 AND c.serial = $2`,
+	readSecret:      selectSecret + ` WHERE endpoint = $1 AND reference = $2`,
 	anyDue:          `SELECT 1 FROM work WHERE due <= now($1) AND lease_until <= now($1) LIMIT 1`,
 	readInstance:    `SELECT 1 FROM instances WHERE name = $1`,
 }

@@ -14,7 +14,7 @@ func TestOpenStates(t *testing.T) {
 	var want []string
 	for _, s := range []gateway.State{
 		gateway.StateRefused, gateway.StateHeld, gateway.StateIssuing, gateway.StateUnknown, gateway.StateWaiting,
-		gateway.StateStuck, gateway.StateIssued, gateway.StateFailed,
+		gateway.StateStuck, gateway.StateUnconfirmed, gateway.StateIssued, gateway.StateRejected, gateway.StateFailed,
 	} {
 		if s.Open() {
 			want = append(want, string(s))

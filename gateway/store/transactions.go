@@ -46,10 +46,8 @@ func (s *Store) Begin(ctx context.Context, b *gateway.Beginning) (int64, error) 
 	var epoch int64
 	err = s.write(ctx, func(u unit) error {
 		epoch = 0
-		if t.Repeat != "" {
-			if err := u.takeRepeat(t, now); err != nil {
-				return err
-			}
+		if err := u.takeKeys(t, now); err != nil {
+			return err
 		}
 		for _, c := range claims {
 			if err := u.takeClaim(t.ID, c); err != nil {
@@ -74,19 +72,43 @@ func (s *Store) Begin(ctx context.Context, b *gateway.Beginning) (int64, error) 
 	return epoch, nil
 }
 
-func (u unit) takeRepeat(t *gateway.Transaction, now time.Time) error {
-	n, err := u.exec(takeRepeat, string(t.Repeat), t.ID, int64(never), micros(now))
+// takeKeys takes a new transaction's keys, in one order everywhere as with claims. Of two twins it tells the one that
+// brought the same message.
+func (u unit) takeKeys(t *gateway.Transaction, now time.Time) error {
+	keys := []gateway.RepeatKey{t.Repeat, t.Resume}
+	slices.Sort(keys)
+	twins := map[gateway.RepeatKey]string{}
+	for _, key := range slices.Compact(keys) {
+		holder, err := u.takeRepeat(key, t.ID, now)
+		if err != nil {
+			return err
+		}
+		if holder != "" {
+			twins[key] = holder
+		}
+	}
+	if len(twins) > 0 {
+		return &gateway.TwinError{Transaction: cmp.Or(twins[t.Repeat], twins[t.Resume])}
+	}
+	return nil
+}
+
+// takeRepeat takes a key for a transaction, and says which one holds it where one does. Nobody holds "".
+func (u unit) takeRepeat(key gateway.RepeatKey, tx string, now time.Time) (holder string, err error) {
+	if key == "" {
+		return "", nil
+	}
+	n, err := u.exec(takeRepeat, string(key), tx, int64(never), micros(now))
 	if err != nil {
-		return fmt.Errorf("repeat key: %w", err)
+		return "", fmt.Errorf("repeat key: %w", err)
 	}
 	if n == 1 {
-		return nil
+		return "", nil
 	}
-	var twin string
-	if err := u.queryRow(holderOfRepeat, string(t.Repeat)).Scan(&twin); err != nil {
-		return fmt.Errorf("holder of the repeat key: %w", err)
+	if err := u.queryRow(holderOfRepeat, string(key)).Scan(&holder); err != nil {
+		return "", fmt.Errorf("holder of the repeat key: %w", err)
 	}
-	return &gateway.TwinError{Transaction: twin}
+	return holder, nil
 }
 
 func (u unit) takeClaim(tx string, c gateway.Claim) error {
@@ -127,128 +149,12 @@ func (s *Store) Refuse(ctx context.Context, t *gateway.Transaction, e gateway.Au
 	})
 }
 
-// Settle is gateway.Store. A closed transaction keeps its state: only work that follows it can still be settled.
-//
-// Epoch 0 stands for no lease: it settles an open transaction that no work waits for (held, stuck). It is ErrStale
-// when somebody else did so before.
-func (s *Store) Settle(ctx context.Context, st *gateway.Settlement) error {
-	if st.State == "" {
-		return errors.New("a settlement says where the transaction stands")
-	}
-	if (st.State == gateway.StateIssued) != (st.Certificate != nil) && st.State != gateway.StateFailed {
-		return fmt.Errorf("a certificate with, and only with, an outcome that has one: not %q", st.State)
-	}
-	body, err := eventBody(&st.Audit, optional)
-	if err != nil {
-		return err
-	}
-	var cert []any
-	var chainHash []byte
-	var chain string
-	if c := st.Certificate; c != nil {
-		if c.Transaction != st.Transaction {
-			return fmt.Errorf("transaction %s is settled with a certificate of %q", st.Transaction, c.Transaction)
-		}
-		if cert, chainHash, chain, err = certificateArgs(c); err != nil {
-			return err
-		}
-		if _, known := s.chains.Load(string(chainHash)); known {
-			chain = ""
-		}
-	}
-	err = s.write(ctx, func(u unit) error {
-		if err := u.settle(st); err != nil {
-			return err
-		}
-		if chain != "" {
-			if _, err := u.exec(insertChain, chainHash, chain); err != nil {
-				return fmt.Errorf("chain: %w", err)
-			}
-		}
-		if cert != nil {
-			n, err := u.exec(insertCertificate, cert...)
-			if err != nil {
-				return fmt.Errorf("certificate: %w", err)
-			}
-			if n == 0 {
-				return gateway.ErrCertificateExists
-			}
-		}
-		return u.audit(body)
-	})
-	if err == nil && chain != "" {
-		s.chains.Store(string(chainHash), struct{}{})
-	}
-	return err
-}
-
-// settle writes all of a settlement but certificate and audit event.
-func (u unit) settle(st *gateway.Settlement) error {
-	update := settleTransaction
-	if st.Epoch == 0 {
-		update = resolveTransaction
-	} else if err := u.endLease(st); err != nil {
-		return err
-	}
-	n, err := u.exec(update, st.Transaction, string(st.State), string(st.Reason), text(st.Note), text(st.Ticket), micros(st.Now))
-	if err != nil {
-		return fmt.Errorf("transaction %s: %w", st.Transaction, err)
-	}
-	if n == 0 {
-		if st.Epoch == 0 {
-			return gateway.ErrStale
-		}
-		return fmt.Errorf("transaction %s is closed and cannot become %q", st.Transaction, st.State)
-	}
-	if st.Epoch == 0 && st.Next != "" {
-		if _, err := u.exec(insertWork, st.Transaction, string(st.Next), st.Delay.Microseconds(), "", int64(0), int64(0), u.s.dbNow()); err != nil {
-			return fmt.Errorf("work of %s: %w", st.Transaction, err)
-		}
-	}
-	switch {
-	case st.State == gateway.StateIssued && st.RepeatUntil.After(st.Now):
-		_, err = u.exec(keepRepeat, st.Transaction, micros(st.RepeatUntil))
-	case !st.State.Open():
-		_, err = u.exec(freeRepeat, st.Transaction)
-	}
-	if err != nil {
-		return fmt.Errorf("repeat key: %w", err)
-	}
-	if st.Release {
-		if _, err := u.exec(releaseClaims, st.Transaction); err != nil {
-			return fmt.Errorf("claims: %w", err)
-		}
-		if _, err := u.exec(dropUses, st.Transaction); err != nil {
-			return fmt.Errorf("claims: %w", err)
-		}
-	}
-	return nil
-}
-
-// endLease ends or reschedules the work under whose lease the outcome was found.
-func (u unit) endLease(st *gateway.Settlement) (err error) {
-	var n int64
-	if st.Next == "" {
-		n, err = u.exec(endWork, st.Transaction, u.s.instance, st.Epoch)
-	} else {
-		n, err = u.exec(rescheduleWork, st.Transaction, u.s.instance, st.Epoch, string(st.Next), st.Delay.Microseconds(),
-			text(st.Note), u.s.dbNow())
-	}
-	if err != nil {
-		return fmt.Errorf("work of %s: %w", st.Transaction, err)
-	}
-	if n == 0 {
-		return gateway.ErrStale
-	}
-	return nil
-}
-
 // Repeat is gateway.Store.
 func (s *Store) Repeat(ctx context.Context, key gateway.RepeatKey, now time.Time) (*gateway.Transaction, error) {
 	if key == "" {
 		return nil, gateway.ErrNotFound
 	}
-	return transactionRow(s.read(ctx, readRepeat, string(key), micros(now)).Scan)
+	return transactionRow(s.read(ctx, readRepeat, string(key), micros(now), int64(never)).Scan)
 }
 
 // Transaction is gateway.Store.
@@ -259,7 +165,7 @@ func (s *Store) Transaction(ctx context.Context, id string) (*gateway.Transactio
 	return transactionRow(s.read(ctx, readTransaction, id).Scan)
 }
 
-// Transactions is gateway.Store. A certificate comes without DER and chain.
+// Transactions is gateway.Store. They come without Exchange, and a certificate without DER and chain.
 func (s *Store) Transactions(ctx context.Context, f gateway.TransactionFilter) ([]*gateway.Transaction, error) {
 	var q filter
 	if len(f.States) > 0 {
@@ -273,7 +179,7 @@ func (s *Store) Transactions(ctx context.Context, f gateway.TransactionFilter) (
 	q.equal("t.device", f.Device)
 	q.before("t.id", f.Before)
 	var out []*gateway.Transaction
-	err := s.list(ctx, listTransactions, &q, "t.id", f.Limit, func(scan func(...any) error) error {
+	err := s.list(ctx, listTransactions, &q, "t.id DESC", f.Limit, func(scan func(...any) error) error {
 		t, err := transactionRow(scan)
 		out = append(out, t)
 		return err
@@ -306,8 +212,8 @@ func (q *filter) before(column, id string) {
 	}
 }
 
-// list runs a select with its filter, the newest transaction first.
-func (s *Store) list(ctx context.Context, sel string, q *filter, id string, limit int, row func(scan func(...any) error) error) error {
+// list runs a select with its filter, in an order.
+func (s *Store) list(ctx context.Context, sel string, q *filter, order string, limit int, row func(scan func(...any) error) error) error {
 	if limit <= 0 {
 		limit = 100
 	}
@@ -315,7 +221,7 @@ func (s *Store) list(ctx context.Context, sel string, q *filter, id string, limi
 	if len(q.conditions) > 0 {
 		query += " WHERE " + strings.Join(q.conditions, " AND ")
 	}
-	query += " ORDER BY " + id + " DESC LIMIT " + q.param(int64(limit))
+	query += " ORDER BY " + order + " LIMIT " + q.param(int64(limit))
 	rows, err := s.readDB.QueryContext(ctx, s.dialect.sql(query), q.args...)
 	if err != nil {
 		return err

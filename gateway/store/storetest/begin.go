@@ -33,6 +33,7 @@ func testBeginNonsense(e *env) {
 		"closed":         {Transaction: e.transaction(gateway.StateIssued), Lease: lease},
 		"refused":        {Transaction: e.transaction(gateway.StateRefused), Lease: lease},
 		"without lease":  {Transaction: e.transaction(gateway.StateIssuing)},
+		"negative wait":  {Transaction: e.waiting(-time.Second), Lease: lease},
 		"no ID":          {Transaction: &gateway.Transaction{State: gateway.StateIssuing}, Lease: lease},
 		"unnamed claim":  {Transaction: e.transaction(gateway.StateIssuing), Lease: lease, Claims: []gateway.Claim{{Limit: 1}}},
 		"unusual claim":  {Transaction: e.transaction(gateway.StateIssuing), Lease: lease, Claims: []gateway.Claim{{Key: "a\x00", Limit: 1}}},
@@ -48,10 +49,16 @@ func testBeginNonsense(e *env) {
 	// An ID is used once.
 	tx, _ := e.begun()
 	again := *tx
-	again.Repeat = ""
+	again.Repeat, again.Resume = "", ""
 	if _, err := e.s.Begin(e.ctx(), &gateway.Beginning{Transaction: &again, Lease: lease}); err == nil {
 		e.Error("the same ID began twice")
 	}
+}
+
+func (e *env) waiting(d time.Duration) *gateway.Transaction {
+	t := e.transaction(gateway.StateIssuing)
+	t.ConfirmWait = d
+	return t
 }
 
 func testHeld(e *env) {
@@ -131,7 +138,7 @@ func testRepeatAndTwin(e *env) {
 	// Without a key nobody is a twin.
 	for range 2 {
 		t := e.transaction(gateway.StateIssuing)
-		t.Repeat = ""
+		t.Repeat, t.Resume = "", ""
 		e.mustBegin(e.s, t)
 	}
 	// Twins spent nothing.

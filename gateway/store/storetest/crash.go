@@ -3,6 +3,7 @@ package storetest
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/muster-pki/muster/gateway"
 )
@@ -46,6 +47,50 @@ func testCrash(e *env) {
 				e.must(e.s.Settle(e.ctx(), e.issued(tx, w.Epoch)))
 			}
 		}
+	}
+	e.must(e.s.VerifyAudit(e.ctx()))
+}
+
+// testCrashUnconfirmed: whatever of an exchange was acknowledged, the next process goes on with it: it waits, was adopted,
+// was confirmed, was rejected and not revoked yet.
+func testCrashUnconfirmed(e *env) {
+	claim := gateway.Claim{Key: "count", Limit: 4}
+	var txs []*gateway.Transaction
+	var certs []*gateway.Certificate
+	for range 4 {
+		tx, s := e.waitsToBeConfirmed(time.Hour, claim)
+		txs, certs = append(txs, tx), append(certs, s.Certificate)
+	}
+	waits, adopted, accepted, rejected := txs[0], txs[1], txs[2], txs[3]
+	a := &gateway.Adoption{Transaction: adopted.ID, WireID: "second", Repeat: "second", Exchange: []byte("second"), At: e.clock.Now()}
+	e.must(e.s.Adopt(e.ctx(), a))
+	e.must(e.s.Conclude(e.ctx(), e.accepted(accepted)))
+	e.must(e.s.Conclude(e.ctx(), e.rejected(rejected)))
+	var want []*gateway.Transaction
+	for _, tx := range txs {
+		want = append(want, e.get(tx.ID))
+	}
+	e.db.Crash(e, e.s)
+	e.s = e.db.Open(e, "one", e.clock.Now)
+	for _, tx := range want {
+		e.equal("transaction", e.get(tx.ID), tx)
+	}
+	for key, holder := range map[gateway.RepeatKey]string{waits.Repeat: waits.ID, waits.Resume: waits.ID, adopted.Repeat: "",
+		a.Repeat: adopted.ID, adopted.Resume: adopted.ID, accepted.Repeat: accepted.ID, accepted.Resume: "", rejected.Repeat: "", rejected.Resume: ""} {
+		e.wantRepeat(key, holder)
+	}
+	e.wantClaim(claim, true) // that of the rejected one
+	e.wantClaim(claim, false)
+	w := e.theOnly(e.s)
+	if w.Transaction != rejected.ID || w.Kind != gateway.WorkRevoke {
+		e.Errorf("work: %+v", w)
+	}
+	e.must(e.s.MarkRevoked(e.ctx(), &gateway.Revocation{Issuer: certs[3].Issuer, Serial: certs[3].Serial, Reason: 4,
+		At: e.clock.Now(), Work: &w, Audit: event("revoked", rejected)}))
+	e.must(e.s.Conclude(e.ctx(), e.accepted(waits)))
+	e.clock.Advance(time.Hour)
+	if w := e.theOnly(e.s); w.Transaction != adopted.ID || w.Kind != gateway.WorkConfirm {
+		e.Errorf("work: %+v", w)
 	}
 	e.must(e.s.VerifyAudit(e.ctx()))
 }

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -12,15 +13,22 @@ import (
 // model is what a store has to be like, in a few maps.
 type model struct {
 	txs     map[string]*modelTx
-	holders map[gateway.RepeatKey]string
+	holders map[gateway.RepeatKey]hold
 	used    map[string]int64
 	order   []string
+}
+
+// hold is who holds a key, and until when; zero for as long as it does not let go of it.
+type hold struct {
+	id      string
+	expires time.Time
 }
 
 type modelTx struct {
 	state    gateway.State
 	repeat   gateway.RepeatKey
-	expires  time.Time // of the repeat key once issued
+	resume   gateway.RepeatKey
+	wireID   string
 	claims   []string
 	epoch    int64 // 0: no work
 	leased   bool
@@ -32,15 +40,49 @@ type modelTx struct {
 	original *gateway.Transaction
 }
 
+// holder is who holds a key.
 func (m *model) holder(key gateway.RepeatKey, now time.Time) string {
-	id := m.holders[key]
-	if id == "" {
+	h := m.holders[key]
+	if !h.expires.IsZero() && !h.expires.After(now) {
 		return ""
 	}
-	if tx := m.txs[id]; !tx.state.Open() && !tx.expires.After(now) {
-		return ""
+	return h.id
+}
+
+// twin is who keeps a transaction from beginning.
+func (m *model) twin(tx *gateway.Transaction, now time.Time) string {
+	return cmp.Or(m.holder(tx.Repeat, now), m.holder(tx.Resume, now))
+}
+
+func (m *model) take(id string, keys ...gateway.RepeatKey) {
+	for _, key := range keys {
+		if key != "" {
+			m.holders[key] = hold{id: id}
+		}
 	}
-	return id
+}
+
+func (m *model) free(id string, keys ...gateway.RepeatKey) {
+	for _, key := range keys {
+		if m.holders[key].id == id {
+			delete(m.holders, key)
+		}
+	}
+}
+
+func (m *model) keep(id string, until time.Time, keys ...gateway.RepeatKey) {
+	for _, key := range keys {
+		if m.holders[key].id == id {
+			m.holders[key] = hold{id, until}
+		}
+	}
+}
+
+func (m *model) release(tx *modelTx) {
+	for _, k := range tx.claims {
+		m.used[k]--
+	}
+	tx.claims = nil
 }
 
 // testModel does random operations on store and model, one after the other, and compares what they answer.
@@ -48,12 +90,12 @@ func testModel(e *env) {
 	seed := uint64(time.Now().UnixNano())
 	e.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	m := &model{txs: map[string]*modelTx{}, holders: map[gateway.RepeatKey]string{}, used: map[string]int64{}}
-	for step := range 600 {
+	m := &model{txs: map[string]*modelTx{}, holders: map[gateway.RepeatKey]hold{}, used: map[string]int64{}}
+	for step := range 900 {
 		if e.Failed() {
 			e.Fatalf("at step %d of seed %d", step, seed)
 		}
-		switch op := r.IntN(20); {
+		switch op := r.IntN(26); {
 		case op < 6:
 			m.begin(e, r)
 		case op < 12:
@@ -65,6 +107,12 @@ func testModel(e *env) {
 		case op < 16:
 			e.clock.Advance(time.Duration(r.Int64N(int64(lease))))
 		case op < 18:
+			m.adopt(e, r)
+		case op < 21:
+			m.conclude(e, r)
+		case op < 23:
+			m.wire(e, r)
+		case op < 24:
 			key := randomKey(r)
 			e.wantRepeat(key, m.holder(key, e.clock.Now()))
 		default:
@@ -74,14 +122,19 @@ func testModel(e *env) {
 }
 
 func randomKey(r *rand.Rand) gateway.RepeatKey {
-	return gateway.RepeatKey(fmt.Sprintf("key-%d", r.IntN(12)))
+	return gateway.RepeatKey(fmt.Sprintf("key-%d", r.IntN(20)))
 }
+
+func randomWire(r *rand.Rand) string { return fmt.Sprintf("wire-%d", r.IntN(6)) }
 
 func (m *model) begin(e *env, r *rand.Rand) {
 	tx := e.transaction(gateway.StateIssuing)
-	tx.Repeat = randomKey(r)
+	tx.Repeat, tx.Resume, tx.WireID = randomKey(r), randomKey(r), randomWire(r)
+	if r.IntN(3) == 0 {
+		tx.Resume = ""
+	}
 	b := &gateway.Beginning{Transaction: tx, Lease: lease}
-	want := &modelTx{state: tx.State, repeat: tx.Repeat, epoch: 1, leased: true, until: e.clock.Now().Add(lease),
+	want := &modelTx{state: tx.State, repeat: tx.Repeat, resume: tx.Resume, wireID: tx.WireID, epoch: 1, leased: true, until: e.clock.Now().Add(lease),
 		due: e.clock.Now().Add(lease), original: tx}
 	if r.IntN(6) == 0 {
 		tx.State, want.state, want.epoch, want.leased = gateway.StateHeld, gateway.StateHeld, 0, false
@@ -97,7 +150,7 @@ func (m *model) begin(e *env, r *rand.Rand) {
 			lost = c.Key
 		}
 	}
-	twin := m.holder(tx.Repeat, e.clock.Now())
+	twin := m.twin(tx, e.clock.Now())
 	epoch, err := e.s.Begin(e.ctx(), b)
 	if twin != "" {
 		if te, ok := errors.AsType[*gateway.TwinError](err); !ok || te.Transaction != twin {
@@ -117,7 +170,8 @@ func (m *model) begin(e *env, r *rand.Rand) {
 	for k, n := range used {
 		m.used[k] += n
 	}
-	m.txs[tx.ID], m.holders[tx.Repeat] = want, tx.ID
+	m.txs[tx.ID] = want
+	m.take(tx.ID, tx.Repeat, tx.Resume)
 	m.order = append(m.order, tx.ID)
 }
 
@@ -139,40 +193,31 @@ func (m *model) settle(e *env, r *rand.Rand) {
 		epoch += r.Int64N(3) - 1
 	}
 	now := e.clock.Now()
-	// What is closed can only end its work, in the state in which it is.
-	outcome := r.IntN(3)
-	if !tx.state.Open() {
-		outcome = 1
-	}
-	var s *gateway.Settlement
-	switch outcome {
-	case 0:
-		s = e.issued(tx.original, epoch)
-		s.RepeatUntil = now.Add(time.Duration(r.Int64N(int64(2 * lease))))
-	case 1:
-		s = e.failed(tx.original, epoch)
-		s.Release = tx.state.Open() && r.IntN(2) == 0
-		if tx.state.Open() && r.IntN(3) == 0 {
-			s.Certificate, s.Next, s.Release = e.certificate(tx.original), gateway.WorkRevoke, false
-		}
-	case 2:
-		s = e.unknown(tx.original, epoch)
-	}
+	s := m.outcome(e, r, tx, epoch)
 	if c := s.Certificate; c != nil {
 		c.Serial = []byte{1, byte(len(m.order) >> 8), byte(len(m.order)), e.serial, byte(r.IntN(256))}
+	}
+	needs := s.State == gateway.StateIssued || s.State == gateway.StateUnconfirmed || s.State == gateway.StateRejected
+	fits := tx.state == s.State && !tx.state.Open()
+	switch {
+	case tx.state == gateway.StateUnconfirmed:
+		fits = needs && s.Certificate == nil
+	case tx.state.Open():
+		fits = !needs || s.Certificate != nil
 	}
 	err := e.s.Settle(e.ctx(), s)
 	lease := tx.leased && epoch == tx.epoch && epoch != 0
 	unleased := epoch == 0 && tx.epoch == 0 && tx.state.Open()
 	if !lease && !unleased {
-		if !errors.Is(err, gateway.ErrStale) {
+		// Without certificate and lease it is nonsense whatever stands in the store.
+		if !errors.Is(err, gateway.ErrStale) && (err == nil || epoch != 0 || !needs || s.Certificate != nil) {
 			e.Errorf("Settle of %+v under epoch %d: %v, want stale", tx, epoch, err)
 		}
 		return
 	}
-	if !tx.state.Open() && tx.state != s.State {
-		if err == nil {
-			e.Errorf("%q became %q", tx.state, s.State)
+	if !fits {
+		if err == nil || errors.Is(err, gateway.ErrStale) {
+			e.Errorf("%q became %q (certificate given: %t): %v", tx.state, s.State, s.Certificate != nil, err)
 		}
 		return
 	}
@@ -192,14 +237,52 @@ func (m *model) settle(e *env, r *rand.Rand) {
 	if s.Certificate != nil {
 		tx.hasCert, tx.cert = true, s.Certificate
 	}
-	tx.expires = s.RepeatUntil
+	switch {
+	case tx.state == gateway.StateIssued && s.RepeatUntil.After(now):
+		m.keep(id, s.RepeatUntil, tx.repeat, tx.resume)
+	case !tx.state.Open():
+		m.free(id, tx.repeat, tx.resume)
+	}
 	if s.Release {
-		for _, k := range tx.claims {
-			m.used[k]--
-		}
-		tx.claims = nil
+		m.release(tx)
 	}
 	e.wantState(id, tx.state)
+}
+
+// outcome is a settlement that may fit the transaction, or not.
+func (m *model) outcome(e *env, r *rand.Rand, tx *modelTx, epoch int64) *gateway.Settlement {
+	now := e.clock.Now()
+	delay := time.Duration(r.Int64N(int64(2 * lease)))
+	// What is closed can only end its work, in the state in which it is.
+	if !tx.state.Open() {
+		s := e.failed(tx.original, epoch)
+		s.Release = false
+		return s
+	}
+	s := e.issued(tx.original, epoch)
+	s.RepeatUntil = now.Add(delay)
+	switch r.IntN(6) {
+	case 0:
+	case 1:
+		s = e.failed(tx.original, epoch)
+		s.Release = r.IntN(2) == 0
+		if r.IntN(3) == 0 {
+			s.Certificate, s.Next, s.Release = e.certificate(tx.original), gateway.WorkRevoke, false
+		}
+	case 2:
+		s = e.unknown(tx.original, epoch)
+	case 3, 4:
+		s = e.unconfirmed(tx.original, epoch, delay)
+	case 5:
+		s.State, s.Release, s.Certificate, s.Next = gateway.StateRejected, r.IntN(2) == 0, nil, gateway.WorkRevoke
+	}
+	// Most of what is unconfirmed is settled as it should be.
+	if tx.state == gateway.StateUnconfirmed && s.State != gateway.StateFailed && r.IntN(6) != 0 {
+		s.Certificate = nil
+	} else if r.IntN(8) == 0 {
+		s.Certificate = nil
+	}
+	return s
 }
 
 func (m *model) work(e *env, r *rand.Rand) {
@@ -232,14 +315,17 @@ func (m *model) work(e *env, r *rand.Rand) {
 }
 
 func (m *model) revoke(e *env, r *rand.Rand) {
-	_, tx := m.any(r)
+	id, tx := m.any(r)
 	if tx == nil || !tx.hasCert {
 		return
 	}
 	e.must(e.s.MarkRevoked(e.ctx(), &gateway.Revocation{Issuer: tx.cert.Issuer, Serial: tx.cert.Serial, Reason: 1,
 		At: e.clock.Now(), Audit: event("revoked", tx.original)}))
-	tx.revoked, tx.expires = true, time.Time{}
-	tx.epoch, tx.leased = 0, false // a closed transaction's only work is to revoke
+	tx.revoked = true
+	m.free(id, tx.repeat, tx.resume)
+	if !tx.state.Open() {
+		tx.epoch, tx.leased = 0, false // a closed transaction's only work is to revoke
+	}
 }
 
 func (m *model) look(e *env, r *rand.Rand) {

@@ -62,6 +62,18 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"settle refuses nonsense", testSettleNonsense},
 		{"certificate of two transactions", testCertificateExists},
 		{"mark revoked", testMarkRevoked},
+		{"two keys", testTwoKeys},
+		{"unconfirmed", testUnconfirmed},
+		{"unconfirmed in time", testConfirmTimeOut},
+		{"settle refuses nonsense of what is unconfirmed", testUnconfirmedNonsense},
+		{"conclude: accepted", testAccepted},
+		{"conclude: rejected", testRejected},
+		{"conclude: stale and nonsense", testConcludeStale},
+		{"adopt", testAdopt},
+		{"by wire ID", testByWireID},
+		{"secrets", testSecrets},
+		{"secrets: nonsense", testSecretsNonsense},
+		{"secrets: pages", testSecretsPages},
 		{"claim due", testClaimDue},
 		{"postpone", testPostpone},
 		{"take-over by another instance", testTakeOver},
@@ -74,7 +86,13 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"race of twins", testRaceOfTwins},
 		{"race for work", testRaceForWork},
 		{"race of instances", testRaceOfInstances},
+		{"race of resumed twins", testRaceOfResumed},
+		{"race of crossed keys", testRaceOfCrossedKeys},
+		{"race of conclusions", testRaceOfConclusions},
+		{"race of conclusion and time-out", testRaceOfTimeOut},
+		{"race of conclusion and adoption", testRaceOfAdoption},
 		{"crash", testCrash},
+		{"crash between the messages of an exchange", testCrashUnconfirmed},
 		{"instance in use", testInstanceInUse},
 		{"random operations", testModel},
 	} {
@@ -142,14 +160,13 @@ func (e *env) transaction(state gateway.State) *gateway.Transaction {
 		Verdicts: []gateway.Judged{{Stage: "password", Decision: gateway.Allow, Note: "known", Took: 3 * time.Microsecond,
 			Parts: []gateway.Judged{{Stage: "inner", Decision: gateway.Deny, Reason: gateway.NotAuthorized}}}},
 		Backend: "local", Profile: "base-station", Replaces: []byte{0x80, 1}, Note: "as it should be",
-		Received: e.clock.Now(), Updated: e.clock.Now().Add(time.Microsecond),
+		Received: e.clock.Now(), Updated: e.clock.Now().Add(time.Microsecond), Exchange: []byte{0x30, 0, 0xff, 0x0a},
 	}
 	if state == gateway.StateRefused {
 		t.Reason = gateway.NotAuthorized
 		return t
 	}
-	sum := sha256.Sum256([]byte(id))
-	t.Repeat = gateway.RepeatKey(hex.EncodeToString(sum[:]))
+	t.Repeat, t.Resume, t.ConfirmWait = keyOf("repeat", id), keyOf("resume", id), 5*time.Minute+time.Microsecond
 	t.Intent = &backend.IssueRequest{
 		ID: id, Issuer: "ec", Device: t.Device, CSR: []byte{0x30, 0},
 		Template: backend.Template{
@@ -160,6 +177,11 @@ func (e *env) transaction(state gateway.State) *gateway.Transaction {
 		},
 	}
 	return t
+}
+
+func keyOf(kind, id string) gateway.RepeatKey {
+	sum := sha256.Sum256([]byte(kind + id))
+	return gateway.RepeatKey(hex.EncodeToString(sum[:]))
 }
 
 // certificate is a new one for the transaction.
@@ -205,6 +227,14 @@ func (e *env) failed(t *gateway.Transaction, epoch int64) *gateway.Settlement {
 	return &gateway.Settlement{
 		Transaction: t.ID, Epoch: epoch, State: gateway.StateFailed, Reason: gateway.BadTemplate, Note: "no",
 		Release: true, Now: e.clock.Now(), Audit: event("failed", t),
+	}
+}
+
+// unconfirmed waits delay for its confirmation.
+func (e *env) unconfirmed(t *gateway.Transaction, epoch int64, delay time.Duration) *gateway.Settlement {
+	return &gateway.Settlement{
+		Transaction: t.ID, Epoch: epoch, State: gateway.StateUnconfirmed, Certificate: e.certificate(t), Now: e.clock.Now(),
+		Next: gateway.WorkConfirm, Delay: delay, Audit: event("unconfirmed", t),
 	}
 }
 

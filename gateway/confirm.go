@@ -1,0 +1,133 @@
+package gateway
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/muster-pki/muster/gateway/pkix"
+)
+
+// Confirmation is what a requester says of a certificate that waits for it.
+type Confirmation struct {
+	Transaction string
+	Request     *Request // who says so: ID, WireID, Protocol, Endpoint, Credentials, Source, Received; for log and audit
+	Accepted    bool
+	Note        string // the operator's: what the requester said, and why
+	Exchange    []byte // takes the place of the transaction's record
+}
+
+// defaultConfirmWait is for how long a certificate waits for its confirmation where the endpoint does not say.
+const defaultConfirmWait = 5 * time.Minute
+
+// Confirm ends an unconfirmed transaction: accepted, it is issued for good; else its certificate is revoked and its
+// claims are given back. The adapter has checked that it is the transaction's own requester who says so. It returns the
+// transaction as it stands afterwards. The error is an *Error; it wraps ErrStale when the transaction was no longer
+// unconfirmed: look at it again then (ByWireID).
+func (g *Gateway) Confirm(ctx context.Context, c *Confirmation) (*Transaction, error) {
+	ctx, cancel := context.WithTimeout(ctx, g.opt.CheckTimeout)
+	defer cancel()
+	t, err := g.store.Transaction(ctx, c.Transaction)
+	if err != nil {
+		return nil, unavailable("the store cannot be read", err)
+	}
+	if t.State != StateUnconfirmed || t.Certificate == nil {
+		return nil, over(t)
+	}
+	now := g.now()
+	end := &Conclusion{
+		Transaction: t.ID, State: StateIssued, Note: c.Note, Exchange: c.Exchange, Now: now,
+		RepeatUntil: earlier(now.Add(g.repeatFor(t.Endpoint)), t.Certificate.NotAfter),
+	}
+	kind := "confirmed"
+	if !c.Accepted {
+		end.State, end.RepeatUntil, kind = StateRejected, time.Time{}, "rejected"
+	}
+	t.State, t.Note, t.Exchange, t.Updated = end.State, end.Note, end.Exchange, now
+	end.Audit = certificateAudit(t, kind)
+	if r := c.Request; r != nil && r.Source.IsValid() {
+		end.Audit.Source = r.Source.String()
+	}
+	// The certificate is out: whether it counts does not depend on the client's patience.
+	commit, done := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer done()
+	switch err := g.store.Conclude(commit, end); {
+	case errors.Is(err, ErrStale):
+		return nil, over(t)
+	case err != nil:
+		return nil, unavailable("the confirmation cannot be recorded", err)
+	}
+	g.opt.Crash(CrashAfterConclude)
+	g.confirmed(ctx, slog.LevelInfo, t, kind)
+	if end.State == StateRejected {
+		g.nudge()
+	}
+	return t, nil
+}
+
+func over(t *Transaction) *Error {
+	return Errorf(NotAuthorized, "the transaction is over", "transaction %s is %s: %w", t.ID, t.State, ErrStale)
+}
+
+// confirmed writes the one line that the end of an unconfirmed transaction leaves in the log.
+func (g *Gateway) confirmed(ctx context.Context, level slog.Level, t *Transaction, outcome string) {
+	g.meter.confirmations.WithLabelValues(string(t.Protocol), t.Endpoint, outcome).Inc()
+	g.log.LogAttrs(ctx, level, "confirmation", slog.String("id", t.ID), slog.String("protocol", string(t.Protocol)),
+		slog.String("endpoint", t.Endpoint), slog.String("decision", outcome), slog.String("device", t.Device),
+		slog.String("requester", t.Requester), slog.String("subject", t.Subject), slog.String("note", cut(t.Note, maxNote)))
+}
+
+// expire is the work of a certificate that nobody confirmed in time: it is revoked and its claims are given back, or
+// it is kept where the endpoint says so.
+func (g *Gateway) expire(ctx context.Context, a *ask) error {
+	t := a.t
+	if t.State != StateUnconfirmed {
+		return fmt.Errorf("a confirmation is due in state %q", t.State)
+	}
+	s := &Settlement{
+		Transaction: t.ID, Epoch: a.epoch, State: StateRejected, Now: g.now(), Release: true, Next: WorkRevoke,
+		Note: fmt.Sprintf("not confirmed within %s: to be revoked", t.ConfirmWait),
+	}
+	kind := "unconfirmed"
+	if e := g.runtime.Load().Endpoints[t.Endpoint]; e != nil && e.KeepUnconfirmed {
+		s.State, s.Release, s.Next, kind = StateIssued, false, "", "kept"
+		s.Note = fmt.Sprintf("not confirmed within %s, and kept, as configured", t.ConfirmWait)
+	}
+	t.State, t.Note, t.Updated = s.State, s.Note, s.Now
+	s.Audit = certificateAudit(t, kind)
+	if err := g.store.Settle(ctx, s); err != nil {
+		return err
+	}
+	g.confirmed(ctx, slog.LevelWarn, t, kind)
+	if s.Next != "" {
+		g.nudge()
+	}
+	return nil
+}
+
+// certificateAudit is an event about a transaction's certificate.
+func certificateAudit(t *Transaction, kind string) AuditEvent {
+	e := auditOf(t, kind, "")
+	if c := t.Certificate; c != nil {
+		e.Serial = hex.EncodeToString(c.Serial)
+		e.Issuer = pkix.FormatName(c.Issuer)
+		e.Fingerprint = hex.EncodeToString(keyHash(c.DER))
+	}
+	return e
+}
+
+// ByWireID returns the newest transaction of the endpoint with the protocol's transaction ID, in whatever state it is;
+// nil when there is none. The error is an *Error.
+func (g *Gateway) ByWireID(ctx context.Context, endpoint, wireID string) (*Transaction, error) {
+	t, err := g.store.ByWireID(ctx, endpoint, wireID)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, unavailable("the store cannot be read", err)
+	}
+	return t, nil
+}

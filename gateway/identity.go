@@ -1,0 +1,14 @@
+package gateway
+
+import (
+	"crypto"
+	"crypto/x509"
+)
+
+// Identity is a key of the gateway's own with its certificate: what answers are signed with, and encrypted to. It is
+// never changed.
+type Identity struct {
+	Key         crypto.Signer // *ecdsa.PrivateKey or ed25519.PrivateKey; for SCEP *rsa.PrivateKey, which decrypts too
+	Certificate *x509.Certificate
+	Chain       []*x509.Certificate // its issuer first, the root last
+}

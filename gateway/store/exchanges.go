@@ -1,0 +1,117 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/muster-pki/muster/gateway"
+)
+
+// ByWireID is gateway.Store. A wire ID that is not stored as it came (not valid UTF-8, or with a NUL), or of more than 500
+// characters, is found by nobody: adapters encode theirs.
+func (s *Store) ByWireID(ctx context.Context, endpoint, wireID string) (*gateway.Transaction, error) {
+	if wireID == "" || text(wireID) != wireID || text(endpoint) != endpoint {
+		return nil, gateway.ErrNotFound
+	}
+	return transactionRow(s.read(ctx, readByWireID, endpoint, wireID).Scan)
+}
+
+// Adopt is gateway.Store. The resume key stays.
+//
+// The transaction is locked first: whoever else changes it waits here, before anybody's keys are touched.
+func (s *Store) Adopt(ctx context.Context, a *gateway.Adoption) error {
+	if a.Repeat != "" {
+		if err := validKey("repeat key", string(a.Repeat)); err != nil {
+			return err
+		}
+	}
+	now := s.clock()
+	at := a.At
+	if at.IsZero() {
+		at = now
+	}
+	return s.write(ctx, func(u unit) error {
+		n, err := u.exec(adoptTransaction, a.Transaction, text(a.WireID), nullable(a.Exchange), micros(at))
+		if err != nil {
+			return fmt.Errorf("transaction %s: %w", a.Transaction, err)
+		}
+		if n == 0 {
+			return gateway.ErrStale
+		}
+		if _, err := u.exec(freeOldRepeat, a.Transaction); err != nil {
+			return fmt.Errorf("repeat key: %w", err)
+		}
+		holder, err := u.takeRepeat(a.Repeat, a.Transaction, now)
+		if err != nil {
+			return err
+		}
+		if holder != "" && holder != a.Transaction { // its own when the key is its resume key too
+			return &gateway.TwinError{Transaction: holder}
+		}
+		if _, err := u.exec(setRepeat, a.Transaction, string(a.Repeat)); err != nil {
+			return fmt.Errorf("transaction %s: %w", a.Transaction, err)
+		}
+		return nil
+	})
+}
+
+// Conclude is gateway.Store. It is ErrStale too for a transaction that does not exist.
+//
+// Work, transaction, keys, claims are written in the order of Settle, which a time-out runs beside it.
+func (s *Store) Conclude(ctx context.Context, c *gateway.Conclusion) error {
+	if c.State != gateway.StateIssued && c.State != gateway.StateRejected {
+		return fmt.Errorf("a confirmation does not make a transaction %q", c.State)
+	}
+	body, err := eventBody(&c.Audit, required)
+	if err != nil {
+		return err
+	}
+	return s.write(ctx, func(u unit) error {
+		if err := u.conclude(c); err != nil {
+			return err
+		}
+		return u.audit(body)
+	})
+}
+
+// conclude writes all of a conclusion but its audit event.
+func (u unit) conclude(c *gateway.Conclusion) error {
+	rejected := c.State == gateway.StateRejected
+	var work int64
+	var err error
+	if rejected {
+		work, err = u.exec(revokeInstead, c.Transaction, u.s.dbNow())
+	} else {
+		_, err = u.exec(dropWork, c.Transaction)
+	}
+	if err != nil {
+		return fmt.Errorf("work of %s: %w", c.Transaction, err)
+	}
+	n, err := u.exec(concludeTransaction, c.Transaction, string(c.State), text(c.Note), nullable(c.Exchange), micros(c.Now))
+	if err != nil {
+		return fmt.Errorf("transaction %s: %w", c.Transaction, err)
+	}
+	if n == 0 {
+		return gateway.ErrStale
+	}
+	if rejected && work == 0 {
+		if _, err := u.exec(insertWork, c.Transaction, string(gateway.WorkRevoke), int64(0), "", int64(0), int64(0), u.s.dbNow()); err != nil {
+			return fmt.Errorf("work of %s: %w", c.Transaction, err)
+		}
+	}
+	if !rejected && c.RepeatUntil.After(c.Now) {
+		_, err = u.exec(keepRepeat, c.Transaction, micros(c.RepeatUntil))
+		if err == nil {
+			_, err = u.exec(freeResume, c.Transaction)
+		}
+	} else {
+		_, err = u.exec(freeRepeat, c.Transaction)
+	}
+	if err != nil {
+		return fmt.Errorf("repeat key: %w", err)
+	}
+	if rejected {
+		return u.release(c.Transaction)
+	}
+	return nil
+}
