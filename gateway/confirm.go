@@ -34,12 +34,12 @@ func (g *Gateway) Confirm(ctx context.Context, c *Confirmation) (*Transaction, e
 	if err != nil {
 		return nil, unavailable("the store cannot be read", err)
 	}
-	if t.State != StateUnconfirmed || t.Certificate == nil {
+	if t.State != StateUnconfirmed || t.Certificate == nil || c.Request != nil && c.Request.WireID != t.WireID {
 		return nil, over(t)
 	}
 	now := g.now()
 	end := &Conclusion{
-		Transaction: t.ID, State: StateIssued, Note: c.Note, Exchange: c.Exchange, Now: now,
+		Transaction: t.ID, State: StateIssued, Note: c.Note, WireID: t.WireID, Exchange: c.Exchange, Now: now,
 		RepeatUntil: earlier(now.Add(g.repeatFor(t.Endpoint)), t.Certificate.NotAfter),
 	}
 	kind := "confirmed"

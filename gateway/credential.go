@@ -26,7 +26,7 @@ const (
 type Credential struct {
 	Kind   CredentialKind
 	ID     string              // user name, key reference, or a certificate's fingerprint
-	Secret Secret              // claimed kinds only
+	Secret Secret              // claimed kinds, and what a MAC was verified with
 	Chain  []*x509.Certificate // certificates as the peer sent them, leaf first, not yet verified
 }
 

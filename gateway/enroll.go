@@ -64,6 +64,9 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 		d.note = "the same request as " + res.Transaction
 		return res, nil
 	}
+	if r.OnlyRepeat != nil {
+		return nil, r.OnlyRepeat
+	}
 
 	d.grant = newGrant(r, e.Profile, g.now())
 	out := pipeline.run(ctx, r, d.grant, g.now)

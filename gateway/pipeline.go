@@ -145,7 +145,8 @@ func (p Pipeline) Stages(f func(Stage)) {
 }
 
 // AnyOf allows what one of its branches allows: the first that does shapes the grant. When none does, the first that
-// holds decides, then the refusal of the branch that came farthest. A refusal leaves nothing in the grant but who
+// holds decides, then the refusal of the branch that came farthest; of those that came equally far, of one that found
+// the credentials it looks for. A refusal leaves nothing in the grant but who
 // authenticated in one of the branches.
 func AnyOf(branches ...Pipeline) Stage { return anyOf(branches) }
 
@@ -174,7 +175,7 @@ func (a anyOf) Decide(ctx context.Context, r *Request, g *Grant) Verdict {
 				held, heldGrant = &out, tried
 			}
 		default:
-			if best == nil || out.depth > best.depth {
+			if best == nil || out.depth > best.depth || out.depth == best.depth && best.Reason == Unauthenticated && out.Reason != Unauthenticated {
 				best = &out
 				if tried.Requester != "" {
 					requester = tried.Requester

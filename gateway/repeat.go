@@ -56,8 +56,8 @@ func keyOf(r *Request, kind, wireID string, content []byte) RepeatKey {
 // the adapter has proof of. A stranger learns nothing from it; the pipeline then refuses as it would have anyway.
 func (g *Gateway) repeated(ctx context.Context, r *Request, e *Endpoint) (*Result, error) {
 	identified := false
-	for _, key := range []RepeatKey{repeatKey(r), resumeKey(r)} {
-		if key == "" {
+	for i, key := range []RepeatKey{repeatKey(r), resumeKey(r)} {
+		if key == "" || i > 0 && r.OnlyRepeat != nil {
 			continue
 		}
 		t, err := g.store.Repeat(ctx, key, g.now())

@@ -60,6 +60,7 @@ type Request struct {
 	Content     []byte            // what makes a repeat the same request, in the protocol's own canonical form
 	Resume      []byte            // what a new exchange has to ask for again to get the certificate of one that was never confirmed; nil: nothing does
 	Confirm     bool              // the certificate waits for Gateway.Confirm
+	OnlyRepeat  *Error            // what to refuse with unless it is the same message again: it came too late to be anything else
 	Exchange    []byte            // the adapter's own record of the exchange; stored with the transaction, and given back with its Result
 	Source      netip.Addr        // the peer, or what a trusted proxy says of it
 	Received    time.Time

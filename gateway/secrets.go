@@ -28,7 +28,7 @@ func (g *Gateway) SharedSecret(ctx context.Context, endpoint string, reference [
 	for _, op := range Operations {
 		e.Pipelines[op].Stages(func(s Stage) {
 			holder, ok := s.(SharedSecrets)
-			if !ok || found != nil || failure != nil {
+			if !ok || found != nil {
 				return
 			}
 			secret, err := holder.SharedSecret(ctx, endpoint, reference)
@@ -40,7 +40,7 @@ func (g *Gateway) SharedSecret(ctx context.Context, endpoint string, reference [
 			}
 		})
 	}
-	if failure != nil {
+	if found == nil && failure != nil {
 		return nil, unavailable("the secret cannot be looked up now", failure)
 	}
 	return found, nil

@@ -224,6 +224,7 @@ type Conclusion struct {
 	Transaction string
 	State       State     // StateIssued or StateRejected
 	Note        string    // for the operator
+	WireID      string    // ErrStale when the transaction goes on in another exchange by now
 	Exchange    []byte    // takes the place of the transaction's
 	RepeatUntil time.Time // StateIssued: until then the repeat key stands; the resume key is free at once
 	Now         time.Time

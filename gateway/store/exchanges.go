@@ -87,7 +87,7 @@ func (u unit) conclude(c *gateway.Conclusion) error {
 	if err != nil {
 		return fmt.Errorf("work of %s: %w", c.Transaction, err)
 	}
-	n, err := u.exec(concludeTransaction, c.Transaction, string(c.State), text(c.Note), nullable(c.Exchange), micros(c.Now))
+	n, err := u.exec(concludeTransaction, c.Transaction, string(c.State), text(c.Note), nullable(c.Exchange), micros(c.Now), text(c.WireID))
 	if err != nil {
 		return fmt.Errorf("transaction %s: %w", c.Transaction, err)
 	}

@@ -51,10 +51,10 @@ func TestOlderRelease(t *testing.T) {
 			}
 		}
 		store.MigrateTo(t, raw, d.shared, 1)
-		insert("before")
+		insert("written before")
 		s := d.Open(t, "one", nil)
-		insert("beside")
-		for _, id := range []string{"before", "beside"} {
+		insert("written beside")
+		for _, id := range []string{"written before", "written beside"} {
 			tx, err := s.Repeat(t.Context(), gateway.RepeatKey("key "+id), now)
 			if err != nil {
 				t.Fatal(err)

@@ -120,7 +120,7 @@ var texts = [statements]string{
 		WHERE key = (SELECT repeat FROM transactions WHERE id = $1 AND repeat <> resume) AND tx = $1`,
 	setRepeat: `UPDATE transactions SET repeat = $2 WHERE id = $1`,
 	concludeTransaction: `UPDATE transactions SET state = $2, note = $3, exchange = $4, updated = $5
-		WHERE id = $1 AND state = 'unconfirmed'`,
+		WHERE id = $1 AND state = 'unconfirmed' AND ($6 = '' OR wire_id = $6)`,
 	dropWork: `DELETE FROM work WHERE tx = $1`,
 	revokeInstead: `UPDATE work SET kind = 'revoke', due = now($2), owner = '', lease_until = 0, epoch = epoch + 1,
 		attempts = 0, note = '' WHERE tx = $1`,

@@ -311,3 +311,17 @@ func testAdopt(e *env) {
 	e.wantErr(e.s.Adopt(e.ctx(), adoption(e.transaction(gateway.StateIssuing), "nobody's")), gateway.ErrStale)
 	e.wantRepeat("nobody's", "")
 }
+
+// concludeOtherExchange: what was said in an exchange that another one took over does not count.
+func concludeOtherExchange(e *env) {
+	tx, _ := e.waitsToBeConfirmed(time.Hour)
+	c := e.accepted(tx)
+	c.WireID = "an earlier one"
+	if err := e.s.Conclude(e.Context(), c); !errors.Is(err, gateway.ErrStale) {
+		e.Errorf("said in another exchange: %v", err)
+	}
+	c.WireID = tx.WireID
+	if err := e.s.Conclude(e.Context(), c); err != nil {
+		e.Errorf("said in its own: %v", err)
+	}
+}

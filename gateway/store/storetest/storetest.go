@@ -69,6 +69,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"conclude: accepted", testAccepted},
 		{"conclude: rejected", testRejected},
 		{"conclude: stale and nonsense", testConcludeStale},
+		{"conclude: of another exchange", concludeOtherExchange},
 		{"adopt", testAdopt},
 		{"by wire ID", testByWireID},
 		{"secrets", testSecrets},
