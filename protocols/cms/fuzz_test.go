@@ -2,8 +2,11 @@ package cms
 
 import (
 	"bytes"
+	"crypto"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -124,6 +127,93 @@ func FuzzParseCertsOnly(f *testing.F) {
 			if !bytes.Equal(list[i], again[i]) {
 				t.Errorf("certificate %d changes", i)
 			}
+		}
+	})
+}
+
+func FuzzParseSigned(f *testing.F) {
+	seed(f)
+	p := newSigned(f)
+	f.Add(p.sign().der())
+	f.Add(clumsy(p.der(), false))
+	ski := newSigned(f)
+	ski.siVersion, ski.sid, ski.noAttrs = "\x02\x01\x03", tlv(0x80, string(ski.signer.cert.SubjectKeyId)), true
+	f.Add(ski.sign().der())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		before := bytes.Clone(data)
+		s, err := ParseSigned(data, Limits{})
+		if err != nil {
+			var e *Error
+			if s != nil || !errors.As(err, &e) || e.Offset < 0 || e.Offset > len(data) {
+				t.Fatalf("%v, %v", s, err)
+			}
+			return
+		}
+		if len(s.Certificates) > maxParts || len(s.attributes) > maxParts {
+			t.Errorf("%d certificates, %d attributes", len(s.Certificates), len(s.attributes))
+		}
+		accept := []crypto.Hash{crypto.MD5, crypto.SHA1, crypto.SHA256, crypto.SHA512}
+		verified := s.Verify(accept)
+		if verified == nil && (s.Content == nil || s.Signer == nil || s.Digest == crypto.MD5) {
+			t.Error("verified")
+		}
+		_ = s.VerifyDetached(nil, accept)
+		for _, a := range s.Attributes() {
+			if v, ok := s.Attribute(a.Type); !ok || !bytes.Equal(v, a.Value) {
+				t.Errorf("%v: %x, %v, want %x", a.Type, v, ok, a.Value)
+			}
+			StringValue(a.Value)
+			OctetsValue(a.Value)
+		}
+		// The same message in other clothes is the same message.
+		again, err := ParseSigned(clumsy(must(Normalize(data, Limits{})), false), Limits{Depth: maxDepth, Elements: maxSize, Size: maxSize})
+		if err != nil || !bytes.Equal(again.Content, s.Content) || (again.Verify(accept) == nil) != (verified == nil) {
+			t.Errorf("as BER: %v", err)
+		}
+		if !bytes.Equal(data, before) {
+			t.Error("the input is changed")
+		}
+	})
+}
+
+func must(b []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func FuzzParseEnveloped(f *testing.F) {
+	seed(f)
+	p := rsaPair(f)
+	key := strings.Repeat("k", 16)
+	f.Add(newEnveloped(recipientInfo(p.cert, rsaTransport, wrapped(p.cert, key))).der())
+	f.Add(clumsy(newEnveloped(recipientInfo(p.cert, algorithm(oidOAEP, tlv(0x30)), wrapped(p.cert, key))).der(), false))
+	for _, c := range known {
+		f.Add(must(Encrypt([]byte("hello"), p.cert, c)))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		before := bytes.Clone(data)
+		e, err := ParseEnveloped(data, Limits{})
+		if err != nil {
+			var bad *Error
+			if e != nil || !errors.As(err, &bad) || bad.Offset < 0 || bad.Offset > len(data) {
+				t.Fatalf("%v, %v", e, err)
+			}
+			return
+		}
+		got, err := e.Decrypt(p.rsa(), p.cert)
+		if got == nil || len(got) > max(len(e.ciphertext), 16) {
+			t.Errorf("%d octets of %d", len(got), len(e.ciphertext))
+		}
+		if err != nil && !errors.Is(err, ErrDecrypt) {
+			t.Error(err)
+		}
+		if err == nil && (!e.For(p.cert) || !e.Cipher.known()) {
+			t.Error("decrypted")
+		}
+		if !bytes.Equal(data, before) {
+			t.Error("the input is changed")
 		}
 	})
 }

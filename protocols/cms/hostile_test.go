@@ -179,3 +179,145 @@ func BenchmarkCertsOnly(b *testing.B) {
 		}
 	}
 }
+
+// hostileMessages are messages that are sound to the guard and dear to the parsers behind it, near the default limits.
+func hostileMessages(t testing.TB) map[string]string {
+	p := rsaPair(t)
+	key := strings.Repeat("k", 16)
+	signed := func(edit func(p *signedParts)) string {
+		s := newSigned(t)
+		s.sign()
+		edit(s)
+		return string(s.der())
+	}
+	enveloped := func(edit func(e *envelopedParts)) string {
+		e := newEnveloped(recipientInfo(p.cert, rsaTransport, wrapped(p.cert, key)))
+		edit(e)
+		return string(e.der())
+	}
+	many := func(element string, size int) string { return strings.Repeat(element, size/len(element)) }
+	long := strings.Repeat("\x01", 200<<10)
+	cert := string(p.cert.Raw)
+	return map[string]string{
+		"many certificates":    signed(func(p *signedParts) { p.certificates = tlv(0xa0, many(cert, 200<<10)) }),
+		"many odd ones":        signed(func(p *signedParts) { p.certificates = tlv(0xa0, many(tlv(0x30), 30<<10)) }),
+		"a long certificate":   signed(func(p *signedParts) { p.certificates = tlv(0xa0, tlv(0x30, tlv(0x30, tlv(2, long)))) }),
+		"many attributes":      signed(func(p *signedParts) { p.attrs = manyAttributes(5000) }),
+		"many values":          signed(func(p *signedParts) { p.attrs = []string{attributeDER(transactionID, many(null, 30<<10))} }),
+		"a long attribute":     signed(func(p *signedParts) { p.attrs = []string{attributeDER(transactionID, tlv(4, long))} }),
+		"a long type":          signed(func(p *signedParts) { p.attrs = []string{tlv(0x30, tlv(6, long), tlv(0x31, null))} }),
+		"a long serial number": signed(func(p *signedParts) { p.sid = tlv(0x30, tlv(0x30), tlv(2, long)) }),
+		"a long issuer":        signed(func(p *signedParts) { p.sid = tlv(0x30, tlv(0x30, many(null, 30<<10)), "\x02\x01\x01") }),
+		"a long algorithm":     signed(func(p *signedParts) { p.digestAlgorithm = tlv(0x30, tlv(6, long)) }),
+		"a long signature":     signed(func(p *signedParts) { p.signature = tlv(4, long) }),
+		"many signers":         signed(func(p *signedParts) { p.moreSigners = many(tlv(0x30), 30<<10) }),
+		"many recipients":      enveloped(func(e *envelopedParts) { e.recipients = []string{many(tlv(0x30, "\x02\x01\x00"), 50<<10)} }),
+		"many other ones":      enveloped(func(e *envelopedParts) { e.recipients = []string{many(tlv(0xa1), 30<<10)} }),
+		"a long encryptedKey":  enveloped(func(e *envelopedParts) { e.recipients = []string{recipientInfo(p.cert, rsaTransport, long)} }),
+		"a long rid": enveloped(func(e *envelopedParts) {
+			e.recipients = []string{tlv(0x30, "\x02\x01\x00", tlv(0x30, tlv(0x30), tlv(2, long)), rsaTransport, tlv(4))}
+		}),
+		"a long IV":      enveloped(func(e *envelopedParts) { e.cipher = algorithm(ciphers[AES128].oid, tlv(4, long)) }),
+		"a long content": enveloped(func(e *envelopedParts) { e.content = tlv(0x80, long) }),
+		"3DES": enveloped(func(e *envelopedParts) {
+			e.cipher = algorithm(ciphers[TripleDES].oid, tlv(4, "8 octets"))
+			e.content = tlv(0x80, long)
+		}),
+	}
+}
+
+// Behind the guard, memory stays in proportion to the input, and nothing panics. What passes is verified or decrypted.
+func TestHostileMessages(t *testing.T) {
+	p := rsaPair(t)
+	inputs := hostileMessages(t)
+	for _, h := range hostile {
+		inputs[h.name] = h.make(200 << 10)
+		// In the places of content, certificates, attributes and encryptedContent.
+		s := newSigned(t)
+		s.sign().certificates = tlv(0xa0, h.make(100<<10))
+		inputs[h.name+" for certificates"] = string(s.der())
+		s = newSigned(t)
+		s.sign().attrs = []string{attributeDER(transactionID, h.make(100<<10))}
+		inputs[h.name+" for an attribute"] = string(s.der())
+		e := newEnveloped(recipientInfo(p.cert, rsaTransport, ""))
+		e.content = tlv(0xa0, h.make(100<<10))
+		inputs[h.name+" for encryptedContent"] = string(e.der())
+	}
+	for name, input := range inputs {
+		data := []byte(input)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		s, err := ParseSigned(data, Limits{})
+		if err == nil {
+			err = s.Verify(sha2)
+		}
+		if err == nil {
+			t.Errorf("%s: verified", name)
+		}
+		e, err2 := ParseEnveloped(data, Limits{})
+		if err2 == nil {
+			_, err2 = e.Decrypt(p.rsa(), p.cert)
+		}
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; used > 8<<20 {
+			t.Errorf("%s: %d bytes allocated for %d", name, used, len(data))
+		}
+		for _, err := range []error{err, err2} {
+			if err != nil && !errors.Is(err, ErrSyntax) && !errors.Is(err, ErrLimit) && !errors.Is(err, ErrSignature) && !errors.Is(err, ErrDecrypt) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
+// A cut anywhere in a sound message is refused, by both parsers.
+func TestTruncatedMessages(t *testing.T) {
+	signed, enveloped := read(t, "signed-ber.der"), read(t, "enveloped.der")
+	for n := range signed {
+		if _, err := ParseSigned(signed[:n], Limits{}); !errors.Is(err, ErrSyntax) {
+			t.Fatalf("SignedData cut to %d bytes: %v", n, err)
+		}
+	}
+	for n := range enveloped {
+		if _, err := ParseEnveloped(enveloped[:n], Limits{}); !errors.Is(err, ErrSyntax) {
+			t.Fatalf("EnvelopedData cut to %d bytes: %v", n, err)
+		}
+	}
+}
+
+// No byte of what is signed can be changed: the signature does not verify, or says the same.
+func TestEveryByteOfSigned(t *testing.T) {
+	p := newSigned(t)
+	der := p.sign().der()
+	attrs := tlv(0xa0, p.attrs...)
+	for _, part := range []string{p.eContent, attrs, p.signature} {
+		at := strings.Index(string(der), part)
+		for i := at; i < at+len(part); i++ {
+			for _, flip := range []byte{1, 0x20, 0x80} {
+				der[i] ^= flip
+				if s, err := ParseSigned(der, Limits{}); err == nil && s.Verify(sha2) == nil {
+					t.Errorf("byte %d ^ %#x verifies", i, flip)
+				}
+				der[i] ^= flip
+			}
+		}
+	}
+}
+
+func BenchmarkHostile(b *testing.B) {
+	p := rsaPair(b)
+	for name, input := range hostileMessages(b) {
+		data := []byte(input)
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if s, err := ParseSigned(data, Limits{}); err == nil {
+					_ = s.Verify(sha2)
+				}
+				if e, err := ParseEnveloped(data, Limits{}); err == nil {
+					_, _ = e.Decrypt(p.rsa(), p.cert)
+				}
+			}
+		})
+	}
+}
