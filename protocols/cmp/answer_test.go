@@ -1,0 +1,163 @@
+package cmp
+
+import (
+	"bytes"
+	"crypto/x509"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+)
+
+func TestConfirmWaitTime(t *testing.T) {
+	w := newWorld(t, worldOptions{config: Config{ConfirmWait: 7 * 60e9}})
+	c := w.macClient("ref-1")
+	q := crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}
+	if m := c.ask(q.body(t)); len(m.Header.GeneralInfo) != 0 {
+		t.Errorf("not asked for: %+v", m.Header.GeneralInfo)
+	}
+	c = w.macClient("ref-1")
+	c.info = []cmpmsg.InfoTypeAndValue{{Type: cmpmsg.OIDConfirmWaitTime}}
+	value, ok := c.ask(q.body(t)).Header.Info(cmpmsg.OIDConfirmWaitTime)
+	var until time.Time
+	in := cryptobyte.String(value)
+	if !ok || !in.ReadASN1GeneralizedTime(&until) || !until.Equal(testTime.Add(7*time.Minute)) {
+		t.Errorf("%x: %s", value, until)
+	}
+}
+
+func TestProfileName(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	for name, want := range map[string]string{"base-station": "base-station", "": ""} {
+		c := w.macClient("ref-1")
+		c.info = profiles(name)
+		certificate(t, c.ask(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "x"}.body(t)), cmpmsg.TypeIP)
+		if got := w.gateway.last(t).Profile; got != want {
+			t.Errorf("%q: %q", name, got)
+		}
+	}
+	for _, bad := range [][]byte{{5, 0}, element(0x30, element(0x13, []byte("x"))), element(0x30, element(0x0c, []byte("a\nb"))), element(0x30, element(0x0c, bytes.Repeat([]byte("x"), 256)))} {
+		c := w.macClient("ref-1")
+		c.info = []cmpmsg.InfoTypeAndValue{{Type: cmpmsg.OIDCertProfile, Value: bad}}
+		if fail, _, _ := failure(c.ask(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "x"}.body(t))); fail != cmpmsg.BadDataFormat {
+			t.Errorf("%x: %b", bad, fail)
+		}
+	}
+}
+
+// pollReq until the certificate is there, then certConf.
+func TestPoll(t *testing.T) {
+	w := newWorld(t, worldOptions{config: Config{RetryAfter: 1500e6}})
+	w.gateway.decide = func(*gateway.Request) (*gateway.Error, gateway.State) { return nil, gateway.StateHeld }
+	c := w.macClient("ref-1")
+	m := c.ask(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1", dns: []string{"a.example"}}.body(t))
+	if r := response(t, m, cmpmsg.TypeIP); r.Status.Status != cmpmsg.StatusWaiting || r.Certificate != nil || r.Status.FailInfo != 0 {
+		t.Fatalf("%+v", r)
+	}
+	poll := func(id int64) *cmpmsg.PollReq { return &cmpmsg.PollReq{ReqIDs: []*big.Int{big.NewInt(id)}} }
+	nonces := map[string]bool{string(c.peer): true}
+	for _, id := range []int64{0, -1, 0} {
+		m = c.ask(poll(id))
+		rep, ok := m.Body.(*cmpmsg.PollRep)
+		if !ok || len(rep.Responses) != 1 || rep.Responses[0].ReqID.Int64() != id || rep.Responses[0].CheckAfter != 2 {
+			t.Fatalf("%+v", m.Body)
+		}
+		if nonces[string(c.peer)] {
+			t.Error("a nonce twice")
+		}
+		nonces[string(c.peer)] = true
+	}
+	good := c.peer
+	for name, tt := range map[string]struct {
+		change func(*client)
+		body   cmpmsg.Body
+		want   cmpmsg.FailInfo
+	}{
+		"another device":  {func(c *client) { c.reference, c.secret = []byte("ref-2"), w.gateway.secrets["ref-2"] }, poll(0), cmpmsg.NotAuthorized},
+		"signed":          {func(c *client) { v := w.vendorClient("x"); c.key, c.cert, c.extra = v.key, v.cert, v.extra }, poll(0), cmpmsg.WrongIntegrity},
+		"no nonce":        {func(c *client) { c.peer = nil }, poll(0), cmpmsg.BadRecipientNonce},
+		"forged nonce":    {func(c *client) { c.peer = random(32) }, poll(0), cmpmsg.BadRecipientNonce},
+		"half a nonce":    {func(c *client) { c.peer = good[:16] }, poll(0), cmpmsg.BadRecipientNonce},
+		"another request": {func(*client) {}, poll(1), cmpmsg.BadRequest},
+	} {
+		d := *c
+		tt.change(&d)
+		if fail, text, _ := failure(d.ask(tt.body)); fail != tt.want {
+			t.Errorf("%s: %b, %s", name, fail, text)
+		}
+	}
+
+	w.gateway.settle(w.gateway.tx(t), w.gateway.last(t))
+	c.peer = good
+	m = c.ask(poll(0))
+	cert := certificate(t, m, cmpmsg.TypeIP)
+	if s := response(t, m, cmpmsg.TypeIP).Status.Status; s != cmpmsg.StatusAccepted {
+		t.Errorf("status %d", s)
+	}
+	if m := c.ask(confirmation(certHash(cert), 0)); m.Body.Type() != cmpmsg.TypePKIConf || w.gateway.tx(t).State != gateway.StateIssued {
+		t.Errorf("%+v", m.Body)
+	}
+
+	// Revoked by now: it is not handed out any more.
+	c = w.macClient("ref-1")
+	c.ask(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}.body(t))
+	w.gateway.settle(w.gateway.tx(t), w.gateway.last(t))
+	w.gateway.tx(t).Certificate.RevokedAt = testTime
+	if fail, _, rejection := failure(c.ask(poll(0))); fail != cmpmsg.CertRevoked || !rejection {
+		t.Errorf("revoked: %b", fail)
+	}
+
+	// What else may have become of it.
+	for state, want := range map[gateway.State]cmpmsg.FailInfo{gateway.StateFailed: cmpmsg.SystemFailure, gateway.StateRefused: cmpmsg.NotAuthorized, gateway.StateRejected: cmpmsg.CertRevoked} {
+		c := w.macClient("ref-1")
+		c.ask(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}.body(t))
+		tx := w.gateway.tx(t)
+		tx.State = state
+		tx.Reason = map[gateway.State]gateway.Reason{gateway.StateFailed: gateway.Internal, gateway.StateRefused: gateway.NotAuthorized}[state]
+		m := c.ask(poll(0))
+		if fail, text, rejection := failure(m); fail != want || !rejection || !strings.Contains(text, tx.ID) {
+			t.Errorf("%s: %b, %s", state, fail, text)
+		}
+	}
+}
+
+func TestGrantedWithMods(t *testing.T) {
+	key := newP256()
+	q := crmf{kind: cmpmsg.TypeIR, key: key, subject: "device-1", dns: []string{"a.example"}, notAfter: testTime.Add(time.Hour)}
+	for name, tt := range map[string]struct {
+		grant func(*gateway.Request, *x509.Certificate)
+		want  string
+	}{
+		"as asked":       {nil, ""},
+		"subject":        {func(_ *gateway.Request, c *x509.Certificate) { c.RawSubject = cn("device-2") }, "subject"},
+		"subjectAltName": {func(_ *gateway.Request, c *x509.Certificate) { c.ExtraExtensions = nil }, "subjectAltName"},
+		"validity":       {func(_ *gateway.Request, c *x509.Certificate) { c.NotAfter = c.NotAfter.Add(-time.Minute) }, "validity"},
+		"validity, subject": {func(_ *gateway.Request, c *x509.Certificate) {
+			c.NotBefore, c.RawSubject = c.NotBefore.Add(time.Minute), cn("x")
+		}, "subject, validity"},
+	} {
+		w := newWorld(t, worldOptions{})
+		w.gateway.grant = tt.grant
+		s := response(t, w.macClient("ref-1").ask(q.body(t)), cmpmsg.TypeIP).Status
+		switch {
+		case tt.want == "" && (s.Status != cmpmsg.StatusAccepted || len(s.Text) != 0):
+			t.Errorf("%s: %+v", name, s)
+		case tt.want != "" && (s.Status != cmpmsg.StatusGrantedWithMods || len(s.Text) != 1 || !strings.HasSuffix(s.Text[0], ": "+tt.want)):
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+	// What was not asked for cannot be granted otherwise.
+	w := newWorld(t, worldOptions{})
+	w.gateway.grant = func(_ *gateway.Request, c *x509.Certificate) { c.RawSubject = cn("device-0815") }
+	if s := response(t, w.macClient("ref-1").ask(crmf{kind: cmpmsg.TypeIR, key: key, rawSubject: nullDN[:]}.body(t)), cmpmsg.TypeIP).Status; s.Status != cmpmsg.StatusAccepted {
+		t.Errorf("%+v", s)
+	}
+	if w.gateway.last(t).Subject != nil {
+		t.Error("a NULL-DN counts as a subject")
+	}
+}

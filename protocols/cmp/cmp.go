@@ -1,0 +1,105 @@
+// Package cmp serves the Certificate Management Protocol (RFC 9810) over HTTP (RFC 9811): it turns PKIMessages into
+// gateway.Request and gateway.Result into PKIMessages. cmd/muster makes a Handler and registers it on a listener.
+//
+// It establishes facts only: the protection holds, possession of the key is proven, this is who signed, this message
+// belongs to that transaction. Who may have which certificate is the gateway's pipeline to decide. It keeps no state
+// between messages: what a later one needs is in the record that the gateway stores with the transaction (record.go).
+package cmp
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/muster-pki/muster/gateway"
+)
+
+// Gateway is what the adapter asks of the domain. Every error is a *gateway.Error.
+type Gateway interface {
+	// Enroll answers a request. Result.Exchange is Request.Exchange of the request that began the transaction.
+	Enroll(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
+	// Reject takes note of a request that never became one (malformed, wrong protection, no proof of possession): it is
+	// logged, counted and kept for `muster explain`. It returns the error with Transaction set.
+	Reject(ctx context.Context, r *gateway.Request, e *gateway.Error) *gateway.Error
+	// Confirm ends an unconfirmed transaction and returns it as it stands afterwards. The error wraps gateway.ErrStale
+	// when it was no longer unconfirmed.
+	Confirm(ctx context.Context, c *gateway.Confirmation) (*gateway.Transaction, error)
+	// ByWireID returns the newest transaction of the endpoint with the transactionID, nil when there is none.
+	ByWireID(ctx context.Context, endpoint, wireID string) (*gateway.Transaction, error)
+	// SharedSecret returns the secret under a reference, nil when there is none.
+	SharedSecret(ctx context.Context, endpoint string, reference []byte) (gateway.Secret, error)
+}
+
+// Endpoint is one configured CMP endpoint, served at /.well-known/cmp/p/NAME and /cmp/NAME.
+type Endpoint struct {
+	Name    string // the arbitrary label of RFC 9811 section 3.4
+	Default bool   // served at /.well-known/cmp and /cmp too; at most one endpoint of a Handler is
+	Config  Config
+}
+
+// Options make a Handler. All but Rand are required.
+type Options struct {
+	Gateway   Gateway
+	Endpoints []Endpoint
+	// Identity returns the key that an endpoint signs its answers with, its certificate and chain, root included; nil
+	// while there is none, and nothing is answered then.
+	Identity func(endpoint string) *gateway.Identity
+	Clock    func() time.Time
+	Log      *slog.Logger
+	Rand     io.Reader // nil: crypto/rand
+}
+
+// Handler serves the configured endpoints. It never changes after New and is safe for concurrent use. Listeners with
+// different defaults each have their own.
+type Handler struct {
+	gateway   Gateway
+	endpoints map[string]*Endpoint
+	fallback  *Endpoint // for a path without a name; nil for none
+	identity  func(string) *gateway.Identity
+	now       func() time.Time
+	log       *slog.Logger
+	rand      io.Reader
+}
+
+// labelForm keeps names to characters that need no escaping in a path (RFC 3986 section 2.3).
+var labelForm = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}$`)
+
+// New checks the endpoints and makes a Handler. Errors name the endpoint.
+func New(o Options) (*Handler, error) {
+	if o.Gateway == nil || o.Identity == nil || o.Clock == nil || o.Log == nil {
+		return nil, errors.New("cmp: gateway, identity, clock and log are required")
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	h := &Handler{
+		gateway: o.Gateway, endpoints: map[string]*Endpoint{}, identity: o.Identity, now: o.Clock, log: o.Log, rand: o.Rand,
+	}
+	for _, e := range o.Endpoints {
+		switch {
+		case !labelForm.MatchString(e.Name):
+			return nil, fmt.Errorf("cmp: endpoint %q: the name is part of a URL: use at most 64 of A-Z a-z 0-9 . _ ~ - and do not begin with a dot", e.Name)
+		case e.Name == labelPrefix || slices.Contains(operationLabels, e.Name):
+			return nil, fmt.Errorf("cmp: endpoint %q: CMP uses this path segment itself, choose another name (RFC 9811 section 3.4)", e.Name)
+		case h.endpoints[e.Name] != nil:
+			return nil, fmt.Errorf("cmp: endpoint %q: named twice", e.Name)
+		case e.Default && h.fallback != nil:
+			return nil, fmt.Errorf("cmp: endpoint %q: %q is the default already", e.Name, h.fallback.Name)
+		}
+		if err := e.Config.check(); err != nil {
+			return nil, fmt.Errorf("cmp: endpoint %q: %w", e.Name, err)
+		}
+		e.Config = e.Config.WithDefaults()
+		h.endpoints[e.Name] = &e
+		if e.Default {
+			h.fallback = &e
+		}
+	}
+	return h, nil
+}

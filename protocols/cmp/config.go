@@ -1,0 +1,183 @@
+package cmp
+
+import (
+	"fmt"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+)
+
+// Config is the `cmp:` section of an endpoint. The zero value works.
+type Config struct {
+	// Confirm says whether a client can be spared the certConf: on-request (the default) grants implicitConfirm to those
+	// who ask for it, explicit never does (RFC 9810 section 5.1.1.1).
+	Confirm Confirm `yaml:"confirm"`
+	// ConfirmWait is for how long a certificate waits for its certConf, 0 means 5m. From 1s to 90d. It is told to
+	// clients that ask (confirmWaitTime, RFC 9810 section 5.1.1.2). The gateway acts on it.
+	ConfirmWait strictyaml.Duration `yaml:"confirm-wait"`
+	// Unconfirmed says what becomes of a certificate that nobody has confirmed by then: revoke (the default), or keep,
+	// for a CA that cannot revoke. The gateway acts on it.
+	Unconfirmed Unconfirmed `yaml:"unconfirmed"`
+	// ClockSkew is how far a messageTime may be off this clock, 0 means 300s, from 1s to 90d; any takes every time, and
+	// messages without one, for devices that have no clock. Replays are found by transactionID and content all the same.
+	ClockSkew Skew `yaml:"clock-skew"`
+	// Protection of answers: as-request (the default) answers a MAC with a MAC and a signature with a signature,
+	// signature signs them all.
+	Protection Protection `yaml:"protection"`
+	// CAPubs puts the root into caPubs of every ip, cp and kup. The MAC-protected answer to an ir, where a client may
+	// trust it (RFC 9810 section 5.3.2), has it always.
+	CAPubs bool `yaml:"ca-pubs"`
+	// MaxBody is how many bytes a message may have; 0 means 262144 (256 KiB), which is the most. From 4096.
+	MaxBody int64 `yaml:"max-body"`
+	// RetryAfter is the checkAfter of a pollRep, in whole seconds; 0 means 30s. From 1s to 24h.
+	RetryAfter strictyaml.Duration `yaml:"retry-after"`
+	// Legacy lets in what is refused otherwise: sha1 takes SHA-1 in signatures over messages and proofs of possession
+	// (never in certificates: that is the stage's to say), and where it derives the key of a MAC. HMAC-SHA-1 in PBM needs
+	// no leave.
+	Legacy []Legacy `yaml:"legacy"`
+}
+
+// Confirm is on-request or explicit; "" means on-request.
+type Confirm string
+
+// The values of Config.Confirm.
+const (
+	ConfirmOnRequest Confirm = "on-request"
+	ConfirmExplicit  Confirm = "explicit"
+)
+
+// Unconfirmed is revoke or keep; "" means revoke.
+type Unconfirmed string
+
+// The values of Config.Unconfirmed.
+const (
+	UnconfirmedRevoke Unconfirmed = "revoke"
+	UnconfirmedKeep   Unconfirmed = "keep"
+)
+
+// Protection is as-request or signature; "" means as-request.
+type Protection string
+
+// The values of Config.Protection.
+const (
+	ProtectAsRequest Protection = "as-request"
+	ProtectSignature Protection = "signature"
+)
+
+// Legacy names something old that an endpoint takes.
+type Legacy string
+
+// LegacySHA1 is the one value of Config.Legacy.
+const LegacySHA1 Legacy = "sha1"
+
+// Skew is a period, or any. The zero value stands for the default.
+type Skew struct {
+	Any    bool
+	Window time.Duration
+}
+
+// UnmarshalStrict reads `any` or a period.
+func (s *Skew) UnmarshalStrict(file string, n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode && n.Value == "any" {
+		*s = Skew{Any: true}
+		return nil
+	}
+	d, err := strictyaml.ParseDuration(n.Value)
+	if n.Kind != yaml.ScalarNode || err != nil {
+		return strictyaml.Errorf(file, n, "clock-skew wants a period such as 300s, or any")
+	}
+	*s = Skew{Window: time.Duration(d)}
+	return nil
+}
+
+const (
+	defaultConfirmWait = 5 * time.Minute
+	minConfirmWait     = time.Second
+	maxWait            = 90 * 24 * time.Hour
+	defaultSkew        = 300 * time.Second
+	defaultMaxBody     = 256 << 10
+	minMaxBody         = 4 << 10
+	maxMaxBody         = 256 << 10 // cmpmsg parses no more
+	defaultRetryAfter  = 30 * time.Second
+	maxRetryAfter      = 24 * time.Hour
+)
+
+// UnmarshalStrict decodes and checks the section.
+func (c *Config) UnmarshalStrict(file string, n *yaml.Node) error {
+	type section Config // without this method
+	s := section(*c)
+	if err := strictyaml.DecodeNode(file, n, &s); err != nil {
+		return err
+	}
+	if err := Config(s).check(); err != nil {
+		return strictyaml.Errorf(file, n, "%v", err)
+	}
+	*c = Config(s)
+	return nil
+}
+
+func (c Config) check() error {
+	switch c.Confirm {
+	case "", ConfirmOnRequest, ConfirmExplicit:
+	default:
+		return fmt.Errorf("confirm: not one of on-request, explicit")
+	}
+	if d := time.Duration(c.ConfirmWait); d != 0 && (d < minConfirmWait || d > maxWait) {
+		return fmt.Errorf("confirm-wait: not from %s to 90d", minConfirmWait)
+	}
+	switch c.Unconfirmed {
+	case "", UnconfirmedRevoke, UnconfirmedKeep:
+	default:
+		return fmt.Errorf("unconfirmed: not one of revoke, keep")
+	}
+	if d := c.ClockSkew.Window; d != 0 && (d < time.Second || d > maxWait) {
+		return fmt.Errorf("clock-skew: not from 1s to 90d, nor any")
+	}
+	switch c.Protection {
+	case "", ProtectAsRequest, ProtectSignature:
+	default:
+		return fmt.Errorf("protection: not one of as-request, signature")
+	}
+	if c.MaxBody != 0 && (c.MaxBody < minMaxBody || c.MaxBody > maxMaxBody) {
+		return fmt.Errorf("max-body: not from %d to %d bytes", minMaxBody, maxMaxBody)
+	}
+	if d := time.Duration(c.RetryAfter); d != 0 && (d < time.Second || d > maxRetryAfter) {
+		return fmt.Errorf("retry-after: not from 1s to %s", maxRetryAfter)
+	}
+	for _, l := range c.Legacy {
+		if l != LegacySHA1 {
+			return fmt.Errorf("legacy: not a list of sha1")
+		}
+	}
+	return nil
+}
+
+// WithDefaults returns the section with its defaults filled in, for whoever acts on ConfirmWait and Unconfirmed.
+func (c Config) WithDefaults() Config {
+	if c.Confirm == "" {
+		c.Confirm = ConfirmOnRequest
+	}
+	if c.ConfirmWait == 0 {
+		c.ConfirmWait = strictyaml.Duration(defaultConfirmWait)
+	}
+	if c.Unconfirmed == "" {
+		c.Unconfirmed = UnconfirmedRevoke
+	}
+	if c.ClockSkew == (Skew{}) {
+		c.ClockSkew.Window = defaultSkew
+	}
+	if c.Protection == "" {
+		c.Protection = ProtectAsRequest
+	}
+	if c.MaxBody == 0 {
+		c.MaxBody = defaultMaxBody
+	}
+	if c.RetryAfter == 0 {
+		c.RetryAfter = strictyaml.Duration(defaultRetryAfter)
+	}
+	return c
+}
+
+func (c Config) allowSHA1() bool { return len(c.Legacy) > 0 }

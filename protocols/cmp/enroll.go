@@ -1,0 +1,116 @@
+package cmp
+
+import (
+	"fmt"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+)
+
+// certify answers a request for one certificate: ir, cr, p10cr, kur. fill writes what is asked for into the request,
+// after the cheap checks; form is what was wrong with the body's form, if anything.
+func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, reqID int64, form *refusal) *refusal {
+	if form != nil {
+		return form
+	}
+	x.reqID = reqID
+	if ref := x.readProfile(); ref != nil {
+		return ref
+	}
+	if ref := x.checkTransaction(); ref != nil {
+		return ref
+	}
+	w, ref := fill()
+	if ref != nil {
+		return ref
+	}
+	rec, err := x.begin(body, w)
+	if err != nil {
+		return refused(gateway.Internal, "", err)
+	}
+	resume, err := resumeOf(x.request, body)
+	if err != nil {
+		return rejected(gateway.Malformed, "the request cannot be encoded again", err)
+	}
+	exchange, err := rec.encode()
+	if err != nil {
+		return refused(gateway.Internal, "", err)
+	}
+	x.request.Content = x.request.Raw
+	x.request.Resume = resume
+	x.request.Confirm = !rec.Implicit
+	x.request.Exchange = exchange
+
+	result, err := x.h.gateway.Enroll(x.r.Context(), x.request)
+	if err != nil {
+		e := gateway.AsError(err)
+		late := x.request.OnlyRepeat != nil && e.Reason == x.request.OnlyRepeat.Reason // the message's fault, not the request's
+		return &refusal{err: e, rejection: !late, noted: true}                         // the gateway has noted it
+	}
+	return x.answer(result)
+}
+
+// checkTransaction judges transactionID and messageTime: a repetition of a message is answered as it was before, whatever
+// its time; no other message may use the identifier of an open transaction (RFC 9810 section 5.1.1).
+func (x *exchange) checkTransaction() *refusal {
+	p, ref := x.prior()
+	if ref != nil {
+		return ref
+	}
+	if p != nil && p.State.Open() {
+		switch {
+		case p.repeats(x.hash):
+			return nil
+		case p.record.MAC != (x.requester.mac != nil):
+			return mixed(x.requester.mac != nil)
+		}
+		return failing(cmpmsg.TransactionIDInUse, gateway.DuplicateCert, "the transactionID belongs to another transaction that is not finished: use a new one")
+	}
+	if ref := x.checkTime(); ref != nil {
+		x.request.OnlyRepeat = ref.err
+	}
+	return nil
+}
+
+// begin makes the record of a new transaction, with the random parts of its answer.
+func (x *exchange) begin(body cmpmsg.BodyType, w *wish) (*record, error) {
+	answer, err := x.h.parts()
+	if err != nil {
+		return nil, err
+	}
+	key, err := x.h.random(keySize)
+	if err != nil {
+		return nil, err
+	}
+	h := &x.message.Header
+	rec := &record{
+		Version: recordVersion, Body: body, ReqID: x.reqID, Message: x.hash, PVNO: x.pvno, ClientNonce: h.SenderNonce,
+		Implicit: x.endpoint.Config.Confirm == ConfirmOnRequest && asks(h, cmpmsg.OIDImplicitConfirm),
+		TellWait: asks(h, cmpmsg.OIDConfirmWaitTime),
+		Wish:     *w, Key: key, Answer: answer,
+	}
+	if q := x.requester; q.mac != nil {
+		rec.MAC, rec.Reference = true, q.reference
+	} else {
+		rec.Signer = q.signer.Raw
+	}
+	return rec, nil
+}
+
+// answer renders what came of a request, from the record as it is stored: it may be that of an earlier, equal request.
+func (x *exchange) answer(result *gateway.Result) *refusal {
+	if result == nil {
+		return refused(gateway.Internal, "", fmt.Errorf("the gateway answered an enrollment with nothing"))
+	}
+	rec, err := decodeRecord(result.Exchange)
+	if err != nil {
+		return refused(gateway.Internal, "", fmt.Errorf("transaction %s: %w", result.Transaction, err))
+	}
+	switch {
+	case result.Kind == gateway.ResultIssued && result.Certificate != nil:
+		return x.sendCertificate(rec, rec.Answer, result.Certificate, result.Chain, result.Unconfirmed)
+	case result.Kind == gateway.ResultPending:
+		return x.sendWaiting(rec, result.Transaction)
+	}
+	return refused(gateway.Internal, "", fmt.Errorf("the gateway answered an enrollment with %q", result.Kind))
+}

@@ -1,0 +1,96 @@
+package cmp
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math"
+	"math/big"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+)
+
+// poll answers pollReq (RFC 9810 section 5.3.22) from the transaction as it stands; nothing is written.
+func (x *exchange) poll(b *cmpmsg.PollReq, p *prior) *refusal {
+	if ref := x.goesOn(p); ref != nil {
+		return ref
+	}
+	if ref := x.checkTime(); ref != nil {
+		return ref
+	}
+	if len(b.ReqIDs) != 1 || !b.ReqIDs[0].IsInt64() || b.ReqIDs[0].Int64() != p.record.ReqID && b.ReqIDs[0].Int64() != -1 {
+		return refused(gateway.Unsupported, fmt.Sprintf("the pollReq asks for another certReqId than %d (or -1)", p.record.ReqID), nil)
+	}
+	// The body of the answer is that of the request which began the transaction, so a failure must be, too.
+	answer := parts{Nonce: p.record.nonceFor(x.hash), Time: x.h.now().Unix()}
+	var err error
+	if answer.Salt, err = x.h.random(saltSize); err != nil {
+		return refused(gateway.Internal, "", err)
+	}
+	switch p.State {
+	case gateway.StateUnconfirmed, gateway.StateIssued:
+		return x.deliver(p, answer)
+	case gateway.StateRejected:
+		return x.reject(p, answer, &gateway.Error{Reason: gateway.Revoked, Transaction: p.ID, Detail: "the certificate was rejected, or not confirmed in time, and is revoked"})
+	case gateway.StateFailed, gateway.StateRefused:
+		return x.reject(p, answer, &gateway.Error{Reason: p.Reason, Transaction: p.ID, Detail: "the request was refused"})
+	}
+	return x.send(answer, &cmpmsg.PollRep{Responses: []cmpmsg.PollResponse{{
+		ReqID: b.ReqIDs[0], CheckAfter: x.checkAfter(), Reason: []string{line("the request is not decided yet", p.ID)},
+	}}}, nil, nil)
+}
+
+// deliver answers with the certificate that is there by now.
+func (x *exchange) deliver(p *prior, answer parts) *refusal {
+	if p.Certificate == nil {
+		return refused(gateway.Internal, "", fmt.Errorf("transaction %s is issued without a certificate", p.ID))
+	}
+	if !p.Certificate.RevokedAt.IsZero() {
+		return x.reject(p, answer, &gateway.Error{Reason: gateway.Revoked, Transaction: p.ID, Detail: "the certificate is revoked"})
+	}
+	var certs []*x509.Certificate
+	for _, der := range append([][]byte{p.Certificate.DER}, p.Certificate.Chain...) {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return refused(gateway.Internal, "", fmt.Errorf("transaction %s: %w", p.ID, err))
+		}
+		certs = append(certs, c)
+	}
+	return x.sendCertificate(p.record, answer, certs[0], certs[1:], p.State == gateway.StateUnconfirmed)
+}
+
+// reject answers that the request has failed meanwhile. It was noted when it did.
+func (x *exchange) reject(p *prior, answer parts, e *gateway.Error) *refusal {
+	return x.send(answer, &cmpmsg.CertRepMessage{Kind: answerTo(p.record.Body), Responses: []cmpmsg.CertResponse{{
+		ReqID: big.NewInt(p.record.ReqID), Status: statusInfo(e, 0),
+	}}}, nil, nil)
+}
+
+// checkAfter is the endpoint's, in seconds.
+func (x *exchange) checkAfter() int64 {
+	d := defaultRetryAfter
+	if x.endpoint != nil {
+		d = time.Duration(x.endpoint.Config.RetryAfter)
+	}
+	return int64(math.Ceil(d.Seconds()))
+}
+
+// certificateAlgorithm returns the DER of a certificate's signatureAlgorithm.
+//
+//	Certificate ::= SEQUENCE {              -- RFC 5280 section 4.1
+//	    tbsCertificate      TBSCertificate,
+//	    signatureAlgorithm  AlgorithmIdentifier,
+//	    signatureValue      BIT STRING }
+func certificateAlgorithm(der []byte) ([]byte, error) {
+	in := cryptobyte.String(der)
+	var seq, tbs, alg cryptobyte.String
+	if !in.ReadASN1(&seq, cbasn1.SEQUENCE) || !seq.ReadASN1Element(&tbs, cbasn1.SEQUENCE) || !seq.ReadASN1Element(&alg, cbasn1.SEQUENCE) {
+		return nil, errors.New("not a certificate")
+	}
+	return alg, nil
+}

@@ -1,0 +1,185 @@
+package cmp
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/pkix"
+	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+)
+
+// requester is who protected a message: a MAC's reference or a signer.
+type requester struct {
+	mac       *cmpmsg.MAC // nil for a signature
+	reference []byte      // MAC: senderKID
+	secret    gateway.Secret
+	signer    *x509.Certificate // nil for a MAC
+}
+
+// maxCandidates is how many certificates of the sender's name are tried.
+const maxCandidates = 3
+
+// authenticate verifies the protection (RFC 9810 section 5.1.3) over the bytes as they came, and takes down whose it is.
+// Whether that requester is known or trusted is for the pipeline.
+func (x *exchange) authenticate(p *prior) *refusal {
+	isMAC := x.message.Header.ProtectionAlg.IsMAC()
+	if p != nil && p.record.MAC != isMAC {
+		return mixed(isMAC)
+	}
+	var q *requester
+	var ref *refusal
+	if isMAC {
+		q, ref = x.verifyMAC(p)
+	} else {
+		q, ref = x.verifySignature(p)
+	}
+	if ref == nil {
+		x.requester = q
+	}
+	return ref
+}
+
+// mixed refuses another kind of protection than the transaction's (failInfo wrongIntegrity).
+func mixed(isMAC bool) *refusal {
+	if isMAC {
+		return refused(gateway.WrongProtection, "the transaction was begun with a signature, this message has a MAC", nil)
+	}
+	return refused(gateway.WrongProtection, "the transaction was begun with a MAC, this message has a signature", nil)
+}
+
+// noSuchSecret stands in for the secret of an unknown reference, so that it costs what a wrong MAC costs.
+var noSuchSecret = [16]byte{}
+
+// verifyMAC verifies a MAC. A wrong one and an unknown reference cannot be told apart from outside: the same work, the
+// same words.
+func (x *exchange) verifyMAC(p *prior) (*requester, *refusal) {
+	h := &x.message.Header
+	mac, err := cmpmsg.ParseMAC(h.ProtectionAlg, x.macPolicy())
+	if err != nil {
+		return nil, refused(gateway.BadAlgorithm, "the MAC of the message is not accepted: "+err.Error(), err)
+	}
+	reference := h.SenderKID
+	if reference == nil && p != nil {
+		reference = p.record.Reference
+	}
+	var secret gateway.Secret
+	if len(reference) > 0 && len(reference) <= maxReference {
+		if secret, err = x.h.gateway.SharedSecret(x.r.Context(), x.endpoint.Name, reference); err != nil {
+			return nil, &refusal{err: gateway.AsError(err)}
+		}
+	}
+	known := len(secret) > 0
+	if !known {
+		secret = noSuchSecret[:]
+	}
+	if !mac.Verify(secret, x.message.Protected(), x.message.Protection) || !known {
+		cause := fmt.Errorf("the MAC of reference %s is wrong", gateway.ReferenceID(reference[:min(len(reference), maxReference)]))
+		if !known {
+			cause = fmt.Errorf("no secret has the reference %s", gateway.ReferenceID(reference[:min(len(reference), maxReference)]))
+		}
+		return nil, refused(gateway.BadIntegrity, "the reference (senderKID) is not known, or the MAC is not made with its secret", cause)
+	}
+	x.request.Credentials = []gateway.Credential{{Kind: gateway.CredentialMAC, ID: gateway.ReferenceID(reference), Secret: secret}}
+	return &requester{mac: mac, reference: reference, secret: secret}, nil
+}
+
+func (x *exchange) macPolicy() cmpmsg.MACPolicy {
+	return cmpmsg.MACPolicy{AllowSHA1: x.endpoint.Config.allowSHA1()}
+}
+
+// maxReference is how many bytes a reference may have.
+const maxReference = 255
+
+// verifySignature finds the signer among the extraCerts, wherever it stands (RFC 9810 section 5.1 wants it first, and
+// not everybody puts it there), or in the record of the transaction, and verifies the signature. The signer must be the
+// named sender, and its key the one that senderKID names: a certificate that merely chains to an anchor is not enough.
+func (x *exchange) verifySignature(p *prior) (*requester, *refusal) {
+	h := &x.message.Header
+	sender, ok := cmpmsg.DirectoryName(h.Sender)
+	if !ok {
+		return nil, refused(gateway.BadIntegrity, "the sender of a signed message is named by the subject of its certificate", nil)
+	}
+	certs := parseExtraCerts(x.message.ExtraCerts)
+	candidates := signers(certs, sender, h.SenderKID)
+	if p != nil {
+		if recorded, err := x509.ParseCertificate(p.record.Signer); err == nil {
+			candidates = append(candidates, signers([]*x509.Certificate{recorded}, sender, h.SenderKID)...)
+		}
+	}
+	if len(candidates) == 0 {
+		return nil, refused(gateway.BadIntegrity, "no certificate in extraCerts is the sender's: its subject is the sender, its subjectKeyIdentifier the senderKID",
+			fmt.Errorf("sender %s, %d extraCerts that parse", pkix.FormatName(sender), len(certs)))
+	}
+	protected := x.message.Protected()
+	var ref *refusal
+	for _, c := range candidates[:min(len(candidates), maxCandidates)] {
+		err := x.checkSignature(c.RawSubjectPublicKeyInfo, h.ProtectionAlg, protected, x.message.Protection)
+		if err == nil {
+			x.request.Credentials = []gateway.Credential{{
+				Kind: gateway.CredentialSigner, ID: gateway.Fingerprint(c), Chain: chainFrom(c, certs),
+			}}
+			return &requester{signer: c}, nil
+		}
+		if ref == nil {
+			ref = signatureRefusal(err)
+		}
+	}
+	return nil, ref
+}
+
+// checkSignature verifies a signature with the key, whose bounds are checked before any arithmetic.
+func (x *exchange) checkSignature(spki []byte, alg *cmpmsg.AlgorithmIdentifier, data, signature []byte) error {
+	pub, err := pkix.ParsePublicKey(spki)
+	if err != nil {
+		return err
+	}
+	var opts []pkix.Option
+	if x.endpoint.Config.allowSHA1() {
+		opts = append(opts, pkix.AllowSHA1())
+	}
+	return pkix.VerifySignature(pub, alg.Raw, data, signature, opts...)
+}
+
+func signatureRefusal(err error) *refusal {
+	if errors.Is(err, pkix.ErrAlgorithm) || errors.Is(err, pkix.ErrWeak) {
+		return refused(gateway.BadAlgorithm, "the message's signature algorithm or key is not accepted: "+err.Error(), err)
+	}
+	return refused(gateway.BadIntegrity, "the message's signature does not verify with the sender's certificate", err)
+}
+
+// parseExtraCerts parses what parses of the extraCerts: what does not may be meant for somebody else.
+func parseExtraCerts(ders [][]byte) []*x509.Certificate {
+	var certs []*x509.Certificate
+	for _, der := range ders {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			certs = append(certs, c)
+		}
+	}
+	return certs
+}
+
+// signers returns those of the certificates that are the sender's, by name, and by key identifier where both sides
+// have one.
+func signers(certs []*x509.Certificate, sender, kid []byte) []*x509.Certificate {
+	var list []*x509.Certificate
+	for _, c := range certs {
+		if pkix.SameName(c.RawSubject, sender) && (len(kid) == 0 || len(c.SubjectKeyId) == 0 || bytes.Equal(c.SubjectKeyId, kid)) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// chainFrom puts the signer before the other certificates.
+func chainFrom(signer *x509.Certificate, certs []*x509.Certificate) []*x509.Certificate {
+	chain := []*x509.Certificate{signer}
+	for _, c := range certs {
+		if !c.Equal(signer) {
+			chain = append(chain, c)
+		}
+	}
+	return chain
+}

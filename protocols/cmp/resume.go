@@ -1,0 +1,67 @@
+package cmp
+
+import (
+	"bytes"
+	"slices"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+)
+
+// resumeOf is what a new transaction of the same requester shares with one whose certificate was never confirmed, so
+// that it gets that certificate: the answer was lost on its way, and a device that may enrol once must not be stranded.
+// The validity is left out: clients count it from now.
+//
+//	Resume ::= SEQUENCE {
+//	    version     INTEGER (1),
+//	    update      BOOLEAN,                        -- kur; ir, cr and p10cr ask for the same thing
+//	    publicKey   SubjectPublicKeyInfo,
+//	    subject     Name,                           -- empty when not asked for
+//	    profile     UTF8String,
+//	    newSubject  OCTET STRING,                   -- of a change of names; empty for none
+//	    newSAN      OCTET STRING,
+//	    extensions  SEQUENCE OF SEQUENCE { OBJECT IDENTIFIER, BOOLEAN, OCTET STRING } }     -- sorted by encoding
+func resumeOf(r *gateway.Request, body cmpmsg.BodyType) ([]byte, error) {
+	var extensions [][]byte
+	for _, e := range r.Extensions {
+		var b cryptobyte.Builder
+		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1ObjectIdentifier(e.Id)
+			b.AddASN1Boolean(e.Critical)
+			b.AddASN1OctetString(e.Value)
+		})
+		der, err := b.Bytes()
+		if err != nil {
+			return nil, err
+		}
+		extensions = append(extensions, der)
+	}
+	slices.SortFunc(extensions, bytes.Compare)
+	subject := r.Subject
+	if subject == nil {
+		subject = nullDN[:]
+	}
+	var names gateway.Names
+	if r.NewNames != nil {
+		names = *r.NewNames
+	}
+	var b cryptobyte.Builder
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1Int64(1)
+		b.AddASN1Boolean(body == cmpmsg.TypeKUR)
+		b.AddBytes(r.PublicKey)
+		b.AddBytes(subject)
+		b.AddASN1(cbasn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(r.Profile)) })
+		b.AddASN1OctetString(names.Subject)
+		b.AddASN1OctetString(names.SubjectAltName)
+		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			for _, e := range extensions {
+				b.AddBytes(e)
+			}
+		})
+	})
+	return b.Bytes()
+}
