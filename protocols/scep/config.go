@@ -1,0 +1,166 @@
+package scep
+
+import (
+	"crypto"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/muster-pki/muster/gateway/pkix"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+	"github.com/muster-pki/muster/protocols/cms"
+)
+
+// Config is the `scep:` section of an endpoint. The zero value works.
+type Config struct {
+	// Legacy lets in algorithms beside AES-CBC and SHA-256, SHA-384, SHA-512, each by its name: des, 3des, sha1. An
+	// in-path attacker can make a client use them (RFC 8894 section 7.5), so that they are for networks and devices that
+	// know nothing else. RFC 8894 section 2.9 forbids des; old clients send nothing else. The answer to a request uses the
+	// request's algorithms.
+	Legacy []Legacy `yaml:"legacy"`
+	// Root says whether GetCACert, and answers with `chain: full`, hold the root CA certificate too; left out, they do.
+	Root *bool `yaml:"root"`
+	// Chain says what goes with an issued certificate: leaf (the default) nothing, full its CA certificates. Some Cisco
+	// devices want the CA certificate there, Juniper's do not take it.
+	Chain Chain `yaml:"chain"`
+	// MaxBody is how many bytes a message may have, before base64 when it comes by GET; 0 means 262144 (256 KiB).
+	// From 4096 to 16777216.
+	MaxBody int64 `yaml:"max-body"`
+	// RetryAfter is when a client may come back after 503, where nothing else is known; 0 means 30s. It is sent in whole
+	// seconds. From 1s to 24h.
+	RetryAfter strictyaml.Duration `yaml:"retry-after"`
+}
+
+// Legacy names an algorithm that has to be let in.
+type Legacy string
+
+// The values of Config.Legacy.
+const (
+	LegacyDES       Legacy = "des"
+	LegacyTripleDES Legacy = "3des"
+	LegacySHA1      Legacy = "sha1"
+)
+
+// Chain is leaf or full; "" means leaf.
+type Chain string
+
+// The values of Config.Chain.
+const (
+	ChainLeaf Chain = "leaf"
+	ChainFull Chain = "full"
+)
+
+const (
+	defaultMaxBody    = 256 << 10
+	minMaxBody        = 4 << 10
+	maxMaxBody        = 16 << 20
+	defaultRetryAfter = 30 * time.Second
+	maxRetryAfter     = 24 * time.Hour
+)
+
+// UnmarshalStrict decodes and checks the section.
+func (c *Config) UnmarshalStrict(file string, n *yaml.Node) error {
+	type section Config // without this method
+	s := section(*c)
+	if err := strictyaml.DecodeNode(file, n, &s); err != nil {
+		return err
+	}
+	if err := Config(s).check(); err != nil {
+		return strictyaml.Errorf(file, n, "%v", err)
+	}
+	*c = Config(s)
+	return nil
+}
+
+func (c Config) check() error {
+	for i, l := range c.Legacy {
+		switch l {
+		case LegacyDES, LegacyTripleDES, LegacySHA1:
+		default:
+			return fmt.Errorf("legacy: %q is not one of des, 3des, sha1", string(l))
+		}
+		if slices.Contains(c.Legacy[:i], l) {
+			return fmt.Errorf("legacy: %q stands twice", string(l))
+		}
+	}
+	switch c.Chain {
+	case "", ChainLeaf, ChainFull:
+	default:
+		return fmt.Errorf("chain: not one of leaf, full")
+	}
+	if c.MaxBody != 0 && (c.MaxBody < minMaxBody || c.MaxBody > maxMaxBody) {
+		return fmt.Errorf("max-body: not from %d to %d bytes", minMaxBody, maxMaxBody)
+	}
+	if d := time.Duration(c.RetryAfter); d != 0 && (d < time.Second || d > maxRetryAfter) {
+		return fmt.Errorf("retry-after: not from 1s to %s", maxRetryAfter)
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Root == nil {
+		root := true
+		c.Root = &root
+	}
+	if c.Chain == "" {
+		c.Chain = ChainLeaf
+	}
+	if c.MaxBody == 0 {
+		c.MaxBody = defaultMaxBody
+	}
+	if c.RetryAfter == 0 {
+		c.RetryAfter = strictyaml.Duration(defaultRetryAfter)
+	}
+	return c
+}
+
+func (c Config) allows(l Legacy) bool { return slices.Contains(c.Legacy, l) }
+
+// digests are those that a message may be signed with.
+func (c Config) digests() []crypto.Hash {
+	list := []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512}
+	if c.allows(LegacySHA1) {
+		list = append(list, crypto.SHA1)
+	}
+	return list
+}
+
+// encrypts reports whether a message may be encrypted with the cipher.
+func (c Config) encrypts(cipher cms.Cipher) bool {
+	switch cipher {
+	case cms.AES128, cms.AES192, cms.AES256:
+		return true
+	case cms.TripleDES:
+		return c.allows(LegacyTripleDES)
+	case cms.DES:
+		return c.allows(LegacyDES)
+	}
+	return false
+}
+
+// judges are the options by which certification requests are judged.
+func (c Config) judges() []pkix.Option {
+	if c.allows(LegacySHA1) {
+		return []pkix.Option{pkix.AllowSHA1()}
+	}
+	return nil
+}
+
+// capabilities is the answer to GetCACaps (RFC 8894 section 3.5.2): LF, since some clients split at nothing else. What
+// an endpoint does not accept is not announced. SHA-384 is no keyword of the RFC: strongSwan 5.9.8 encrypts with AES
+// only where it stands. SCEPStandard implies some of the others, which older clients look for.
+func (c Config) capabilities() string {
+	list := []string{"AES"}
+	if c.allows(LegacyTripleDES) {
+		list = append(list, "DES3")
+	}
+	list = append(list, "POSTPKIOperation", "Renewal")
+	if c.allows(LegacySHA1) {
+		list = append(list, "SHA-1")
+	}
+	list = append(list, "SHA-256", "SHA-384", "SHA-512", "SCEPStandard")
+	return strings.Join(list, "\n") + "\n"
+}

@@ -1,0 +1,50 @@
+package scep
+
+import (
+	"crypto/rsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+
+	"github.com/muster-pki/muster/gateway"
+)
+
+// ra is an identity that can do what SCEP asks of it.
+type ra struct {
+	key  *rsa.PrivateKey
+	cert *x509.Certificate
+}
+
+// checkIdentity tells whether an identity can decrypt requests and sign answers. RFC 8894 section 3.1 encrypts to the
+// recipient's public key, and all clients at hand know RSA alone.
+func checkIdentity(id *gateway.Identity) (ra, error) {
+	if id.Certificate == nil {
+		return ra{}, errors.New("the RA has no certificate")
+	}
+	key, ok := id.Key.(*rsa.PrivateKey)
+	if !ok || key == nil {
+		return ra{}, fmt.Errorf("the RA key is no RSA key but %T: SCEP encrypts requests to it", id.Key)
+	}
+	if pub, ok := id.Certificate.PublicKey.(*rsa.PublicKey); !ok || !pub.Equal(&key.PublicKey) {
+		return ra{}, errors.New("the RA certificate is not that of the RA key")
+	}
+	// Absent, it allows everything (RFC 5280 section 4.2.1.3).
+	const needed = x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment
+	if u := id.Certificate.KeyUsage; u != 0 && u&needed != needed {
+		return ra{}, errors.New("the RA certificate's keyUsage lacks digitalSignature or keyEncipherment: it has to have both")
+	}
+	return ra{key, id.Certificate}, nil
+}
+
+// identify sets the identity to answer with.
+func (x *exchange) identify() *refusal {
+	id := x.h.identity(x.endpoint.Name)
+	if id == nil {
+		return refused(gateway.Unavailable, "the RA has no certificate yet", errors.New("no identity for this endpoint"))
+	}
+	var err error
+	if x.ra, err = checkIdentity(id); err != nil {
+		return refused(gateway.Internal, "", err)
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+// Package scep serves the Simple Certificate Enrolment Protocol (RFC 8894): it turns HTTP requests into gateway.Request
+// and gateway.Result into HTTP answers. cmd/muster makes a Handler and registers it on a listener.
+//
+// It establishes facts only: the message is signed by the holder of this certificate's key, its envelope holds a
+// certification request that is signed with its own key, this challenge came with it. Who may have which certificate is
+// the gateway's pipeline to decide. It keeps no state between requests.
+package scep
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"regexp"
+	"time"
+
+	"github.com/muster-pki/muster/gateway"
+)
+
+// Gateway is what the adapter asks of the domain.
+type Gateway interface {
+	// Enroll answers a request. The error is always a *gateway.Error.
+	Enroll(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
+	// Reject takes note of a request that never became one (malformed, unknown type, signature wrong): it is logged,
+	// counted and kept for `muster explain`. It returns the error with Transaction set.
+	Reject(ctx context.Context, r *gateway.Request, e *gateway.Error) *gateway.Error
+	// CACertificates returns the endpoint's CA certificates: the issuing CA first, the root last, then those of a
+	// rollover. The error is a *gateway.Error.
+	CACertificates(ctx context.Context, endpoint string) ([]*x509.Certificate, error)
+	// Issued reports whether the gateway had exactly this certificate issued, revoked since or not. The error is a
+	// *gateway.Error.
+	Issued(ctx context.Context, cert *x509.Certificate) (bool, error)
+}
+
+// Endpoint is one configured SCEP endpoint, served at /scep/NAME.
+type Endpoint struct {
+	Name    string
+	Default bool // served at /scep too; at most one endpoint of a Handler is
+	Config  Config
+}
+
+// Options make a Handler. All but Rand are required.
+type Options struct {
+	Gateway   Gateway
+	Endpoints []Endpoint
+	// Identity returns an endpoint's RA key and certificate: it decrypts requests and signs answers, and is not the
+	// issuing CA's (RFC 8894 section 2.1.2). The key is an *rsa.PrivateKey. nil while there is none; it may change.
+	Identity func(endpoint string) *gateway.Identity
+	Clock    func() time.Time
+	Log      *slog.Logger
+	Rand     io.Reader // of nonces; nil: crypto/rand
+}
+
+// Handler serves the configured endpoints. It never changes after New and is safe for concurrent use. Listeners with
+// different defaults each have their own.
+type Handler struct {
+	gateway   Gateway
+	endpoints map[string]*Endpoint
+	fallback  *Endpoint // for a path that names none; nil for none
+	identity  func(string) *gateway.Identity
+	now       func() time.Time
+	log       *slog.Logger
+	rand      io.Reader
+}
+
+// nameForm keeps names to characters that need no escaping in a path (RFC 3986 section 2.3).
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}$`)
+
+// New checks the endpoints and their identities, as far as these are there, and makes a Handler. Errors name the endpoint.
+func New(o Options) (*Handler, error) {
+	if o.Gateway == nil || o.Identity == nil || o.Clock == nil || o.Log == nil {
+		return nil, errors.New("scep: gateway, identity, clock and log are required")
+	}
+	h := &Handler{gateway: o.Gateway, endpoints: map[string]*Endpoint{}, identity: o.Identity, now: o.Clock, log: o.Log, rand: o.Rand}
+	if h.rand == nil {
+		h.rand = rand.Reader
+	}
+	for _, e := range o.Endpoints {
+		switch {
+		case !nameForm.MatchString(e.Name):
+			return nil, fmt.Errorf("scep: endpoint %q: the name is part of a URL: use at most 64 of A-Z a-z 0-9 . _ ~ - and do not begin with a dot", e.Name)
+		case h.endpoints[e.Name] != nil:
+			return nil, fmt.Errorf("scep: endpoint %q: named twice", e.Name)
+		case e.Default && h.fallback != nil:
+			return nil, fmt.Errorf("scep: endpoint %q: %q is the default already", e.Name, h.fallback.Name)
+		}
+		if err := e.Config.check(); err != nil {
+			return nil, fmt.Errorf("scep: endpoint %q: %w", e.Name, err)
+		}
+		if id := o.Identity(e.Name); id != nil {
+			if _, err := checkIdentity(id); err != nil {
+				return nil, fmt.Errorf("scep: endpoint %q: %w", e.Name, err)
+			}
+		}
+		e.Config = e.Config.withDefaults()
+		h.endpoints[e.Name] = &e
+		if e.Default {
+			h.fallback = &e
+		}
+	}
+	return h, nil
+}
