@@ -26,8 +26,7 @@ func certificateFiles(base, folder string) ([]string, error) {
 	}
 	var files []string
 	for _, e := range entries {
-		switch strings.ToLower(filepath.Ext(e.Name())) {
-		case ".pem", ".crt", ".cer", ".der":
+		if isCertificateFile(e.Name()) {
 			files = append(files, filepath.Join(folder, e.Name()))
 		}
 	}
@@ -37,12 +36,16 @@ func certificateFiles(base, folder string) ([]string, error) {
 	return files, nil
 }
 
-// blocks returns the DER of each PEM block of the type in the file, or the file itself when it is no PEM.
-func blocks(dir, file, kind string) ([][]byte, error) {
-	data, err := readFile(dir, file)
-	if err != nil {
-		return nil, err
+func isCertificateFile(name string) bool {
+	switch strings.ToLower(filepath.Ext(name)) {
+	case ".pem", ".crt", ".cer", ".der":
+		return true
 	}
+	return false
+}
+
+// blocks returns the DER of each PEM block of the type in a file's content, or the content itself when it is no PEM.
+func blocks(file string, data []byte, kind string) ([][]byte, error) {
 	if !bytes.Contains(data, []byte("-----BEGIN ")) {
 		return [][]byte{data}, nil
 	}
@@ -67,25 +70,48 @@ func blocks(dir, file, kind string) ([][]byte, error) {
 func readCAs(dir string, files []string) ([]*x509.Certificate, error) {
 	var all []*x509.Certificate
 	for _, file := range files {
-		ders, err := blocks(dir, file, "CERTIFICATE")
+		data, err := readFile(dir, file)
 		if err != nil {
 			return nil, err
 		}
-		for _, der := range ders {
-			cert, err := x509.ParseCertificate(der)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", file, err)
-			}
-			// A version 1 certificate cannot say that it is a CA (RFC 5280 section 6.1.4 (k)).
-			if cert.Version == 3 && !(cert.BasicConstraintsValid && cert.IsCA) {
-				return nil, fmt.Errorf("%s: %s is not a CA's certificate", file, formatSubject(cert.RawSubject))
-			}
-			if !slices.ContainsFunc(all, cert.Equal) {
-				all = append(all, cert)
-			}
+		certs, err := parseCAs(file, data)
+		if err != nil {
+			return nil, err
 		}
+		all = addNew(all, certs)
 	}
 	return all, nil
+}
+
+// parseCAs reads the CA certificates of one file's content.
+func parseCAs(file string, data []byte) ([]*x509.Certificate, error) {
+	ders, err := blocks(file, data, "CERTIFICATE")
+	if err != nil {
+		return nil, err
+	}
+	var all []*x509.Certificate
+	for _, der := range ders {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		// A version 1 certificate cannot say that it is a CA (RFC 5280 section 6.1.4 (k)).
+		if cert.Version == 3 && !(cert.BasicConstraintsValid && cert.IsCA) {
+			return nil, fmt.Errorf("%s: %s is not a CA's certificate", file, formatSubject(cert.RawSubject))
+		}
+		all = append(all, cert)
+	}
+	return all, nil
+}
+
+// addNew appends the certificates that are not in the list.
+func addNew(list, more []*x509.Certificate) []*x509.Certificate {
+	for _, cert := range more {
+		if !slices.ContainsFunc(list, cert.Equal) {
+			list = append(list, cert)
+		}
+	}
+	return list
 }
 
 func readBlocklist(dir, file string) (*pkix.Blocklist, error) {
@@ -100,11 +126,12 @@ func readBlocklist(dir, file string) (*pkix.Blocklist, error) {
 	return list, nil
 }
 
-// crls are complete revocation lists whose signatures have been verified.
+// crls are complete revocation lists.
 type crls []*crl
 
 type crl struct {
 	*x509.RevocationList
+	file    string
 	serials map[string]bool
 }
 
@@ -114,10 +141,15 @@ var (
 	oidIssuingDistributionPoint = asn1.ObjectIdentifier{2, 5, 29, 28}
 )
 
-func readCRLs(dir string, files []string, cas []*x509.Certificate) (crls, error) {
+// readCRLs reads the lists; who signed them is for signedBy to say.
+func readCRLs(dir string, files []string) (crls, error) {
 	var all crls
 	for _, file := range files {
-		ders, err := blocks(dir, file, "X509 CRL")
+		data, err := readFile(dir, file)
+		if err != nil {
+			return nil, err
+		}
+		ders, err := blocks(file, data, "X509 CRL")
 		if err != nil {
 			return nil, err
 		}
@@ -134,13 +166,7 @@ func readCRLs(dir string, files []string, cas []*x509.Certificate) (crls, error)
 			if list.NextUpdate.IsZero() {
 				return nil, fmt.Errorf("%s: the list has no nextUpdate (RFC 5280 section 5.1.2.5)", file)
 			}
-			signed := slices.ContainsFunc(cas, func(ca *x509.Certificate) bool {
-				return bytes.Equal(ca.RawSubject, list.RawIssuer) && list.CheckSignatureFrom(ca) == nil
-			})
-			if !signed {
-				return nil, fmt.Errorf("%s: none of cas and intermediates signed the list of %s", file, formatSubject(list.RawIssuer))
-			}
-			c := &crl{list, make(map[string]bool, len(list.RevokedCertificateEntries))}
+			c := &crl{list, file, make(map[string]bool, len(list.RevokedCertificateEntries))}
 			for _, e := range list.RevokedCertificateEntries {
 				for _, x := range e.Extensions {
 					if x.Critical {
@@ -153,6 +179,20 @@ func readCRLs(dir string, files []string, cas []*x509.Certificate) (crls, error)
 		}
 	}
 	return all, nil
+}
+
+// signedBy parts the lists into those that one of the CAs signed, and the others, which say nothing.
+func (all crls) signedBy(cas []*x509.Certificate) (signed, others crls) {
+	for _, c := range all {
+		if slices.ContainsFunc(cas, func(ca *x509.Certificate) bool {
+			return bytes.Equal(ca.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(ca) == nil
+		}) {
+			signed = append(signed, c)
+		} else {
+			others = append(others, c)
+		}
+	}
+	return signed, others
 }
 
 var errNoCRL = errors.New("no revocation list of its issuer is configured")

@@ -1,5 +1,5 @@
-// Package authz holds the stages of the authorization pipeline, one file each: password, client-certificate,
-// own-certificate, keys and names. A stage judges one gateway.Request, shapes its gateway.Grant, and says in its
+// Package authz holds the stages of the authorization pipeline, one file each: password, challenge, shared-secret,
+// client-certificate, vendor-ca, own-certificate, keys and names. A stage judges one gateway.Request, shapes its gateway.Grant, and says in its
 // note, for the operator, what it compared. It never writes; what it has to look up it asks of small interfaces
 // declared here, and what it cannot look up it does not allow.
 //

@@ -13,7 +13,6 @@ type limiter struct {
 	burst float64
 	every time.Duration // per token
 	size  int
-	now   func() time.Time
 
 	mu     sync.Mutex
 	recent *list.List // of *bucket, the latest in front
@@ -26,8 +25,8 @@ type bucket struct {
 	at     time.Time
 }
 
-func newLimiter(burst int, every time.Duration, size int, now func() time.Time) *limiter {
-	return &limiter{burst: float64(burst), every: every, size: size, now: now, recent: list.New(), table: make(map[netip.Prefix]*list.Element)}
+func newLimiter(burst int, every time.Duration, size int) *limiter {
+	return &limiter{burst: float64(burst), every: every, size: size, recent: list.New(), table: make(map[netip.Prefix]*list.Element)}
 }
 
 // sourceOf is what one limit holds for: an IPv4 address, or the /64 that one IPv6 subscriber has. Requests without
@@ -45,11 +44,11 @@ func sourceOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// take takes a token of the source. When there is none it says how long until there is one.
-func (l *limiter) take(a netip.Addr) (wait time.Duration, ok bool) {
+// take takes a token of the source at a time. When there is none it says how long until there is one.
+func (l *limiter) take(a netip.Addr, now time.Time) (wait time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := l.bucket(sourceOf(a))
+	b := l.bucket(sourceOf(a), now)
 	if b.tokens >= 1 {
 		b.tokens--
 		return 0, true
@@ -58,16 +57,15 @@ func (l *limiter) take(a netip.Addr) (wait time.Duration, ok bool) {
 }
 
 // giveBack returns a token that was taken for an attempt that succeeded.
-func (l *limiter) giveBack(a netip.Addr) {
+func (l *limiter) giveBack(a netip.Addr, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := l.bucket(sourceOf(a))
+	b := l.bucket(sourceOf(a), now)
 	b.tokens = min(b.tokens+1, l.burst)
 }
 
 // bucket returns the source's bucket, filled up to now.
-func (l *limiter) bucket(source netip.Prefix) *bucket {
-	now := l.now()
+func (l *limiter) bucket(source netip.Prefix, now time.Time) *bucket {
 	if e, ok := l.table[source]; ok {
 		l.recent.MoveToFront(e)
 		b := e.Value.(*bucket)

@@ -246,3 +246,58 @@ func TestOwnCertificateConfigErrors(t *testing.T) {
 		t.Error("made without a clock")
 	}
 }
+
+// CMP kur and SCEP RenewalReq: the message is signed by the certificate that is renewed.
+func TestOwnCertificateSignsTheMessage(t *testing.T) {
+	root := newCA(t, "Operator Root", nil)
+	ca := newCA(t, "Operator", root)
+	mine := ca.issue(2, "device-0002", func(c *x509.Certificate) { c.DNSNames = []string{"device-0002.example"} })
+	other := ca.issue(3, "device-0003", nil)
+	vendors := newCA(t, "Vendor", nil).issue(2, "device-0002", nil)
+	s, err := NewOwnCertificate(OwnCertificateConfig{}, &issued{certs: []*gateway.Certificate{record(mine, "device-0002"), record(other, "device-0003")}}, atNoon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		chain  []*x509.Certificate
+		change func(*gateway.Request)
+		reason gateway.Reason // "" when allowed
+		note   string
+	}{
+		"the leaf only":             {chain: []*x509.Certificate{mine}},
+		"with its chain":            {chain: []*x509.Certificate{mine, ca.cert, root.cert}},
+		"with others' certificates": {chain: []*x509.Certificate{mine, vendors, other}},
+		"a new key":                 {chain: []*x509.Certificate{mine}, change: func(r *gateway.Request) { r.Operation, r.PublicKey = gateway.Rekey, other.RawSubjectPublicKeyInfo }},
+		"the same key":              {chain: []*x509.Certificate{mine}, change: func(r *gateway.Request) { r.PublicKey = mine.RawSubjectPublicKeyInfo }},
+		"a template without names":  {chain: []*x509.Certificate{mine}, change: func(r *gateway.Request) { r.Subject, r.Extensions = nil, nil }},
+		"a challenge beside it":     {chain: []*x509.Certificate{mine}, change: func(r *gateway.Request) { r.Credentials = append(r.Credentials, challenged("spent").Credentials...) }},
+		"a vendor's certificate":    {chain: []*x509.Certificate{vendors, mine}, reason: gateway.Untrusted, note: "not among those issued here"},
+		"a vendor's, of the device": {chain: []*x509.Certificate{vendors}, change: func(r *gateway.Request) { r.OldCert = mine }, reason: gateway.Untrusted},
+		"another device's":          {chain: []*x509.Certificate{other}, reason: gateway.NotAuthorized, note: "asks to renew certificate 02"},
+		"another device's first":    {chain: []*x509.Certificate{other, mine}, reason: gateway.NotAuthorized},
+		"another endpoint's":        {chain: []*x509.Certificate{mine}, change: func(r *gateway.Request) { r.Endpoint = "core" }, reason: gateway.NotAuthorized, note: `endpoint "ran"`},
+		"a MAC":                     {change: func(r *gateway.Request) { r.Credentials = mac("3078").Credentials }, reason: gateway.Unauthenticated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := renewal(mine)
+			r.Credentials = nil
+			if c.chain != nil {
+				r.Credentials = []gateway.Credential{credential(gateway.CredentialSigner, c.chain...)}
+			}
+			if c.change != nil {
+				c.change(r)
+			}
+			g := &gateway.Grant{Subject: r.Subject, PublicKey: r.PublicKey}
+			v := s.Decide(context.Background(), r, g)
+			if c.reason != "" {
+				expect(t, v, gateway.Deny, c.reason, c.note)
+				return
+			}
+			expect(t, v, gateway.Allow, "", "certificate 02")
+			wantGrant(t, r, g, mine)
+			if want := "message-signer:" + gateway.Fingerprint(mine); g.Requester != want || !bytes.Equal(g.PublicKey, r.PublicKey) {
+				t.Errorf("requester %q, want %q", g.Requester, want)
+			}
+		})
+	}
+}

@@ -43,6 +43,23 @@ type PasswordLimit struct {
 	Sources int                 `yaml:"sources"` // addresses remembered; 0: 4096
 }
 
+// limiter makes the table, with the defaults filled in.
+func (l PasswordLimit) limiter() (*limiter, error) {
+	if l.Burst < 0 || l.Burst > 1_000_000 || l.Every < 0 || l.Sources < 0 || l.Sources > 1_000_000 {
+		return nil, errors.New("limit: burst and sources are 0 to 1000000")
+	}
+	if l.Burst == 0 {
+		l.Burst = 10
+	}
+	if l.Every == 0 {
+		l.Every = strictyaml.Duration(6 * time.Second)
+	}
+	if l.Sources == 0 {
+		l.Sources = 4096
+	}
+	return newLimiter(l.Burst, time.Duration(l.Every), l.Sources), nil
+}
+
 // Password is the stage `password`. It denies with Unauthenticated when the password is missing or wrong, with Busy
 // when the source tried too often, with NotAuthorized when another stage named another device; it cannot answer when
 // the context ends while it waits to compute a hash.
@@ -51,6 +68,7 @@ type Password struct {
 	dummies []*entry // an argon2id entry of each cost that users have: what an unknown user is compared with
 	device  bool
 	limit   *limiter
+	now     func() time.Time
 	hashing *Hashing
 	pick    [32]byte // keys the choice among dummies
 }
@@ -60,7 +78,7 @@ func NewPassword(c PasswordConfig, dir string, hashing *Hashing, now func() time
 	if hashing == nil || now == nil {
 		return nil, errors.New("password: no hashing or clock given")
 	}
-	s := &Password{users: make(map[string]*entry), hashing: hashing}
+	s := &Password{users: make(map[string]*entry), now: now, hashing: hashing}
 	rand.Read(s.pick[:]) //nolint:errcheck // crypto/rand.Read never fails (Go 1.24)
 	names := make([]string, 0, len(c.Users))
 	for name := range c.Users {
@@ -87,20 +105,10 @@ func NewPassword(c PasswordConfig, dir string, hashing *Hashing, now func() time
 	default:
 		return nil, fmt.Errorf(`device: %q is not known (only "user" is)`, c.Device)
 	}
-	l := c.Limit
-	if l.Burst < 0 || l.Burst > 1_000_000 || l.Every < 0 || l.Sources < 0 || l.Sources > 1_000_000 {
-		return nil, errors.New("limit: burst and sources are 0 to 1000000")
+	var err error
+	if s.limit, err = c.Limit.limiter(); err != nil {
+		return nil, err
 	}
-	if l.Burst == 0 {
-		l.Burst = 10
-	}
-	if l.Every == 0 {
-		l.Every = strictyaml.Duration(6 * time.Second)
-	}
-	if l.Sources == 0 {
-		l.Sources = 4096
-	}
-	s.limit = newLimiter(l.Burst, time.Duration(l.Every), l.Sources, now)
 	return s, nil
 }
 
@@ -214,7 +222,7 @@ func (s *Password) check(ctx context.Context, c gateway.Credential, source netip
 	if len(s.dummies) == 0 {
 		return false, 0, nil
 	}
-	if wait, ok := s.limit.take(source); !ok {
+	if wait, ok := s.limit.take(source, s.now()); !ok {
 		return false, max(wait, 1), nil
 	}
 	known := user != nil && !generated
@@ -224,7 +232,7 @@ func (s *Password) check(ctx context.Context, c gateway.Credential, source netip
 	}
 	right, err = s.hashing.matches(ctx, compared, password)
 	if right = right && known && possible; right {
-		s.limit.giveBack(source)
+		s.limit.giveBack(source, s.now())
 	}
 	return right, 0, err
 }

@@ -159,25 +159,25 @@ func TestPasswordLimit(t *testing.T) {
 
 func TestLimiterTableIsBounded(t *testing.T) {
 	now := noon
-	l := newLimiter(1, time.Hour, 8, func() time.Time { return now })
+	l := newLimiter(1, time.Hour, 8)
 	for i := range 1000 {
-		l.take(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}))
+		l.take(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), now)
 	}
 	if len(l.table) != 8 || l.recent.Len() != 8 {
 		t.Fatalf("table of %d, list of %d", len(l.table), l.recent.Len())
 	}
 	v6 := netip.MustParseAddr("2001:db8::1")
-	if _, ok := l.take(v6); !ok {
+	if _, ok := l.take(v6, now); !ok {
 		t.Fatal("a first token is refused")
 	}
-	if wait, ok := l.take(netip.MustParseAddr("2001:db8::ffff")); ok || wait != time.Hour {
+	if wait, ok := l.take(netip.MustParseAddr("2001:db8::ffff"), now); ok || wait != time.Hour {
 		t.Errorf("an address of the same /64 has a bucket of its own (%v, %v)", wait, ok)
 	}
 	now = now.Add(-time.Minute) // a clock that goes back fills nothing
-	if _, ok := l.take(v6); ok {
+	if _, ok := l.take(v6, now); ok {
 		t.Error("a clock that went back gave a token")
 	}
-	if _, ok := l.take(netip.Addr{}); !ok {
+	if _, ok := l.take(netip.Addr{}, now); !ok {
 		t.Error("no bucket for requests without an address")
 	}
 }
