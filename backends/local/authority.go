@@ -82,7 +82,8 @@ func readAuthority(dir string, given, full *Config) (*authority, error) {
 		}
 		if err := errors.Join(
 			sameName(i.root, given.Organization, c.given.RootName, "issuers."+c.name+".root-name"),
-			sameName(i.cert, given.Organization, c.given.Name, "issuers."+c.name+".name")); err != nil {
+			sameName(i.cert, given.Organization, c.given.Name, "issuers."+c.name+".name"),
+			sameBits(i.cert, c.given.Bits, "issuers."+c.name+".bits")); err != nil {
 			return nil, err
 		}
 		if i.own, err = ownExtensions(i, c.full); err != nil {
@@ -170,6 +171,14 @@ func sameName(c *x509.Certificate, organization, name, key string) error {
 	}
 	if name != "" && c.Subject.CommonName != name {
 		return fmt.Errorf("%s: the CA that stands is named %q: a name cannot be changed after it was made", key, c.Subject.CommonName)
+	}
+	return nil
+}
+
+// sameBits refuses a configured key size that a CA which stands does not have.
+func sameBits(c *x509.Certificate, bits int, key string) error {
+	if pub, ok := c.PublicKey.(*rsa.PublicKey); ok && bits != 0 && bits != pub.N.BitLen() {
+		return fmt.Errorf("%s: the CA that stands has a key of %d bits: a key cannot be changed after it was made", key, pub.N.BitLen())
 	}
 	return nil
 }

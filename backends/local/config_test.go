@@ -1,6 +1,7 @@
 package local
 
 import (
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"os"
@@ -29,6 +30,8 @@ func TestConfigRefused(t *testing.T) {
 		"issuers.rsa.ca-issuers":      "dir: " + dir + "\nissuers: {rsa: {ca-issuers: [\"http://ü.test/\"]}}",
 		"for longer than its root":    "dir: " + dir + "\nvalidity: {root: 10d, issuing: 11d}",
 		"validity: 1d to 36525d":      "dir: " + dir + "\nvalidity: {root: 36526d}",
+		"issuers.rsa.bits: 2048":      "dir: " + dir + "\nissuers: {rsa: {bits: 1024}}",
+		"issuers.ec.bits":             "dir: " + dir + "\nissuers: {ec: {bits: 2048}}",
 		"crl-validity: 1h to 366d":    "dir: " + dir + "\ncrl-validity: 30m",
 	} {
 		t.Run(says, func(t *testing.T) {
@@ -91,5 +94,32 @@ func TestConfiguredNames(t *testing.T) {
 		if err != nil && !strings.Contains(err.Error(), says) {
 			t.Errorf("%v, want it to say %q", err, says)
 		}
+	}
+}
+
+// The size of the RSA keys is one for issuing CA and root, and that of the making.
+func TestConfiguredBits(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ca")
+	shut(t, open(t, dir, Options{}, "issuers: {rsa: {bits: 2048}}"))
+	for _, file := range []string{"rsa-root", "rsa"} {
+		data, err := os.ReadFile(filepath.Join(dir, authorityDir, file+".crt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(data)
+		x, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := x.PublicKey.(*rsa.PublicKey).N.BitLen(); n != 2048 {
+			t.Errorf("%s has %d bits", file, n)
+		}
+	}
+	shut(t, open(t, dir, Options{}))
+	shut(t, open(t, dir, Options{}, "issuers: {rsa: {bits: 2048}}"))
+	err := New(Options{}).Configure(t.Context(), []byte("dir: "+dir+"\nissuers: {rsa: {bits: 3072}}"))
+	want(t, err, codes.FailedPrecondition)
+	if err != nil && !strings.Contains(err.Error(), "issuers.rsa.bits: the CA that stands has a key of 2048 bits") {
+		t.Error(err)
 	}
 }

@@ -24,7 +24,6 @@ const (
 )
 
 const (
-	rsaBits    = 3072
 	secretSize = 32
 	secretFile = "secret"
 
@@ -37,6 +36,7 @@ const (
 
 // makeAuthority makes everything that a CA consists of: the files of authorityDir, by name. Nothing is written.
 func makeAuthority(c *Config, now time.Time) (map[string][]byte, error) {
+	makeRSA := func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, c.Issuers.RSA.Bits) }
 	makers := []func() (crypto.Signer, error){makeEC, makeEC, makeRSA, makeRSA}
 	keys := make([]crypto.Signer, len(makers))
 	errs := make([]error, len(makers))
@@ -65,8 +65,7 @@ func makeAuthority(c *Config, now time.Time) (map[string][]byte, error) {
 	return files, nil
 }
 
-func makeEC() (crypto.Signer, error)  { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
-func makeRSA() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, rsaBits) }
+func makeEC() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
 // makeChain makes a root and the issuing CA under it.
 func makeChain(files map[string][]byte, name string, is *Issuer, c *Config, rootKey, key crypto.Signer, now time.Time) error {

@@ -22,14 +22,16 @@ import (
 
 // shipped is a backend that is part of this program.
 type shipped struct {
-	paths []string // keys of its configuration that are paths: the file's folder is theirs
-	make  func(log *slog.Logger) backend.Backend
+	paths   []string // keys of its configuration that are paths: the file's folder is theirs
+	issuers []string // names of its CAs, and "" for the default one
+	rsa     []string // those of them whose chain is RSA throughout
+	make    func(log *slog.Logger) backend.Backend
 }
 
 // shippedBackends are the backends that `muster plugin NAME` runs.
 func shippedBackends() map[string]shipped {
 	return map[string]shipped{
-		"local": {paths: []string{"dir"}, make: func(log *slog.Logger) backend.Backend {
+		"local": {paths: []string{"dir"}, issuers: []string{"", local.IssuerEC, local.IssuerRSA}, rsa: []string{local.IssuerRSA}, make: func(log *slog.Logger) backend.Backend {
 			return local.New(local.Options{Log: log, Crash: crashFunc(), Version: version()})
 		}},
 	}

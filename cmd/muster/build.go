@@ -6,30 +6,30 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/seal"
 	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/plugins/backend"
-	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 	"github.com/muster-pki/muster/plugins/host"
-	"github.com/muster-pki/muster/protocols/est"
 )
 
 // Runtime is what one configuration makes. It never changes; a reload makes another one and swaps it as a whole.
 type Runtime struct {
-	cfg     *Config
-	plugins map[string]*running
-	cas     map[string][]backend.CA // by backend
-	gateway *gateway.Runtime
-	specs   map[string]serve.Spec // by listener
-	names   serve.Names           // of the gateway's own certificate
-	self    bool                  // it needs one
+	cfg        *Config
+	plugins    map[string]*running
+	cas        map[string][]backend.CA // by backend
+	gateway    *gateway.Runtime
+	specs      map[string]serve.Spec // by listener
+	sealer     *seal.Sealer
+	owns       []ownKey                            // certificates of the gateway's own
+	identities map[string]func() *gateway.Identity // of the endpoints' RAs
 }
 
 // running is a plugin with what it was started from.
@@ -45,20 +45,50 @@ func (p *process) build(ctx context.Context, cfg *Config, old *Runtime) (*Runtim
 	if old != nil && cfg.storeDSN() != old.cfg.storeDSN() {
 		return nil, cfg.fault(at("store"), "the store cannot change while the gateway runs: restart it")
 	}
-	endpoints, err := makeEndpoints(cfg, p.stageDeps(cfg))
+	sealer, err := p.openSealer(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	rt := &Runtime{cfg: cfg, plugins: map[string]*running{}, cas: map[string][]backend.CA{}}
-	if err := p.furnish(ctx, rt, old, endpoints); err != nil {
+	endpoints, err := makeEndpoints(cfg, p.stageDeps(cfg, sealer))
+	ras, raErr := loadRAs(cfg, p.clock())
+	if err := errors.Join(err, raErr); err != nil {
+		return nil, err
+	}
+	rt := &Runtime{
+		cfg: cfg, plugins: map[string]*running{}, cas: map[string][]backend.CA{}, sealer: sealer,
+		gateway: &gateway.Runtime{Endpoints: endpoints, Backends: map[string]backend.Backend{}}, identities: map[string]func() *gateway.Identity{},
+	}
+	if err := p.furnish(ctx, rt, old, ras); err != nil {
 		rt.abandon(old)
 		return nil, err
 	}
 	return rt, nil
 }
 
+// openSealer reads the key that seals secrets, and makes one where the configuration names none.
+func (p *process) openSealer(ctx context.Context, cfg *Config) (*seal.Sealer, error) {
+	if cfg.Seal != nil {
+		s, err := seal.Load(cfg.path(cfg.Seal.File), false)
+		if err != nil {
+			return nil, cfg.fault(at("seal", "file"), "%v", err)
+		}
+		return s, nil
+	}
+	path := filepath.Join(p.data, sealKey)
+	if !holdsSomething(path) {
+		kept, err := p.store.Secrets(ctx, "", "", "", 1)
+		if err != nil {
+			return nil, err
+		}
+		if len(kept) > 0 {
+			p.log.Warn("the key that sealed the shared secrets of devices is gone, and a new one is made: none of them can be opened; stop and restore it, or give the devices new secrets", "file", path)
+		}
+	}
+	return seal.Load(path, true)
+}
+
 // furnish does the part of build after which plugins run.
-func (p *process) furnish(ctx context.Context, rt, old *Runtime, endpoints map[string]*gateway.Endpoint) error {
+func (p *process) furnish(ctx context.Context, rt, old *Runtime, ras map[string]*gateway.Identity) error {
 	if err := p.startPlugins(ctx, rt, old); err != nil {
 		return err
 	}
@@ -66,20 +96,22 @@ func (p *process) furnish(ctx context.Context, rt, old *Runtime, endpoints map[s
 		return err
 	}
 	cfg := rt.cfg
-	rt.gateway = &gateway.Runtime{Endpoints: endpoints, Backends: map[string]backend.Backend{}}
 	for name, r := range rt.plugins {
 		rt.gateway.Backends[name] = r.plugin
 	}
 	var addresses []string
 	for _, name := range byName(cfg.Listeners) {
 		if l := cfg.Listeners[name]; l.TLS.SelfManaged() {
-			rt.self = true
 			addresses = append(addresses, l.Address)
 		}
 	}
-	if rt.self {
-		rt.names = serve.NamesOf(p.hostname, addresses, cfg.ServerCertificate.Names)
-		endpoints[selfEndpoint] = makeSelf(cfg.ServerCertificate, rt.names, p.instance)
+	if len(addresses) > 0 {
+		names := serve.NamesOf(p.hostname, addresses, cfg.ServerCertificate.Names)
+		rt.gateway.Endpoints[selfEndpoint] = makeSelf(cfg.ServerCertificate, names, p.instance)
+		rt.owns = append(rt.owns, p.tlsKey(names))
+	}
+	if err := p.furnishRAs(rt, ras); err != nil {
+		return err
 	}
 	var err error
 	rt.specs, err = p.makeListeners(rt)
@@ -179,78 +211,13 @@ func (rt *Runtime) abandon(old *Runtime) {
 	}
 }
 
-// inquire asks the backends what they can do and refuses what they cannot.
-func (rt *Runtime) inquire(ctx context.Context) error {
-	var errs []error
-	described := map[string]*backend.Description{}
-	for _, name := range byName(rt.plugins) {
-		d, err := rt.plugins[name].plugin.Describe(ctx)
-		if err == nil {
-			described[name] = d
-			rt.cas[name], err = rt.plugins[name].plugin.CACertificates(ctx)
-		}
-		if err != nil {
-			errs = append(errs, rt.cfg.fault(at("backends", name), "%v", err))
-		}
-	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	for _, name := range byName(rt.cfg.Profiles) {
-		p := rt.cfg.Profiles[name]
-		if err := rt.issuer(at("profiles", name, "issuer"), p.Backend, p.Issuer); err != nil {
-			errs = append(errs, err)
-		}
-		if err := certifies(described[p.Backend], p); err != nil {
-			errs = append(errs, rt.cfg.fault(at("profiles", name), "%v", err))
-		}
-	}
-	if s := rt.cfg.ServerCertificate; s != nil {
-		if err := rt.issuer(at("server-certificate", "issuer"), s.Backend, s.Issuer); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
+func (rt *Runtime) roots() ([]*x509.Certificate, error) { return rootsOf(rt.cas) }
 
-func (rt *Runtime) issuer(path []string, backendName, issuer string) error {
-	var names []string
-	for _, ca := range rt.cas[backendName] {
-		names = append(names, ca.Name)
-	}
-	if issuer == "" && len(names) > 0 || slices.Contains(names, issuer) {
-		return nil
-	}
-	return rt.cfg.fault(path, "backend %s has no CA %q%s", backendName, issuer, strictyaml.Suggest(issuer, names))
-}
-
-// certifies reports why the backend cannot issue what the profile says.
-func certifies(d *backend.Description, p *ProfileConfig) error {
-	if slices.Contains(d.Forms, backend.FormTemplate) {
-		return nil
-	}
-	if !slices.Contains(d.Forms, backend.FormPKCS10) {
-		return fmt.Errorf("backend %s (%s) certifies neither templates nor PKCS#10 requests: name another backend", p.Backend, d.Name)
-	}
-	// The gateway sets these from the profile, whatever the CSR says.
-	var missing []string
-	for _, f := range []backend.Field{backend.FieldValidity, backend.FieldKeyUsage, backend.FieldExtKeyUsage} {
-		if !slices.Contains(d.Overrides, f) {
-			missing = append(missing, string(f))
-		}
-	}
-	if len(missing) > 0 {
-		return fmt.Errorf("backend %s (%s) certifies a PKCS#10 request as it stands and cannot set %s, which this profile decides: "+
-			"name a backend that takes templates, or one that overrides these", p.Backend, d.Name, strings.Join(missing, ", "))
-	}
-	return nil
-}
-
-// roots are the CA certificates at the end of each chain, the default CA's first.
-func (rt *Runtime) roots() ([]*x509.Certificate, error) {
+// rootsOf are the CA certificates at the end of each chain, the default CA's first.
+func rootsOf(cas map[string][]backend.CA) ([]*x509.Certificate, error) {
 	var roots []*x509.Certificate
-	for _, name := range byName(rt.cas) {
-		for _, ca := range rt.cas[name] {
+	for _, name := range byName(cas) {
+		for _, ca := range cas[name] {
 			if len(ca.Chain) == 0 {
 				continue
 			}
@@ -283,11 +250,11 @@ func (p *process) makeListeners(rt *Runtime) (map[string]serve.Spec, error) {
 		}
 		router := echo.New()
 		router.Logger.SetOutput(io.Discard)
-		handler, err := rt.estHandler(name, p)
-		if err != nil {
-			return nil, err
+		for _, protocol := range protocols {
+			if err := p.register(rt, protocol, name, router); err != nil {
+				return nil, err
+			}
 		}
-		handler.Register(router, func(endpoint string) bool { return slices.Contains(rt.cfg.Endpoints[endpoint].Listeners, name) })
 		if m := rt.cfg.Metrics; m != nil && slices.Contains(m.Listeners, name) {
 			router.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{})))
 		}
@@ -297,23 +264,27 @@ func (p *process) makeListeners(rt *Runtime) (map[string]serve.Spec, error) {
 	return specs, nil
 }
 
-// estHandler serves the EST endpoints of one listener. A default belongs to its listener, so each has a handler.
-func (rt *Runtime) estHandler(listener string, p *process) (*est.Handler, error) {
-	o := est.Options{Gateway: p.gateway, Clock: p.clock, Log: p.log}
+// register serves a protocol's endpoints on one listener. A default belongs to its listener, so each has a handler.
+// EST has one on every listener: who sends a password to one without TLS is told so.
+func (p *process) register(rt *Runtime, protocol protocol, listener string, router *echo.Echo) error {
+	var all []served
 	for _, name := range byName(rt.cfg.Endpoints) {
-		if e := rt.cfg.Endpoints[name]; e.Protocol == gateway.EST && slices.Contains(e.Listeners, listener) {
-			o.Endpoints = append(o.Endpoints, e.est(name))
+		if e := rt.cfg.Endpoints[name]; e.Protocol == protocol.name && slices.Contains(e.Listeners, listener) {
+			all = append(all, served{name, e})
 		}
 	}
-	return est.New(o)
-}
-
-func (e *EndpointConfig) est(name string) est.Endpoint {
-	made := est.Endpoint{Name: name, Default: e.Default}
-	if e.EST != nil {
-		made.Config = *e.EST
+	if len(all) == 0 && protocol.name != gateway.EST {
+		return nil
 	}
-	return made
+	h, err := protocol.make(adapterDeps{
+		gateway: p.gateway, clock: p.clock, log: p.log,
+		identity: func(endpoint string) *gateway.Identity { return rt.identities[endpoint]() },
+	}, all)
+	if err != nil {
+		return err
+	}
+	h.Register(router, func(endpoint string) bool { return slices.Contains(rt.cfg.Endpoints[endpoint].Listeners, listener) })
+	return nil
 }
 
 // anchored is a stage that knows the CAs of the certificates it looks at.
@@ -326,7 +297,8 @@ func (rt *Runtime) advertised(listener string) ([]*x509.Certificate, error) {
 	anyCA := false
 	for _, name := range byName(rt.cfg.Endpoints) {
 		e := rt.cfg.Endpoints[name]
-		if !slices.Contains(e.Listeners, listener) {
+		// The other protocols authenticate their messages, whoever's TLS they come through.
+		if s, _ := spoken(e.Protocol); !slices.Contains(e.Listeners, listener) || !slices.Contains(s.carries, gateway.CredentialTLS) {
 			continue
 		}
 		for _, p := range rt.gateway.Endpoints[name].Pipelines {

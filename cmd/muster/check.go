@@ -15,6 +15,7 @@ import (
 
 	"github.com/muster-pki/muster/authz"
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/seal"
 	"github.com/muster-pki/muster/plugins/host"
 )
 
@@ -42,8 +43,19 @@ func checkConfig(ctx context.Context, file string) (*Config, error) {
 		return nil, err
 	}
 	var errs []error
-	deps := stageDeps{Dir: c.dir, Certs: noCertificates{}, Clock: time.Now, Hashing: authz.NewHashing(1)}
+	deps := stageDeps{
+		Dir: c.dir, Certs: nothing{}, Secrets: nothing{}, Opener: nothing{}, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Hashing: authz.NewHashing(1),
+	}
+	if c.Seal != nil {
+		if deps.Opener, err = seal.Load(c.path(c.Seal.File), false); err != nil {
+			errs = append(errs, c.fault(at("seal", "file"), "%v", err))
+			deps.Opener = nothing{}
+		}
+	}
 	if _, err := makeEndpoints(c, deps); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := loadRAs(c, time.Now()); err != nil {
 		errs = append(errs, err)
 	}
 	for _, name := range byName(c.Listeners) {
@@ -77,12 +89,19 @@ func checkConfig(ctx context.Context, file string) (*Config, error) {
 	return c, errors.Join(errs...)
 }
 
-// noCertificates stands in for the store while a configuration is checked: stages are made, and asked nothing.
-type noCertificates struct{}
+// nothing stands in for the store and its key while a configuration is checked: stages are made, and asked nothing.
+type nothing struct{}
 
-func (noCertificates) Certificate(context.Context, []byte, []byte) (*gateway.Certificate, error) {
+func (nothing) Certificate(context.Context, []byte, []byte) (*gateway.Certificate, error) {
 	return nil, gateway.ErrNotFound
 }
+
+func (nothing) Secret(context.Context, string, string) (*gateway.StoredSecret, error) {
+	return nil, gateway.ErrNotFound
+}
+
+// Open opens everything: the key is in the data directory of a gateway, which is none of the configuration's.
+func (nothing) Open(_ []byte, _ ...string) ([]byte, error) { return make([]byte, 32), nil }
 
 // fileSHA256 hashes a file.
 func fileSHA256(path string) ([]byte, error) {

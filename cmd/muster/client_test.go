@@ -51,6 +51,8 @@ func selfSigned(t *testing.T) (*x509.Certificate, []byte) {
 
 // records is a store and a gateway for the admin API.
 type records struct {
+	admin.SecretStore // none
+	admin.Sealer
 	stored, strangers []*gateway.Transaction
 	certs             []*gateway.Certificate
 }
@@ -88,6 +90,7 @@ func serveAdmin(t *testing.T, s *records) string {
 	server, err := admin.New(admin.Config{
 		Store: s, Gateway: s, Backends: func(context.Context) []admin.Backend { return nil },
 		Metrics: prometheus.NewRegistry(), Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+		Secrets: s, Sealer: func() admin.Sealer { return s }, TakesSecrets: func(string) error { return nil },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -381,5 +384,48 @@ func TestClientErrors(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(served, adminSocket)); err != nil {
 		t.Error(err)
+	}
+}
+
+// What a device has not confirmed, or refused, is told as such; its wait ends where the gateway ends it.
+func TestExplainConfirmation(t *testing.T) {
+	certified := func(x *gateway.Transaction) {
+		x.Protocol, x.Requester, x.Backend, x.ConfirmWait = gateway.CMP, "mac-key:SN0001", "local", 5*time.Minute
+		x.Certificate = &gateway.Certificate{Serial: []byte{1}, Subject: "CN=device-1", NotBefore: received, NotAfter: received.AddDate(100, 0, 0)}
+	}
+	dir := serveAdmin(t, &records{stored: []*gateway.Transaction{
+		storedTransaction(2, gateway.StateUnconfirmed, certified),
+		storedTransaction(1, gateway.StateRejected, func(x *gateway.Transaction) {
+			certified(x)
+			x.Note = "not confirmed within 5m0s: to be revoked"
+		}),
+	}})
+	for id, want := range map[string][]string{
+		txID(2): {
+			"The holder of shared secret SN0001, asking to enroll CN=device-1, was issued a certificate, which waits for the device's confirmation until 2026-03-01 12:05:00 UTC\n",
+			"unconfirmed: issued", "Confirm by 2026-03-01 12:05:00 UTC",
+		},
+		txID(1): {"was issued a certificate that counts no more: not confirmed within 5m0s: to be revoked\n", "rejected: issued, and refused by the device or not confirmed in time"},
+	} {
+		out, err := runCommand(newExplainCommand(), "--data", dir, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range want {
+			if !strings.Contains(out, w) {
+				t.Errorf("lacks %q:\n%s", w, out)
+			}
+		}
+		if id == txID(1) && strings.Contains(out, "Confirm by") {
+			t.Errorf("a confirmation is waited for:\n%s", out)
+		}
+	}
+	for state, want := range map[string]string{"unconfirmed": txID(2), "rejected": txID(1)} {
+		if out, err := runCommand(newLsCommand(), "--data", dir, "--state", state); err != nil || !strings.Contains(out, want) || strings.Count(out, "\n") != 2 {
+			t.Errorf("%s: %v\n%s", state, err, out)
+		}
+	}
+	if got := requesterOf(&admin.Transaction{Requester: "challenge:factory"}); got != "The holder of challenge factory" {
+		t.Error(got)
 	}
 }

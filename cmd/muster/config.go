@@ -13,7 +13,9 @@ import (
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+	"github.com/muster-pki/muster/protocols/cmp"
 	"github.com/muster-pki/muster/protocols/est"
+	"github.com/muster-pki/muster/protocols/scep"
 )
 
 // Config is a configuration file. Relative paths in it start from the folder that it lies in.
@@ -26,6 +28,9 @@ type Config struct {
 	Store string `yaml:"store"`
 	// Backends are the CAs.
 	Backends map[string]*BackendConfig `yaml:"backends,required"`
+	// Seal says what seals the shared secrets of devices in the store. Default: a key that the gateway makes, in its data
+	// directory.
+	Seal *SealConfig `yaml:"seal"`
 	// ServerCertificate says which CA certifies the TLS listeners that have no certificate file.
 	ServerCertificate *ServerCertificate `yaml:"server-certificate"`
 	// Metrics says where Prometheus finds /metrics. Default: nowhere.
@@ -38,6 +43,13 @@ type Config struct {
 	file string     // as named on the command line
 	dir  string     // that it lies in, absolute
 	root *yaml.Node // for the lines of errors
+}
+
+// SealConfig is the key that secrets are sealed with.
+type SealConfig struct {
+	// File with 32 random bytes in base64, which only the gateway's user may read: `openssl rand -base64 32`. Replicas
+	// that share a store need the same one.
+	File string `yaml:"file,required"`
 }
 
 // BackendConfig is one CA.
@@ -89,7 +101,7 @@ type ProfileConfig struct {
 
 // EndpointConfig is one endpoint: who may get what there. An operation that is left out is denied.
 type EndpointConfig struct {
-	// Protocol: est.
+	// Protocol: cmp, est or scep.
 	Protocol gateway.Protocol `yaml:"protocol,required"`
 	// Listeners that serve it.
 	Listeners []string `yaml:"listeners,required"`
@@ -106,8 +118,22 @@ type EndpointConfig struct {
 	Repeat strictyaml.Duration `yaml:"repeat"`
 	// Default serves it under the protocol's path without a name as well. One endpoint of a listener may be it.
 	Default bool `yaml:"default"`
-	// EST is what only EST has.
-	EST *est.Config `yaml:"est"`
+	// RA is the RA's certificate and key, by which CMP and SCEP answers are signed, and SCEP requests decrypted. Default:
+	// the gateway has one issued by the profile's CA, and renews it. Replicas that serve SCEP need the same one.
+	RA *RAConfig `yaml:"ra"`
+	// CMP, EST and SCEP are what only that protocol has.
+	CMP  *cmp.Config  `yaml:"cmp"`
+	EST  *est.Config  `yaml:"est"`
+	SCEP *scep.Config `yaml:"scep"`
+}
+
+// RAConfig is an RA certificate of the operator's own.
+type RAConfig struct {
+	// Cert is a PEM file: the certificate, then its chain. For SCEP its key is RSA, its usage digitalSignature and
+	// keyEncipherment.
+	Cert string `yaml:"cert,required"`
+	// Key is a PEM file with the private key of Cert.
+	Key string `yaml:"key,required"`
 }
 
 // stages returns an operation's pipeline as it stands in the file, and whether its key is there.
@@ -124,7 +150,8 @@ const (
 	defaultServerValidity  = 90 * 24 * time.Hour
 	maxValidity            = 36525 * 24 * time.Hour
 	maxBackdate            = 24 * time.Hour
-	selfEndpoint           = "self" // the gateway's own; no configured endpoint has this name
+	selfEndpoint           = "self"  // the gateway's own; no configured endpoint has this name
+	selfPrefix             = "self-" // and those of its RA certificates; no configured endpoint begins with it
 	maxRepeat              = 30 * 24 * time.Hour
 	maxConfigurationLength = 4 << 20
 )

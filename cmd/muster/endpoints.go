@@ -10,6 +10,7 @@ import (
 	"github.com/muster-pki/muster/authz"
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+	"github.com/muster-pki/muster/protocols/cmp"
 )
 
 // makeEndpoints makes the endpoints of a configuration with their pipelines: every file that a stage names is read,
@@ -34,6 +35,10 @@ func makeEndpoints(c *Config, deps stageDeps) (map[string]*gateway.Endpoint, err
 		made := &gateway.Endpoint{
 			Name: name, Protocol: e.Protocol, Profile: profiles[e.Profile], Repeat: time.Duration(e.Repeat),
 			Pipelines: map[gateway.Operation]gateway.Pipeline{},
+		}
+		if e.Protocol == gateway.CMP {
+			s := section(e.CMP).WithDefaults()
+			made.ConfirmWait, made.KeepUnconfirmed = time.Duration(s.ConfirmWait), s.Unconfirmed == cmp.UnconfirmedKeep
 		}
 		for _, op := range gateway.Operations {
 			if _, given := e.stages(op); !given {
@@ -97,7 +102,7 @@ func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (ga
 		return nil, c.fault(path, "no stage judges the names asked for, so that whoever may enrol could enrol as anybody: "+
 			"add `- names: {}` (a subject, no subjectAltName), or say there what is allowed")
 	}
-	if err := c.checkPassword(path, e, p); err != nil {
+	if err := c.checkCredentials(path, e, p); err != nil {
 		return nil, err
 	}
 	if op == gateway.Enroll || op == gateway.Renew || op == gateway.Rekey {
@@ -114,25 +119,43 @@ func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (ga
 	return p, nil
 }
 
-// checkPassword refuses a pipeline that reads passwords which would travel in clear.
-func (c *Config) checkPassword(path []string, e *EndpointConfig, p gateway.Pipeline) error {
-	reads := ""
+// checkCredentials refuses a pipeline that reads passwords which would travel in clear, and stages that nobody could
+// pass since the protocol has no such credential.
+func (c *Config) checkCredentials(path []string, e *EndpointConfig, p gateway.Pipeline) error {
+	speaks, ok := spoken(e.Protocol)
+	if !ok {
+		return nil
+	}
+	var errs []error
 	p.Stages(func(s gateway.Stage) {
 		r, ok := s.(interface {
 			Credentials() []gateway.CredentialKind
 		})
-		if ok && slices.Contains(r.Credentials(), gateway.CredentialPassword) {
-			reads = s.Name()
+		if !ok || len(r.Credentials()) == 0 {
+			return
+		}
+		kinds := r.Credentials()
+		if !slices.ContainsFunc(kinds, func(k gateway.CredentialKind) bool { return slices.Contains(speaks.carries, k) }) {
+			errs = append(errs, c.fault(path, "the stage %s looks at %s, which %s requests do not carry: nobody could pass it", s.Name(), wordsOf(kinds), speaks.title))
+			return
+		}
+		if !slices.Contains(kinds, gateway.CredentialPassword) {
+			return
+		}
+		for _, l := range e.Listeners {
+			if c.Listeners[l].TLS == nil {
+				errs = append(errs, c.fault(path, "the stage %s reads passwords, and listener %s has no TLS: they would travel in clear. "+
+					"Give the listener `tls: {}`, or serve the endpoint on another", s.Name(), l))
+			}
 		}
 	})
-	if reads == "" {
-		return nil
+	return errors.Join(errs...)
+}
+
+func wordsOf(kinds []gateway.CredentialKind) string {
+	words := make([]string, len(kinds))
+	for i, k := range kinds {
+		words[i] = string(k)
 	}
-	for _, l := range e.Listeners {
-		if c.Listeners[l].TLS == nil {
-			return c.fault(path, "the stage %s reads passwords, and listener %s has no TLS: they would travel in clear. "+
-				"Give the listener `tls: {}`, or serve the endpoint on another", reads, l)
-		}
-	}
-	return nil
+	return strings.Join(words, " and ")
 }

@@ -79,6 +79,9 @@ func account(t *admin.Transaction, now time.Time) string {
 		}
 		a.below("Replaces", t.Replaces)
 		a.below("Ticket", t.Ticket)
+		if t.ConfirmBy != nil {
+			a.below("Confirm by", moment(*t.ConfirmBy))
+		}
 		a.below("Came to", fmt.Sprintf("%s at %s", t.State, moment(t.Updated)))
 		if t.State != string(gateway.StateRefused) {
 			a.below("Note", t.Note)
@@ -125,6 +128,12 @@ func summary(t *admin.Transaction, now time.Time) string {
 		if c := t.Certificate; c != nil {
 			return fmt.Sprintf("%s was issued a certificate for %s: %s, until %s", who, c.Subject, standing(c, now), moment(c.NotAfter))
 		}
+	case gateway.StateUnconfirmed:
+		if t.ConfirmBy != nil {
+			return fmt.Sprintf("%s%s was issued a certificate, which waits for the device's confirmation until %s", who, asked, moment(*t.ConfirmBy))
+		}
+	case gateway.StateRejected:
+		return fmt.Sprintf("%s%s was issued a certificate that counts no more%s", who, asked, ending(t.Note))
 	case gateway.StateFailed:
 		return fmt.Sprintf("%s%s was allowed, but got no certificate from the CA %s%s", who, asked, t.Backend, ending(t.Note))
 	}
@@ -141,6 +150,10 @@ func requesterOf(t *admin.Transaction) string {
 		return "A stranger" + from(t.Source)
 	case kind == string(gateway.CredentialPassword):
 		return "User " + id
+	case kind == string(gateway.CredentialMAC):
+		return "The holder of shared secret " + id
+	case kind == string(gateway.CredentialChallenge):
+		return "The holder of challenge " + id
 	case kind == string(gateway.CredentialTLS), kind == string(gateway.CredentialSigner):
 		return "The holder of certificate " + cut(id, 13)
 	}
@@ -190,14 +203,16 @@ func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC
 
 // states says what each state means.
 var states = map[gateway.State]string{
-	gateway.StateRefused: "refused: nothing was asked of the CA",
-	gateway.StateHeld:    "held: waits for approval",
-	gateway.StateIssuing: "issuing: the CA is being asked",
-	gateway.StateUnknown: "unknown: the CA was asked, and it is not known what it did; the gateway is finding out",
-	gateway.StateWaiting: "waiting: the CA will answer later; the gateway asks again",
-	gateway.StateStuck:   "stuck: it is not known what the CA did, and it cannot be asked; look into the CA's own records and decide",
-	gateway.StateIssued:  "issued",
-	gateway.StateFailed:  "failed: the CA refused, or its certificate was not what was granted",
+	gateway.StateRefused:     "refused: nothing was asked of the CA",
+	gateway.StateHeld:        "held: waits for approval",
+	gateway.StateIssuing:     "issuing: the CA is being asked",
+	gateway.StateUnknown:     "unknown: the CA was asked, and it is not known what it did; the gateway is finding out",
+	gateway.StateWaiting:     "waiting: the CA will answer later; the gateway asks again",
+	gateway.StateStuck:       "stuck: it is not known what the CA did, and it cannot be asked; look into the CA's own records and decide",
+	gateway.StateUnconfirmed: "unconfirmed: issued, and the device has yet to confirm that it takes the certificate",
+	gateway.StateIssued:      "issued",
+	gateway.StateRejected:    "rejected: issued, and refused by the device or not confirmed in time; the certificate is revoked",
+	gateway.StateFailed:      "failed: the CA refused, or its certificate was not what was granted",
 }
 
 // reasons says what each reason means.

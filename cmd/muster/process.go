@@ -20,6 +20,7 @@ import (
 	"github.com/muster-pki/muster/authz"
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
+	"github.com/muster-pki/muster/gateway/seal"
 	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/gateway/store"
 	"github.com/muster-pki/muster/plugins/host"
@@ -28,9 +29,11 @@ import (
 const (
 	drainTimeout = 25 * time.Second // the CA has 20 s to answer what is under way
 	closeTimeout = 10 * time.Second
-	ownEvery     = 12 * time.Hour   // how often the gateway's own certificate is looked at
+	ownEvery     = 12 * time.Hour   // how often the gateway's own certificates are looked at
 	retireAfter  = 30 * time.Second // requests that began under the old configuration have ended by then
 	hashesAtOnce = 2                // argon2id computations, 19 MiB each
+	identityDir  = "identities"     // in the data directory, of RA certificates with their keys
+	sealKey      = "seal.key"       // in the data directory
 )
 
 // process is what outlives a configuration: store, gateway, listeners, metrics, and the Runtime that runs.
@@ -45,7 +48,8 @@ type process struct {
 	calls    *prometheus.HistogramVec
 	restarts *prometheus.CounterVec
 	hashing  *authz.Hashing
-	own      *serve.Own
+	own      *serve.Own            // the TLS certificate
+	owns     map[string]*serve.Own // the RA certificates, by raName; guarded by reloading
 	set      *serve.Set
 	store    *store.Store
 	gateway  *gateway.Gateway
@@ -64,6 +68,7 @@ func newProcess(data, instance string, log *slog.Logger) (*process, error) {
 	p := &process{
 		data: data, runDir: filepath.Join(data, "run"), clock: time.Now, log: log,
 		registry: prometheus.NewRegistry(), hashing: authz.NewHashing(hashesAtOnce), set: serve.NewSet(log),
+		owns: map[string]*serve.Own{},
 	}
 	p.life, p.stopWork = context.WithCancel(context.Background())
 	var err error
@@ -74,7 +79,7 @@ func newProcess(data, instance string, log *slog.Logger) (*process, error) {
 		p.instance = p.hostname
 	}
 	tlsDir := filepath.Join(data, "tls")
-	for _, dir := range []string{data, tlsDir} {
+	for _, dir := range []string{data, tlsDir, filepath.Join(data, identityDir)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
@@ -82,7 +87,7 @@ func newProcess(data, instance string, log *slog.Logger) (*process, error) {
 	if p.lock, err = lockData(data); err != nil {
 		return nil, err
 	}
-	p.own = serve.NewOwn(tlsDir, p.clock, log)
+	p.own = serve.NewOwn(filepath.Join(tlsDir, "server.pem"), "TLS certificate", p.clock, log)
 	p.calls = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "muster_plugin_call_duration_seconds", Help: "Calls of CA plugins, by what the gateway got.",
 		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
@@ -124,8 +129,8 @@ func (p *process) watch(h *host.Config) {
 }
 
 // stageDeps is what stages are made with.
-func (p *process) stageDeps(cfg *Config) stageDeps {
-	return stageDeps{Dir: cfg.dir, Certs: p.store, Clock: p.clock, Hashing: p.hashing}
+func (p *process) stageDeps(cfg *Config, sealer *seal.Sealer) stageDeps {
+	return stageDeps{Dir: cfg.dir, Certs: p.store, Secrets: p.store, Opener: sealer, Clock: p.clock, Log: p.log, Hashing: p.hashing}
 }
 
 // start opens the store and puts the first configuration into force. Listeners are open when it returns.
@@ -195,10 +200,12 @@ func (p *process) apply(ctx context.Context, cfg *Config) error {
 	if old == nil { // its own certificate may need the worker already
 		p.work.Go(func() { p.gateway.Run(p.life) })
 	}
-	if err := p.ensureOwn(ctx, rt); err != nil {
+	use, err := p.prepareOwn(ctx, rt, rt.cas)
+	if err != nil {
 		return undo(err)
 	}
 	p.runtime.Store(rt)
+	use()
 	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	change.Commit(drain)
 	if old == nil {
@@ -221,18 +228,7 @@ func (p *process) retire(old, next *Runtime) {
 	old.abandon(next)
 }
 
-func (p *process) ensureOwn(ctx context.Context, rt *Runtime) error {
-	if !rt.self {
-		return nil
-	}
-	roots, err := rt.roots()
-	if err != nil {
-		return err
-	}
-	return p.own.Ensure(ctx, rt.names, roots, p.issueSelf)
-}
-
-// renewOwn replaces the gateway's own certificate in time.
+// renewOwn replaces the gateway's own certificates in time.
 func (p *process) renewOwn() {
 	tick := time.NewTicker(ownEvery)
 	defer tick.Stop()
@@ -242,8 +238,11 @@ func (p *process) renewOwn() {
 			return
 		case <-tick.C:
 			p.reloading.Lock()
-			if err := p.ensureOwn(p.life, p.runtime.Load()); err != nil {
-				p.log.Error("the gateway's own certificate", "err", err)
+			rt := p.runtime.Load()
+			if use, err := p.prepareOwn(p.life, rt, p.currentCAs(p.life, rt)); err != nil {
+				p.log.Error("the gateway's own certificates", "err", err)
+			} else {
+				use()
 			}
 			p.reloading.Unlock()
 		}
@@ -281,6 +280,7 @@ func (p *process) openAdmin() error {
 	}
 	p.admin, err = admin.New(admin.Config{
 		Store: p.store, Gateway: p.gateway, Backends: p.backendStates, Metrics: p.registry, Version: version(), Instance: p.instance,
+		Secrets: p.store, Sealer: func() admin.Sealer { return p.runtime.Load().sealer }, TakesSecrets: p.takesSecrets,
 		Clock: p.clock, Log: p.log,
 	})
 	if err != nil {

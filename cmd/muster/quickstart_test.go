@@ -21,13 +21,18 @@ import (
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+	"github.com/muster-pki/muster/protocols/scep"
 )
 
 // The configuration that is written is the one that runs: it loads to what it is meant to say.
 func TestQuickstartConfigLoads(t *testing.T) {
 	dir := t.TempDir()
-	hash := authz.HashSecret([]byte("secret"))
-	text := quickstartConfig(hash)
+	hash, challenge := authz.HashSecret([]byte("secret")), authz.HashSecret([]byte("challenge"))
+	text := quickstartConfig(hash, challenge)
+	if err := os.Mkdir(filepath.Join(dir, "secrets"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "secrets"), cmpSecretFile, "0123456789abcdef\n")
 	c, err := checkConfig(t.Context(), write(t, dir, "muster.yaml", string(text)))
 	if err != nil {
 		t.Fatal(err)
@@ -36,8 +41,17 @@ func TestQuickstartConfigLoads(t *testing.T) {
 	if e == nil || len(e.Enroll) != 2 || len(e.Renew) != 1 || e.Rekey != nil || e.Revoke != nil || e.Query != nil {
 		t.Fatalf("endpoints: %+v", c.Endpoints)
 	}
-	if !strings.Contains(string(text), `factory: "`+hash+`"`) || quickstartUser != "factory" {
-		t.Error("the user is not in the configuration")
+	for _, has := range []string{`factory: "` + hash + `"`, `secrets: {factory: {file: secrets/cmp-secret}}`, `secrets: {factory: "` + challenge + `"}`} {
+		if !strings.Contains(string(text), has) || quickstartUser != "factory" {
+			t.Errorf("%s is not in the configuration", has)
+		}
+	}
+	for _, name := range []string{"cmp", "scep"} {
+		x := c.Endpoints[name]
+		if x == nil || len(x.Enroll) != 2 || len(x.Renew) != 1 || x.Rekey != nil || x.Revoke != nil || x.Query != nil {
+			t.Fatalf("endpoint %s: %+v", name, x)
+		}
+		x.Enroll, x.Renew = nil, nil
 	}
 	e.Enroll, e.Renew, c.root, c.file, c.dir, c.Backends["local"].Config = nil, nil, nil, "", "", nil
 	day := strictyaml.Duration(24 * time.Hour)
@@ -51,18 +65,28 @@ func TestQuickstartConfigLoads(t *testing.T) {
 		Profiles: map[string]*ProfileConfig{"device": {
 			Backend: "local", Keys: []string{"P-256", "P-384", "P-521", "Ed25519", "RSA>=2048"}, Validity: 397 * day, Backdate: strictyaml.Duration(5 * time.Minute),
 			KeyUsage: []string{"digitalSignature"}, ExtKeyUsage: []string{"clientAuth"},
+		}, "mobile": {
+			Backend: "local", Issuer: "rsa", Keys: []string{"RSA>=2048"}, Validity: 397 * day, Backdate: strictyaml.Duration(5 * time.Minute),
+			KeyUsage: []string{"digitalSignature", "keyEncipherment"}, ExtKeyUsage: []string{"clientAuth"},
 		}},
 		Endpoints: map[string]*EndpointConfig{"devices": {
 			Protocol: gateway.EST, Listeners: []string{"https"}, Default: true, Profile: "device", Repeat: strictyaml.Duration(10 * time.Minute),
+		}, "cmp": {
+			Protocol: gateway.CMP, Listeners: []string{"http", "https"}, Default: true, Profile: "device",
+		}, "scep": {
+			Protocol: gateway.SCEP, Listeners: []string{"http", "https"}, Default: true, Profile: "mobile",
+			SCEP: &scep.Config{Legacy: []scep.Legacy{scep.LegacyDES, scep.LegacySHA1}},
 		}},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
 	}
 	// What stands there commented out is right as well.
-	lively := strings.NewReplacer("    # tls:\n    #   cert: server.pem", "    # tls:\n    #   cert: server.pem", "  # names:", "  names:", "    # issuer: rsa", "    issuer: rsa").Replace(string(text))
-	if _, err := checkConfig(t.Context(), write(t, dir, "lively.yaml", lively)); err != nil {
-		t.Error(err)
+	lively := strings.NewReplacer("    # tls:\n    #   cert: server.pem", "    # tls:\n    #   cert: server.pem", "  # names:", "  names:", "      # issuers:", "      issuers:",
+		"              # devices: true ", "              devices: true ", "              # serial:", "              serial:", "    # cmp: {", "    cmp: {").Replace(string(text))
+	more, err := checkConfig(t.Context(), write(t, dir, "lively.yaml", lively))
+	if err != nil || more.Endpoints["cmp"].CMP == nil || !strings.Contains(lively, "\n              serial: ") || !strings.Contains(lively, "\n              devices: true") || !strings.Contains(lively, "\n      issuers: {rsa") {
+		t.Errorf("%v\n%s", err, lively)
 	}
 }
 
@@ -133,11 +157,12 @@ func TestQuickstart(t *testing.T) {
 	flags := freePorts(t)
 	g := serveOn(t, data, flags...)
 	screen := g.stdout.String()
-	if n := strings.Count(screen, "\n"); n > 40 {
+	if n := strings.Count(screen, "\n"); n > 60 {
 		t.Errorf("the screen has %d lines", n)
 	}
 	t.Log(regexp.MustCompile(`ready in [0-9.]+ s`).FindString(screen) + ", first start")
-	for _, name := range []string{"muster.yaml", "quickstart.env", "secrets/est-password", "tls/server.pem", "admin.sock"} {
+	for _, name := range []string{"muster.yaml", "quickstart.env", "secrets/est-password", "secrets/cmp-secret", "secrets/scep-challenge", "tls/server.pem",
+		"identities/cmp-local-ec.pem", "identities/scep-local-rsa.pem", "seal.key", "admin.sock"} {
 		info, err := os.Stat(filepath.Join(data, name))
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", name, info, err)
@@ -147,14 +172,19 @@ func TestQuickstart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	password, err := os.ReadFile(filepath.Join(data, "secrets/est-password"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for what, text := range map[string]string{"configuration": string(config), "log": g.stderr.String(), "screen": screen} {
-		if strings.Contains(text, strings.TrimSpace(string(password))) {
-			t.Errorf("the password stands in the %s", what)
+	for _, file := range []string{passwordFile, cmpSecretFile, challengeFile} {
+		secret, err := quickstart{data}.secret(file)
+		if err != nil || len(secret) != 32 {
+			t.Fatalf("%s: %v", file, err)
 		}
+		for what, text := range map[string]string{"configuration": string(config), "log": g.stderr.String(), "screen": screen} {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s stands in the %s", file, what)
+			}
+		}
+	}
+	if !strings.Contains(screen, "SCEP's legacy policy is on: DES and SHA-1 are let in") {
+		t.Errorf("nothing is said of the legacy policy:\n%s", screen)
 	}
 	if strings.Contains(string(config), flags[1]) {
 		t.Error("--http was written to the configuration")
@@ -163,7 +193,7 @@ func TestQuickstart(t *testing.T) {
 	// The commands, as an operator copies them.
 	var script []string
 	for line := range strings.SplitSeq(screen, "\n") {
-		if strings.HasPrefix(line, "  ") && !regexp.MustCompile(`^  (EST|HTTP|CA|config) `).MatchString(line) {
+		if strings.HasPrefix(line, "  ") && !regexp.MustCompile(`^  (CMP|EST|SCEP|HTTP|CA|config) `).MatchString(line) {
 			script = append(script, strings.TrimPrefix(line, "  "))
 		}
 	}
@@ -175,10 +205,16 @@ func TestQuickstart(t *testing.T) {
 	sh.Dir = t.TempDir()
 	sh.Env = append(os.Environ(), "MUSTER_TEST_AS_COMMAND=1")
 	out, err := sh.CombinedOutput()
-	if err != nil || strings.Count(string(out), "device-0001") < 3 {
+	if err != nil || strings.Count(string(out), "device-0001") < 3 || strings.Count(string(out), "device-0002") < 2 || strings.Count(string(out), "device-0003") < 2 {
 		t.Fatalf("%v\n%s\nprinted\n%s\nlog:\n%s", err, text, out, g.stderr)
 	}
-	verify := exec.Command("openssl", "verify", "-partial_chain", "-x509_strict", "-CAfile", filepath.Join(data, "roots.pem"), "-untrusted", filepath.Join(data, "tls/server.pem"), "device.crt", "renewed.crt")
+	verify := exec.Command("openssl", "verify", "-partial_chain", "-x509_strict", "-CAfile", filepath.Join(data, "roots.pem"), "-untrusted", filepath.Join(data, "tls/server.pem"), "device.crt", "renewed.crt", "cmp.crt", "cmp-renewed.crt")
+	verify.Dir = sh.Dir
+	if out, err := verify.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+
+	verify = exec.Command("openssl", "verify", "-partial_chain", "-x509_strict", "-CAfile", filepath.Join(data, "roots.pem"), "-untrusted", filepath.Join(data, "identities/scep-local-rsa.pem"), "scep.crt")
 	verify.Dir = sh.Dir
 	if out, err := verify.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
@@ -187,14 +223,16 @@ func TestQuickstart(t *testing.T) {
 	if code := g.end(syscall.SIGINT); code != 0 {
 		t.Errorf("exit code %d\n%s", code, g.stderr)
 	}
-	if strings.Contains(g.stderr.String(), "level=ERROR") || strings.Contains(g.stderr.String(), "level=WARN") {
-		t.Errorf("log:\n%s", g.stderr)
+	for line := range strings.Lines(g.stderr.String()) {
+		if (strings.Contains(line, "level=ERROR") || strings.Contains(line, "level=WARN")) && !strings.Contains(line, "no vendor's CA is trusted yet") {
+			t.Error(line)
+		}
 	}
 	if _, err := os.Stat(filepath.Join(data, "admin.sock")); err == nil {
 		t.Error("the admin socket is left behind")
 	}
 	before := hashes(t, data)
-	if len(before) < 6 {
+	if len(before) < 11 {
 		t.Fatalf("only %d files", len(before))
 	}
 	again := serveOn(t, data, flags...)
@@ -261,5 +299,43 @@ func TestQuickstartKeepsWhatIsThere(t *testing.T) {
 	}
 	if config, _ := os.ReadFile(q.config()); string(config) != "mine" {
 		t.Error("an existing configuration was overwritten")
+	}
+}
+
+// A data directory of a version that had EST only starts as it did: nothing is added, nothing is promised.
+func TestQuickstartOfThePreviousVersion(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	q := quickstart{data}
+	if err := os.MkdirAll(q.secrets(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	old, _, ok := strings.Cut(string(quickstartConfig(authz.HashSecret([]byte("secret")), "")), "\n  cmp: ")
+	if !ok {
+		t.Fatal("no endpoint cmp")
+	}
+	write(t, q.secrets(), passwordFile, "secret\n")
+	write(t, data, "muster.yaml", old)
+	g := serveOn(t, data, freePorts(t)...)
+	env, err := os.ReadFile(q.env())
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`(?m)^[A-Z_]+`).FindAllString(string(env), -1)
+	if got := strings.Join(names, " "); got != "MUSTER_HTTP MUSTER_HTTPS MUSTER_CA MUSTER_EST_USER MUSTER_EST_PASSWORD" {
+		t.Errorf("env: %s", got)
+	}
+	if screen := g.stdout.String(); strings.Contains(screen, "CMP") || strings.Contains(screen, "SCEP") || !strings.Contains(screen, "simplereenroll") {
+		t.Errorf("screen:\n%s", screen)
+	}
+	if code := g.end(syscall.SIGINT); code != 0 || strings.Contains(g.stderr.String(), "level=WARN") || strings.Contains(g.stderr.String(), "RA certificate") {
+		t.Errorf("exit code %d\n%s", code, g.stderr)
+	}
+	for _, made := range []string{q.vendorCAs(), filepath.Join(q.secrets(), challengeFile), filepath.Join(q.secrets(), cmpSecretFile)} {
+		if _, err := os.Stat(made); err == nil {
+			t.Errorf("%s was made", made)
+		}
+	}
+	if text, err := os.ReadFile(q.config()); err != nil || string(text) != old {
+		t.Errorf("the configuration changed: %v", err)
 	}
 }

@@ -3,16 +3,13 @@ package main
 import (
 	"encoding/hex"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
-	"github.com/muster-pki/muster/protocols/est"
 )
 
 // review collects what is wrong with a configuration, as far as that can be told without reading other files.
@@ -135,68 +132,6 @@ func (f *review) profiles() {
 		}
 		if _, err := parseExtKeyUsage(p.ExtKeyUsage); err != nil {
 			f.fail(append(path, "ext-key-usage"), "%v", err)
-		}
-	}
-}
-
-func (f *review) endpoints() {
-	defaults := map[string]string{} // protocol and listener -> endpoint
-	for _, name := range byName(f.c.Endpoints) {
-		e, path := f.c.Endpoints[name], at("endpoints", name)
-		if name == selfEndpoint {
-			f.fail(path, "the gateway uses this name for itself: choose another")
-		}
-		if e.Protocol != gateway.EST {
-			f.fail(append(path, "protocol"), "%q is not spoken%s", e.Protocol, strictyaml.Suggest(string(e.Protocol), []string{string(gateway.EST)}))
-		}
-		// The adapter judges name and section. It asks the gateway nothing before the first request.
-		one := est.Options{Gateway: (*gateway.Gateway)(nil), Endpoints: []est.Endpoint{e.est(name)}, Clock: time.Now, Log: slog.Default()}
-		if _, err := est.New(one); err != nil {
-			f.fail(path, "%v", err)
-		}
-		known(f, append(path, "profile"), "profile", e.Profile, f.c.Profiles)
-		if len(e.Listeners) == 0 {
-			f.fail(append(path, "listeners"), "there is none: devices could not reach it")
-		}
-		for i, l := range e.Listeners {
-			here := append(slices.Clone(path), "listeners", fmt.Sprint(i))
-			if !f.known(here, "listener", l, f.c.Listeners) {
-				continue
-			}
-			if slices.Contains(e.Listeners[:i], l) {
-				f.fail(here, "%q stands twice", l)
-				continue
-			}
-			if e.Protocol == gateway.EST && f.c.Listeners[l].TLS == nil {
-				f.fail(here, "listener %s has no TLS, and EST is served over HTTPS only (RFC 7030 section 3.3): give the listener `tls: {}`, or use another", l)
-			}
-			if e.Default {
-				key := string(e.Protocol) + " " + l
-				if other, taken := defaults[key]; taken {
-					f.fail(append(slices.Clone(path), "default"), "endpoint %s is the default of listener %s already", other, l)
-				}
-				defaults[key] = name
-			}
-		}
-		pipelines := 0
-		for _, op := range gateway.Operations {
-			stages, given := e.stages(op)
-			if given && len(stages) == 0 {
-				f.fail(append(slices.Clone(path), string(op)), "the pipeline is empty: leave it out to deny the operation, or say who is allowed")
-			}
-			pipelines += len(stages)
-			if given && e.Protocol == gateway.EST && (op == gateway.Revoke || op == gateway.Query) {
-				f.fail(append(slices.Clone(path), string(op)), "EST has no such request: leave it out")
-			}
-		}
-		if pipelines == 0 {
-			f.fail(path, "it allows nothing: give it a pipeline, e.g. enroll")
-		}
-		if e.Repeat < 0 || time.Duration(e.Repeat) > maxRepeat {
-			f.fail(append(path, "repeat"), "at most %s", strictyaml.Duration(maxRepeat))
-		}
-		if e.EST != nil && e.Protocol != gateway.EST {
-			f.fail(append(path, "est"), "the endpoint speaks %s: leave it out", e.Protocol)
 		}
 	}
 }

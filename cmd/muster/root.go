@@ -10,7 +10,7 @@ import (
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "muster",
-		Short: "A certificate enrollment gateway: EST in front of any CA",
+		Short: "A certificate enrollment gateway: CMP, EST and SCEP in front of any CA",
 		Long: `Muster is a registration authority: devices ask it for certificates, one pipeline decides who may have which,
 and a CA behind a plugin issues them, exactly once.
 
@@ -21,7 +21,8 @@ and a CA behind a plugin issues them, exactly once.
 	}
 	config := &cobra.Command{Use: "config", Short: "Look at a configuration file"}
 	config.AddCommand(newCheckCommand())
-	root.AddCommand(newServeCommand(), newLsCommand(), newExplainCommand(), config, newPasswordCommand(), newPluginCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newLsCommand(), newExplainCommand(), config, newPasswordCommand(), newSecretCommand(),
+		newCMPCommand(), newSCEPCommand(), newPluginCommand(), newVersionCommand())
 	return root
 }
 

@@ -285,9 +285,30 @@ func TestMetricsListener(t *testing.T) {
 
 // Each example starts, on ports of its own and in a folder of its own, and serves its endpoints.
 func TestExamplesStart(t *testing.T) {
-	for name, paths := range map[string][]string{
-		"est.yaml": {"est /.well-known/est/cacerts", "mef /.well-known/est/gateways/cacerts", "est /.well-known/est/printers/cacerts"},
-	} {
+	type served struct {
+		listener, path string
+		want           int
+	}
+	examples := map[string][]served{
+		"est.yaml": {
+			{"est", "/.well-known/est/cacerts", 200}, {"mef", "/.well-known/est/gateways/cacerts", 200}, {"est", "/.well-known/est/printers/cacerts", 200},
+			{"mef", "/.well-known/est/printers/cacerts", 404},
+		},
+		// CMP takes POST alone.
+		"cmp.yaml": {
+			{"ran", "/.well-known/cmp", 405}, {"ran", "/.well-known/cmp/p/ran", 405}, {"ran-tls", "/cmp", 405}, {"ran", "/cmp/sensors", 405},
+			{"ran-tls", "/cmp/sensors", 404}, {"ops", "/.well-known/cmp", 404},
+		},
+		"scep.yaml": {
+			{"scep", "/scep?operation=GetCACert", 200}, {"scep", "/scep/phones/pkiclient.exe?operation=GetCACaps", 200}, {"scep", "/scep/routers?operation=GetCACert", 200},
+			{"ops", "/scep?operation=GetCACert", 404},
+		},
+	}
+	files, err := filepath.Glob("../../configs/*.yaml")
+	if err != nil || len(files) != len(examples) {
+		t.Errorf("%d examples, %d are started: %v", len(files), len(examples), err)
+	}
+	for name, paths := range examples {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			if err := os.CopyFS(dir, os.DirFS("../../configs")); err != nil {
@@ -301,13 +322,13 @@ func TestExamplesStart(t *testing.T) {
 			g := serveOn(t, filepath.Join(dir, "data"), "--config", file)
 			client := g.client()
 			for _, p := range paths {
-				listener, path, _ := strings.Cut(p, " ")
-				if code, body := fetch(t, client, "https://"+g.where(listener)+path); code != http.StatusOK {
-					t.Errorf("%s: %d %s", p, code, body)
+				scheme := "http://"
+				if strings.Contains(g.stderr.String(), "listener="+p.listener+" address="+g.where(p.listener)+" tls=true") {
+					scheme = "https://"
 				}
-			}
-			if code, _ := fetch(t, client, "https://"+g.where("mef")+"/.well-known/est/printers/cacerts"); code != http.StatusNotFound {
-				t.Errorf("printers on the mef listener: %d", code)
+				if code, body := fetch(t, client, scheme+g.where(p.listener)+p.path); code != p.want {
+					t.Errorf("%s %s: %d %s, want %d", p.listener, p.path, code, body, p.want)
+				}
 			}
 			if code := g.end(syscall.SIGINT); code != 0 {
 				t.Errorf("exit code %d\n%s", code, g.stderr)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"log/slog"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -15,12 +16,17 @@ import (
 type stageDeps struct {
 	Dir     string             // that relative paths start from
 	Certs   authz.Certificates // where own-certificate looks
+	Secrets authz.Secrets      // where shared-secret looks
+	Opener  authz.Opener       // opens what shared-secret finds
 	Clock   func() time.Time
+	Log     *slog.Logger
 	Hashing *authz.Hashing // one for the process: it bounds password hashing
 }
 
 // stageNames lists what decodeStage knows.
-var stageNames = []string{"password", "client-certificate", "own-certificate", "keys", "names", "anyOf", "allOf", "not"}
+var stageNames = []string{
+	"password", "client-certificate", "shared-secret", "challenge", "vendor-ca", "own-certificate", "keys", "names", "anyOf", "allOf", "not",
+}
 
 // decodeStage makes one stage of a pipeline from its node: a map of one key, the stage's name, to its settings.
 // Every error has its line.
@@ -33,6 +39,18 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 	case "password":
 		return makeStage(file, name, settings, func(c authz.PasswordConfig) (gateway.Stage, error) {
 			return authz.NewPassword(c, deps.Dir, deps.Hashing, deps.Clock)
+		})
+	case "shared-secret":
+		return makeStage(file, name, settings, func(c authz.SharedSecretConfig) (gateway.Stage, error) {
+			return authz.NewSharedSecret(c, deps.Dir, deps.Secrets, deps.Opener, deps.Clock)
+		})
+	case "challenge":
+		return makeStage(file, name, settings, func(c authz.ChallengeConfig) (gateway.Stage, error) {
+			return authz.NewChallenge(c, deps.Dir, deps.Hashing)
+		})
+	case "vendor-ca":
+		return makeStage(file, name, settings, func(c authz.VendorCAConfig) (gateway.Stage, error) {
+			return authz.NewVendorCA(c, deps.Dir, deps.Log, deps.Clock)
 		})
 	case "client-certificate":
 		return makeStage(file, name, settings, func(c authz.ClientCertificateConfig) (gateway.Stage, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,16 +16,22 @@ import (
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
-// failingCertificates is a store that cannot answer.
-type failingCertificates struct{}
+// failingStore is a store that cannot answer, and a key that opens everything.
+type failingStore struct{}
 
-func (failingCertificates) Certificate(context.Context, []byte, []byte) (*gateway.Certificate, error) {
+func (failingStore) Certificate(context.Context, []byte, []byte) (*gateway.Certificate, error) {
 	return nil, errors.New("the store cannot answer")
 }
 
+func (failingStore) Secret(context.Context, string, string) (*gateway.StoredSecret, error) {
+	return nil, errors.New("the store cannot answer")
+}
+
+func (failingStore) Open(sealed []byte, _ ...string) ([]byte, error) { return sealed, nil }
+
 func testDeps(t *testing.T) stageDeps {
 	t.Helper()
-	return stageDeps{Dir: t.TempDir(), Certs: failingCertificates{}, Clock: time.Now, Hashing: authz.NewHashing(1)}
+	return stageDeps{Dir: t.TempDir(), Certs: failingStore{}, Secrets: failingStore{}, Opener: failingStore{}, Log: slog.New(slog.DiscardHandler), Clock: time.Now, Hashing: authz.NewHashing(1)}
 }
 
 func decodeTestPipeline(t *testing.T, text string, deps stageDeps) (gateway.Pipeline, error) {

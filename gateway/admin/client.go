@@ -1,7 +1,9 @@
 package admin
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -117,13 +119,41 @@ func count(n int) string {
 	return strconv.Itoa(n)
 }
 
+// AddSecret gives a device its shared secret. Errors as Transactions; *Error has status 409 when there is one already.
+func (c *Client) AddSecret(ctx context.Context, s NewSecret) (*Secret, error) {
+	body, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	out := &Secret{}
+	return out, c.do(ctx, http.MethodPost, "/v1/secrets", nil, bytes.NewReader(body), out)
+}
+
+// DropSecret takes one away. Errors as Transactions; *Error has status 404 when there is none.
+func (c *Client) DropSecret(ctx context.Context, endpoint string, reference []byte) (*Secret, error) {
+	out := &Secret{}
+	v := values("endpoint", endpoint, "reference", base64.RawURLEncoding.EncodeToString(reference))
+	return out, c.do(ctx, http.MethodDelete, "/v1/secrets", v, nil, out)
+}
+
+// Secrets lists those of an endpoint ("" for all), at most limit (0: 100) after what an earlier list gave as Next.
+// Errors as Transactions.
+func (c *Client) Secrets(ctx context.Context, endpoint, after string, limit int) (*SecretList, error) {
+	out := &SecretList{}
+	return out, c.get(ctx, "/v1/secrets", values("endpoint", endpoint, "after", after, "limit", count(limit)), out)
+}
+
 func (c *Client) get(ctx context.Context, path string, q url.Values, into any) error {
+	return c.do(ctx, http.MethodGet, path, q, nil, into)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, q url.Values, send io.Reader, into any) error {
 	// The host is for the form only: the connection goes to the socket.
 	address := "http://muster" + path
 	if len(q) > 0 {
 		address += "?" + q.Encode()
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	req, err := http.NewRequestWithContext(ctx, method, address, send)
 	if err != nil {
 		return err
 	}

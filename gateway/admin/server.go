@@ -1,7 +1,8 @@
 // Package admin is the gateway's API for its operator: `/v1` over a Unix socket that only the gateway's own user can
-// open. It lists transactions and certificates, explains why a device was refused, and says how the gateway fares; it
-// changes nothing. Server is run by `muster serve`; Client is what `muster ls` and `muster explain` use. The shapes
-// of its JSON are the exported structs of wire.go, so that the domain's types can change without the API.
+// open. It lists transactions and certificates, explains why a device was refused, says how the gateway fares, and takes
+// the shared secrets of devices; else it changes nothing. Server is run by `muster serve`; Client is what `muster ls`,
+// `muster explain` and `muster secret` use. The shapes of its JSON are the exported structs of wire.go and secrets.go, so
+// that the domain's types can change without the API.
 //
 // It is no way into the gateway for devices, and whoever can open the socket is trusted with all that it shows:
 // names, addresses and notes, never a secret.
@@ -49,11 +50,15 @@ type Config struct {
 	Store    Store
 	Gateway  Gateway
 	Backends func(ctx context.Context) []Backend // the backends of the running configuration
-	Metrics  prometheus.Gatherer
-	Version  string
-	Instance string
-	Clock    func() time.Time
-	Log      *slog.Logger
+	Secrets  SecretStore
+	Sealer   func() Sealer // of the running configuration
+	// TakesSecrets says why an endpoint of the running configuration cannot have secrets of devices, nil when it can.
+	TakesSecrets func(endpoint string) error
+	Metrics      prometheus.Gatherer
+	Version      string
+	Instance     string
+	Clock        func() time.Time
+	Log          *slog.Logger
 }
 
 // Server answers the API.
@@ -68,8 +73,9 @@ const askTimeout = 15 * time.Second
 
 // New makes a Server; it listens nowhere yet.
 func New(c Config) (*Server, error) {
-	if c.Store == nil || c.Gateway == nil || c.Backends == nil || c.Metrics == nil || c.Clock == nil || c.Log == nil {
-		return nil, errors.New("admin: store, gateway, backends, metrics, clock and log are required")
+	if c.Store == nil || c.Gateway == nil || c.Backends == nil || c.Secrets == nil || c.Sealer == nil || c.TakesSecrets == nil ||
+		c.Metrics == nil || c.Clock == nil || c.Log == nil {
+		return nil, errors.New("admin: store, gateway, backends, secrets with all that they need, metrics, clock and log are required")
 	}
 	s := &Server{config: c, started: c.Clock()}
 	s.http = &http.Server{
@@ -106,6 +112,9 @@ func (s *Server) Handler() http.Handler {
 	e.GET("/v1/transactions/:id", s.explain)
 	e.GET("/v1/certificates", s.certificates)
 	e.GET("/v1/status", s.status)
+	e.GET("/v1/secrets", s.secrets)
+	e.POST("/v1/secrets", s.addSecret)
+	e.DELETE("/v1/secrets", s.dropSecret)
 	metrics := promhttp.HandlerFor(s.config.Metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(s.config.Log.Handler(), slog.LevelWarn)})
 	e.GET("/metrics", echo.WrapHandler(metrics))
 	return e
@@ -180,7 +189,7 @@ func limitOf(s string) (int, error) {
 // states lists all of them, for the message about one that is none.
 var states = []gateway.State{
 	gateway.StateRefused, gateway.StateHeld, gateway.StateIssuing, gateway.StateUnknown, gateway.StateWaiting,
-	gateway.StateStuck, gateway.StateIssued, gateway.StateFailed,
+	gateway.StateStuck, gateway.StateUnconfirmed, gateway.StateIssued, gateway.StateRejected, gateway.StateFailed,
 }
 
 func (s *Server) transactions(c echo.Context) error {

@@ -35,6 +35,9 @@ type source struct {
 	err       error
 	notReady  error
 	asked     gateway.CertificateFilter
+	secrets   []*gateway.StoredSecret // by endpoint and reference
+	audit     []gateway.AuditEvent
+	log       bytes.Buffer
 }
 
 func (s *source) Transactions(_ context.Context, f gateway.TransactionFilter) ([]*gateway.Transaction, error) {
@@ -103,7 +106,13 @@ func serve(t *testing.T, s *source) (*Client, string) {
 	registry.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "muster_test_total", Help: "A counter."}))
 	var asks atomic.Int64
 	server, err := New(Config{
-		Store: s, Gateway: s, Metrics: registry, Version: "v1.2.3", Instance: "a", Log: slog.New(slog.DiscardHandler),
+		Store: s, Gateway: s, Metrics: registry, Version: "v1.2.3", Instance: "a", Log: slog.New(slog.NewTextHandler(&s.log, nil)),
+		Secrets: s, Sealer: func() Sealer { return reversing{} }, TakesSecrets: func(endpoint string) error {
+			if endpoint != "ran" && endpoint != "core" {
+				return fmt.Errorf("no endpoint %q", endpoint)
+			}
+			return nil
+		},
 		Clock: func() time.Time { return noon.Add(time.Duration(asks.Add(1)-1) * 90 * time.Second) },
 		Backends: func(context.Context) []Backend {
 			return []Backend{{Name: "z", Plugin: "/opt/z", Error: "gone"}, {Name: "local", Plugin: "local", PID: 7, Restarts: 2, Idempotency: "native"}}

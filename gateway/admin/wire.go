@@ -32,8 +32,9 @@ type Transaction struct {
 	Received    time.Time    `json:"received"`
 	Updated     time.Time    `json:"updated"`
 	Verdicts    []Verdict    `json:"verdicts,omitempty"`
-	Granted     *Granted     `json:"granted,omitempty"` // what the CA was asked for
-	Ticket      string       `json:"ticket,omitempty"`  // waiting: what the CA gave to poll with
+	Granted     *Granted     `json:"granted,omitempty"`    // what the CA was asked for
+	Ticket      string       `json:"ticket,omitempty"`     // waiting: what the CA gave to poll with
+	ConfirmBy   *time.Time   `json:"confirm_by,omitempty"` // unconfirmed: until then the device can confirm its certificate
 	Certificate *Certificate `json:"certificate,omitempty"`
 	// Remembered is set on a stranger's refusal, which is kept in memory only.
 	Remembered bool `json:"remembered,omitempty"`
@@ -136,6 +137,10 @@ func transactionOf(t *gateway.Transaction, remembered, whole bool) Transaction {
 		if key, err := pkix.ParsePublicKey(i.Template.PublicKey); err == nil {
 			out.Granted.Key = pkix.KeyName(key)
 		}
+	}
+	if t.State == gateway.StateUnconfirmed {
+		by := t.Updated.Add(t.ConfirmWait).UTC()
+		out.ConfirmBy = &by
 	}
 	if t.Certificate != nil {
 		c := certificateOf(t.Certificate, whole)

@@ -7,6 +7,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -14,140 +15,140 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/muster-pki/muster/gateway"
 )
 
 // Issue has a CSR certified for the gateway itself and returns the certificate, then its chain, the root last; DER.
-// The names in the CSR are those of Own.Names.
 type Issue func(ctx context.Context, csr []byte) (chain [][]byte, err error)
 
-// Own keeps the certificate that the gateway has issued for itself, with its P-256 key, in one file of mode 0600.
-// Each certificate has a new key.
+// Own keeps a certificate that the gateway has issued for itself, with its key, in one file of mode 0600. Each
+// certificate has a new key.
 type Own struct {
 	path    string
+	what    string
 	clock   func() time.Time
 	log     *slog.Logger
-	current atomic.Pointer[tls.Certificate]
+	current atomic.Pointer[owned]
 }
 
-// NewOwn keeps the certificate in dir, which exists.
-func NewOwn(dir string, clock func() time.Time, log *slog.Logger) *Own {
-	return &Own{path: filepath.Join(dir, "server.pem"), clock: clock, log: log}
+// owned is a certificate with its key, in the forms in which it is asked for. It is never changed.
+type owned struct {
+	tls      *tls.Certificate
+	identity *gateway.Identity
+}
+
+// NewOwn keeps what the log calls what ("TLS certificate") in a file, whose folder exists.
+func NewOwn(path, what string, clock func() time.Time, log *slog.Logger) *Own {
+	return &Own{path: path, what: what, clock: clock, log: log}
 }
 
 // Certificate is the current one with its chain, nil before the first Ensure.
-func (o *Own) Certificate() *tls.Certificate { return o.current.Load() }
-
-// Names are what the certificate is to be good for: DNS names and addresses.
-type Names struct {
-	DNS []string
-	IP  []netip.Addr
-}
-
-// NamesOf collects localhost, both loopback addresses, the host's name, the hosts that the addresses (host:port) name,
-// and further names as configured.
-func NamesOf(hostname string, addresses, further []string) Names {
-	n := Names{}
-	add := func(s string) {
-		s = strings.ToLower(strings.TrimSuffix(s, "."))
-		if a, err := netip.ParseAddr(s); err == nil {
-			if a = a.Unmap().WithZone(""); !a.IsUnspecified() && !slices.Contains(n.IP, a) {
-				n.IP = append(n.IP, a)
-			}
-		} else if validDNS(s) && !slices.Contains(n.DNS, s) {
-			n.DNS = append(n.DNS, s)
-		}
+func (o *Own) Certificate() *tls.Certificate {
+	if c := o.current.Load(); c != nil {
+		return c.tls
 	}
-	for _, s := range []string{"localhost", "127.0.0.1", "::1", hostname} {
-		add(s)
-	}
-	for _, a := range addresses {
-		if host, _, err := net.SplitHostPort(a); err == nil {
-			add(host)
-		}
-	}
-	for _, s := range further {
-		add(s)
-	}
-	return n
-}
-
-// validDNS reports whether s can stand in a certificate as a host name (RFC 5280 section 4.2.1.6).
-func validDNS(s string) bool {
-	if s == "" || len(s) > 253 {
-		return false
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-			return false
-		}
-	}
-	return true
-}
-
-// Equal reports whether a certificate is good for exactly these names.
-func (n Names) Equal(cert *x509.Certificate) bool {
-	if len(cert.DNSNames) != len(n.DNS) || len(cert.IPAddresses) != len(n.IP) || len(cert.EmailAddresses)+len(cert.URIs) > 0 {
-		return false
-	}
-	for _, d := range cert.DNSNames {
-		if !slices.Contains(n.DNS, d) {
-			return false
-		}
-	}
-	for _, ip := range cert.IPAddresses {
-		a, ok := netip.AddrFromSlice(ip)
-		if !ok || !slices.Contains(n.IP, a.Unmap()) {
-			return false
-		}
-	}
-	return true
-}
-
-// Ensure loads the certificate, and has another one issued when there is none that can be read, when its names or
-// its root changed, or when less than a third of its life is left. While a certificate that is still valid for the
-// names is at hand, a failure to replace it is logged and is no error. Calls do not overlap.
-func (o *Own) Ensure(ctx context.Context, names Names, roots []*x509.Certificate, issue Issue) error {
-	cert, why := o.load(names, roots)
-	if cert != nil {
-		o.current.Store(cert)
-	}
-	if why == "" {
-		return nil
-	}
-	fresh, err := o.renew(ctx, names, issue)
-	if err != nil {
-		err = fmt.Errorf("the gateway's own TLS certificate (%s): %w", why, err)
-		if cert != nil {
-			o.log.Error("renewing failed, the old one goes on being used", "err", err)
-			return nil
-		}
-		return err
-	}
-	o.current.Store(fresh)
-	o.log.Info("TLS certificate for the gateway itself", "why", why, "serial", fmt.Sprintf("%x", fresh.Leaf.SerialNumber),
-		"not-after", fresh.Leaf.NotAfter.UTC().Format(time.RFC3339), "names", names.String())
 	return nil
 }
 
-// String lists them for the log.
-func (n Names) String() string {
-	all := slices.Clone(n.DNS)
-	for _, a := range n.IP {
-		all = append(all, a.String())
+// Identity is the current certificate as protocols use it, nil before the first Ensure.
+func (o *Own) Identity() *gateway.Identity {
+	if c := o.current.Load(); c != nil {
+		return c.identity
 	}
-	return strings.Join(all, " ")
+	return nil
+}
+
+// Want is what a certificate of the gateway's own has to be.
+type Want struct {
+	Subject pkix.Name // its subject; an empty one: a common name is taken from Names
+	Names   Names     // exactly these
+	Usage   x509.KeyUsage
+	RSA     bool // RSA-2048; else P-256
+	// Fits says why a certificate does not do, given with its chain, the root last; "" when it does. It is asked of
+	// every one that has the right names, key and usage.
+	Fits func(chain []*x509.Certificate) (why string)
+}
+
+// Server is the want of a TLS certificate: for the names, and under one of the roots.
+func Server(names Names, roots []*x509.Certificate) Want {
+	return Want{Names: names, Usage: x509.KeyUsageDigitalSignature, Fits: func(chain []*x509.Certificate) string {
+		if !slices.ContainsFunc(roots, chain[len(chain)-1].Equal) {
+			return "the CA is another one"
+		}
+		return ""
+	}}
+}
+
+// Name is the subject.
+func (w *Want) Name() pkix.Name {
+	if w.Subject.String() != "" {
+		return w.Subject
+	}
+	// The names count; the common name is there for people, and has 64 characters at most (RFC 5280 appendix A.1).
+	if i := slices.IndexFunc(w.Names.DNS, func(d string) bool { return d != "localhost" && len(d) <= 64 }); i >= 0 {
+		return pkix.Name{CommonName: w.Names.DNS[i]}
+	}
+	return pkix.Name{CommonName: "localhost"}
+}
+
+// refuses says why a certificate is not what is wanted, "" when it is.
+func (w *Want) refuses(chain []*x509.Certificate) string {
+	leaf := chain[0]
+	_, isRSA := leaf.PublicKey.(*rsa.PublicKey)
+	switch {
+	case !w.Names.Equal(leaf):
+		return "its names changed"
+	case leaf.Subject.String() != w.Name().String():
+		return "its subject changed"
+	case isRSA != w.RSA:
+		return "its key is of another kind"
+	case leaf.KeyUsage != w.Usage:
+		return "its usage changed"
+	}
+	return w.Fits(chain)
+}
+
+// Ensure is Prepare, put into force at once.
+func (o *Own) Ensure(ctx context.Context, want Want, issue Issue) error {
+	use, err := o.Prepare(ctx, want, issue)
+	if err == nil {
+		use()
+	}
+	return err
+}
+
+// Prepare loads the certificate, and has another one issued when there is none that can be read, when it is not what is
+// wanted, or when less than a third of its life is left. It is in force once use is called; the file has it before: where
+// use never is, the next Prepare finds what does not fit, and replaces it. While a certificate that is wanted and still
+// valid is at hand, a failure to replace it is logged and is no error. Calls do not overlap.
+func (o *Own) Prepare(ctx context.Context, want Want, issue Issue) (use func(), err error) {
+	found, why := o.load(&want)
+	if why == "" {
+		return func() { o.current.Store(found) }, nil
+	}
+	fresh, err := o.renew(ctx, &want, issue)
+	if err != nil {
+		err = fmt.Errorf("the gateway's own %s (%s): %w", o.what, why, err)
+		if found == nil {
+			return nil, err
+		}
+		o.log.Error("renewing failed, the old one goes on being used", "err", err)
+		return func() { o.current.Store(found) }, nil
+	}
+	leaf := fresh.identity.Certificate
+	o.log.Info(o.what+" for the gateway itself", "why", why, "serial", fmt.Sprintf("%x", leaf.SerialNumber),
+		"not-after", leaf.NotAfter.UTC().Format(time.RFC3339), "subject", leaf.Subject.String(), "names", want.Names.String())
+	return func() { o.current.Store(fresh) }, nil
 }
 
 // load returns the certificate on disk if it can be used, and why it should be replaced, "" when it should not.
-func (o *Own) load(names Names, roots []*x509.Certificate) (*tls.Certificate, string) {
+func (o *Own) load(want *Want) (*owned, string) {
 	data, err := os.ReadFile(o.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, "there is none yet"
@@ -155,35 +156,54 @@ func (o *Own) load(names Names, roots []*x509.Certificate) (*tls.Certificate, st
 	if err != nil {
 		return nil, err.Error()
 	}
-	cert, err := tls.X509KeyPair(data, data)
+	found, chain, err := parseOwned(data)
 	if err != nil {
 		return nil, o.path + " cannot be read: " + err.Error()
 	}
-	now, leaf := o.clock(), cert.Leaf
-	root := cert.Certificate[len(cert.Certificate)-1]
+	if why := want.refuses(chain); why != "" {
+		return nil, why
+	}
+	now, leaf := o.clock(), chain[0]
 	switch {
-	case !names.Equal(leaf):
-		return nil, "its names changed"
-	case !slices.ContainsFunc(roots, func(r *x509.Certificate) bool { return bytes.Equal(r.Raw, root) }):
-		return nil, "the CA is another one"
 	case now.After(leaf.NotAfter) || now.Before(leaf.NotBefore):
 		return nil, "it is not valid now"
 	case now.After(leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 3)):
-		return &cert, "less than a third of its life is left"
+		return found, "less than a third of its life is left"
 	}
-	return &cert, ""
+	return found, ""
 }
 
-func (o *Own) renew(ctx context.Context, names Names, issue Issue) (*tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// parseOwned reads the content of a file.
+func parseOwned(data []byte) (*owned, []*x509.Certificate, error) {
+	pair, err := tls.X509KeyPair(data, data)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, ok := pair.PrivateKey.(crypto.Signer)
+	if !ok {
+		return nil, nil, fmt.Errorf("a key of type %T", pair.PrivateKey)
+	}
+	var chain []*x509.Certificate
+	for _, der := range pair.Certificate {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, nil, err
+		}
+		chain = append(chain, c)
+	}
+	return &owned{&pair, &gateway.Identity{Key: key, Certificate: chain[0], Chain: chain[1:]}}, chain, nil
+}
+
+func (o *Own) renew(ctx context.Context, want *Want, issue Issue) (*owned, error) {
+	key, err := want.key()
 	if err != nil {
 		return nil, err
 	}
-	csr, err := names.csr(key)
+	csr, err := want.csr(key)
 	if err != nil {
 		return nil, err
 	}
-	chain, err := issue(ctx, csr)
+	issued, err := issue(ctx, csr)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +213,7 @@ func (o *Own) renew(ctx context.Context, names Names, issue Issue) (*tls.Certifi
 		return nil, err
 	}
 	blocks := []*pem.Block{{Type: "PRIVATE KEY", Bytes: pkcs8}}
-	for _, der := range chain {
+	for _, der := range issued {
 		blocks = append(blocks, &pem.Block{Type: "CERTIFICATE", Bytes: der})
 	}
 	for _, b := range blocks {
@@ -201,25 +221,26 @@ func (o *Own) renew(ctx context.Context, names Names, issue Issue) (*tls.Certifi
 			return nil, err
 		}
 	}
-	cert, err := tls.X509KeyPair(buf.Bytes(), buf.Bytes())
+	fresh, chain, err := parseOwned(buf.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("the certificate that was issued is not for the key: %w", err)
 	}
-	if !names.Equal(cert.Leaf) {
-		return nil, errors.New("the certificate that was issued has other names than were asked for")
+	if why := want.refuses(chain); why != "" {
+		return nil, errors.New("the certificate that was issued is not what was asked for: " + why)
 	}
-	return &cert, WriteFile(o.path, buf.Bytes(), 0o600)
+	return fresh, WriteFile(o.path, buf.Bytes(), 0o600)
 }
 
-func (n Names) csr(key crypto.Signer) ([]byte, error) {
-	t := &x509.CertificateRequest{DNSNames: n.DNS}
-	// The names count; the common name is there for people, and has 64 characters at most (RFC 5280 appendix A.1).
-	if i := slices.IndexFunc(n.DNS, func(d string) bool { return d != "localhost" && len(d) <= 64 }); i >= 0 {
-		t.Subject = pkix.Name{CommonName: n.DNS[i]}
-	} else {
-		t.Subject = pkix.Name{CommonName: "localhost"}
+func (w *Want) key() (crypto.Signer, error) {
+	if w.RSA {
+		return rsa.GenerateKey(rand.Reader, 2048)
 	}
-	for _, a := range n.IP {
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
+func (w *Want) csr(key crypto.Signer) ([]byte, error) {
+	t := &x509.CertificateRequest{Subject: w.Name(), DNSNames: w.Names.DNS}
+	for _, a := range w.Names.IP {
 		t.IPAddresses = append(t.IPAddresses, a.AsSlice())
 	}
 	return x509.CreateCertificateRequest(rand.Reader, t, key)

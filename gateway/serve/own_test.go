@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -23,9 +24,17 @@ import (
 )
 
 type testCA struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	now  time.Time
+	cert    *x509.Certificate
+	key     *ecdsa.PrivateKey
+	now     time.Time
+	certify x509.KeyUsage // of what it certifies; 0: digitalSignature
+}
+
+func (ca *testCA) usage() x509.KeyUsage {
+	if ca.certify == 0 {
+		return x509.KeyUsageDigitalSignature
+	}
+	return ca.certify
 }
 
 func newTestCA(t *testing.T) *testCA {
@@ -79,8 +88,8 @@ func (ca *testCA) issue(t *testing.T, cn string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// certify is an Issue that counts.
-func (ca *testCA) certify(calls *int) Issue {
+// issuing is an Issue that counts.
+func (ca *testCA) issuing(calls *int) Issue {
 	return func(_ context.Context, der []byte) ([][]byte, error) {
 		*calls++
 		csr, err := x509.ParseCertificateRequest(der)
@@ -90,7 +99,7 @@ func (ca *testCA) certify(calls *int) Issue {
 		if err := csr.CheckSignature(); err != nil {
 			return nil, err
 		}
-		cert, err := ca.sign(csr.PublicKey, &x509.Certificate{Subject: csr.Subject, DNSNames: csr.DNSNames, IPAddresses: csr.IPAddresses})
+		cert, err := ca.sign(csr.PublicKey, &x509.Certificate{Subject: csr.Subject, DNSNames: csr.DNSNames, IPAddresses: csr.IPAddresses, KeyUsage: ca.usage()})
 		return [][]byte{cert, ca.cert.Raw}, err
 	}
 }
@@ -105,8 +114,8 @@ func TestOwnCertificate(t *testing.T) {
 	calls := 0
 	ensure := func(want int, names Names, roots []*x509.Certificate) *Own {
 		t.Helper()
-		o := NewOwn(dir, clock, quiet()) // a new process
-		if err := o.Ensure(t.Context(), names, roots, ca.certify(&calls)); err != nil {
+		o := NewOwn(filepath.Join(dir, "server.pem"), "TLS certificate", clock, quiet()) // a new process
+		if err := o.Ensure(t.Context(), Server(names, roots), ca.issuing(&calls)); err != nil {
 			t.Fatal(err)
 		}
 		if calls != want {
@@ -153,26 +162,26 @@ func TestOwnCertificate(t *testing.T) {
 func TestOwnCertificateWhenTheCAFails(t *testing.T) {
 	ca := newTestCA(t)
 	now := ca.now
-	o := NewOwn(t.TempDir(), func() time.Time { return now }, quiet())
+	o := NewOwn(filepath.Join(t.TempDir(), "server.pem"), "TLS certificate", func() time.Time { return now }, quiet())
 	names, roots := NamesOf("gw", nil, nil), []*x509.Certificate{ca.cert}
 	broken := func(context.Context, []byte) ([][]byte, error) { return nil, errors.New("no CA") }
-	if err := o.Ensure(t.Context(), names, roots, broken); err == nil || !strings.Contains(err.Error(), "no CA") {
+	if err := o.Ensure(t.Context(), Server(names, roots), broken); err == nil || !strings.Contains(err.Error(), "no CA") {
 		t.Fatalf("without a certificate: %v", err)
 	}
 	calls := 0
-	if err := o.Ensure(t.Context(), names, roots, ca.certify(&calls)); err != nil {
+	if err := o.Ensure(t.Context(), Server(names, roots), ca.issuing(&calls)); err != nil {
 		t.Fatal(err)
 	}
 	old := o.Certificate().Certificate[0]
 	now = now.Add(80 * 24 * time.Hour)
-	if err := o.Ensure(t.Context(), names, roots, broken); err != nil {
+	if err := o.Ensure(t.Context(), Server(names, roots), broken); err != nil {
 		t.Errorf("with one that is still valid: %v", err)
 	}
 	if !bytes.Equal(o.Certificate().Certificate[0], old) {
 		t.Error("the old certificate was dropped")
 	}
 	now = now.Add(20 * 24 * time.Hour)
-	if err := o.Ensure(t.Context(), names, roots, broken); err == nil {
+	if err := o.Ensure(t.Context(), Server(names, roots), broken); err == nil {
 		t.Error("with one that has expired: no error")
 	}
 	// What the CA answers is checked before it is used.
@@ -185,18 +194,90 @@ func TestOwnCertificateWhenTheCAFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := o.Ensure(t.Context(), names, roots, func(context.Context, []byte) ([][]byte, error) { return [][]byte{wrongKey}, nil }); err == nil || !strings.Contains(err.Error(), "not for the key") {
+	if err := o.Ensure(t.Context(), Server(names, roots), func(context.Context, []byte) ([][]byte, error) { return [][]byte{wrongKey}, nil }); err == nil || !strings.Contains(err.Error(), "not for the key") {
 		t.Errorf("another key: %v", err)
 	}
-	if err := o.Ensure(t.Context(), names, roots, func(_ context.Context, der []byte) ([][]byte, error) {
+	if err := o.Ensure(t.Context(), Server(names, roots), func(_ context.Context, der []byte) ([][]byte, error) {
 		csr, err := x509.ParseCertificateRequest(der)
 		if err != nil {
 			return nil, err
 		}
 		cert, err := ca.sign(csr.PublicKey, &x509.Certificate{DNSNames: []string{"victim"}})
 		return [][]byte{cert}, err
-	}); err == nil || !strings.Contains(err.Error(), "other names") {
+	}); err == nil || !strings.Contains(err.Error(), "not what was asked for: its names") {
 		t.Errorf("other names: %v", err)
+	}
+}
+
+// What cannot be told from names: each makes another certificate, and one that the CA gets wrong is not used.
+func TestOwnIdentity(t *testing.T) {
+	ca := newTestCA(t)
+	path := filepath.Join(t.TempDir(), "scep.pem")
+	under := func(ca *testCA) func([]*x509.Certificate) string {
+		return func(chain []*x509.Certificate) string {
+			if !chain[1].Equal(ca.cert) {
+				return "the CA is another one"
+			}
+			return ""
+		}
+	}
+	both := x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment
+	want := Want{Subject: pkix.Name{CommonName: "RA"}, Usage: both, RSA: true, Fits: under(ca)}
+	calls := 0
+	now := ca.now
+	ensure := func(says string, issued int) *Own {
+		t.Helper()
+		o := NewOwn(path, "SCEP RA certificate", func() time.Time { return now }, quiet())
+		if o.Identity() != nil || o.Certificate() != nil {
+			t.Error("there is one before the first Ensure")
+		}
+		ca.certify = want.Usage
+		if err := o.Ensure(t.Context(), want, ca.issuing(&calls)); err != nil {
+			t.Fatalf("%s: %v", says, err)
+		}
+		if calls != issued {
+			t.Fatalf("%s: %d issued, want %d", says, calls, issued)
+		}
+		id := o.Identity()
+		if id.Certificate.Subject.String() != want.Name().String() || len(id.Chain) != 1 || !id.Chain[0].Equal(ca.cert) {
+			t.Fatalf("%s: %s, chain of %d", says, id.Certificate.Subject, len(id.Chain))
+		}
+		return o
+	}
+	first := ensure("the first", 1)
+	if k, ok := first.Identity().Key.(*rsa.PrivateKey); !ok || k.N.BitLen() != 2048 {
+		t.Errorf("a key of type %T", first.Identity().Key)
+	}
+	ensure("again", 1)
+	want.Subject.CommonName = "RA 2"
+	ensure("another subject", 2)
+	want.Usage = x509.KeyUsageDigitalSignature
+	ensure("another usage", 3)
+	want.RSA = false
+	ensure("another kind of key", 4)
+	now = now.Add(61 * 24 * time.Hour)
+	ca.now = now
+	ensure("a third is left", 5)
+	ca = newTestCA(t)
+	ca.now = now
+	want.Fits = under(ca)
+	last := ensure("another CA", 6)
+
+	// What is prepared is not in force before it is used.
+	want.Subject.CommonName = "RA 3"
+	use, err := last.Prepare(t.Context(), want, ca.issuing(&calls))
+	if err != nil || last.Identity().Certificate.Subject.CommonName != "RA 2" {
+		t.Fatalf("%s is in force, %v", last.Identity().Certificate.Subject, err)
+	}
+	use()
+	if last.Identity().Certificate.Subject.CommonName != "RA 3" || last.Certificate().Leaf.Subject.CommonName != "RA 3" {
+		t.Error("what was prepared is not used")
+	}
+
+	ca.certify = both
+	want.Subject.CommonName = "RA 4"
+	if err := last.Ensure(t.Context(), want, ca.issuing(&calls)); err == nil || !strings.Contains(err.Error(), "SCEP RA certificate") || !strings.Contains(err.Error(), "its usage") {
+		t.Errorf("another usage than asked for: %v", err)
 	}
 }
 

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+	"github.com/muster-pki/muster/protocols/cmp"
+)
+
+// inquire asks the backends what they can do and refuses what they cannot.
+func (rt *Runtime) inquire(ctx context.Context) error {
+	var errs []error
+	described := map[string]*backend.Description{}
+	for _, name := range byName(rt.plugins) {
+		d, err := rt.plugins[name].plugin.Describe(ctx)
+		if err == nil {
+			described[name] = d
+			rt.cas[name], err = rt.plugins[name].plugin.CACertificates(ctx)
+		}
+		if err != nil {
+			errs = append(errs, rt.cfg.fault(at("backends", name), "%v", err))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	for _, name := range byName(rt.cfg.Profiles) {
+		p := rt.cfg.Profiles[name]
+		if err := rt.issuer(at("profiles", name, "issuer"), p.Backend, p.Issuer); err != nil {
+			errs = append(errs, err)
+		}
+		if err := certifies(described[p.Backend], p); err != nil {
+			errs = append(errs, rt.cfg.fault(at("profiles", name), "%v", err))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	for _, name := range byName(rt.cfg.Endpoints) {
+		if err := rt.suits(name, described); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if s := rt.cfg.ServerCertificate; s != nil {
+		if err := rt.issuer(at("server-certificate", "issuer"), s.Backend, s.Issuer); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (rt *Runtime) issuer(path []string, backendName, issuer string) error {
+	var names []string
+	for _, ca := range rt.cas[backendName] {
+		names = append(names, ca.Name)
+	}
+	if issuer == "" && len(names) > 0 || slices.Contains(names, issuer) {
+		return nil
+	}
+	return rt.cfg.fault(path, "backend %s has no CA %q%s", backendName, issuer, strictyaml.Suggest(issuer, names))
+}
+
+// certifies reports why the backend cannot issue what the profile says.
+func certifies(d *backend.Description, p *ProfileConfig) error {
+	if slices.Contains(d.Forms, backend.FormTemplate) {
+		return nil
+	}
+	if !slices.Contains(d.Forms, backend.FormPKCS10) {
+		return fmt.Errorf("backend %s (%s) certifies neither templates nor PKCS#10 requests: name another backend", p.Backend, d.Name)
+	}
+	// The gateway sets these from the profile, whatever the CSR says.
+	var missing []string
+	for _, f := range []backend.Field{backend.FieldValidity, backend.FieldKeyUsage, backend.FieldExtKeyUsage} {
+		if !slices.Contains(d.Overrides, f) {
+			missing = append(missing, string(f))
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("backend %s (%s) certifies a PKCS#10 request as it stands and cannot set %s, which this profile decides: "+
+			"name a backend that takes templates, or one that overrides these", p.Backend, d.Name, strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// suits reports why an endpoint's protocol cannot be served with the backend of its profile.
+func (rt *Runtime) suits(name string, described map[string]*backend.Description) error {
+	e := rt.cfg.Endpoints[name]
+	profile := rt.cfg.Profiles[e.Profile]
+	d := described[profile.Backend]
+	switch e.Protocol {
+	case gateway.CMP:
+		if !slices.Contains(d.Forms, backend.FormTemplate) {
+			return rt.cfg.fault(at("endpoints", name, "profile"), "backend %s (%s) certifies PKCS#10 requests only, and CMP's ir, cr and kur are none, nor can they be made into one: "+
+				"name a backend that takes templates", profile.Backend, d.Name)
+		}
+		if !slices.Contains(d.Capabilities, backend.CapRevoke) && section(e.CMP).Unconfirmed != cmp.UnconfirmedKeep {
+			return rt.cfg.fault(at("endpoints", name), "backend %s (%s) cannot revoke, and a certificate that its device does not confirm has to be revoked: "+
+				"say `cmp: {unconfirmed: keep}`, or name a backend that revokes", profile.Backend, d.Name)
+		}
+	case gateway.SCEP:
+		_, chain, err := issuerOf(rt.cas, profile.Backend, profile.Issuer)
+		if err != nil {
+			return rt.cfg.fault(at("endpoints", name, "profile"), "%v", err)
+		}
+		if rsaThroughout(chain) {
+			return nil
+		}
+		var others []string
+		for _, ca := range rt.cas[profile.Backend] {
+			if _, chain, err := issuerOf(rt.cas, profile.Backend, ca.Name); err == nil && rsaThroughout(chain) {
+				others = append(others, ca.Name)
+			}
+		}
+		return rt.cfg.fault(at("endpoints", name, "profile"), "%s", notRSA(e.Profile, profile.Backend, others))
+	}
+	return nil
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/cmp"
+	"github.com/muster-pki/muster/protocols/est"
+	"github.com/muster-pki/muster/protocols/scep"
+)
+
+// protocol is what the wiring knows of an adapter.
+type protocol struct {
+	name     gateway.Protocol
+	title    string
+	identity bool                                               // it answers with an RA certificate
+	carries  []gateway.CredentialKind                           // what its requests can authenticate by
+	without  func(gateway.Operation) string                     // why it has no revoke and no query
+	make     func(a adapterDeps, all []served) (handler, error) // the adapter, for some endpoints
+}
+
+// handler is an adapter with its endpoints.
+type handler interface {
+	Register(e *echo.Echo, serves func(endpoint string) bool)
+}
+
+// adapterDeps is what adapters are made with.
+type adapterDeps struct {
+	gateway  *gateway.Gateway
+	identity func(endpoint string) *gateway.Identity
+	clock    func() time.Time
+	log      *slog.Logger
+}
+
+// served is an endpoint of one listener.
+type served struct {
+	name   string
+	config *EndpointConfig
+}
+
+// protocols are those that are spoken.
+var protocols = []protocol{
+	{
+		name: gateway.CMP, title: "CMP", identity: true, make: makeCMP,
+		carries: []gateway.CredentialKind{gateway.CredentialMAC, gateway.CredentialSigner},
+		without: func(op gateway.Operation) string { return "requests to " + string(op) + " are not served over CMP yet" },
+	},
+	{
+		name: gateway.EST, title: "EST", make: makeEST,
+		carries: []gateway.CredentialKind{gateway.CredentialTLS, gateway.CredentialPassword},
+		without: func(gateway.Operation) string { return "EST has no such request" },
+	},
+	{
+		name: gateway.SCEP, title: "SCEP", identity: true, make: makeSCEP,
+		carries: []gateway.CredentialKind{gateway.CredentialChallenge, gateway.CredentialSigner},
+		without: func(op gateway.Operation) string {
+			if op == gateway.Revoke {
+				return "SCEP has no such request"
+			}
+			return "queries are not served over SCEP yet"
+		},
+	},
+}
+
+func spoken(name gateway.Protocol) (protocol, bool) {
+	i := slices.IndexFunc(protocols, func(p protocol) bool { return p.name == name })
+	if i < 0 {
+		return protocol{}, false
+	}
+	return protocols[i], true
+}
+
+// check has the adapter judge one endpoint, and its identity unless that is nil.
+func (p protocol) check(name string, e *EndpointConfig, id *gateway.Identity) error {
+	_, err := p.make(adapterDeps{
+		identity: func(string) *gateway.Identity { return id }, clock: time.Now, log: slog.New(slog.DiscardHandler),
+	}, []served{{name, e}})
+	return err
+}
+
+func makeCMP(d adapterDeps, all []served) (handler, error) {
+	o := cmp.Options{Gateway: d.gateway, Identity: d.identity, Clock: d.clock, Log: d.log}
+	for _, s := range all {
+		o.Endpoints = append(o.Endpoints, cmp.Endpoint{Name: s.name, Default: s.config.Default, Config: section(s.config.CMP)})
+	}
+	return cmp.New(o)
+}
+
+func makeEST(d adapterDeps, all []served) (handler, error) {
+	o := est.Options{Gateway: d.gateway, Clock: d.clock, Log: d.log}
+	for _, s := range all {
+		o.Endpoints = append(o.Endpoints, est.Endpoint{Name: s.name, Default: s.config.Default, Config: section(s.config.EST)})
+	}
+	return est.New(o)
+}
+
+func makeSCEP(d adapterDeps, all []served) (handler, error) {
+	o := scep.Options{Gateway: d.gateway, Identity: d.identity, Clock: d.clock, Log: d.log}
+	for _, s := range all {
+		o.Endpoints = append(o.Endpoints, scep.Endpoint{Name: s.name, Default: s.config.Default, Config: section(s.config.SCEP)})
+	}
+	return scep.New(o)
+}
+
+// section is a protocol's own settings; those of one that is left out work as well.
+func section[C any](c *C) C {
+	if c == nil {
+		return *new(C)
+	}
+	return *c
+}

@@ -1,0 +1,152 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// scepclient is micromdm's SCEP client, built once from its release.
+var scepclient = sync.OnceValues(func() (string, error) {
+	dir := filepath.Dir(binary)
+	cmd := exec.Command("go", "install", "github.com/micromdm/scep/v2/cmd/scepclient@v2.3.0")
+	cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		os.Stderr.Write(out)
+	}
+	return filepath.Join(dir, "scepclient"), err
+})
+
+// client runs scepclient in dir; $1 of the arguments is its path.
+func (g *instance) scepclient(dir, args string) (out string, code int) {
+	g.t.Helper()
+	path, err := scepclient()
+	if err != nil {
+		g.t.Fatalf("building scepclient: %v", err)
+	}
+	return g.run(dir, "sh", "-euc", `"`+path+`" -debug -server-url "$MUSTER_HTTP/scep" `+args)
+}
+
+func TestSCEPClient(t *testing.T) {
+	g := startIn(t, filepath.Join(t.TempDir(), "data"))
+	dir := t.TempDir()
+	client := func(args string) string {
+		out, code := g.scepclient(dir, args)
+		if code != 0 {
+			t.Fatalf("scepclient %s: exit %d:\n%s", args, code, out)
+		}
+		return out
+	}
+	verify := func() {
+		t.Helper()
+		out := g.sh(dir, `curl -sS --fail "$MUSTER_HTTP/scep?operation=GetCACert" | openssl pkcs7 -inform DER -print_certs -out cas.pem
+			openssl verify -x509_strict -CAfile "$MUSTER_CA" -untrusted cas.pem client.pem; openssl x509 -noout -subject -in client.pem`)
+		if !strings.Contains(out, "client.pem: OK") || !strings.Contains(out, "CN = ") {
+			t.Error(out)
+		}
+	}
+	client(`-challenge "$MUSTER_SCEP_CHALLENGE" -private-key client.key -certificate client.pem -cn phone-1`)
+	verify()
+	first := serial(g, dir, "client.pem")
+
+	// A renewal has the same key and, being the hash of the key, the same transaction ID; each gives a new certificate.
+	seen := map[string]bool{first: true}
+	for range 2 {
+		client(`-private-key client.key -certificate client.pem -cn phone-1`)
+		verify()
+		s := serial(g, dir, "client.pem")
+		if seen[s] {
+			t.Fatalf("the renewal gave %s again", s)
+		}
+		seen[s] = true
+	}
+	if n := len(g.ledger("phone-1")); n != 3 {
+		t.Errorf("%d in the ledger", n)
+	}
+
+	for _, c := range []struct{ name, args string }{
+		{"wrong challenge, new key", `-challenge wrong -private-key new.key -certificate new.pem -cn phone-2`},
+		{"no challenge, new key", `-private-key new.key -certificate new.pem -cn phone-2`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, code := g.scepclient(dir, c.args)
+			// It reads the failure out of a reply whose signature it has verified.
+			if code == 0 || !strings.Contains(out, "FAILURE") && !strings.Contains(out, "badRequest") {
+				t.Errorf("exit %d:\n%s", code, out)
+			}
+			if n := len(g.ledger("phone-2")); n != 0 {
+				t.Errorf("%d in the ledger", n)
+			}
+		})
+	}
+	if strings.Contains(g.stderr.String(), g.env["MUSTER_SCEP_CHALLENGE"]) {
+		t.Error("the challenge is in the log")
+	}
+}
+
+func TestStrongSwanSCEP(t *testing.T) {
+	g := startIn(t, filepath.Join(t.TempDir(), "data"))
+	dir := t.TempDir()
+	g.sh(dir, `pki --scepca --url "$MUSTER_HTTP/scep" --caout ca.pem --outform pem 2>log || { cat log; exit 1; }; ls`)
+	files, err := filepath.Glob(filepath.Join(dir, "*.pem"))
+	if err != nil || len(files) < 3 {
+		t.Fatalf("pki --scepca left %v (%v)", files, err)
+	}
+	enrol := func(args, out string) {
+		t.Helper()
+		g.sh(dir, `set --; for c in ca*.pem; do case $c in *ra*) ;; *) set -- "$@" --cacert "$c";; esac; done
+			pki --scep --url "$MUSTER_HTTP/scep" --cacert-enc ca-ra.pem --cacert-sig ca-ra.pem "$@" `+args+` --outform pem > `+out+` 2>log || { cat log; ls; exit 1; }
+			openssl verify -CAfile "$MUSTER_CA" -untrusted ca-1.pem -untrusted ca.pem `+out)
+	}
+	g.sh(dir, `pki --gen --type rsa --size 2048 --outform pem > device.key 2>/dev/null; pki --gen --type rsa --size 2048 --outform pem > next.key 2>/dev/null`)
+	enrol(`--in device.key --dn "C=CH, CN=strongswan-1" --password "$MUSTER_SCEP_CHALLENGE"`, "device.crt")
+	enrol(`--in device.key --dn "C=CH, CN=strongswan-2" --password "$MUSTER_SCEP_CHALLENGE" --digest sha512`, "other.crt")
+	enrol(`--in next.key --dn "C=CH, CN=strongswan-1" --cert device.crt --key device.key`, "renewed.crt")
+	if serial(g, dir, "device.crt") == serial(g, dir, "renewed.crt") {
+		t.Error("not renewed")
+	}
+	out, code := g.run(dir, "sh", "-euc", `pki --scep --url "$MUSTER_HTTP/scep" --cacert-enc ca-ra.pem --cacert-sig ca-ra.pem --cacert ca.pem --in next.key --dn "CN=strongswan-3" --password wrong --outform pem > no.crt`)
+	if code == 0 {
+		t.Errorf("a wrong challenge was accepted: %s", out)
+	}
+}
+
+// certmongerScript is a session of certmonger's: a CA, a request, a renewal of it with a new key.
+const certmongerScript = `
+/usr/lib/certmonger/certmonger-session -n -L >certmonger.log 2>&1 &
+trap "kill $! || :" EXIT
+# Asked before it has its name, D-Bus would start another one.
+n=0; until dbus-send --session --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.NameHasOwner string:org.fedorahosted.certmonger 2>/dev/null | grep -q true; do
+	n=$((n+1)); [ $n -lt 300 ]; sleep 0.1
+done
+getcert add-scep-ca -s -c muster -u "$MUSTER_HTTP/scep" -I "$PWD/cas.pem"
+getcert request -s -c muster -k "$PWD/key.pem" -f "$PWD/cert.pem" -N CN=certmonger-1 -L "$MUSTER_SCEP_CHALLENGE" -I one -w -v || { getcert list -s; exit 1; }
+openssl x509 -in cert.pem -noout -serial
+getcert resubmit -s -i one -w -v || { getcert list -s; exit 1; }
+openssl x509 -in cert.pem -noout -serial
+`
+
+// certmonger runs as a session's service, which makes the requests by itself; getcert tells it to.
+func TestCertmonger(t *testing.T) {
+	g := startIn(t, filepath.Join(t.TempDir(), "data"))
+	dir := t.TempDir()
+	out := g.sh(dir, `
+		export HOME="$PWD" CERTMONGER_TMPDIR="$PWD"
+		curl -sS --fail "$MUSTER_HTTP/scep?operation=GetCACert" | openssl pkcs7 -inform DER -print_certs -out cas.pem
+		cat > run.sh <<'END'
+		`+certmongerScript+`
+END
+		dbus-run-session -- sh -eu run.sh`)
+	serials := regexp.MustCompile(`serial=(\w+)`).FindAllStringSubmatch(out, -1)
+	if len(serials) != 2 || serials[0][1] == serials[1][1] {
+		t.Errorf("certmonger did not enrol and renew:\n%s", out)
+	}
+	if n := len(g.ledger("certmonger-1")); n != 2 {
+		t.Errorf("%d in the ledger\n%s", n, out)
+	}
+}
