@@ -93,7 +93,7 @@ endpoints:
       - anyOf:                  # either will do:
           - shared-secret:      # who knows a secret, by its reference (openssl cmp -ref, -secret)
               secrets: {factory: {file: secrets/cmp-secret}}
-              # devices: true   # and those that "muster secret add" gives to single devices
+              devices: true     # and those that "muster secret add" gives to single devices
           - vendor-ca:          # who has a certificate of a vendor whose CA lies in this folder, in PEM files: they count
               dir: vendor-ca    # within two seconds, without a restart
               # serial: subject.serialNumber  # what names the device
