@@ -23,7 +23,7 @@ build: ## bin/muster, one static binary
 
 test: deps lint unit race ## everything, end-to-end tests with real clients included (under 8 minutes)
 
-deps: ## what the tests need from Debian: curl, openssl, strongSwan's pki, PostgreSQL, a C compiler
+deps: ## what the tests need from Debian: curl, openssl, strongSwan's pki, certmonger, PostgreSQL, a C compiler
 	@sh .ci/deps
 
 lint: ## gofmt, go vet, staticcheck
