@@ -272,7 +272,7 @@ func transactionOf(d *decision, s State) *Transaction {
 	r := d.request
 	t := &Transaction{
 		ID: r.ID, WireID: r.WireID, Protocol: r.Protocol, Endpoint: r.Endpoint, Operation: r.Operation, State: s,
-		Verdicts: d.trail, Received: r.Received,
+		Verdicts: append(noted(r), d.trail...), Received: r.Received,
 	}
 	if r.Source.IsValid() {
 		t.Source = r.Source.String()
@@ -290,6 +290,15 @@ func transactionOf(d *decision, s State) *Transaction {
 		}
 	}
 	return t
+}
+
+// noted are the adapter's notes as verdicts that decide nothing, to be shown before those of the stages.
+func noted(r *Request) []Judged {
+	var list []Judged
+	for _, n := range r.Notes {
+		list = append(list, Judged{Stage: string(r.Protocol), Decision: Allow, Note: cut(n, maxNote)})
+	}
+	return list
 }
 
 // nameOf is a Name as logs and lists show it, at most maxNote long: a stranger may send one of any size.

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -33,6 +34,27 @@ func TestEnroll(t *testing.T) {
 	}
 	if tr.State != gateway.StateIssued || tr.Requester != "password:factory" || tr.Subject != "CN=device-1" || len(tr.Verdicts) != 1 {
 		t.Errorf("%+v", tr)
+	}
+}
+
+// What an adapter notes stands before the verdicts, whatever becomes of the request, and decides nothing.
+func TestNotes(t *testing.T) {
+	for name, password := range map[string]string{"issued": "secret", "refused": "guess"} {
+		w := newWorld(t, backendtest.FaultPlan{})
+		r := w.request("device-1")
+		r.Credentials[0].Secret, r.Notes = gateway.Secret(password), []string{"one", strings.Repeat("x", 5000)}
+		res, err := w.gw.Enroll(t.Context(), r)
+		if (err == nil) != (name == "issued") {
+			t.Fatalf("%s: %v, %v", name, res, err)
+		}
+		tr, err := w.gw.Explain(t.Context(), r.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(tr.Verdicts) != 3 || tr.Verdicts[0].Note != "one" || tr.Verdicts[0].Stage != string(r.Protocol) ||
+			tr.Verdicts[0].Decision != gateway.Allow || len(tr.Verdicts[1].Note) > 4000 || tr.Verdicts[2].Stage == tr.Verdicts[0].Stage {
+			t.Errorf("%s: %+v", name, tr.Verdicts)
+		}
 	}
 }
 

@@ -62,6 +62,7 @@ type Request struct {
 	Confirm     bool              // the certificate waits for Gateway.Confirm
 	OnlyRepeat  *Error            // what to refuse with unless it is the same message again: it came too late to be anything else
 	Exchange    []byte            // the adapter's own record of the exchange; stored with the transaction, and given back with its Result
+	Notes       []string          // what the operator should know of how the adapter read the request, without secrets; shown before the verdicts
 	Source      netip.Addr        // the peer, or what a trusted proxy says of it
 	Received    time.Time
 	Raw         []byte // the message as received; kept only while held or forwarded

@@ -126,12 +126,15 @@ func TestRenewal(t *testing.T) {
 		if c.Kind != gateway.CredentialSigner || c.ID != gateway.Fingerprint(own) || len(c.Chain) != 2 || !bytes.Equal(c.Chain[0].Raw, own.Raw) {
 			t.Errorf("%s: %+v", kind, c)
 		}
-		if !strings.Contains(w.log.String(), "challenge not looked at") || strings.Contains(w.log.String(), "spent long ago") {
-			t.Errorf("%s: log %s", kind, w.log)
+		if len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "challenge was not looked at") || !strings.Contains(r.Notes[0], "renewal") {
+			t.Errorf("%s: notes %q", kind, r.Notes)
+		}
+		if strings.Contains(w.log.String()+r.Notes[0], "spent long ago") {
+			t.Errorf("%s: the challenge is told: %q, log %s", kind, r.Notes, w.log)
 		}
 		// Another key: signed with the old one, and the answer is encrypted to the old one.
 		a = w.ask(t, wish{kind: kind, signer: own, signerKey: deviceKey(), key: otherKey(), challenge: "-"})
-		if r := w.gateway.lastEnrolled(t); a.status != "0" || r.Operation != gateway.Rekey || !otherKey().PublicKey.Equal(a.certs[0].PublicKey) {
+		if r := w.gateway.lastEnrolled(t); a.status != "0" || r.Operation != gateway.Rekey || len(r.Notes) != 0 || !otherKey().PublicKey.Equal(a.certs[0].PublicKey) {
 			t.Errorf("%s: %+v, %s", kind, a, r.Operation)
 		}
 	}
@@ -152,12 +155,13 @@ func TestSignerAndKey(t *testing.T) {
 	}
 	a = w.ask(t, wish{key: otherKey(), signerKey: foreignKey(), signer: foreign(foreignKey().Public())})
 	r := w.gateway.lastEnrolled(t)
-	if a.status != "2" || len(r.Credentials) != 1 || r.Credentials[0].Kind != gateway.CredentialSigner || r.Operation != gateway.Enroll {
+	if a.status != "2" || len(r.Credentials) != 1 || r.Credentials[0].Kind != gateway.CredentialSigner || r.Operation != gateway.Enroll ||
+		len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "another key") {
 		t.Errorf("a foreign certificate of another key: %+v, %v", a, r.Credentials)
 	}
 	a = w.ask(t, wish{signer: foreign(deviceKey().Public())})
 	r = w.gateway.lastEnrolled(t)
-	if a.status != "0" || len(r.Credentials) != 2 || r.Credentials[0].Kind != gateway.CredentialSigner || r.Credentials[1].Kind != gateway.CredentialChallenge {
+	if a.status != "0" || len(r.Notes) != 0 || len(r.Credentials) != 2 || r.Credentials[0].Kind != gateway.CredentialSigner || r.Credentials[1].Kind != gateway.CredentialChallenge {
 		t.Errorf("a foreign certificate of the key: %+v, %v", a, r.Credentials)
 	}
 }

@@ -81,9 +81,10 @@ func (x *exchange) fill(csr *pkix.CSR, key *rsa.PublicKey) *refusal {
 	switch {
 	case present && same && !renewal:
 		r.Credentials = append(r.Credentials, gateway.Credential{Kind: gateway.CredentialChallenge, Secret: gateway.Secret(challenge)})
+	case present && renewal:
+		r.Notes = append(r.Notes, "the challenge was not looked at, right or wrong: this is a renewal, for which the old certificate has to do")
 	case present:
-		x.h.log.Info("SCEP challenge not looked at: it came with another certificate than one of the request's own key, or in a renewal",
-			"id", r.ID, "operation", string(r.Operation))
+		r.Notes = append(r.Notes, "the challenge was not looked at, right or wrong: the message is signed with another key than the one to be certified")
 	}
 	if r.Content, err = repeatContent(x.message.kind, signer, csr.PublicKey); err != nil {
 		return refused(gateway.Malformed, "the request cannot be encoded again", err)

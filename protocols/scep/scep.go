@@ -59,7 +59,7 @@ type Options struct {
 type Handler struct {
 	gateway   Gateway
 	endpoints map[string]*Endpoint
-	fallback  *Endpoint // for a path that names none; nil for none
+	fallback  *Endpoint // for a path without a name; nil for none
 	identity  func(string) *gateway.Identity
 	now       func() time.Time
 	log       *slog.Logger

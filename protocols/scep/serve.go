@@ -112,7 +112,7 @@ func (x *exchange) dispatch(serves func(string) bool) *refusal {
 	}
 	if x.endpoint == nil {
 		return &refusal{status: http.StatusNotFound, err: &gateway.Error{Reason: gateway.NotAuthorized,
-			Detail: "no SCEP endpoint is served at this path: it is " + root + "/NAME"}}
+			Detail: "no SCEP endpoint is served at this path: it is " + root + "/NAME, with the endpoint's name in the case of the configuration"}}
 	}
 	x.request.Endpoint = x.endpoint.Name
 	if !known {
@@ -127,17 +127,20 @@ func (x *exchange) dispatch(serves func(string) bool) *refusal {
 		err: &gateway.Error{Reason: gateway.Malformed, Detail: op.name + " takes " + op.methods[0]}}
 }
 
-// endpointOf finds the endpoint that a path below root means: the one that its first segment names, else the default.
-// The rest is what RFC 8894 section 4.1 calls SCEPPATH, which clients are built with: /pkiclient.exe and the like.
+// endpointOf finds the endpoint that a path below root means: the one that its first segment names, or the default where
+// that segment is the beginning of what clients are built with (RFC 8894 section 4.1: SCEPPATH), such as /pkiclient.exe
+// and /cgi-bin/pkiclient.exe. Any other segment is a name, and one that is not served here means nobody: a device that
+// was given a misspelt URL must not be judged by another endpoint's rules.
 func (h *Handler) endpointOf(path string, serves func(string) bool) *Endpoint {
-	first, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, root), "/"), "/")
-	if e := h.endpoints[first]; e != nil && serves(first) {
-		return e
+	first, _, _ := strings.Cut(strings.TrimLeft(strings.TrimPrefix(path, root), "/"), "/")
+	e := h.endpoints[first]
+	if e == nil && (first == "" || strings.Contains(first, ".") || strings.EqualFold(first, "cgi-bin")) {
+		e = h.fallback
 	}
-	if h.fallback != nil && serves(h.fallback.Name) {
-		return h.fallback
+	if e == nil || !serves(e.Name) {
+		return nil
 	}
-	return nil
+	return e
 }
 
 // caCaps answers RFC 8894 section 3.5.

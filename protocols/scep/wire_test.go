@@ -120,18 +120,27 @@ func TestIdentity(t *testing.T) {
 func TestPaths(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	for path, want := range map[string]string{
-		"/scep": "phones", "/scep/": "phones", "/scep/pkiclient.exe": "phones", "/scep/cgi-bin/pkiclient.exe": "phones",
-		"/scep/phones": "phones", "/scep/plant": "plant", "/scep/plant/": "plant", "/scep/plant/pkiclient.exe": "plant",
-		"/scep/plant/cgi-bin/pkiclient.exe/": "plant", "/scep/Plant": "phones", "/scep/x/plant": "phones",
-		"/scep/elsewhere/pkiclient.exe": "phones", // not served by this listener
-		"/scep//plant":                  "phones",
+		"/scep": "phones", "/scep/": "phones", "/scep//": "phones",
+		"/scep/pkiclient.exe": "phones", "/scep//pkiclient.exe": "phones", "/scep/cgi-bin/pkiclient.exe": "phones", "/scep/CGI-BIN/pkiclient.exe": "phones",
+		"/scep/mscep.dll/pkiclient.exe": "phones", "/scep/PKIClient.EXE/": "phones", "/scep/pkiclient.exe/plant": "phones",
+		"/scep/phones": "phones", "/scep/plant": "plant", "/scep/plant/": "plant", "/scep//plant": "plant", "/scep/plant/pkiclient.exe": "plant",
+		"/scep/plant/cgi-bin/pkiclient.exe/": "plant", "/scep/plant/phones": "plant", "/scep/plant/whatever/else": "plant",
+		// A name that is none, or not this listener's, is not the default's.
+		"/scep/Plant": "", "/scep/plnt": "", "/scep/plant%20": "", "/scep/x/plant": "", "/scep/x/pkiclient.exe": "", "/scep/cgi-bins": "",
+		"/scep/elsewhere": "", "/scep/elsewhere/pkiclient.exe": "", "/scep/else.where": "",
 	} {
-		before := len(w.gateway.allEnrolled())
-		w.post(path, w.message(wish{}))
-		if all := w.gateway.allEnrolled(); len(all) != before+1 || all[before].Endpoint != want {
-			t.Errorf("%s: want %s", path, want)
+		before, refused := len(w.gateway.allEnrolled()), w.gateway.rejections()
+		got := w.post(path, w.message(wish{}))
+		all := w.gateway.allEnrolled()
+		if want == "" {
+			if got.StatusCode != 404 || len(all) != before || w.gateway.rejections() != refused+1 || w.gateway.lastRejected(t).request.Endpoint != "" {
+				t.Errorf("%s: %d %s", path, got.StatusCode, got.body)
+			}
+		} else if len(all) != before+1 || all[before].Endpoint != want {
+			t.Errorf("%s: want %s: %d %s", path, want, got.StatusCode, got.body)
 		}
 	}
+	rejected := w.gateway.rejections()
 	w.handler.fallback = nil
 	if got := w.get("/scep/pkiclient.exe?operation=GetCACaps"); got.StatusCode != 404 || w.gateway.lastRejected(t).request.Endpoint != "" {
 		t.Errorf("no default: %d %s", got.StatusCode, got.body)
@@ -139,7 +148,7 @@ func TestPaths(t *testing.T) {
 	if got := w.get("/scep/plant?operation=GetCACaps"); got.StatusCode != 200 {
 		t.Errorf("no default: %d %s", got.StatusCode, got.body)
 	}
-	if got := w.get("/scepter?operation=GetCACaps"); got.StatusCode != 404 || w.gateway.rejections() != 1 {
+	if got := w.get("/scepter?operation=GetCACaps"); got.StatusCode != 404 || w.gateway.rejections() != rejected+1 {
 		t.Errorf("another path: %d, %d refusals", got.StatusCode, w.gateway.rejections())
 	}
 }

@@ -213,7 +213,7 @@ func newWorld(t testing.TB, o worldOptions) *world {
 	}
 	h, err := New(Options{
 		Gateway:   w.gateway,
-		Endpoints: []Endpoint{{Name: "phones", Default: true, Config: o.config}, {Name: "plant", Config: o.config}, {Name: "elsewhere", Config: o.config}},
+		Endpoints: []Endpoint{{Name: "phones", Default: true, Config: o.config}, {Name: "plant", Config: o.config}, {Name: "elsewhere", Config: o.config}, {Name: "else.where", Config: o.config}},
 		Identity: func(string) *gateway.Identity {
 			if o.identity != nil {
 				return o.identity(w)
@@ -227,7 +227,7 @@ func newWorld(t testing.TB, o worldOptions) *world {
 		t.Fatal(err)
 	}
 	w.handler, w.router = h, echo.New()
-	h.Register(w.router, func(name string) bool { return name != "elsewhere" })
+	h.Register(w.router, func(name string) bool { return name != "elsewhere" && name != "else.where" })
 	w.server = httptest.NewServer(w.router)
 	t.Cleanup(w.server.Close)
 	return w
