@@ -75,9 +75,17 @@ func over(t *Transaction) *Error {
 // confirmed writes the one line that the end of an unconfirmed transaction leaves in the log.
 func (g *Gateway) confirmed(ctx context.Context, level slog.Level, t *Transaction, outcome string) {
 	g.meter.confirmations.WithLabelValues(string(t.Protocol), t.Endpoint, outcome).Inc()
-	g.log.LogAttrs(ctx, level, "confirmation", slog.String("id", t.ID), slog.String("protocol", string(t.Protocol)),
-		slog.String("endpoint", t.Endpoint), slog.String("decision", outcome), slog.String("device", t.Device),
-		slog.String("requester", t.Requester), slog.String("subject", t.Subject), slog.String("note", cut(t.Note, maxNote)))
+	attrs := []slog.Attr{
+		slog.String("id", t.ID), slog.String("protocol", string(t.Protocol)), slog.String("endpoint", t.Endpoint), slog.String("decision", outcome),
+	}
+	for _, a := range []struct{ key, value string }{
+		{"device", t.Device}, {"requester", t.Requester}, {"subject", t.Subject}, {"note", cut(t.Note, maxNote)},
+	} {
+		if a.value != "" {
+			attrs = append(attrs, slog.String(a.key, a.value))
+		}
+	}
+	g.log.LogAttrs(ctx, level, "confirmation", attrs...)
 }
 
 // expire is the work of a certificate that nobody confirmed in time: it is revoked and its claims are given back, or
@@ -119,8 +127,8 @@ func certificateAudit(t *Transaction, kind string) AuditEvent {
 	return e
 }
 
-// ByWireID returns the newest transaction of the endpoint with the protocol's transaction ID, in whatever state it is;
-// nil when there is none. The error is an *Error.
+// ByWireID returns the transaction of the endpoint with the protocol's transaction ID, the newest that is open, else the
+// newest that was not refused; nil when there is none. The error is an *Error.
 func (g *Gateway) ByWireID(ctx context.Context, endpoint, wireID string) (*Transaction, error) {
 	t, err := g.store.ByWireID(ctx, endpoint, wireID)
 	switch {
