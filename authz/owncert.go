@@ -34,12 +34,17 @@ type OwnCertificateConfig struct {
 	// ChangeNames lets a request ask, in the protocol's own way, for other names than the certificate's
 	// (ChangeSubjectName, RFC 6402 section 2.8). Put `names` after this stage then.
 	ChangeNames bool `yaml:"change-names"`
+	// Once lets each certificate be renewed or rekeyed one time: it is refused as revoked from when its successor is asked
+	// of the CA, unless that is rejected, or never confirmed (RFC 9810 section 5.3.5). Repeats of the request that
+	// renewed it get their answer all the same. Without it, a certificate renews itself until it ends.
+	Once bool `yaml:"once"`
 }
 
 // OwnCertificate is the stage `own-certificate`. It denies with Unauthenticated without a certificate, with Untrusted
-// when this gateway did not issue it or it is not valid now, with Revoked, with UnknownCert when a renewal names no
-// certificate, and with NotAuthorized for another endpoint's certificate, another certificate than the requester's, or
-// other names than the certificate's; it cannot answer when the look-up fails.
+// when this gateway did not issue it or it is not valid now, with Revoked (from when it was rejected on, and when Once
+// has been used), with UnknownCert when a renewal names no certificate, and with NotAuthorized for another endpoint's
+// certificate, one that waits to be confirmed, another one than the requester's, or other names than the certificate's;
+// it cannot answer when the look-up fails.
 type OwnCertificate struct {
 	config OwnCertificateConfig
 	kinds  []gateway.CredentialKind
@@ -111,6 +116,12 @@ func (s *OwnCertificate) Decide(ctx context.Context, r *gateway.Request, g *gate
 	if record.Device != "" {
 		note += ", device " + shown(record.Device)
 	}
+	if s.config.Once && r.Operation != gateway.Revoke {
+		return gateway.Allowed(note, gateway.Claim{
+			Key: "renewed:" + gateway.Fingerprint(leaf), Limit: 1, Lost: "the certificate has been renewed, and may be once",
+			Reason: gateway.Revoked, Detail: "the certificate has been renewed already",
+		})
+	}
 	return gateway.Allowed(note)
 }
 
@@ -137,6 +148,13 @@ func (s *OwnCertificate) issuedHere(ctx context.Context, leaf *x509.Certificate)
 	case !record.RevokedAt.IsZero():
 		return deny(gateway.Revoked, "the certificate is revoked", "%s was revoked at %s (reason %d)", id, record.RevokedAt.UTC().Format(time.RFC3339), record.Revocation)
 	}
+	switch record.State {
+	case gateway.StateIssued, gateway.StateUnconfirmed:
+	case gateway.StateRejected, gateway.StateFailed:
+		return deny(gateway.Revoked, "the certificate is revoked", "%s is to be revoked: its transaction %s is %s", id, record.Transaction, record.State)
+	default:
+		return nil, gateway.Unanswered(fmt.Errorf("%s: its transaction %s is %q", id, record.Transaction, record.State)), false
+	}
 	now := s.now()
 	if now.Before(leaf.NotBefore) {
 		return deny(gateway.Untrusted, "the certificate is not valid yet", "%s is not valid before %s", id, leaf.NotBefore.UTC().Format(time.RFC3339))
@@ -161,6 +179,10 @@ func (s *OwnCertificate) mayAsk(r *gateway.Request, record *gateway.Certificate,
 	}
 	switch r.Operation {
 	case gateway.Renew, gateway.Rekey:
+		// Until it is confirmed it is revoked at any moment (RFC 9810 section 5.3.18), and what it renewed would stay.
+		if record.State == gateway.StateUnconfirmed {
+			return deny(gateway.NotAuthorized, "the certificate is not confirmed yet", "certificate %x waits to be confirmed (transaction %s)", record.Serial, record.Transaction)
+		}
 		if r.OldCert == nil {
 			return deny(gateway.UnknownCert, "the request does not say which certificate it renews", "the request names no certificate to renew")
 		}

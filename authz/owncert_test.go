@@ -34,7 +34,7 @@ func (f *issued) Certificate(_ context.Context, issuer, serial []byte) (*gateway
 }
 
 func record(cert *x509.Certificate, device string) *gateway.Certificate {
-	return &gateway.Certificate{Issuer: cert.RawIssuer, Serial: cert.SerialNumber.Bytes(), Endpoint: "ran", Device: device, DER: cert.Raw}
+	return &gateway.Certificate{Issuer: cert.RawIssuer, Serial: cert.SerialNumber.Bytes(), Endpoint: "ran", Device: device, DER: cert.Raw, State: gateway.StateIssued}
 }
 
 // renewal is a request over TLS that renews the certificate under its own names.
@@ -60,6 +60,12 @@ func TestOwnCertificate(t *testing.T) {
 	victim := subject(t, "CN=victim")
 	newNames := &gateway.Names{Subject: subject(t, "CN=device-new"), SubjectAltName: sans(t, 2, "new.example")}
 
+	in := func(state gateway.State) *issued {
+		r := record(mine, "device-0002")
+		r.State = state
+		return &issued{certs: []*gateway.Certificate{r}}
+	}
+
 	type change func(*gateway.Request)
 	for name, c := range map[string]struct {
 		config OwnCertificateConfig
@@ -68,6 +74,7 @@ func TestOwnCertificate(t *testing.T) {
 		device string // named by an earlier stage
 		store  *issued
 		now    time.Time
+		claims int
 		reason gateway.Reason // "" when allowed
 		notes  []string
 	}{
@@ -87,6 +94,13 @@ func TestOwnCertificate(t *testing.T) {
 		"issued elsewhere":              {cert: unknown, reason: gateway.Untrusted, notes: []string{"not among those issued here"}},
 		"same serial, other content":    {cert: forged, reason: gateway.Untrusted, notes: []string{"other content"}},
 		"revoked":                       {cert: revoked, reason: gateway.Revoked, notes: []string{"reason 1"}},
+		"not confirmed":                 {cert: mine, store: in(gateway.StateUnconfirmed), reason: gateway.NotAuthorized, notes: []string{"waits to be confirmed"}},
+		"not confirmed, its revocation": {cert: mine, store: in(gateway.StateUnconfirmed), change: func(r *gateway.Request) { revokes(r, mine) }},
+		"rejected, not revoked yet":     {cert: mine, store: in(gateway.StateRejected), reason: gateway.Revoked, notes: []string{"is to be revoked"}},
+		"not what was granted":          {cert: mine, store: in(gateway.StateFailed), reason: gateway.Revoked, notes: []string{"is to be revoked"}},
+		"in a state of its own":         {cert: mine, store: in(""), reason: gateway.Unavailable},
+		"once":                          {config: OwnCertificateConfig{Once: true}, cert: mine, claims: 1},
+		"once, its revocation":          {config: OwnCertificateConfig{Once: true}, cert: mine, change: func(r *gateway.Request) { revokes(r, mine) }},
 		"expired":                       {cert: mine, now: noon.AddDate(1, 0, 1), reason: gateway.Untrusted, notes: []string{"expired"}},
 		"past its grace":                {config: OwnCertificateConfig{Grace: strictyaml.Duration(time.Hour)}, cert: mine, now: noon.AddDate(1, 0, 1), reason: gateway.Untrusted, notes: []string{"grace: 1h"}},
 		"not valid yet":                 {cert: mine, now: noon.AddDate(0, 0, -1), reason: gateway.Untrusted, notes: []string{"not valid before"}},
@@ -143,6 +157,9 @@ func TestOwnCertificate(t *testing.T) {
 				expect(t, v, gateway.CannotAnswer, c.reason, c.notes...)
 			default:
 				expect(t, v, gateway.Deny, c.reason, c.notes...)
+			}
+			if len(v.Claims) != c.claims || c.claims == 1 && (v.Claims[0].Limit != 1 || v.Claims[0].Reason != gateway.Revoked || !strings.Contains(v.Claims[0].Key, gateway.Fingerprint(c.cert))) {
+				t.Errorf("claims %+v", v.Claims)
 			}
 			if v.Decision != gateway.Allow && g.Replaces != nil && c.device == "" {
 				t.Errorf("a refusal left %+v", g)

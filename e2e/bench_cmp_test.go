@@ -9,10 +9,13 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // measure has n clients run the operation b.N times, each number once, and reports what gateway and plugin used together.
@@ -53,6 +56,22 @@ func (g *instance) measure(b *testing.B, n int, operation func(i int) error) {
 	b.ReportMetric(float64(used()-start)/float64(b.N)/1000, "cpu-µs/op")
 }
 
+// ownThread keeps the goroutine on its thread until release, so that threadTime is its own.
+func ownThread() (release func()) {
+	runtime.LockOSThread()
+	return runtime.UnlockOSThread
+}
+
+// threadTime is the CPU time that this thread has used: on a machine that others use too, the time that something took says little.
+func threadTime(b *testing.B) time.Duration {
+	b.Helper()
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(ts.Nano())
+}
+
 // cmpCrypto measures, on this machine and now, what an enrollment over CMP cannot do without, in nanoseconds: verifying the
 // proof of possession, making the certificate's signature, verifying it in the CA before it leaves and in the gateway
 // before it is handed out; and the MACs of four messages, two to verify and two to make, of 500 iterations each.
@@ -69,7 +88,8 @@ func cmpCrypto(b *testing.B) (ns float64) {
 	}
 	mac, part, secret := pbm(b), random(600), random(24)
 	const n = 300
-	start := time.Now()
+	defer ownThread()()
+	start := threadTime(b)
 	for range n {
 		if _, err := key.Sign(nil, digest[:], crypto.SHA256); err != nil { // deterministic, as the CA does it
 			b.Fatal(err)
@@ -83,7 +103,7 @@ func cmpCrypto(b *testing.B) (ns float64) {
 			mac.Sum(secret, part)
 		}
 	}
-	return float64(time.Since(start).Nanoseconds()) / n
+	return float64((threadTime(b) - start).Nanoseconds()) / n
 }
 
 // BenchmarkEnrollCMP is the whole way of ir, ip, certConf and pkiConf, protected by MAC, over plain HTTP. cpu-µs/op is what

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/muster-pki/muster/backends/local"
 	"github.com/muster-pki/muster/gateway/admin"
+	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
 
 func setting(t *testing.T, name string, def int) int {
@@ -36,8 +38,71 @@ func setting(t *testing.T, name string, def int) int {
 	return n
 }
 
-// TestReliability kills the CA's process and the gateway, KILLS times each, while devices enrol; each device sends the same
-// request until it has its certificate. Then ledger, gateway and devices have to agree.
+// reliableWait is for how long a certificate waits for its certConf: longer than a gateway takes to come back.
+const reliableWait = 30 * time.Second
+
+// reliable is one device of the run.
+type reliable struct {
+	name   string
+	cert   []byte
+	silent bool // it never confirms
+}
+
+// enrolCMP has a device enrol over CMP: each message is sent, byte for byte the same, until it is answered. Every fourth
+// device never confirms its certificate, and another fourth begins anew after its first answer.
+func (d *cmpDevice) enrolCMP(i int, retry func() bool) (cert []byte, silent bool, err error) {
+	// answered sends a message until the answer is neither missing, nor waiting, nor that of a server that cannot answer now.
+	answered := func(der []byte) (*cmpmsg.Message, error) {
+		for {
+			answer, err := d.post(der)
+			var m *cmpmsg.Message
+			if err == nil {
+				if m, err = d.take(answer); err != nil {
+					return nil, err
+				}
+				rep, ok := m.Body.(*cmpmsg.CertRepMessage)
+				waiting := ok && len(rep.Responses) == 1 && rep.Responses[0].Status.Status == cmpmsg.StatusWaiting
+				if !waiting && failure(m) != "systemUnavail" {
+					return m, nil
+				}
+			}
+			if !retry() {
+				return nil, fmt.Errorf("no answer after all: %v", err)
+			}
+		}
+	}
+	ask := func() error {
+		m, err := answered(d.message(d.request(cmpmsg.TypeIR)))
+		if err == nil && d.cert == nil {
+			err = fmt.Errorf("ir answered %s: %s", m.Body.Type(), failure(m))
+		}
+		return err
+	}
+	if err := ask(); err != nil {
+		return nil, false, err
+	}
+	cert = d.cert.Raw
+	switch i / 2 % 4 {
+	case 1:
+		return cert, true, nil
+	case 2: // its answer was lost, and it forgot what it asked
+		d.tid, d.peer, d.cert = random(16), nil, nil
+		if err := ask(); err != nil {
+			return nil, false, err
+		}
+		if !bytes.Equal(d.cert.Raw, cert) {
+			return nil, false, errors.New("another certificate for the same wish")
+		}
+	}
+	m, err := answered(d.message(d.certConf()))
+	if err == nil && m.Body.Type() != cmpmsg.TypePKIConf {
+		err = fmt.Errorf("certConf answered %s: %s", m.Body.Type(), failure(m))
+	}
+	return cert, false, err
+}
+
+// TestReliability kills the CA's process and the gateway, KILLS times each, while devices enrol, every second one over CMP; each
+// device sends the same message until it has its answer. Then ledger, gateway and devices have to agree.
 func TestReliability(t *testing.T) {
 	kills, total := setting(t, "MUSTER_KILLS", 50), setting(t, "MUSTER_ENROLLMENTS", 2000)
 	seed := uint64(setting(t, "MUSTER_SEED", int(time.Now().UnixNano())))
@@ -46,6 +111,18 @@ func TestReliability(t *testing.T) {
 
 	g := startIn(t, filepath.Join(t.TempDir(), "data"))
 	g.stop()
+	config := filepath.Join(g.dir, "muster.yaml")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short := strings.Replace(string(text), "protocol: cmp\n", "protocol: cmp\n    cmp: {confirm-wait: "+reliableWait.String()+"}\n", 1)
+	if short == string(text) {
+		t.Fatal("the quickstart's configuration has no cmp endpoint")
+	}
+	if err := os.WriteFile(config, []byte(short), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, u := range []struct {
 		url  string
 		into *string
@@ -60,6 +137,7 @@ func TestReliability(t *testing.T) {
 	if err := g.ready(); err != nil {
 		t.Fatal(err)
 	}
+	asBegun := &instance{t: t, env: g.env} // which a restart does not change
 
 	// After how many enrollments which process dies.
 	type death struct {
@@ -73,22 +151,34 @@ func TestReliability(t *testing.T) {
 	slices.SortFunc(due, func(a, b death) int { return a.after - b.after })
 
 	var done, retries atomic.Int64
-	type got struct {
-		name string
-		cert []byte
-	}
-	certs := make([]got, total)
+	certs := make([]reliable, total)
 	next := make(chan int)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
 			client := g.client(nil)
 			for i := range next {
-				d := newDevice(t, fmt.Sprintf("reliable-%d", i))
+				name := fmt.Sprintf("reliable-%d", i)
+				if i%2 == 1 {
+					attempts := 0
+					cert, silent, err := asBegun.cmpDevice(name).enrolCMP(i, func() bool {
+						attempts++
+						retries.Add(1)
+						time.Sleep(50 * time.Millisecond)
+						return attempts < 600
+					})
+					if err != nil {
+						t.Errorf("device %d: %v", i, err)
+					}
+					certs[i] = reliable{name, cert, silent}
+					done.Add(1)
+					continue
+				}
+				d := newDevice(t, name)
 				for attempt := 0; ; attempt++ {
 					a, err := g.enroll(t.Context(), client, d)
 					if err == nil && a.status == http.StatusOK {
-						certs[i] = got{fmt.Sprintf("reliable-%d", i), a.cert.Raw}
+						certs[i] = reliable{name, a.cert.Raw, false}
 						break
 					}
 					if err == nil && a.status != http.StatusAccepted && a.status != http.StatusServiceUnavailable {
@@ -149,6 +239,11 @@ func TestReliability(t *testing.T) {
 		t.FailNow()
 	}
 	g.settled()
+	until := time.Now().Add(reliableWait + 30*time.Second)
+	unrevoked := func(tr admin.Transaction) bool { return tr.Certificate == nil || tr.Certificate.RevokedAt == nil }
+	for time.Now().Before(until) && slices.ContainsFunc(listing[admin.Transaction](g, "--state", "unconfirmed,rejected", "--limit", "1000000"), unrevoked) {
+		time.Sleep(200 * time.Millisecond)
+	}
 	t.Logf("%d enrolled in %s, %d retries; killed: gateway %d times, plugin %d times",
 		total, time.Since(start).Round(time.Second), retries.Load(), killed.gateway, killed.plugin)
 	if killed.gateway != kills || killed.plugin != kills {
@@ -169,8 +264,14 @@ func TestReliability(t *testing.T) {
 	}
 	for _, c := range certs {
 		l, s := inLedger[c.name], inStore[c.name]
-		if len(l) != 1 || len(s) != 1 || s[0].State != "issued" || l[0].ID != s[0].ID || !bytes.Equal(l[0].Certificate, c.cert) {
-			t.Errorf("%s: %d in the ledger, %d in the store %v", c.name, len(l), len(s), s)
+		state := "issued"
+		if c.silent {
+			state = "rejected"
+		}
+		if len(l) != 1 || len(s) != 1 || s[0].State != state || l[0].ID != s[0].ID || !bytes.Equal(l[0].Certificate, c.cert) {
+			t.Errorf("%s: %d in the ledger, %d in the store %+v, want one that is %s", c.name, len(l), len(s), s, state)
+		} else if l[0].RevokedAt.IsZero() == c.silent {
+			t.Errorf("%s is %s, and in the ledger revoked at %v", c.name, state, l[0].RevokedAt)
 		}
 	}
 	t.Logf("ledger, store and clients agree on %d certificates", len(certs))

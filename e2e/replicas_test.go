@@ -48,7 +48,7 @@ endpoints:
 // TestReplicas runs two gateways over one PostgreSQL, with a third party's plugin: the same request at both at once is
 // one transaction; what one issued the other repeats, renews and explains.
 func TestReplicas(t *testing.T) {
-	cluster := pgtest.Start(t)
+	cluster := pgtest.Start(t, pgtest.Volatile)
 	dsn := cluster.DSN(cluster.NewDatabase(t))
 	dir := t.TempDir()
 	plugin := filepath.Join(dir, "memoryca")

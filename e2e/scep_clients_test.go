@@ -130,7 +130,8 @@ func TestCertmonger(t *testing.T) {
 	g := startIn(t, filepath.Join(t.TempDir(), "data"))
 	dir := t.TempDir()
 	out := g.sh(dir, `
-		export HOME="$PWD" CERTMONGER_TMPDIR="$PWD"
+		for v in $(env | sed -n 's/^\(CERTMONGER_[A-Z_]*\)=.*/\1/p'); do unset "$v"; done
+		export HOME="$PWD" CERTMONGER_TMPDIR="$PWD" # its state is below HOME
 		curl -sS --fail "$MUSTER_HTTP/scep?operation=GetCACert" | openssl pkcs7 -inform DER -print_certs -out cas.pem
 		cat > run.sh <<'END'
 		`+certmongerScript+`

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"errors"
 	"strings"
@@ -9,7 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/plugins/backend"
 	"github.com/muster-pki/muster/plugins/backend/backendtest"
 )
 
@@ -224,6 +229,54 @@ func TestResumeAtOnce(t *testing.T) {
 	}
 }
 
+// The transaction that a wish goes on from is settled at the moment of going on: its certificate is what was wished for, and
+// no second one is issued.
+func TestResumeWhatIsSettledMeanwhile(t *testing.T) {
+	s := &watched{}
+	w := newWorld(t, backendtest.FaultPlan{}, watch(s))
+	lost := true
+	w.twist(&twisted{issue: lostOnce(w, &lost)})
+	r := w.request("device-1")
+	one, two := w.exchange(r, "a"), w.exchange(r, "b")
+	one.Confirm, two.Confirm = false, false
+	if res := w.mustEnroll(one); res.Kind != gateway.ResultPending {
+		t.Fatalf("%+v", res)
+	}
+	calls := 0
+	s.adopting = func() error {
+		if calls++; calls == 1 {
+			return gateway.ErrStale // as if it had been another's turn
+		}
+		w.work(time.Minute)
+		return nil
+	}
+	res := w.mustEnroll(two)
+	if res.Kind != gateway.ResultIssued || res.Transaction != one.ID || string(res.Exchange) != "record of b" || calls != 2 {
+		t.Errorf("%+v after %d adoptions", res, calls)
+	}
+	if n := w.memory.Total(); n != 1 {
+		t.Errorf("%d certificates", n)
+	}
+}
+
+// A claim that is lost says how the request is refused.
+func TestClaimLostReason(t *testing.T) {
+	w := newWorld(t, backendtest.FaultPlan{}, func(w *world) {
+		w.enroll = gateway.Pipeline{password{"secret"}, stage(func(*gateway.Request, *gateway.Grant) gateway.Verdict {
+			return gateway.Allowed("", gateway.Claim{Key: "renewed:1", Limit: 1, Reason: gateway.Revoked, Detail: "renewed already"})
+		})}
+	})
+	r := w.request("device-1")
+	w.mustEnroll(r)
+	_, err := w.gw.Enroll(t.Context(), w.request("device-1"))
+	if e := gateway.AsError(err); e.Reason != gateway.Revoked || e.Detail != "renewed already" {
+		t.Errorf("%v", err)
+	}
+	if res := w.mustEnroll(w.again(r)); !res.Repeated {
+		t.Errorf("the same request again: %+v", res)
+	}
+}
+
 // A CA whose answer was lost: the certificate waits for its confirmation from when it is known.
 func TestUnknownThenUnconfirmed(t *testing.T) {
 	w := newWorld(t, backendtest.FaultPlan{})
@@ -244,6 +297,54 @@ func TestUnknownThenUnconfirmed(t *testing.T) {
 	w.work(0)
 	if s := w.state(r.ID); s != gateway.StateRejected || !w.revoked(r.ID) {
 		t.Errorf("%s, revoked %v", s, w.revoked(r.ID))
+	}
+}
+
+// A rejected certificate is revoked in the end: the gateway is killed before it has answered the rejection, and the CA
+// cannot be reached for a while.
+func TestRejectedIsRevokedInTheEnd(t *testing.T) {
+	killed := false
+	w := newWorld(t, backendtest.FaultPlan{}, once, func(w *world) {
+		w.opts.Crash = func(point string) {
+			if point == gateway.CrashAfterConclude {
+				killed = true
+				panic(point)
+			}
+		}
+	})
+	down := true
+	w.twist(&twisted{revoke: func(ctx context.Context, r *backend.RevokeRequest) error {
+		if down {
+			return status.Error(codes.Unavailable, "the CA's process was killed")
+		}
+		return w.memory.Revoke(ctx, r)
+	}})
+	r := w.exchange(w.request("device-1"), "a")
+	w.mustEnroll(r)
+	func() {
+		defer func() { recover() }() //nolint:errcheck // the kill
+		w.confirm(r.ID, false)       //nolint:errcheck // nobody reads its answer
+	}()
+	if !killed {
+		t.Fatal("the crash point was never passed")
+	}
+	for range 3 {
+		w.restart()
+		w.work(time.Minute)
+	}
+	if w.revoked(r.ID) || w.state(r.ID) != gateway.StateRejected {
+		t.Fatalf("%s, revoked %v", w.state(r.ID), w.revoked(r.ID))
+	}
+	if _, err := w.confirm(r.ID, true); !errors.Is(err, gateway.ErrStale) {
+		t.Errorf("confirmed when its revocation was queued: %v", err)
+	}
+	if res, err := w.gw.Enroll(t.Context(), w.again(r)); err != nil || res.Transaction == r.ID {
+		t.Errorf("the same message again: %+v, %v", res, err)
+	}
+	down = false
+	w.work(10 * time.Minute)
+	if !w.revoked(r.ID) {
+		t.Error("not revoked, though the CA is back")
 	}
 }
 

@@ -21,6 +21,16 @@ type watched struct {
 	postpone func(w gateway.Work, note string)
 	reading  func() error // before Transaction
 	record   func() error // before Record
+	adopting func() error // before Adopt
+}
+
+func (s *watched) Adopt(ctx context.Context, a *gateway.Adoption) error {
+	if s.adopting != nil {
+		if err := s.adopting(); err != nil {
+			return err
+		}
+	}
+	return s.Store.Adopt(ctx, a)
 }
 
 func (s *watched) Begin(ctx context.Context, b *gateway.Beginning) (int64, error) {

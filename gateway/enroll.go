@@ -151,7 +151,8 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	switch {
 	case errors.As(err, &lost):
 		d.stage, d.note = "claim", lost.Claim.Key+": "+lost.Claim.Lost
-		return nil, g.refuse(ctx, d, Errorf(NotAuthorized, "already used", "%w", lost))
+		c := lost.Claim
+		return nil, g.refuse(ctx, d, Errorf(orDefault(c.Reason, NotAuthorized), orDefault(c.Detail, "already used"), "%w", lost))
 	case errors.As(err, &twin):
 		// Its twin failed while we waited. The client's next try is a request of its own.
 		return nil, unavailable("the same request has just failed", twin)

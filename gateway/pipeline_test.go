@@ -88,7 +88,9 @@ func TestPipeline(t *testing.T) {
 		{"anyOf: none allows, the farthest decides", Pipeline{AnyOf(
 			Pipeline{deny("a", Unauthenticated)}, Pipeline{allow("b"), deny("c", BadTime)})}, Deny, BadTime, "anyOf", ""},
 		{"anyOf: none allows, the first decides a tie", Pipeline{AnyOf(
-			Pipeline{deny("a", Unauthenticated)}, Pipeline{deny("b", Untrusted)})}, Deny, Unauthenticated, "anyOf", ""},
+			Pipeline{deny("a", BadTemplate)}, Pipeline{deny("b", Untrusted)})}, Deny, BadTemplate, "anyOf", ""},
+		{"anyOf: none allows, of a tie the first that found its credentials decides", Pipeline{AnyOf(
+			Pipeline{deny("a", Unauthenticated)}, Pipeline{deny("b", Untrusted)}, Pipeline{deny("c", BadTemplate)})}, Deny, Untrusted, "anyOf", ""},
 		{"anyOf: allow beats hold", Pipeline{AnyOf(Pipeline{hold("a")}, Pipeline{allow("b")})}, Allow, "", "", ""},
 		{"anyOf: hold beats deny", Pipeline{AnyOf(Pipeline{deny("a", Untrusted)}, Pipeline{hold("b")})}, Hold, "", "anyOf", ""},
 		{"anyOf: nothing", Pipeline{AnyOf()}, Deny, NotAuthorized, "anyOf", ""},

@@ -98,15 +98,18 @@ func (g *Gateway) identified(ctx context.Context, r *Request, e *Endpoint) bool 
 // join answers with the outcome of an earlier transaction that asks for the same: the same message again, or, in a new
 // exchange, what was asked for in one that broke off. The transaction then goes on in the new exchange.
 func (g *Gateway) join(ctx context.Context, r *Request, id string) (*Result, error) {
-	t, err := g.settledOrNot(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	if key := repeatKey(r); t.Repeat != key && t.Resume != "" && t.Resume == resumeKey(r) {
-		if !t.State.Open() {
-			if r.Confirm || t.State != StateIssued {
-				return nil, nil // confirmed: what is asked for now is another certificate
-			}
+	for {
+		t, err := g.settledOrNot(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		key := repeatKey(r)
+		switch {
+		case t.Repeat == key || t.Resume == "" || t.Resume != resumeKey(r):
+			return g.replay(t)
+		case !t.State.Open() && (r.Confirm || t.State != StateIssued):
+			return nil, nil // confirmed: what is asked for now is another certificate
+		case !t.State.Open():
 			t.Exchange = r.Exchange
 			return g.replay(t)
 		}
@@ -115,13 +118,13 @@ func (g *Gateway) join(ctx context.Context, r *Request, id string) (*Result, err
 		case errors.As(err, &twin):
 			return nil, nil // the same message made a transaction meanwhile: Begin finds it
 		case errors.Is(err, ErrStale):
-			return nil, nil // concluded meanwhile
+			continue // it was open, and is not: what became of it may be just what is asked for
 		case err != nil:
 			return nil, err
 		}
 		t.WireID, t.Exchange = r.WireID, r.Exchange
+		return g.replay(t)
 	}
-	return g.replay(t)
 }
 
 // settledOrNot returns a transaction, for whose outcome it waits a while when this process is at it.

@@ -47,6 +47,9 @@ type Claim struct {
 	Key   string // what is used, e.g. "challenge:<hash>"; a quota per time has the period in its key
 	Limit int64  // uses that Key has in all
 	Lost  string // the operator's note when it is lost
+
+	Reason Reason // of the refusal when it is lost; "": NotAuthorized
+	Detail string // for the client then; "": "already used"
 }
 
 // Judged is a stage's verdict as it is kept with the transaction.

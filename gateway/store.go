@@ -90,6 +90,9 @@ type Certificate struct {
 	RevokedAt   time.Time // zero while valid
 	Revocation  int       // CRLReason, with RevokedAt
 	Replaces    []byte    // serial of the certificate that it renewed, nil for none
+	// State is its transaction's, "" where it comes with that. A certificate counts while it is StateIssued: before, nobody
+	// has confirmed it; rejected or failed, it counts no more, whenever its CA comes to revoke it.
+	State State
 }
 
 // WorkKind is what a row of the work table waits for.
@@ -160,11 +163,12 @@ type Store interface {
 
 	// Transaction returns one transaction, with its certificate. ErrNotFound.
 	Transaction(ctx context.Context, id string) (*Transaction, error)
-	// ByWireID returns the newest transaction of the endpoint with the wire ID, with its certificate. ErrNotFound.
+	// ByWireID returns the transaction of the endpoint with the wire ID, with its certificate: the newest that is open, else
+	// the newest that was not refused. ErrNotFound.
 	ByWireID(ctx context.Context, endpoint, wireID string) (*Transaction, error)
 	// Transactions lists the newest first, without certificates' DER.
 	Transactions(ctx context.Context, f TransactionFilter) ([]*Transaction, error)
-	// Certificate returns one certificate by issuer and serial. ErrNotFound.
+	// Certificate returns one certificate by issuer and serial, with its State. ErrNotFound.
 	Certificate(ctx context.Context, issuer, serial []byte) (*Certificate, error)
 	// Certificates lists the newest first.
 	Certificates(ctx context.Context, f CertificateFilter) ([]*Certificate, error)

@@ -72,19 +72,45 @@ func (p *process) openSealer(ctx context.Context, cfg *Config) (*seal.Sealer, er
 		if err != nil {
 			return nil, cfg.fault(at("seal", "file"), "%v", err)
 		}
-		return s, nil
+		return s, p.warnOfOtherKey(ctx, s, cfg.path(cfg.Seal.File))
 	}
 	path := filepath.Join(p.data, sealKey)
-	if !holdsSomething(path) {
-		kept, err := p.store.Secrets(ctx, "", "", "", 1)
+	if holdsSomething(path) {
+		s, err := seal.Load(path, false)
 		if err != nil {
 			return nil, err
 		}
-		if len(kept) > 0 {
-			p.log.Warn("the key that sealed the shared secrets of devices is gone, and a new one is made: none of them can be opened; stop and restore it, or give the devices new secrets", "file", path)
-		}
+		return s, p.warnOfOtherKey(ctx, s, path)
+	}
+	kept, err := p.store.Secrets(ctx, "", "", "", 1)
+	if err != nil {
+		return nil, err
+	}
+	if len(kept) > 0 {
+		p.log.Warn("the key that sealed the shared secrets of devices is gone, and a new one is made: none of them can be opened; stop and restore it, or give the devices new secrets", "file", path)
 	}
 	return seal.Load(path, true)
+}
+
+// warnOfOtherKey tells of a key that does not open what the store holds: a backup from before, or another replica's.
+func (p *process) warnOfOtherKey(ctx context.Context, s *seal.Sealer, file string) error {
+	kept, err := p.store.Secrets(ctx, "", "", "", 1)
+	if err != nil || len(kept) == 0 {
+		return err
+	}
+	one, err := p.store.Secret(ctx, kept[0].Endpoint, kept[0].Reference)
+	if errors.Is(err, gateway.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// Which key it is stands before what it is sealed for.
+	if _, err := s.Open(one.Sealed); errors.Is(err, seal.ErrOtherKey) {
+		p.log.Warn("shared secrets of devices are sealed under another key, and those cannot be opened: gateways that share a store need one key (seal: {file: FILE}), and a backup the key of its time",
+			"file", file, "key", s.ID(), "err", err)
+	}
+	return nil
 }
 
 // furnish does the part of build after which plugins run.

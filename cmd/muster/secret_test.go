@@ -146,6 +146,12 @@ func TestSecretCommand(t *testing.T) {
 		t.Error(g.stderr)
 	}
 	g.end(syscall.SIGTERM)
+	// From then on there is a key, and it is another one's: that is told too.
+	g = serveOn(t, dir, "--config", filepath.Join(dir, "muster.yaml"))
+	if !strings.Contains(g.stderr.String(), "sealed under another key") {
+		t.Error(g.stderr)
+	}
+	g.end(syscall.SIGTERM)
 }
 
 func TestStoresSecrets(t *testing.T) {

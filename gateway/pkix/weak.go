@@ -95,14 +95,39 @@ func closePrimes(n *big.Int) bool {
 	return false
 }
 
-// maybeSquare spares most of the square roots: a square is 0, 1, 4, 9, 16, 17, 25, 33, 36, 41, 49 or 57 modulo 64.
+// squarePrimes are the odd primes below 64 whose product is below 2^64.
+var squarePrimes = [...]uint64{3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53}
+
+// squareMasks[i] has the bits of the squares modulo squarePrimes[i]; squareProduct is the product of them all.
+var squareMasks, squareProduct = func() (masks [len(squarePrimes)]uint64, product *big.Int) {
+	product = big.NewInt(1)
+	for i, p := range squarePrimes {
+		for r := range p {
+			masks[i] |= 1 << (r * r % p)
+		}
+		product.Mul(product, new(big.Int).SetUint64(p))
+	}
+	return masks, product
+}()
+
+// maybeSquare spares nearly all of the square roots: a square is one modulo every prime (and modulo 64, where it is 0, 1, 4, 9, 16,
+// 17, 25, 33, 36, 41, 49 or 57), what is none passes with a probability of about 2^-17.
 func maybeSquare(x *big.Int) bool {
 	const squares = 1<<0 | 1<<1 | 1<<4 | 1<<9 | 1<<16 | 1<<17 | 1<<25 | 1<<33 | 1<<36 | 1<<41 | 1<<49 | 1<<57
 	var low uint
 	for i := range 6 {
 		low |= x.Bit(i) << i
 	}
-	return squares>>low&1 == 1
+	if squares>>low&1 == 0 {
+		return false
+	}
+	r := new(big.Int).Rem(x, squareProduct).Uint64()
+	for i, p := range squarePrimes {
+		if squareMasks[i]>>(r%p)&1 == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // The field of Ed25519 and the constant d of its curve (RFC 8032 section 5.1).

@@ -52,7 +52,7 @@ func (s *Store) MarkRevoked(ctx context.Context, r *gateway.Revocation) error {
 // Certificate is gateway.Store. Leading zeros of the serial number do not matter.
 func (s *Store) Certificate(ctx context.Context, issuer, serial []byte) (*gateway.Certificate, error) {
 	var r certificateRow
-	if err := s.read(ctx, readCertificate, blob(issuer), magnitude(serial)).Scan(r.dest()...); err != nil {
+	if err := s.read(ctx, readCertificate, blob(issuer), magnitude(serial)).Scan(append(r.dest(), &r.state)...); err != nil {
 		return nil, notFound(err)
 	}
 	return r.certificate()
@@ -75,7 +75,7 @@ func (s *Store) Certificates(ctx context.Context, f gateway.CertificateFilter) (
 	var out []*gateway.Certificate
 	err := s.list(ctx, selectCertificate, &q, "c.tx DESC", f.Limit, func(scan func(...any) error) error {
 		var r certificateRow
-		if err := scan(r.dest()...); err != nil {
+		if err := scan(append(r.dest(), &r.state)...); err != nil {
 			return err
 		}
 		c, err := r.certificate()

@@ -86,7 +86,7 @@ func TestSQLiteFiles(t *testing.T) {
 // each runs a test on an empty database of both kinds.
 func each(t *testing.T, test func(t *testing.T, d *database)) {
 	t.Run("SQLite", func(t *testing.T) { test(t, newSQLite(t)) })
-	t.Run("PostgreSQL", func(t *testing.T) { test(t, newPostgres(t, pgtest.Start(t))) })
+	t.Run("PostgreSQL", func(t *testing.T) { test(t, newPostgres(t, pgtest.Start(t, pgtest.Volatile))) })
 }
 
 func TestSchemaVersions(t *testing.T) {
@@ -121,7 +121,7 @@ func TestSchemaVersions(t *testing.T) {
 }
 
 func TestReplicasStartTogether(t *testing.T) {
-	d := newPostgres(t, pgtest.Start(t))
+	d := newPostgres(t, pgtest.Start(t, pgtest.Volatile))
 	var wg sync.WaitGroup
 	for i := range 4 {
 		wg.Go(func() {
@@ -140,7 +140,7 @@ func TestReplicasStartTogether(t *testing.T) {
 
 // TestConnectionLost: PostgreSQL restarts, or the network fails; nothing but the calls under way is lost.
 func TestConnectionLost(t *testing.T) {
-	c := pgtest.Start(t)
+	c := pgtest.Start(t, pgtest.Volatile)
 	d := newPostgres(t, c)
 	s := d.Open(t, "one", nil)
 	record := func() error { return s.Record(t.Context(), gateway.AuditEvent{Kind: "strangers"}) }

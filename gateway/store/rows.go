@@ -32,8 +32,8 @@ const (
 		FROM transactions t LEFT JOIN certificates c ON c.tx = t.id LEFT JOIN chains h ON h.hash = c.chain`
 	listTransactions = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, NULL, NULL, NULL
 		FROM transactions t LEFT JOIN certificates c ON c.tx = t.id`
-	selectCertificate = `SELECT ` + readCertificateColumns + `, c.der, h.body
-		FROM certificates c LEFT JOIN chains h ON h.hash = c.chain`
+	selectCertificate = `SELECT ` + readCertificateColumns + `, c.der, h.body, t.state
+		FROM certificates c LEFT JOIN chains h ON h.hash = c.chain LEFT JOIN transactions t ON t.id = c.tx`
 
 	selectSecret = `SELECT endpoint, reference, device, sealed, created, not_after FROM secrets`
 	listSecrets  = `SELECT endpoint, reference, device, NULL, created, not_after FROM secrets`
@@ -130,12 +130,13 @@ func transactionRow(scan func(...any) error) (*gateway.Transaction, error) {
 	return &t, err
 }
 
-// certificateRow takes the columns of a certificate, which are NULL where a LEFT JOIN found none.
+// certificateRow takes the columns of a certificate, which are NULL where a LEFT JOIN found none. With a transaction, state
+// is left to that.
 type certificateRow struct {
 	issuer, serial, subjectRaw, keyHash, der, replaces         []byte
 	tx, backend, endpoint, profile, device, requester, subject sql.NullString
 	notBefore, notAfter, revokedAt, revocation                 sql.NullInt64
-	chain                                                      sql.NullString
+	chain, state                                               sql.NullString
 }
 
 func (r *certificateRow) dest() []any {
@@ -151,7 +152,7 @@ func (r *certificateRow) certificate() (*gateway.Certificate, error) {
 		Profile: r.profile.String, Device: r.device.String, Requester: r.requester.String, Subject: r.subject.String,
 		SubjectRaw: r.subjectRaw, KeyHash: r.keyHash, NotBefore: fromMicros(r.notBefore.Int64),
 		NotAfter: fromMicros(r.notAfter.Int64), DER: r.der, RevokedAt: fromMicros(r.revokedAt.Int64),
-		Revocation: int(r.revocation.Int64), Replaces: r.replaces,
+		Revocation: int(r.revocation.Int64), Replaces: r.replaces, State: gateway.State(r.state.String),
 	}
 	if r.chain.Valid {
 		if err := json.Unmarshal([]byte(r.chain.String), &c.Chain); err != nil {

@@ -81,6 +81,9 @@ const settleable = `CASE WHEN state = 'unconfirmed' THEN $7 WHEN state IN ` + op
 // keysOf are both keys of a transaction. They are few and in an index: each database looks them up in their order.
 const keysOf = `((SELECT repeat FROM transactions WHERE id = $1), (SELECT resume FROM transactions WHERE id = $1))`
 
+// ofWireID has the conditions of the index transactions_wire, or it would not be used.
+const ofWireID = `SELECT id FROM transactions WHERE wire_id = $2 AND endpoint = $1 AND wire_id <> '' AND length(wire_id) <= 500 AND `
+
 // texts is the SQL of every prepared statement. now($n) is the database's clock.
 var texts = [statements]string{
 	// Where the key's time is over, the newer transaction takes it; also from one that was closed by an older release, which knows
@@ -115,7 +118,9 @@ var texts = [statements]string{
 		WHERE key IN (SELECT key FROM uses WHERE tx = $1)`,
 	dropUses: `DELETE FROM uses WHERE tx = $1`,
 
-	adoptTransaction: `UPDATE transactions SET wire_id = $2, exchange = $3, updated = $4 WHERE id = $1 AND state IN ` + open,
+	// The time to confirm counts from when the certificate was there, and updated tells when that was.
+	adoptTransaction: `UPDATE transactions SET wire_id = $2, exchange = $3,
+		updated = CASE WHEN state = 'unconfirmed' THEN updated ELSE $4 END WHERE id = $1 AND state IN ` + open,
 	freeOldRepeat: `DELETE FROM repeats
 		WHERE key = (SELECT repeat FROM transactions WHERE id = $1 AND repeat <> resume) AND tx = $1`,
 	setRepeat: `UPDATE transactions SET repeat = $2 WHERE id = $1`,
@@ -156,9 +161,9 @@ var texts = [statements]string{
 	readRepeat: selectTransaction + ` JOIN repeats r ON r.tx = t.id
 		WHERE r.key = $1 AND r.expires > $2 AND (r.expires < $3 OR t.state IN ` + open + `)`,
 	readTransaction: selectTransaction + ` WHERE t.id = $1`,
-	// The conditions of the index transactions_wire stand here again, or it would not be used.
-	readByWireID: selectTransaction + ` WHERE t.wire_id = $2 AND t.endpoint = $1 AND t.wire_id <> '' AND length(t.wire_id) <= 500
-		ORDER BY t.id DESC LIMIT 1`,
+	// Whoever is refused under another's wire ID, or begins with it at the same time, hides nothing from it.
+	readByWireID: selectTransaction + ` WHERE t.id = COALESCE((` + ofWireID + `state IN ` + open + ` ORDER BY id DESC LIMIT 1),
+		(` + ofWireID + `state <> 'refused' ORDER BY id DESC LIMIT 1))`,
 	readCertificate: selectCertificate + ` WHERE c.issuer = $1 AND c.serial = $2`,
 	readSecret:      selectSecret + ` WHERE endpoint = $1 AND reference = $2`,
 	anyDue:          `SELECT 1 FROM work WHERE due <= now($1) AND lease_until <= now($1) LIMIT 1`,

@@ -31,6 +31,24 @@ func TestConfirmWaitTime(t *testing.T) {
 	}
 }
 
+// What is told to who polls is when the certificate will be revoked, not when it could have been asked for.
+func TestConfirmWaitTimeAfterPolls(t *testing.T) {
+	w := newWorld(t, worldOptions{config: Config{ConfirmWait: 7 * 60e9}})
+	w.gateway.decide = func(*gateway.Request) (*gateway.Error, gateway.State) { return nil, gateway.StateHeld }
+	c := w.macClient("ref-1")
+	c.info = []cmpmsg.InfoTypeAndValue{{Type: cmpmsg.OIDConfirmWaitTime}}
+	c.ask(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}.body(t))
+	tx := w.gateway.tx(t)
+	w.gateway.settle(tx, w.gateway.last(t))
+	tx.Updated = testTime.Add(time.Minute)
+	w.now = testTime.Add(3 * time.Minute)
+	value, _ := c.ask(&cmpmsg.PollReq{ReqIDs: []*big.Int{big.NewInt(0)}}).Header.Info(cmpmsg.OIDConfirmWaitTime)
+	var until time.Time
+	if in := cryptobyte.String(value); !in.ReadASN1GeneralizedTime(&until) || !until.Equal(tx.Updated.Add(tx.ConfirmWait)) {
+		t.Errorf("%s, want %s", until, tx.Updated.Add(tx.ConfirmWait))
+	}
+}
+
 func TestProfileName(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	for name, want := range map[string]string{"base-station": "base-station", "": ""} {

@@ -146,6 +146,9 @@ func (c Config) check() error {
 	if d := time.Duration(c.RetryAfter); d != 0 && (d < time.Second || d > maxRetryAfter) {
 		return fmt.Errorf("retry-after: not from 1s to %s", maxRetryAfter)
 	}
+	if d := c.WithDefaults(); d.RetryAfter >= d.ConfirmWait && c.RetryAfter != 0 {
+		return fmt.Errorf("retry-after: shorter than confirm-wait, or a certificate that is fetched by polling is revoked before")
+	}
 	for _, l := range c.Legacy {
 		if l != LegacySHA1 {
 			return fmt.Errorf("legacy: not a list of sha1")

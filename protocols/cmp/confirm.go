@@ -22,6 +22,7 @@ func (x *exchange) goesOn(p *prior) *refusal {
 	if !p.record.begunBy(x.requester) {
 		return refused(gateway.NotAuthorized, "the transaction was begun by another requester: protect the message with the same secret or certificate as the request", nil)
 	}
+	x.goingOn = p.record
 	if !p.record.gave(x.message.Header.RecipNonce) {
 		return failing(cmpmsg.BadRecipientNonce, gateway.Malformed, "the recipNonce is not the senderNonce of the last answer")
 	}
@@ -41,6 +42,9 @@ func (x *exchange) confirm(b *cmpmsg.CertConf, p *prior) *refusal {
 	if ref := x.goesOn(p); ref != nil {
 		return ref
 	}
+	if p.kept() {
+		return x.confirmKept(b, p)
+	}
 	if done, ref := x.confirmedBefore(p); done {
 		return ref
 	}
@@ -52,6 +56,33 @@ func (x *exchange) confirm(b *cmpmsg.CertConf, p *prior) *refusal {
 		return ref
 	}
 	return x.conclude(p, v)
+}
+
+// kept reports whether the certificate is issued for good though no certConf came, and none was renounced: the endpoint
+// keeps what is not confirmed, or an earlier exchange for the same certificate was granted implicit confirmation.
+func (p *prior) kept() bool {
+	return p.State == gateway.StateIssued && p.record.Confirmed == nil && !p.record.Implicit && p.Certificate != nil && p.Certificate.RevokedAt.IsZero()
+}
+
+// confirmKept answers certConf for a certificate that was kept: a device that takes it, late, must not think that it has
+// none. Nothing is left to change, so that whoever does not take it is told as much.
+func (x *exchange) confirmKept(b *cmpmsg.CertConf, p *prior) *refusal {
+	if ref := x.checkTime(); ref != nil {
+		return ref
+	}
+	v, ref := x.judge(b, p)
+	if ref != nil {
+		return ref
+	}
+	if !v.accepted {
+		return failing(cmpmsg.CertConfirmed, gateway.Unsupported, "the certificate was kept when no confirmation came: it cannot be rejected any more")
+	}
+	answer := parts{Nonce: p.record.nonceFor(x.hash), Time: x.h.now().Unix()}
+	var err error
+	if answer.Salt, err = x.h.random(saltSize); err != nil {
+		return refused(gateway.Internal, "", err)
+	}
+	return x.send(answer, &cmpmsg.PKIConf{}, nil, nil)
 }
 
 // abort answers error: the client ends the transaction, and with it its certificate unless that is confirmed (RFC 9810

@@ -103,6 +103,34 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+// A certificate that was kept when no confirmation came: the device that takes it late is told so, and nobody else is.
+func TestConfirmKept(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	c, cert := enrolled(t, w, w.macClient("ref-1"))
+	tx := w.gateway.tx(t)
+	tx.State = gateway.StateIssued // as the time-out leaves it
+	w.gateway.byID[tx.ID] = tx
+	peer := c.peer
+	for _, conf := range []*cmpmsg.CertConf{{}, confirmation(random(32), 0)} {
+		c.peer = peer
+		if fail, text, _ := failure(c.ask(conf)); fail != cmpmsg.CertConfirmed {
+			t.Errorf("rejected: %b %s", fail, text)
+		}
+	}
+	c.peer = peer
+	if m := c.ask(confirmation(certHash(cert), 0)); m.Body.Type() != cmpmsg.TypePKIConf {
+		t.Errorf("accepted: %+v", m.Body)
+	}
+	if n := len(w.gateway.confirms); n != 0 || w.gateway.tx(t).State != gateway.StateIssued {
+		t.Errorf("%d confirmations, %s", n, w.gateway.tx(t).State)
+	}
+	other := w.macClient("ref-2")
+	other.txid, other.peer = c.txid, peer
+	if fail, _, _ := failure(other.ask(confirmation(certHash(cert), 0))); fail != cmpmsg.NotAuthorized {
+		t.Errorf("another device: %b", fail)
+	}
+}
+
 // RFC 9481 section 3.3: a certificate signed with Ed25519 is confirmed with SHA-512.
 func TestConfirmEd25519(t *testing.T) {
 	w := newWorld(t, worldOptions{caKey: newEd25519()})
@@ -186,6 +214,36 @@ func TestConfirmIsTheRequesters(t *testing.T) {
 				t.Error(got)
 			}
 		})
+	}
+}
+
+// A failure is an answer, too: the recipNonce of what follows is its senderNonce. Only the requester's own counts.
+func TestConfirmAfterFailure(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	c, cert := enrolled(t, w, w.macClient("ref-1"))
+	early := confirmation(certHash(cert), 0)
+	early.Statuses[0].HashAlg = &cmpmsg.AlgorithmIdentifier{OID: asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 1}}
+	if fail, _, _ := failure(c.ask(early)); fail != cmpmsg.BadCertID { // version 3 only
+		t.Fatalf("%b", fail)
+	}
+	again := c.peer
+	if fail, _, _ := failure(c.ask(early)); fail != cmpmsg.BadCertID || bytes.Equal(again, c.peer) {
+		t.Fatalf("%b, nonce %x, before %x", fail, c.peer, again)
+	}
+	stranger := w.macClient("ref-2")
+	stranger.txid, stranger.peer = c.txid, c.peer
+	if fail, _, _ := failure(stranger.ask(early)); fail != cmpmsg.NotAuthorized {
+		t.Fatalf("%b", fail)
+	}
+	mine := c.peer
+	c.peer = stranger.peer
+	if fail, _, _ := failure(c.ask(confirmation(certHash(cert), 0))); fail != cmpmsg.BadRecipientNonce {
+		t.Errorf("with the nonce of another's failure: %b", fail)
+	}
+	c.peer = mine
+	if m := c.ask(confirmation(certHash(cert), 0)); m.Body.Type() != cmpmsg.TypePKIConf {
+		_, text, _ := failure(m)
+		t.Errorf("%s %s", m.Body.Type(), text)
 	}
 }
 

@@ -2,6 +2,7 @@ package cmp
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
@@ -17,8 +18,12 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 	if ref := x.readProfile(); ref != nil {
 		return ref
 	}
-	if ref := x.checkTransaction(); ref != nil {
+	late, ref := x.checkTransaction()
+	if ref != nil {
 		return ref
+	}
+	if late != nil {
+		x.request.OnlyRepeat = late.err
 	}
 	w, ref := fill()
 	if ref != nil {
@@ -44,32 +49,40 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 	result, err := x.h.gateway.Enroll(x.r.Context(), x.request)
 	if err != nil {
 		e := gateway.AsError(err)
-		late := x.request.OnlyRepeat != nil && e.Reason == x.request.OnlyRepeat.Reason // the message's fault, not the request's
-		return &refusal{err: e, rejection: !late, noted: true}                         // the gateway has noted it
+		// The gateway has noted it.
+		if late != nil && e.Reason == late.err.Reason { // the message's fault, not the request's
+			return &refusal{err: e, fail: late.fail, noted: true}
+		}
+		return &refusal{err: e, rejection: true, noted: true}
 	}
 	return x.answer(result)
 }
 
 // checkTransaction judges transactionID and messageTime: a repetition of a message is answered as it was before, whatever
-// its time; no other message may use the identifier of an open transaction (RFC 9810 section 5.1.1).
-func (x *exchange) checkTransaction() *refusal {
+// its time; no other message may use the identifier of an open transaction (RFC 9810 section 5.1.1). late is what to say to a
+// message that begins nothing any more, if there is no answer to repeat.
+func (x *exchange) checkTransaction() (late, ref *refusal) {
 	p, ref := x.prior()
 	if ref != nil {
-		return ref
+		return nil, ref
 	}
 	if p != nil && p.State.Open() {
 		switch {
 		case p.repeats(x.hash):
-			return nil
+			return nil, nil
 		case p.record.MAC != (x.requester.mac != nil):
-			return mixed(x.requester.mac != nil)
+			return nil, mixed(x.requester.mac != nil)
 		}
-		return failing(cmpmsg.TransactionIDInUse, gateway.DuplicateCert, "the transactionID belongs to another transaction that is not finished: use a new one")
+		return nil, failing(cmpmsg.TransactionIDInUse, gateway.DuplicateCert, "the transactionID belongs to another transaction that is not finished: use a new one")
 	}
-	if ref := x.checkTime(); ref != nil {
-		x.request.OnlyRepeat = ref.err
+	if late := x.checkTime(); late != nil {
+		return late, nil
 	}
-	return nil
+	if p != nil && p.repeats(x.hash) && (p.State == gateway.StateIssued || p.State == gateway.StateRejected) {
+		// Whoever recorded the message could have certificates made of it else, for ever where no time is checked.
+		return failing(cmpmsg.TransactionIDInUse, gateway.DuplicateCert, "the transaction that this very message began is over: begin a new one"), nil
+	}
+	return nil, nil
 }
 
 // begin makes the record of a new transaction, with the random parts of its answer.
@@ -108,7 +121,8 @@ func (x *exchange) answer(result *gateway.Result) *refusal {
 	}
 	switch {
 	case result.Kind == gateway.ResultIssued && result.Certificate != nil:
-		return x.sendCertificate(rec, rec.Answer, result.Certificate, result.Chain, result.Unconfirmed)
+		until := rec.Answer.time().Add(time.Duration(x.endpoint.Config.ConfirmWait))
+		return x.sendCertificate(rec, rec.Answer, result.Certificate, result.Chain, result.Unconfirmed, until)
 	case result.Kind == gateway.ResultPending:
 		return x.sendWaiting(rec, result.Transaction)
 	}

@@ -26,7 +26,7 @@ type openssl struct {
 func newOpenSSL(t testing.TB, w *world) *openssl {
 	t.Helper()
 	if err := exec.Command("openssl", "cmp", "-help").Run(); err != nil {
-		t.Skip("openssl cmp (3.0 or later) is not installed")
+		t.Fatalf("openssl cmp (3.0 or later; Debian's package openssl) is needed: %v", err)
 	}
 	o := &openssl{t, w, t.TempDir()}
 	o.write("root.pem", "CERTIFICATE", w.ca.root.Raw)

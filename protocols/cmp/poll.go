@@ -61,7 +61,9 @@ func (x *exchange) deliver(p *prior, answer parts) *refusal {
 		}
 		certs = append(certs, c)
 	}
-	return x.sendCertificate(p.record, answer, certs[0], certs[1:], p.State == gateway.StateUnconfirmed)
+	// The time counts from when the certificate was there, however late the client asks for it.
+	until := p.Updated.Add(p.ConfirmWait)
+	return x.sendCertificate(p.record, answer, certs[0], certs[1:], p.State == gateway.StateUnconfirmed, until)
 }
 
 // reject answers that the request has failed meanwhile. It was noted when it did.

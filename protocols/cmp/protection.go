@@ -111,7 +111,7 @@ func (x *exchange) verifySignature(p *prior) (*requester, *refusal) {
 	}
 	if len(candidates) == 0 {
 		return nil, refused(gateway.BadIntegrity, "no certificate in extraCerts is the sender's: its subject is the sender, its subjectKeyIdentifier the senderKID",
-			fmt.Errorf("sender %s, %d extraCerts that parse", pkix.FormatName(sender), len(certs)))
+			fmt.Errorf("sender %s, senderKID %x, %s", pkix.FormatName(sender), h.SenderKID[:min(len(h.SenderKID), maxReference)], census(x.message.ExtraCerts)))
 	}
 	protected := x.message.Protected()
 	var ref *refusal
@@ -159,6 +159,27 @@ func parseExtraCerts(ders [][]byte) []*x509.Certificate {
 		}
 	}
 	return certs
+}
+
+// census says what there is among the extraCerts, and why the first of those that do not parse does not, for the operator: a
+// device's own certificate may have a key of a kind that nothing here knows.
+func census(ders [][]byte) string {
+	var first error
+	good := 0
+	for _, der := range ders {
+		_, err := x509.ParseCertificate(der)
+		switch {
+		case err == nil:
+			good++
+		case first == nil:
+			first = err
+		}
+	}
+	text := fmt.Sprintf("%d extraCerts, of which %d parse", len(ders), good)
+	if first != nil {
+		text += ": " + first.Error()
+	}
+	return text
 }
 
 // signers returns those of the certificates that are the sender's, by name, and by key identifier where both sides

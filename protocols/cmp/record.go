@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
@@ -109,9 +110,11 @@ func (r *record) begunBy(q *requester) bool {
 // polls, so the nonce itself has to show that it is one of ours, in this transaction:
 //
 //	nonce = r || HMAC-SHA-256(Key, "issued" || r)[:16]      r = HMAC-SHA-256(Key, "answer" || hash)[:16]
-func (r *record) nonceFor(hash []byte) []byte {
-	half := tag(r.Key, "answer", hash)
-	return append(half, tag(r.Key, "issued", half)...)
+func (r *record) nonceFor(hash []byte) []byte { return r.mark(tag(r.Key, "answer", hash)) }
+
+// mark makes a nonce of nonceSize bytes into one that shows whose it is.
+func (r *record) mark(half []byte) []byte {
+	return append(slices.Clip(half), tag(r.Key, "issued", half)...)
 }
 
 // gave reports whether a nonce is one that an answer of this transaction had.

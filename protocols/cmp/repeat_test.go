@@ -2,6 +2,7 @@ package cmp
 
 import (
 	"bytes"
+	"crypto/x509"
 	"testing"
 	"time"
 
@@ -187,5 +188,34 @@ func TestResumeIsUnambiguous(t *testing.T) {
 			}
 			seen[string(der)] = true
 		}
+	}
+}
+
+// A message that has had its certificate makes no other, when it comes again after all that is repeated: it may be a replay.
+func TestReplayAfterTheEnd(t *testing.T) {
+	for name, tt := range map[string]struct {
+		end  func(w *world, c *client, cert *x509.Certificate)
+		want cmpmsg.FailInfo
+	}{
+		"confirmed": {func(_ *world, c *client, cert *x509.Certificate) { c.ask(confirmation(certHash(cert), 0)) }, cmpmsg.TransactionIDInUse},
+		"rejected":  {func(_ *world, c *client, _ *x509.Certificate) { c.ask(&cmpmsg.CertConf{}) }, cmpmsg.TransactionIDInUse},
+		"failed":    {func(w *world, _ *client, _ *x509.Certificate) { w.gateway.tx(t).State = gateway.StateFailed }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, worldOptions{config: Config{ClockSkew: Skew{Any: true}}})
+			c := w.macClient("ref-1")
+			first := c.message(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}.body(t))
+			tt.end(w, c, certificate(t, c.send(first), cmpmsg.TypeIP))
+			clear(w.gateway.repeats) // the repeat time is over
+			clear(w.gateway.resumes)
+			w.now = w.now.Add(30 * 24 * time.Hour)
+			issued := w.gateway.issued
+			if fail, text, _ := failure(c.send(first)); fail != tt.want {
+				t.Errorf("%b, want %b: %s", fail, tt.want, text)
+			}
+			if (w.gateway.issued != issued) != (tt.want == 0) {
+				t.Errorf("%d issued, before %d", w.gateway.issued, issued)
+			}
+		})
 	}
 }

@@ -25,8 +25,9 @@ func answerTo(t cmpmsg.BodyType) cmpmsg.BodyType {
 }
 
 // sendCertificate answers with the certificate. p holds the random parts: those of the record, or of a later poll.
-// Nothing else in it depends on when it is made, so that a repetition is the same, byte for byte.
-func (x *exchange) sendCertificate(rec *record, p parts, cert *x509.Certificate, chain []*x509.Certificate, unconfirmed bool) *refusal {
+// Nothing else in it depends on when it is made, so that a repetition is the same, byte for byte. until is when the time to
+// confirm ends.
+func (x *exchange) sendCertificate(rec *record, p parts, cert *x509.Certificate, chain []*x509.Certificate, unconfirmed bool, until time.Time) *refusal {
 	status := cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusAccepted}
 	if changes := rec.Wish.changes(cert); changes != nil {
 		status = cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusGrantedWithMods, Text: []string{modified(changes)}}
@@ -44,7 +45,7 @@ func (x *exchange) sendCertificate(rec *record, p parts, cert *x509.Certificate,
 	case rec.Implicit && !unconfirmed:
 		info = append(info, implicitConfirm())
 	case !rec.Implicit && rec.TellWait:
-		info = append(info, confirmWaitTime(p.time().Add(time.Duration(x.endpoint.Config.ConfirmWait))))
+		info = append(info, confirmWaitTime(until))
 	}
 	return x.send(p, body, info, chain)
 }
@@ -84,6 +85,10 @@ func (x *exchange) failure(e *gateway.Error, ref *refusal) ([]byte, error) {
 	p, err := x.h.parts()
 	if err != nil {
 		return nil, err
+	}
+	if x.goingOn != nil {
+		// The client's next message has the nonce of this failure as its recipNonce, and the transaction may well go on.
+		p.Nonce = x.goingOn.mark(p.Nonce)
 	}
 	status := statusInfo(e, ref.fail)
 	if ref.rejection && x.message != nil && x.message.Body != nil {

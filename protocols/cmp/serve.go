@@ -31,6 +31,7 @@ type exchange struct {
 	pvno          int             // of the answer
 	transactionID []byte          // of the answer
 	requester     *requester      // nil until the protection is verified
+	goingOn       *record         // of the transaction that the requester began and goes on with; nil for none
 	reqID         int64           // certReqId of the answer
 	answered      bool
 }

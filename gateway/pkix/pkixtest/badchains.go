@@ -87,6 +87,13 @@ var (
 // would show nothing. Keys are made once; certificates anew with each call.
 func BadChains(t testing.TB, now time.Time) []Case {
 	t.Helper()
+	return BadChainsOf(t, now, nil)
+}
+
+// BadChainsOf is BadChains with a key for the leaf of each case that is not about the leaf's key: SCEP takes RSA alone. nil
+// is a P-256 key of each case's own.
+func BadChainsOf(t testing.TB, now time.Time, leaf Key) []Case {
+	t.Helper()
 	now = now.UTC().Truncate(time.Second)
 	plans := []plan{
 		{name: "sound"},
@@ -159,7 +166,7 @@ func BadChains(t testing.TB, now time.Time) []Case {
 	}
 	cases := make([]Case, 0, len(plans))
 	for _, p := range plans {
-		cases = append(cases, p.make(t, now))
+		cases = append(cases, p.make(t, now, leaf))
 	}
 	return cases
 }
@@ -167,7 +174,7 @@ func BadChains(t testing.TB, now time.Time) []Case {
 // errNone stands for a chain that passes where SHA-1 is allowed.
 var errNone = errors.New("none")
 
-func (p plan) make(t testing.TB, now time.Time) Case {
+func (p plan) make(t testing.TB, now time.Time, key Key) Case {
 	t.Helper()
 	v := &vendor{maker: maker{t: t, now: now}}
 	root, issuing, leaf := v.ca("Vendor Root"), v.ca("Vendor Issuing CA"), v.device()
@@ -185,7 +192,10 @@ func (p plan) make(t testing.TB, now time.Time) Case {
 	}
 	v.root = v.issue(root, nil, v.newKey())
 	v.issuing = v.issue(issuing, v.root, caKey)
-	c := Case{Name: p.name, Key: v.newKey(), Roots: []*x509.Certificate{v.root.cert}, WantErr: p.want, Legacy: p.want}
+	if key == nil {
+		key = v.newKey()
+	}
+	c := Case{Name: p.name, Key: key, Roots: []*x509.Certificate{v.root.cert}, WantErr: p.want, Legacy: p.want}
 	if p.legacy != nil {
 		c.Legacy = nil
 	}

@@ -332,6 +332,35 @@ func testUnconfirmedNonsense(e *env) {
 	e.wantNoWork()
 }
 
+// A certificate tells whether it counts.
+func testCertificateState(e *env) {
+	state := func(c *gateway.Certificate, want gateway.State) {
+		e.Helper()
+		got, err := e.s.Certificate(e.ctx(), c.Issuer, c.Serial)
+		e.must(err)
+		if got.State != want {
+			e.Errorf("the certificate's transaction is %q, want %q", got.State, want)
+		}
+	}
+	for _, accepted := range []bool{true, false} {
+		tx, epoch := e.begun()
+		s := e.unconfirmed(tx, epoch, time.Hour)
+		e.must(e.s.Settle(e.ctx(), s))
+		state(s.Certificate, gateway.StateUnconfirmed)
+		c, want := e.accepted(tx), gateway.StateIssued
+		if !accepted {
+			c, want = e.rejected(tx), gateway.StateRejected
+		}
+		e.must(e.s.Conclude(e.ctx(), c))
+		state(s.Certificate, want)
+	}
+	tx, epoch := e.begun()
+	s := e.failed(tx, epoch)
+	s.Certificate, s.Next, s.Release = e.certificate(tx), gateway.WorkRevoke, false
+	e.must(e.s.Settle(e.ctx(), s))
+	state(s.Certificate, gateway.StateFailed)
+}
+
 func testByWireID(e *env) {
 	byWireID := func(endpoint, wireID, want string) {
 		e.Helper()
@@ -360,11 +389,17 @@ func testByWireID(e *env) {
 	byWireID("ran", "0011", a.ID)
 	c, epoch := begin("ran", "0011")
 	e.must(e.s.Settle(e.ctx(), e.failed(c, epoch)))
+	byWireID("ran", "0011", a.ID) // the one that goes on
+	e.must(e.s.Conclude(e.ctx(), e.accepted(a)))
 	byWireID("ran", "0011", c.ID) // the newest, in whatever state
 	d := e.transaction(gateway.StateRefused)
 	d.WireID = "0011"
 	e.must(e.s.Refuse(e.ctx(), d, event("refused", d)))
-	byWireID("ran", "0011", d.ID)
+	byWireID("ran", "0011", c.ID) // but whoever was refused
+	d = e.transaction(gateway.StateRefused)
+	d.WireID = "0022"
+	e.must(e.s.Refuse(e.ctx(), d, event("refused", d)))
+	byWireID("ran", "0022", "")
 	byWireID("ran", "00", "")
 	byWireID("ra", "0011", "")
 	byWireID("", "0011", "")

@@ -89,6 +89,7 @@ func testCertificates(e *env) {
 		s.Certificate.SubjectRaw = []byte{byte(i / 3)}
 		s.Certificate.NotAfter = e.clock.Now().Truncate(time.Second).Add(time.Duration(i+1) * time.Hour)
 		e.must(e.s.Settle(e.ctx(), s))
+		s.Certificate.State = gateway.StateIssued
 		all = append(all, s.Certificate)
 	}
 	revoke := func(i int, at time.Time) {

@@ -87,11 +87,11 @@ func (m *model) conclude(e *env, r *rand.Rand) {
 	}
 }
 
-// wire looks for the newest transaction with a wire ID.
+// wire looks for the newest transaction with a wire ID that is open, else for the newest.
 func (m *model) wire(e *env, r *rand.Rand) {
 	wireID, want := randomWire(r), ""
 	for _, id := range m.order {
-		if m.txs[id].wireID == wireID {
+		if tx := m.txs[id]; tx.wireID == wireID && tx.state != gateway.StateRefused && (want == "" || tx.state.Open() || !m.txs[want].state.Open()) {
 			want = id
 		}
 	}

@@ -18,6 +18,7 @@ func testSettleIssued(e *env) {
 	e.equal("transaction", e.get(tx.ID), &want)
 	got, err := e.s.Certificate(e.ctx(), s.Certificate.Issuer, s.Certificate.Serial)
 	e.must(err)
+	s.Certificate.State = gateway.StateIssued
 	e.equal("certificate", got, s.Certificate)
 	got, err = e.s.Certificate(e.ctx(), s.Certificate.Issuer, append([]byte{0, 0}, s.Certificate.Serial...))
 	e.must(err)
@@ -39,7 +40,7 @@ func testSettleIssued(e *env) {
 	e.must(e.s.Settle(e.ctx(), s))
 	got, err = e.s.Certificate(e.ctx(), s.Certificate.Issuer, []byte{0xfe, 1})
 	e.must(err)
-	s.Certificate.Serial = []byte{0xfe, 1}
+	s.Certificate.Serial, s.Certificate.State = []byte{0xfe, 1}, gateway.StateIssued
 	e.equal("certificate", got, s.Certificate)
 	e.wantRepeat(tx.Repeat, "")
 }

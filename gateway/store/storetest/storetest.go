@@ -72,6 +72,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"conclude: of another exchange", concludeOtherExchange},
 		{"adopt", testAdopt},
 		{"by wire ID", testByWireID},
+		{"state of a certificate", testCertificateState},
 		{"secrets", testSecrets},
 		{"secrets: nonsense", testSecretsNonsense},
 		{"secrets: pages", testSecretsPages},

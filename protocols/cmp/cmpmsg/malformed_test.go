@@ -57,8 +57,8 @@ var malformed = []struct {
 	{"extraCerts before protection", seq(header(), conf, tlv(0xa1, seq(aCert)), tlv(0xa0, "\x03\x02\x00\x01")), badMessage, "PKIMessage"},
 	{"extraCerts implicit", seq(header(), conf, tlv(0xa1, aCert)), badMessage, "extraCerts"},
 	{"extraCerts no certificate", seq(header(), conf, tlv(0xa1, seq("\x05\x00"))), badMessage, "extraCerts"},
-	{"16 extraCerts", seq(header(), conf, tlv(0xa1, seq(strings.Repeat(aCert, 16)))), fine, ""},
-	{"17 extraCerts", seq(header(), conf, tlv(0xa1, seq(strings.Repeat(aCert, 17)))), badMessage, "too many"},
+	{"64 extraCerts", seq(header(), conf, tlv(0xa1, seq(strings.Repeat(aCert, 64)))), fine, ""},
+	{"65 extraCerts", seq(header(), conf, tlv(0xa1, seq(strings.Repeat(aCert, 65)))), badMessage, "too many"},
 	{"element after extraCerts", seq(header(), conf, tlv(0xa1, seq(aCert)), tlv(0xa2, "\x05\x00")), badMessage, "PKIMessage"},
 
 	{"pvno 99", seq(seq(integer(99), nullDN, dirGN), conf), fine, ""},

@@ -8,7 +8,8 @@ import (
 
 // Bounds of a message, beside those of the guard (cms.Check with its defaults: 256 KiB, 32 levels, 16,384 elements).
 const (
-	maxCerts    = 16 // extraCerts, caPubs and other lists of certificates or CRLs
+	maxCerts    = 16 // caPubs and other lists of certificates or CRLs
+	maxExtra    = 64 // extraCerts: beyond what a server takes, so that its refusal can keep transactionID and nonces
 	maxRequests = 64 // elements of a body: requests, responses, statuses, nested messages
 	maxControls = 32 // controls, regInfo, extensions
 )
@@ -37,7 +38,7 @@ func Parse(der []byte) (*Message, error) {
 		// Faults of the body are kept apart from those of the message.
 		body = &input{d: &decoder{size: in.d.size}, s: raw}
 		in.tagged(0, "protection", func(in *input) { m.Protection = in.wholeBits("protection") })
-		in.tagged(1, "extraCerts", func(in *input) { m.ExtraCerts = in.certificates("extraCerts", 0, maxCerts) })
+		in.tagged(1, "extraCerts", func(in *input) { m.ExtraCerts = in.certificates("extraCerts", 0, maxExtra) })
 	})
 	in.end("PKIMessage")
 	if err := in.result(); err != nil {

@@ -21,15 +21,20 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 )
 
-// Cluster is a running server with durability as it is in production (fsync on).
+// Cluster is a running server with durability as it is in production (fsync on), unless it is Volatile.
 type Cluster struct {
 	host string // 127.0.0.1:PORT
 	last atomic.Int64
 	db   *sql.DB
 }
 
-// Start makes a cluster in a temporary directory and starts it. It is stopped and removed with the test.
-func Start(t testing.TB) *Cluster {
+// Volatile does not wait for the disk. What a process wrote before it was killed is there all the same; only a power cut
+// would tell, and no test cuts the power.
+const Volatile = "fsync=off"
+
+// Start makes a cluster in a temporary directory and starts it, with settings such as Volatile. It is stopped and removed
+// with the test.
+func Start(t testing.TB, settings ...string) *Cluster {
 	t.Helper()
 	bin := binaries(t)
 	// Not t.TempDir: its parents are closed to the server's user.
@@ -63,8 +68,13 @@ func Start(t testing.TB) *Cluster {
 	}
 	c := &Cluster{host: freeAddress(t)}
 	_, port, _ := net.SplitHostPort(c.host)
-	server, out := command("postgres", "-D", data, "-p", port, "-c", "listen_addresses=127.0.0.1",
-		"-c", "unix_socket_directories=", "-c", "max_connections=200", "-c", "deadlock_timeout=100ms", "-c", "log_min_messages=fatal")
+	args := []string{"-D", data, "-p", port}
+	for _, s := range append([]string{
+		"listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", "deadlock_timeout=100ms", "log_min_messages=fatal",
+	}, settings...) {
+		args = append(args, "-c", s)
+	}
+	server, out := command("postgres", args...)
 	if err := server.Start(); err != nil {
 		t.Fatalf("postgres: %v", err)
 	}
@@ -114,6 +124,14 @@ func (c *Cluster) NewDatabase(t testing.TB) string {
 	t.Helper()
 	name := "test" + strconv.FormatInt(c.last.Add(1), 10)
 	c.exec(t, `CREATE DATABASE `+name)
+	return name
+}
+
+// CopyDatabase is NewDatabase with what another one has, to which nobody is connected.
+func (c *Cluster) CopyDatabase(t testing.TB, from string) string {
+	t.Helper()
+	name := "test" + strconv.FormatInt(c.last.Add(1), 10)
+	c.exec(t, `CREATE DATABASE `+name+` TEMPLATE `+from)
 	return name
 }
 
