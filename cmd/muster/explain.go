@@ -147,6 +147,14 @@ func requesterOf(t *admin.Transaction) string {
 	case t.Device != "":
 		return "Device " + t.Device
 	case t.Requester == "":
+		for _, c := range t.Credentials { // proven, and known to no stage that was reached
+			switch kind, id, _ := strings.Cut(c, ":"); kind {
+			case string(gateway.CredentialMAC):
+				return "The holder of shared secret " + id + from(t.Source)
+			case string(gateway.CredentialTLS), string(gateway.CredentialSigner):
+				return "A stranger" + from(t.Source) + " with certificate " + cut(id, 13)
+			}
+		}
 		return "A stranger" + from(t.Source)
 	case kind == string(gateway.CredentialPassword):
 		return "User " + id
