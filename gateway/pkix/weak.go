@@ -111,7 +111,7 @@ var squareMasks, squareProduct = func() (masks [len(squarePrimes)]uint64, produc
 }()
 
 // maybeSquare spares nearly all of the square roots: a square is one modulo every prime (and modulo 64, where it is 0, 1, 4, 9, 16,
-// 17, 25, 33, 36, 41, 49 or 57), what is none passes with a probability of about 2^-17.
+// 17, 25, 33, 36, 41, 49 or 57), what is none passes with a probability of about 2^-16.
 func maybeSquare(x *big.Int) bool {
 	const squares = 1<<0 | 1<<1 | 1<<4 | 1<<9 | 1<<16 | 1<<17 | 1<<25 | 1<<33 | 1<<36 | 1<<41 | 1<<49 | 1<<57
 	var low uint

@@ -4,6 +4,7 @@ package backend
 // is refused, whatever it says.
 const (
 	MaxMessage     = 8 << 20  // one gRPC message
+	Window         = 1 << 20  // of HTTP/2 flow control, both ways: what is sent before the other side reads
 	MaxConfig      = 1 << 20  // Validate, Configure
 	MaxCertificate = 64 << 10 // DER
 	MaxChain       = 10       // certificates
