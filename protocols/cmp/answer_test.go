@@ -12,6 +12,7 @@ import (
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 func TestConfirmWaitTime(t *testing.T) {
@@ -70,7 +71,7 @@ func TestProfileName(t *testing.T) {
 
 // pollReq until the certificate is there, then certConf.
 func TestPoll(t *testing.T) {
-	w := newWorld(t, worldOptions{config: Config{RetryAfter: 1500e6}})
+	w := newWorld(t, worldOptions{config: Config{Limits: wire.Limits{RetryAfter: 1500e6}}})
 	w.gateway.decide = func(*gateway.Request) (*gateway.Error, gateway.State) { return nil, gateway.StateHeld }
 	c := w.macClient("ref-1")
 	m := c.ask(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1", dns: []string{"a.example"}}.body(t))

@@ -13,11 +13,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"regexp"
 	"slices"
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // Gateway is what the adapter asks of the domain. Every error is a *gateway.Error.
@@ -67,9 +67,6 @@ type Handler struct {
 	rand      io.Reader
 }
 
-// labelForm keeps names to characters that need no escaping in a path (RFC 3986 section 2.3).
-var labelForm = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}$`)
-
 // New checks the endpoints and makes a Handler. Errors name the endpoint.
 func New(o Options) (*Handler, error) {
 	if o.Gateway == nil || o.Identity == nil || o.Clock == nil || o.Log == nil {
@@ -81,16 +78,13 @@ func New(o Options) (*Handler, error) {
 	h := &Handler{
 		gateway: o.Gateway, endpoints: map[string]*Endpoint{}, identity: o.Identity, now: o.Clock, log: o.Log, rand: o.Rand,
 	}
+	var names wire.Names
 	for _, e := range o.Endpoints {
-		switch {
-		case !labelForm.MatchString(e.Name):
-			return nil, fmt.Errorf("cmp: endpoint %q: the name is part of a URL: use at most 64 of A-Z a-z 0-9 . _ ~ - and do not begin with a dot", e.Name)
-		case e.Name == labelPrefix || slices.Contains(operationLabels, e.Name):
+		if err := names.Add(e.Name, e.Default); err != nil {
+			return nil, fmt.Errorf("cmp: endpoint %q: %w", e.Name, err)
+		}
+		if e.Name == labelPrefix || slices.Contains(operationLabels, e.Name) {
 			return nil, fmt.Errorf("cmp: endpoint %q: CMP uses this path segment itself, choose another name (RFC 9811 section 3.4)", e.Name)
-		case h.endpoints[e.Name] != nil:
-			return nil, fmt.Errorf("cmp: endpoint %q: named twice", e.Name)
-		case e.Default && h.fallback != nil:
-			return nil, fmt.Errorf("cmp: endpoint %q: %q is the default already", e.Name, h.fallback.Name)
 		}
 		if err := e.Config.check(); err != nil {
 			return nil, fmt.Errorf("cmp: endpoint %q: %w", e.Name, err)

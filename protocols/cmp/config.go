@@ -7,6 +7,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // Config is the `cmp:` section of an endpoint. The zero value works.
@@ -29,10 +30,8 @@ type Config struct {
 	// CAPubs puts the root into caPubs of every ip, cp and kup. The MAC-protected answer to an ir, where a client may
 	// trust it (RFC 9810 section 5.3.2), has it always.
 	CAPubs bool `yaml:"ca-pubs"`
-	// MaxBody is how many bytes a message may have; 0 means 262144 (256 KiB), which is the most. From 4096.
-	MaxBody int64 `yaml:"max-body"`
-	// RetryAfter is the checkAfter of a pollRep, in whole seconds; 0 means 30s. From 1s to 24h.
-	RetryAfter strictyaml.Duration `yaml:"retry-after"`
+	// Limits: max-body goes up to 262144; retry-after is the checkAfter of a pollRep, too.
+	wire.Limits `yaml:",inline"`
 	// Legacy lets in what is refused otherwise: sha1 takes SHA-1 in signatures over messages and proofs of possession
 	// (never in certificates: that is the stage's to say), and where it derives the key of a MAC. HMAC-SHA-1 in PBM needs
 	// no leave.
@@ -97,25 +96,13 @@ const (
 	minConfirmWait     = time.Second
 	maxWait            = 90 * 24 * time.Hour
 	defaultSkew        = 300 * time.Second
-	defaultMaxBody     = 256 << 10
-	minMaxBody         = 4 << 10
 	maxMaxBody         = 256 << 10 // cmpmsg parses no more
-	defaultRetryAfter  = 30 * time.Second
-	maxRetryAfter      = 24 * time.Hour
 )
 
 // UnmarshalStrict decodes and checks the section.
 func (c *Config) UnmarshalStrict(file string, n *yaml.Node) error {
 	type section Config // without this method
-	s := section(*c)
-	if err := strictyaml.DecodeNode(file, n, &s); err != nil {
-		return err
-	}
-	if err := Config(s).check(); err != nil {
-		return strictyaml.Errorf(file, n, "%v", err)
-	}
-	*c = Config(s)
-	return nil
+	return wire.DecodeSection(file, n, (*section)(c), func() error { return c.check() })
 }
 
 func (c Config) check() error {
@@ -140,11 +127,8 @@ func (c Config) check() error {
 	default:
 		return fmt.Errorf("protection: not one of as-request, signature")
 	}
-	if c.MaxBody != 0 && (c.MaxBody < minMaxBody || c.MaxBody > maxMaxBody) {
-		return fmt.Errorf("max-body: not from %d to %d bytes", minMaxBody, maxMaxBody)
-	}
-	if d := time.Duration(c.RetryAfter); d != 0 && (d < time.Second || d > maxRetryAfter) {
-		return fmt.Errorf("retry-after: not from 1s to %s", maxRetryAfter)
+	if err := c.Limits.Check(maxMaxBody); err != nil {
+		return err
 	}
 	if d := c.WithDefaults(); d.RetryAfter >= d.ConfirmWait && c.RetryAfter != 0 {
 		return fmt.Errorf("retry-after: shorter than confirm-wait, or a certificate that is fetched by polling is revoked before")
@@ -174,12 +158,7 @@ func (c Config) WithDefaults() Config {
 	if c.Protection == "" {
 		c.Protection = ProtectAsRequest
 	}
-	if c.MaxBody == 0 {
-		c.MaxBody = defaultMaxBody
-	}
-	if c.RetryAfter == 0 {
-		c.RetryAfter = strictyaml.Duration(defaultRetryAfter)
-	}
+	c.Limits = c.Limits.WithDefaults()
 	return c
 }
 

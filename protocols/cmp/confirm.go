@@ -9,6 +9,7 @@ import (
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // goesOn checks that a message goes on with a transaction: there is one, the same requester began it, and the message
@@ -17,7 +18,7 @@ func (x *exchange) goesOn(p *prior) *refusal {
 	if p == nil {
 		return refused(gateway.Unsupported, "no transaction has this transactionID here", nil)
 	}
-	x.request.Operation = p.Operation
+	x.Request.Operation = p.Operation
 	x.reqID = p.record.ReqID
 	if !p.record.begunBy(x.requester) {
 		return refused(gateway.NotAuthorized, "the transaction was begun by another requester: protect the message with the same secret or certificate as the request", nil)
@@ -200,8 +201,8 @@ func (x *exchange) conclude(p *prior, v verdict) *refusal {
 	if err != nil {
 		return refused(gateway.Internal, "", err)
 	}
-	t, err := x.h.gateway.Confirm(x.r.Context(), &gateway.Confirmation{
-		Transaction: p.ID, Request: x.request, Accepted: v.accepted, Note: v.note, Exchange: exchange,
+	t, err := x.h.gateway.Confirm(x.R.Context(), &gateway.Confirmation{
+		Transaction: p.ID, Request: x.Request, Accepted: v.accepted, Note: v.note, Exchange: exchange,
 	})
 	switch {
 	case errors.Is(err, gateway.ErrStale):
@@ -218,11 +219,11 @@ func (x *exchange) conclude(p *prior, v verdict) *refusal {
 		}
 		return refused(gateway.Unavailable, "the transaction is being ended", err)
 	case err != nil:
-		return &refusal{err: gateway.AsError(err), noted: true}
+		return &refusal{Refusal: wire.Refusal{Err: gateway.AsError(err)}, noted: true}
 	case t == nil:
 		return refused(gateway.Internal, "", errors.New("the gateway confirmed with nothing"))
 	case v.fail != 0:
-		return &refusal{err: &gateway.Error{Reason: gateway.UnknownCert, Detail: v.detail}, fail: v.fail}
+		return failing(v.fail, gateway.UnknownCert, v.detail)
 	}
 	stored, err := decodeRecord(t.Exchange)
 	if err != nil || stored.Confirmed == nil {
@@ -240,7 +241,7 @@ func words(s cmpmsg.PKIStatusInfo) string {
 		}
 	}
 	for _, t := range s.Text {
-		text += ": " + line(t, "")
+		text += ": " + wire.Line(t, "")
 	}
 	return text
 }

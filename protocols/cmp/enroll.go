@@ -6,6 +6,7 @@ import (
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // certify answers a request for one certificate: ir, cr, p10cr, kur. fill writes what is asked for into the request,
@@ -23,7 +24,7 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 		return ref
 	}
 	if late != nil {
-		x.request.OnlyRepeat = late.err
+		x.Request.OnlyRepeat = late.Err
 	}
 	w, ref := fill()
 	if ref != nil {
@@ -33,7 +34,7 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 	if err != nil {
 		return refused(gateway.Internal, "", err)
 	}
-	resume, err := resumeOf(x.request, body)
+	resume, err := resumeOf(x.Request, body)
 	if err != nil {
 		return rejected(gateway.Malformed, "the request cannot be encoded again", err)
 	}
@@ -41,19 +42,19 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 	if err != nil {
 		return refused(gateway.Internal, "", err)
 	}
-	x.request.Content = x.request.Raw
-	x.request.Resume = resume
-	x.request.Confirm = !rec.Implicit
-	x.request.Exchange = exchange
+	x.Request.Content = x.Request.Raw
+	x.Request.Resume = resume
+	x.Request.Confirm = !rec.Implicit
+	x.Request.Exchange = exchange
 
-	result, err := x.h.gateway.Enroll(x.r.Context(), x.request)
+	result, err := x.h.gateway.Enroll(x.R.Context(), x.Request)
 	if err != nil {
 		e := gateway.AsError(err)
 		// The gateway has noted it.
-		if late != nil && e.Reason == late.err.Reason { // the message's fault, not the request's
-			return &refusal{err: e, fail: late.fail, noted: true}
+		if late != nil && e.Reason == late.Err.Reason { // the message's fault, not the request's
+			return &refusal{Refusal: wire.Refusal{Err: e}, fail: late.fail, noted: true}
 		}
-		return &refusal{err: e, rejection: true, noted: true}
+		return &refusal{Refusal: wire.Refusal{Err: e}, rejection: true, noted: true}
 	}
 	return x.answer(result)
 }

@@ -2,21 +2,19 @@ package cmp
 
 import (
 	"math/bits"
-	"strings"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // refusal is a message that is answered with a failure.
 type refusal struct {
-	err *gateway.Error
+	// Refusal with a Status is answered with plain text: no PKIMessage came, or none can be protected.
+	wire.Refusal
 	// fail overrides what the reason renders as, for what only CMP knows (nonces, versions, transactionIdInUse); 0
 	// leaves it to the reason.
 	fail cmpmsg.FailInfo
-	// status answers with plain text under this HTTP status instead: no PKIMessage came, or none can be protected.
-	status int
-	allow  string // Allow header, with 405
 	// rejection answers in the body that answers the request, with status rejection, instead of an error body.
 	rejection bool
 	// noted: the gateway knows of it already.
@@ -25,12 +23,14 @@ type refusal struct {
 
 // refused makes a refusal that is rendered by its reason, in an error body.
 func refused(reason gateway.Reason, detail string, cause error) *refusal {
-	return &refusal{err: &gateway.Error{Reason: reason, Detail: detail, Err: cause}}
+	return &refusal{Refusal: *wire.Refused(reason, detail, cause)}
 }
 
 // failing makes a refusal with a failInfo of its own, in an error body.
 func failing(fail cmpmsg.FailInfo, reason gateway.Reason, detail string) *refusal {
-	return &refusal{err: &gateway.Error{Reason: reason, Detail: detail}, fail: fail}
+	ref := refused(reason, detail, nil)
+	ref.fail = fail
+	return ref
 }
 
 // rejected makes a refusal of the request itself: ip, cp or kup with status rejection (RFC 9810 section 5.3.4).
@@ -89,7 +89,7 @@ func statusInfo(e *gateway.Error, fail cmpmsg.FailInfo) cmpmsg.PKIStatusInfo {
 	if detail == "" {
 		detail = failWords(fail)
 	}
-	return cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusRejection, Text: []string{line(detail, e.Transaction)}, FailInfo: fail}
+	return cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusRejection, Text: []string{wire.Line(detail, e.Transaction)}, FailInfo: fail}
 }
 
 // failWords says a failInfo in words, for failures that come without any.
@@ -107,24 +107,4 @@ func failWords(fail cmpmsg.FailInfo) string {
 		return words[i]
 	}
 	return "failed"
-}
-
-// maxDetail is how many bytes of a detail go out: it may quote a parser.
-const maxDetail = 400
-
-// line is one line of text with the reference to a transaction.
-func line(detail, transaction string) string {
-	detail = strings.ToValidUTF8(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, detail), "?")
-	if len(detail) > maxDetail {
-		detail = strings.ToValidUTF8(detail[:maxDetail], "") + "..."
-	}
-	if transaction != "" {
-		detail += " (reference " + transaction + ")"
-	}
-	return detail
 }

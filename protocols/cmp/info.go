@@ -49,7 +49,7 @@ func (x *exchange) readProfile() *refusal {
 			}
 		}
 		seen = true
-		x.request.Profile = string(text)
+		x.Request.Profile = string(text)
 	}
 	return nil
 }

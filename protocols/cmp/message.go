@@ -9,6 +9,7 @@ import (
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // Bounds of header fields, in bytes.
@@ -31,7 +32,7 @@ func (x *exchange) handle(der []byte) *refusal {
 		return refused(gateway.Malformed, parseDetail(err), err)
 	}
 	x.message = m
-	x.request.Raw = der
+	x.Request.Raw = der
 	sum := sha256.Sum256(der)
 	x.hash = sum[:]
 	x.transactionID = m.Header.TransactionID
@@ -40,7 +41,7 @@ func (x *exchange) handle(der []byte) *refusal {
 		// the same transaction.
 		x.transactionID = x.hash[:nonceSize]
 	}
-	x.request.WireID = hex.EncodeToString(x.transactionID)
+	x.Request.WireID = hex.EncodeToString(x.transactionID)
 	if ref := x.checkHeader(); ref != nil {
 		return ref
 	}
@@ -152,7 +153,7 @@ func (x *exchange) checkTime() *refusal {
 	if sent.IsZero() {
 		return refused(gateway.BadTime, "the message has no messageTime", nil)
 	}
-	if d := x.request.Received.Sub(sent); d > skew.Window || d < -skew.Window {
+	if d := x.Request.Received.Sub(sent); d > skew.Window || d < -skew.Window {
 		return refused(gateway.BadTime, fmt.Sprintf("the messageTime is too far from this server's clock (allowed: %s)", skew.Window),
 			fmt.Errorf("messageTime %s is %s off", sent.UTC().Format(time.RFC3339), d.Round(time.Second)))
 	}
@@ -167,9 +168,9 @@ type prior struct {
 
 // prior looks the message's transaction up; nil when there is none.
 func (x *exchange) prior() (*prior, *refusal) {
-	t, err := x.h.gateway.ByWireID(x.r.Context(), x.endpoint.Name, x.request.WireID)
+	t, err := x.h.gateway.ByWireID(x.R.Context(), x.endpoint.Name, x.Request.WireID)
 	if err != nil {
-		return nil, &refusal{err: gateway.AsError(err)}
+		return nil, &refusal{Refusal: wire.Refusal{Err: gateway.AsError(err)}}
 	}
 	if t == nil || t.Protocol != gateway.CMP {
 		return nil, nil

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // openssl runs `openssl cmp` in a directory of its own.
@@ -170,7 +171,7 @@ func TestOpenSSLRefusals(t *testing.T) {
 
 // openssl polls while the request is held.
 func TestOpenSSLPolls(t *testing.T) {
-	w := newWorld(t, worldOptions{config: Config{RetryAfter: 1e9}})
+	w := newWorld(t, worldOptions{config: Config{Limits: wire.Limits{RetryAfter: 1e9}}})
 	o := newOpenSSL(t, w)
 	o.key("device.key", newP256())
 	polled := 0

@@ -4,15 +4,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"math"
 	"math/big"
-	"time"
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // poll answers pollReq (RFC 9810 section 5.3.22) from the transaction as it stands; nothing is written.
@@ -41,7 +40,7 @@ func (x *exchange) poll(b *cmpmsg.PollReq, p *prior) *refusal {
 		return x.reject(p, answer, &gateway.Error{Reason: p.Reason, Transaction: p.ID, Detail: "the request was refused"})
 	}
 	return x.send(answer, &cmpmsg.PollRep{Responses: []cmpmsg.PollResponse{{
-		ReqID: b.ReqIDs[0], CheckAfter: x.checkAfter(), Reason: []string{line("the request is not decided yet", p.ID)},
+		ReqID: b.ReqIDs[0], CheckAfter: x.RetryAfter(0), Reason: []string{wire.Line("the request is not decided yet", p.ID)},
 	}}}, nil, nil)
 }
 
@@ -71,15 +70,6 @@ func (x *exchange) reject(p *prior, answer parts, e *gateway.Error) *refusal {
 	return x.send(answer, &cmpmsg.CertRepMessage{Kind: answerTo(p.record.Body), Responses: []cmpmsg.CertResponse{{
 		ReqID: big.NewInt(p.record.ReqID), Status: statusInfo(e, 0),
 	}}}, nil, nil)
-}
-
-// checkAfter is the endpoint's, in seconds.
-func (x *exchange) checkAfter() int64 {
-	d := defaultRetryAfter
-	if x.endpoint != nil {
-		d = time.Duration(x.endpoint.Config.RetryAfter)
-	}
-	return int64(math.Ceil(d.Seconds()))
 }
 
 // certificateAlgorithm returns the DER of a certificate's signatureAlgorithm.

@@ -9,6 +9,7 @@ import (
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // requester is who protected a message: a MAC's reference or a signer.
@@ -67,8 +68,8 @@ func (x *exchange) verifyMAC(p *prior) (*requester, *refusal) {
 	}
 	var secret gateway.Secret
 	if len(reference) > 0 && len(reference) <= maxReference {
-		if secret, err = x.h.gateway.SharedSecret(x.r.Context(), x.endpoint.Name, reference); err != nil {
-			return nil, &refusal{err: gateway.AsError(err)}
+		if secret, err = x.h.gateway.SharedSecret(x.R.Context(), x.endpoint.Name, reference); err != nil {
+			return nil, &refusal{Refusal: wire.Refusal{Err: gateway.AsError(err)}}
 		}
 	}
 	known := len(secret) > 0
@@ -82,7 +83,7 @@ func (x *exchange) verifyMAC(p *prior) (*requester, *refusal) {
 		}
 		return nil, refused(gateway.BadIntegrity, "the reference (senderKID) is not known, or the MAC is not made with its secret", cause)
 	}
-	x.request.Credentials = []gateway.Credential{{Kind: gateway.CredentialMAC, ID: gateway.ReferenceID(reference), Secret: secret}}
+	x.Request.Credentials = []gateway.Credential{{Kind: gateway.CredentialMAC, ID: gateway.ReferenceID(reference), Secret: secret}}
 	return &requester{mac: mac, reference: reference, secret: secret}, nil
 }
 
@@ -118,7 +119,7 @@ func (x *exchange) verifySignature(p *prior) (*requester, *refusal) {
 	for _, c := range candidates[:min(len(candidates), maxCandidates)] {
 		err := x.checkSignature(c.RawSubjectPublicKeyInfo, h.ProtectionAlg, protected, x.message.Protection)
 		if err == nil {
-			x.request.Credentials = []gateway.Credential{{
+			x.Request.Credentials = []gateway.Credential{{
 				Kind: gateway.CredentialSigner, ID: gateway.Fingerprint(c), Chain: chainFrom(c, certs),
 			}}
 			return &requester{signer: c}, nil

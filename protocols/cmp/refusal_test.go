@@ -18,6 +18,7 @@ import (
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // Every refusal with its failInfo; nothing is issued.
@@ -215,7 +216,7 @@ func TestRefusals(t *testing.T) {
 			if w.gateway.issued != 0 || len(w.gateway.enrolled) != 0 || len(w.gateway.rejected) != 1 {
 				t.Errorf("%d issued, %d asked for, %d noted", w.gateway.issued, len(w.gateway.enrolled), len(w.gateway.rejected))
 			}
-			if !strings.HasSuffix(text, "(reference "+testReference+")") || len(text) > maxDetail+100 {
+			if !strings.HasSuffix(text, "(reference "+testReference+")") || len(text) > wire.MaxDetail+100 {
 				t.Errorf("%q", text)
 			}
 			// Whoever has shown the secret gets a MAC; whoever has not, a signature.

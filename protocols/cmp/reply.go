@@ -10,6 +10,7 @@ import (
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // answerTo is the body that answers a request (RFC 9810 section 5.1.2).
@@ -66,7 +67,7 @@ func rootOf(chain []*x509.Certificate) *x509.Certificate {
 func (x *exchange) sendWaiting(rec *record, transaction string) *refusal {
 	return x.send(rec.Answer, &cmpmsg.CertRepMessage{Kind: answerTo(rec.Body), Responses: []cmpmsg.CertResponse{{
 		ReqID:  big.NewInt(rec.ReqID),
-		Status: cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusWaiting, Text: []string{line("the request is not decided yet: send pollReq", transaction)}},
+		Status: cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusWaiting, Text: []string{wire.Line("the request is not decided yet: send pollReq", transaction)}},
 	}}}, nil, nil)
 }
 
@@ -76,7 +77,7 @@ func (x *exchange) send(p parts, body cmpmsg.Body, info []cmpmsg.InfoTypeAndValu
 	if err != nil {
 		return refused(gateway.Internal, "", err)
 	}
-	x.write(http.StatusOK, typePKIXCMP, der)
+	x.Write(http.StatusOK, typePKIXCMP, der)
 	return nil
 }
 

@@ -33,7 +33,7 @@ func (x *exchange) update(b *cmpmsg.CertReqMessages) *refusal {
 	if x.requester.signer == nil {
 		return refused(gateway.WrongProtection, "a kur is signed with the certificate to be updated; a MAC is no proof of it", nil)
 	}
-	x.request.Operation = gateway.Rekey
+	x.Request.Operation = gateway.Rekey
 	return x.certify(func() (*wish, *refusal) { return x.fillTemplate(b, x.requester.signer) }, cmpmsg.TypeKUR, 0, x.oneRequest(b))
 }
 
@@ -51,7 +51,7 @@ func (x *exchange) fillTemplate(b *cmpmsg.CertReqMessages, old *x509.Certificate
 		if _, err := pkix.ParseName(t.Subject); err != nil {
 			return nil, rejected(gateway.BadTemplate, "the template's subject does not parse: "+err.Error(), err)
 		}
-		x.request.Subject = t.Subject
+		x.Request.Subject = t.Subject
 	}
 	if t.PublicKey == nil || isEmptyKey(t.PublicKey) {
 		return nil, rejected(gateway.Unsupported, "the template has no public key, and this server does not make keys: make one and ask again", nil)
@@ -64,7 +64,7 @@ func (x *exchange) fillTemplate(b *cmpmsg.CertReqMessages, old *x509.Certificate
 	default:
 		return nil, rejected(gateway.BadTemplate, "the template's public key is not accepted: "+err.Error(), err)
 	}
-	x.request.PublicKey = t.PublicKey
+	x.Request.PublicKey = t.PublicKey
 	extensions, ref := readExtensions(t.Extensions)
 	if ref != nil {
 		return nil, ref
@@ -72,9 +72,9 @@ func (x *exchange) fillTemplate(b *cmpmsg.CertReqMessages, old *x509.Certificate
 	if ref := x.checkPOP(m); ref != nil {
 		return nil, ref
 	}
-	x.request.POP = gateway.POPSignature
-	x.request.Extensions = extensions
-	x.request.Validity = gateway.Validity{NotBefore: t.NotBefore, NotAfter: t.NotAfter}
+	x.Request.POP = gateway.POPSignature
+	x.Request.Extensions = extensions
+	x.Request.Validity = gateway.Validity{NotBefore: t.NotBefore, NotAfter: t.NotAfter}
 	w := wishOf(t.Subject, t.Issuer, t.NotBefore, t.NotAfter, extensions)
 	if old != nil {
 		x.succeed(old, pub)
@@ -116,7 +116,7 @@ func checkSAN(list []stdpkix.Extension) *refusal {
 // succeed makes the request a renewal or a rekey of the old certificate: the request is for its names, and names asked
 // for that differ are a change of names, which is for policy to allow.
 func (x *exchange) succeed(old *x509.Certificate, pub crypto.PublicKey) {
-	r := x.request
+	r := x.Request
 	r.OldCert = old
 	r.Operation = gateway.Rekey
 	if key, ok := old.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); ok && key.Equal(pub) {
@@ -195,7 +195,7 @@ func (x *exchange) fillPKCS10(b *cmpmsg.PKCS10) (*wish, *refusal) {
 	if ref := checkSAN(csr.Extensions); ref != nil {
 		return nil, ref
 	}
-	r := x.request
+	r := x.Request
 	if !isNullDN(csr.Subject) {
 		r.Subject = csr.Subject
 	}

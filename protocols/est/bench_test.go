@@ -23,7 +23,7 @@ func BenchmarkDecodeParse(b *testing.B) {
 	b.SetBytes(int64(len(body)))
 	for b.Loop() {
 		if _, ref := read(body); ref != nil {
-			b.Fatal(ref.err)
+			b.Fatal(ref.Err)
 		}
 	}
 }

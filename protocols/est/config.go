@@ -3,11 +3,10 @@ package est
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	"gopkg.in/yaml.v3"
 
-	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // Config is the `est:` section of an endpoint. The zero value works.
@@ -16,12 +15,8 @@ type Config struct {
 	// announce themselves as libest, which cannot read /cacerts otherwise, and for nobody else, since strongSwan cannot
 	// read any line break; always and never overrule that.
 	Wrap Wrap `yaml:"wrap"`
-	// MaxBody is how many bytes a request body may have, base64 and line breaks included; 0 means 262144 (256 KiB).
-	// From 4096 to 16777216.
-	MaxBody int64 `yaml:"max-body"`
-	// RetryAfter is when a client may come back after 202 or 503, where nothing else is known; 0 means 30s. It is sent
-	// in whole seconds. From 1s to 24h.
-	RetryAfter strictyaml.Duration `yaml:"retry-after"`
+	// Limits: max-body counts base64 and line breaks too, up to 16777216; retry-after goes with 202 and 503.
+	wire.Limits `yaml:",inline"`
 }
 
 // Wrap is auto, always or never; "" means auto.
@@ -34,26 +29,12 @@ const (
 	WrapNever  Wrap = "never"
 )
 
-const (
-	defaultMaxBody    = 256 << 10
-	minMaxBody        = 4 << 10
-	maxMaxBody        = 16 << 20
-	defaultRetryAfter = 30 * time.Second
-	maxRetryAfter     = 24 * time.Hour
-)
+const maxMaxBody = 16 << 20
 
 // UnmarshalStrict decodes and checks the section.
 func (c *Config) UnmarshalStrict(file string, n *yaml.Node) error {
 	type section Config // without this method
-	s := section(*c)
-	if err := strictyaml.DecodeNode(file, n, &s); err != nil {
-		return err
-	}
-	if err := Config(s).check(); err != nil {
-		return strictyaml.Errorf(file, n, "%v", err)
-	}
-	*c = Config(s)
-	return nil
+	return wire.DecodeSection(file, n, (*section)(c), func() error { return c.check() })
 }
 
 func (c Config) check() error {
@@ -62,25 +43,14 @@ func (c Config) check() error {
 	default:
 		return fmt.Errorf("wrap: not one of auto, always, never")
 	}
-	if c.MaxBody != 0 && (c.MaxBody < minMaxBody || c.MaxBody > maxMaxBody) {
-		return fmt.Errorf("max-body: not from %d to %d bytes", minMaxBody, maxMaxBody)
-	}
-	if d := time.Duration(c.RetryAfter); d != 0 && (d < time.Second || d > maxRetryAfter) {
-		return fmt.Errorf("retry-after: not from 1s to %s", maxRetryAfter)
-	}
-	return nil
+	return c.Limits.Check(maxMaxBody)
 }
 
 func (c Config) withDefaults() Config {
 	if c.Wrap == "" {
 		c.Wrap = WrapAuto
 	}
-	if c.MaxBody == 0 {
-		c.MaxBody = defaultMaxBody
-	}
-	if c.RetryAfter == 0 {
-		c.RetryAfter = strictyaml.Duration(defaultRetryAfter)
-	}
+	c.Limits = c.Limits.WithDefaults()
 	return c
 }
 

@@ -89,14 +89,3 @@ func TestOperationNames(t *testing.T) {
 		t.Error("an empty name is an operation")
 	}
 }
-
-func TestSource(t *testing.T) {
-	for remote, want := range map[string]string{
-		"192.0.2.1:443": "192.0.2.1", "[2001:db8::1]:443": "2001:db8::1", "[::ffff:192.0.2.1]:80": "192.0.2.1",
-		"": "invalid IP", "@": "invalid IP", "example.org:80": "invalid IP",
-	} {
-		if got := source(remote).String(); got != want {
-			t.Errorf("%q: %s", remote, got)
-		}
-	}
-}

@@ -173,7 +173,7 @@ func TestContent(t *testing.T) {
 		}
 		c, ref := parseCertification(makeCSR(t, o))
 		if ref != nil {
-			t.Fatal(ref.err)
+			t.Fatal(ref.Err)
 		}
 		return string(must(c.content()))
 	}

@@ -2,7 +2,6 @@ package est
 
 import (
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 
@@ -92,31 +91,3 @@ func TestRendering(t *testing.T) {
 }
 
 var errSecretCause = &gateway.Error{Reason: gateway.Internal, Detail: "the cause is for the log"}
-
-func TestErrorBodyIsOneLine(t *testing.T) {
-	got := line("first\r\nSet-Cookie: x\tend\x7f", "abc")
-	if strings.Count(got, "\n") != 1 || !strings.HasSuffix(got, "(reference abc)\n") || strings.ContainsAny(got, "\r\t\x7f") {
-		t.Errorf("%q", got)
-	}
-	if got := line("why", ""); got != "why\n" {
-		t.Errorf("without a transaction: %q", got)
-	}
-	if got := line(strings.Repeat("x", 5000), ""); len(got) > 600 {
-		t.Errorf("%d bytes", len(got))
-	}
-}
-
-func TestRetryAfterIsWholeSeconds(t *testing.T) {
-	e := &Endpoint{Config: Config{}.withDefaults()}
-	e.Config.RetryAfter = 45e9
-	for d, want := range map[time.Duration]string{
-		time.Millisecond: "1", time.Second: "1", 1500 * time.Millisecond: "2", 0: "45", -time.Second: "45", time.Hour: "3600",
-	} {
-		if got := (&exchange{endpoint: e}).retryAfter(d); got != want {
-			t.Errorf("%v: %q, want %q", d, got, want)
-		}
-	}
-	if got := (&exchange{}).retryAfter(0); got != "30" {
-		t.Errorf("without an endpoint: %q", got)
-	}
-}

@@ -11,11 +11,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"regexp"
 	"slices"
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // Gateway is what the adapter asks of the domain.
@@ -57,26 +57,20 @@ type Handler struct {
 	log       *slog.Logger
 }
 
-// labelForm keeps labels to characters that need no escaping in a path (RFC 3986 section 2.3).
-var labelForm = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}$`)
-
 // New checks the endpoints and makes a Handler. Errors name the endpoint.
 func New(o Options) (*Handler, error) {
 	if o.Gateway == nil || o.Clock == nil || o.Log == nil {
 		return nil, errors.New("est: gateway, clock and log are required")
 	}
 	h := &Handler{gateway: o.Gateway, endpoints: map[string]*Endpoint{}, now: o.Clock, log: o.Log}
+	var names wire.Names
 	for _, e := range o.Endpoints {
-		switch {
-		case !labelForm.MatchString(e.Name):
-			return nil, fmt.Errorf("est: endpoint %q: the name is part of a URL: use at most 64 of A-Z a-z 0-9 . _ ~ - and do not begin with a dot", e.Name)
-		case slices.Contains(operationNames, e.Name):
+		if err := names.Add(e.Name, e.Default); err != nil {
+			return nil, fmt.Errorf("est: endpoint %q: %w", e.Name, err)
+		}
+		if slices.Contains(operationNames, e.Name) {
 			// RFC 7030 section 3.2.2: a label MUST NOT be the same as an operation path segment.
 			return nil, fmt.Errorf("est: endpoint %q: an EST operation has this name, choose another (RFC 7030 section 3.2.2)", e.Name)
-		case h.endpoints[e.Name] != nil:
-			return nil, fmt.Errorf("est: endpoint %q: named twice", e.Name)
-		case e.Default && h.fallback != nil:
-			return nil, fmt.Errorf("est: endpoint %q: %q is the default already", e.Name, h.fallback.Name)
 		}
 		if err := e.Config.check(); err != nil {
 			return nil, fmt.Errorf("est: endpoint %q: %w", e.Name, err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // FuzzBody: what decodes, decodes to the same when encoded again, and white space changes nothing.
@@ -42,10 +43,10 @@ func FuzzRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, der []byte) {
 		r, ref := read([]byte(base64.StdEncoding.EncodeToString(der)))
 		if ref != nil {
-			if _, known := statusOf(ref.err.Reason, false); !known || ref.err.Detail == "" {
-				t.Fatalf("refused with %q, %q", ref.err.Reason, ref.err.Detail)
+			if _, known := statusOf(ref.Err.Reason, false); !known || ref.Err.Detail == "" {
+				t.Fatalf("refused with %q, %q", ref.Err.Reason, ref.Err.Detail)
 			}
-			if text := line(ref.err.Detail, ""); strings.Count(text, "\n") != 1 || len(text) > maxDetail+10 {
+			if text := wire.Line(ref.Err.Detail, ""); strings.Contains(text, "\n") || len(text) > wire.MaxDetail+10 {
 				t.Fatalf("%q", text)
 			}
 			return

@@ -13,11 +13,12 @@ import (
 	"testing"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // What is not a good request, and what its sender is told. Every refusal is reported to the gateway.
 func TestMalformedRequests(t *testing.T) {
-	w := newWorld(t, worldOptions{endpoints: []Endpoint{{Name: "ran", Default: true, Config: Config{MaxBody: 16 << 10}}, {Name: "elsewhere"}}})
+	w := newWorld(t, worldOptions{endpoints: []Endpoint{{Name: "ran", Default: true, Config: Config{Limits: wire.Limits{MaxBody: 16 << 10}}}, {Name: "elsewhere"}}})
 	key := newP256()
 	csr := makeCSR(t, csrOptions{key: key})
 	good := b64(csr)
@@ -176,7 +177,7 @@ func TestNoDefault(t *testing.T) {
 
 // A body that never ends costs no more than the cap: the answer comes while the sender still sends.
 func TestCapIsStreaming(t *testing.T) {
-	w := newWorld(t, worldOptions{endpoints: []Endpoint{{Name: "ran", Default: true, Config: Config{MaxBody: minMaxBody}}}})
+	w := newWorld(t, worldOptions{endpoints: []Endpoint{{Name: "ran", Default: true, Config: Config{Limits: wire.Limits{MaxBody: 4 << 10}}}}})
 	r := w.request("POST", root+"/simpleenroll", nil)
 	r.Header.Set("Content-Type", "application/pkcs10")
 	endless := &endlessBody{}

@@ -4,10 +4,10 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"net/http"
-	"strconv"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cms"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // Content types of answers.
@@ -22,19 +22,19 @@ const (
 const lineLength = 64
 
 // writeCertificates answers with a certs-only Simple PKI Response (RFC 5272 section 4.1) in base64.
-func (x *exchange) writeCertificates(contentType string, certs []*x509.Certificate) *refusal {
+func (x *exchange) writeCertificates(contentType string, certs []*x509.Certificate) *wire.Refusal {
 	raw := make([][]byte, len(certs))
 	for i, c := range certs {
 		raw[i] = c.Raw
 	}
 	der, err := cms.CertsOnly(raw...)
 	if err != nil {
-		return refused(gateway.Internal, "", err)
+		return wire.Refused(gateway.Internal, "", err)
 	}
-	body := encodeBody(der, x.endpoint.Config.Wrap.wraps(x.r.UserAgent()))
+	body := encodeBody(der, x.endpoint.Config.Wrap.wraps(x.R.UserAgent()))
 	// RFC 8951 section 3 makes receivers ignore it; older clients look for it (RFC 7030 sections 4.1.3, 4.2.3).
-	x.w.Header().Set("Content-Transfer-Encoding", "base64")
-	x.write(http.StatusOK, contentType, body)
+	x.W.Header().Set("Content-Transfer-Encoding", "base64")
+	x.Write(http.StatusOK, contentType, body)
 	return nil
 }
 
@@ -52,20 +52,4 @@ func encodeBody(der []byte, wrap bool) []byte {
 		text = text[n:]
 	}
 	return lines
-}
-
-// write sends an answer with its length: strongSwan reads no other.
-func (x *exchange) write(status int, contentType string, body []byte) {
-	header := x.w.Header()
-	header.Set("Content-Type", contentType)
-	header.Set("Content-Length", strconv.Itoa(len(body)))
-	x.answered = true
-	x.w.WriteHeader(status)
-	if x.r.Method == http.MethodHead {
-		return
-	}
-	if _, err := x.w.Write(body); err != nil {
-		// The client is gone; it repeats its request, and gets the same certificate.
-		x.h.log.Debug("EST answer not delivered", "id", x.request.ID, "err", err)
-	}
 }

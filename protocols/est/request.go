@@ -17,6 +17,7 @@ import (
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/cms"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // maxPeerCertificates is how many certificates a TLS client may send.
@@ -31,45 +32,45 @@ type certification struct {
 // parseCertification reads the DER of a PKCS#10 request (RFC 2986) within the bounds of protocols/cms and
 // gateway/pkix, and verifies its signature: proof of possession (RFC 7030 section 4.2.1).
 // With a refusal, c is set if the request parsed, so that the refusal can name its subject.
-func parseCertification(der []byte) (c *certification, ref *refusal) {
+func parseCertification(der []byte) (c *certification, ref *wire.Refusal) {
 	if err := cms.Check(der, cms.Limits{Size: len(der)}); err != nil { // the size is bounded by max-body
-		return nil, refused(gateway.Malformed, "the base64 does not hold a PKCS#10 request in DER: "+err.Error(), err)
+		return nil, wire.Refused(gateway.Malformed, "the base64 does not hold a PKCS#10 request in DER: "+err.Error(), err)
 	}
 	csr, err := pkix.ParseCSR(der)
 	switch {
 	case err == nil:
 	case errors.Is(err, pkix.ErrWeak), errors.Is(err, pkix.ErrAlgorithm):
-		return nil, refused(gateway.BadAlgorithm, "the request's key or algorithm is not accepted: "+err.Error(), err)
+		return nil, wire.Refused(gateway.BadAlgorithm, "the request's key or algorithm is not accepted: "+err.Error(), err)
 	default:
-		return nil, refused(gateway.Malformed, "the base64 does not hold a PKCS#10 request in DER: "+err.Error(), err)
+		return nil, wire.Refused(gateway.Malformed, "the base64 does not hold a PKCS#10 request in DER: "+err.Error(), err)
 	}
 	c = &certification{CSR: csr}
 	switch err := csr.CheckSignature(); {
 	case err == nil:
 	case errors.Is(err, pkix.ErrWeak), errors.Is(err, pkix.ErrAlgorithm):
-		return c, refused(gateway.BadAlgorithm, "the request's signature algorithm is not accepted: "+err.Error(), err)
+		return c, wire.Refused(gateway.BadAlgorithm, "the request's signature algorithm is not accepted: "+err.Error(), err)
 	default:
-		return c, refused(gateway.BadPOP, "the request's signature does not verify with the key in it", err)
+		return c, wire.Refused(gateway.BadPOP, "the request's signature does not verify with the key in it", err)
 	}
 	if c.attributes, err = parseAttributes(csr.Attributes); err != nil {
-		return c, refused(gateway.Malformed, err.Error(), err)
+		return c, wire.Refused(gateway.Malformed, err.Error(), err)
 	}
 	for _, e := range c.Extensions {
 		if e.Id.Equal(oidSubjectAltName) {
 			if _, err := pkix.ParseGeneralNames(e.Value); err != nil {
-				return c, refused(gateway.Malformed, "the request's subjectAltName does not parse: "+err.Error(), err)
+				return c, wire.Refused(gateway.Malformed, "the request's subjectAltName does not parse: "+err.Error(), err)
 			}
 		}
 	}
 	if c.otp {
 		// RFC 7894 section 4: an attribute that is included has to be processed, or the request is not valid.
-		return c, refused(gateway.BadTemplate, "the request carries an otpChallenge, which this endpoint does not evaluate (RFC 7894)", nil)
+		return c, wire.Refused(gateway.BadTemplate, "the request carries an otpChallenge, which this endpoint does not evaluate (RFC 7894)", nil)
 	}
 	return c, nil
 }
 
 // fill writes what the request asks for into r, which has its credentials already. binding is the connection's.
-func (c *certification) fill(r *gateway.Request, op gateway.Operation, binding string) *refusal {
+func (c *certification) fill(r *gateway.Request, op gateway.Operation, binding string) *wire.Refusal {
 	r.Operation = op
 	r.CSR = c.Raw
 	r.Subject = c.Subject
@@ -79,7 +80,7 @@ func (c *certification) fill(r *gateway.Request, op gateway.Operation, binding s
 	r.POP = gateway.POPSignature
 	linked, err := checkBinding(binding, c.bindings)
 	if err != nil {
-		return refused(gateway.BadPOP, err.Error(), err)
+		return wire.Refused(gateway.BadPOP, err.Error(), err)
 	}
 	if linked {
 		r.POP = gateway.POPLinked
@@ -90,20 +91,20 @@ func (c *certification) fill(r *gateway.Request, op gateway.Operation, binding s
 		}
 	}
 	if r.Content, err = c.content(); err != nil {
-		return refused(gateway.Malformed, "the request cannot be encoded again", err)
+		return wire.Refused(gateway.Malformed, "the request cannot be encoded again", err)
 	}
 	return nil
 }
 
 // succeed makes r a renewal or a rekey of the TLS client's certificate (RFC 7030 section 4.2.2: the same public key
 // renews, another one rekeys).
-func (c *certification) succeed(r *gateway.Request) *refusal {
+func (c *certification) succeed(r *gateway.Request) *wire.Refusal {
 	tls, ok := r.Credential(gateway.CredentialTLS)
 	if !ok {
 		if _, ok := r.Credential(gateway.CredentialPassword); ok {
-			return refused(gateway.NotAuthorized, "re-enrolling needs TLS client authentication with the certificate to be renewed; a password alone does not", nil)
+			return wire.Refused(gateway.NotAuthorized, "re-enrolling needs TLS client authentication with the certificate to be renewed; a password alone does not", nil)
 		}
-		return refused(gateway.Unauthenticated, "re-enrolling needs TLS client authentication with the certificate to be renewed", nil)
+		return wire.Refused(gateway.Unauthenticated, "re-enrolling needs TLS client authentication with the certificate to be renewed", nil)
 	}
 	r.OldCert = tls.Chain[0]
 	r.Operation = gateway.Rekey
@@ -180,9 +181,9 @@ func addAll(b *cryptobyte.Builder, elements [][]byte) {
 }
 
 // tlsCredential is the certificate that a client authenticated with in the handshake (RFC 7030 section 3.3.2).
-func tlsCredential(chain []*x509.Certificate) (gateway.Credential, *refusal) {
+func tlsCredential(chain []*x509.Certificate) (gateway.Credential, *wire.Refusal) {
 	if len(chain) > maxPeerCertificates {
-		return gateway.Credential{}, refused(gateway.Malformed, "the TLS client sent more than 16 certificates", nil)
+		return gateway.Credential{}, wire.Refused(gateway.Malformed, "the TLS client sent more than 16 certificates", nil)
 	}
 	return gateway.Credential{Kind: gateway.CredentialTLS, ID: gateway.Fingerprint(chain[0]), Chain: chain}, nil
 }
@@ -194,12 +195,12 @@ const (
 
 // passwordCredential judges a user name and password as RFC 7617 section 2 writes them: no control characters. The
 // user name may be empty (RFC 7030 section 3.2.3).
-func passwordCredential(user, password string) (gateway.Credential, *refusal) {
+func passwordCredential(user, password string) (gateway.Credential, *wire.Refusal) {
 	if len(user) > maxUserName || len(password) > maxPassword {
-		return gateway.Credential{}, refused(gateway.Malformed, "the user name or password is too long", nil)
+		return gateway.Credential{}, wire.Refused(gateway.Malformed, "the user name or password is too long", nil)
 	}
 	if !utf8.ValidString(user) || strings.ContainsFunc(user+password, unicode.IsControl) {
-		return gateway.Credential{}, refused(gateway.Malformed, "the user name or password has characters that HTTP Basic does not allow (RFC 7617 section 2)", nil)
+		return gateway.Credential{}, wire.Refused(gateway.Malformed, "the user name or password has characters that HTTP Basic does not allow (RFC 7617 section 2)", nil)
 	}
 	return gateway.Credential{Kind: gateway.CredentialPassword, ID: user, Secret: gateway.Secret(password)}, nil
 }

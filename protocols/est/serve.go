@@ -5,18 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
-	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // operation is one path segment of RFC 7030 section 3.2.2.
 type operation struct {
 	methods []string // the first is the one that clients use
 	kind    gateway.Operation
-	serve   func(*exchange) *refusal
+	serve   func(*exchange) *wire.Refusal
 }
 
 // operationNamed finds what a path segment asks for.
@@ -50,95 +50,62 @@ var operationNames = []string{
 
 // exchange is one HTTP request and its answer.
 type exchange struct {
+	wire.Exchange
 	h        *Handler
-	w        http.ResponseWriter
-	r        *http.Request
-	endpoint *Endpoint        // nil until the path is resolved
-	request  *gateway.Request // as much of it as is known
-	answered bool
+	endpoint *Endpoint // nil until the path is resolved
 }
 
 // serve answers one HTTP request. A panic ends that request only.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, serves func(string) bool) {
-	now := h.now()
-	x := &exchange{h: h, w: w, r: r, request: &gateway.Request{
-		ID: gateway.NewID(now), Protocol: gateway.EST, POP: gateway.POPNone, Source: source(r.RemoteAddr), Received: now,
-	}}
-	defer x.contain()
+	x := &exchange{h: h, Exchange: wire.New(w, r, gateway.EST, h.now(), h.log)}
+	defer x.Contain(x.refuse)
 	if ref := x.dispatch(serves); ref != nil {
 		x.refuse(ref)
 	}
 }
 
 // refuse reports a refusal to the gateway and answers it.
-func (x *exchange) refuse(ref *refusal) {
-	e := ref.err
-	if noted := x.h.gateway.Reject(x.r.Context(), x.request, e); noted != nil {
+func (x *exchange) refuse(ref *wire.Refusal) {
+	e := ref.Err
+	if noted := x.h.gateway.Reject(x.R.Context(), x.Request, e); noted != nil {
 		e = noted
 	}
-	x.writeError(e, ref.status, ref.allow)
-}
-
-// contain ends a panic with 500. What the panic says goes to the log only.
-func (x *exchange) contain() {
-	p := recover()
-	if p == nil {
-		return
-	}
-	if p == http.ErrAbortHandler { // net/http's own way to drop a connection
-		panic(p)
-	}
-	x.h.log.Error("EST request panicked", "id", x.request.ID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-	if x.answered {
-		return
-	}
-	defer func() {
-		if p := recover(); p != nil { // Reject itself, or Accepts
-			x.h.log.Error("EST refusal panicked", "id", x.request.ID, "panic", fmt.Sprint(p))
-			if !x.answered {
-				x.write(http.StatusInternalServerError, "text/plain; charset=utf-8", []byte(line("internal server error", x.request.ID)))
-			}
-		}
-	}()
-	x.refuse(refused(gateway.Internal, "", fmt.Errorf("panic: %v", p)))
+	x.writeError(e, ref.Status, ref.Allow)
 }
 
 // dispatch finds endpoint and operation and runs it.
-func (x *exchange) dispatch(serves func(string) bool) *refusal {
-	label, segment, labelled := splitPath(x.r.URL.Path)
+func (x *exchange) dispatch(serves func(string) bool) *wire.Refusal {
+	label, segment, labelled := splitPath(x.R.URL.Path)
 	endpoint := x.h.fallback
 	if labelled {
 		endpoint = x.h.endpoints[label]
 	}
 	if endpoint != nil && serves(endpoint.Name) {
 		x.endpoint = endpoint
-		x.request.Endpoint = endpoint.Name
+		x.Request.Endpoint, x.Limits = endpoint.Name, endpoint.Config.Limits
 	}
 	op, known := operationNamed(segment)
-	x.request.Operation = op.kind
+	x.Request.Operation = op.kind
 
-	if x.r.TLS == nil {
+	if x.R.TLS == nil {
 		// RFC 7030 sections 3.2.1 and 3.3: HTTPS throughout. Nothing that came in clear is looked at, no password
 		// above all, and none is asked for.
-		return refused(gateway.NotAuthorized, "EST is served over HTTPS only (RFC 7030 section 3.3); a password sent here has been sent in clear", nil)
+		return wire.Refused(gateway.NotAuthorized, "EST is served over HTTPS only (RFC 7030 section 3.3); a password sent here has been sent in clear", nil)
 	}
 	switch {
 	case !known:
-		return &refusal{status: http.StatusNotFound, err: &gateway.Error{Reason: gateway.Unsupported,
-			Detail: "no such EST operation: the path is " + root + "/[LABEL/]OPERATION, with cacerts, simpleenroll or simplereenroll"}}
+		return wire.RefusedAs(http.StatusNotFound, gateway.Unsupported,
+			"no such EST operation: the path is "+root+"/[LABEL/]OPERATION, with cacerts, simpleenroll or simplereenroll")
 	case x.endpoint == nil && labelled:
-		return &refusal{status: http.StatusNotFound, err: &gateway.Error{Reason: gateway.NotAuthorized, Detail: "no EST endpoint has this label here"}}
+		return wire.RefusedAs(http.StatusNotFound, gateway.NotAuthorized, "no EST endpoint has this label here")
 	case x.endpoint == nil:
-		return &refusal{status: http.StatusNotFound, err: &gateway.Error{Reason: gateway.NotAuthorized,
-			Detail: "no EST endpoint is the default here: put a label into the path, " + root + "/LABEL/" + segment}}
+		return wire.RefusedAs(http.StatusNotFound, gateway.NotAuthorized,
+			"no EST endpoint is the default here: put a label into the path, "+root+"/LABEL/"+segment)
 	}
-	for _, m := range op.methods {
-		if x.r.Method == m {
-			return op.serve(x)
-		}
+	if !slices.Contains(op.methods, x.R.Method) {
+		return wire.NotAllowed("/"+segment+" takes "+op.methods[0], op.methods...)
 	}
-	return &refusal{status: http.StatusMethodNotAllowed, allow: strings.Join(op.methods, ", "),
-		err: &gateway.Error{Reason: gateway.Malformed, Detail: "/" + segment + " takes " + op.methods[0]}}
+	return op.serve(x)
 }
 
 // splitPath takes a path below root apart: [/label]/operation.
@@ -155,96 +122,86 @@ func splitPath(path string) (label, operation string, labelled bool) {
 }
 
 // caCerts answers RFC 7030 section 4.1: the CA certificates, for everybody.
-func (x *exchange) caCerts() *refusal {
-	certs, err := x.h.gateway.CACertificates(x.r.Context(), x.endpoint.Name)
+func (x *exchange) caCerts() *wire.Refusal {
+	certs, err := x.h.gateway.CACertificates(x.R.Context(), x.endpoint.Name)
 	if err != nil {
-		return &refusal{err: gateway.AsError(err)}
+		return &wire.Refusal{Err: gateway.AsError(err)}
 	}
 	if len(certs) == 0 {
-		return refused(gateway.Internal, "", errors.New("the endpoint has no CA certificates"))
+		return wire.Refused(gateway.Internal, "", errors.New("the endpoint has no CA certificates"))
 	}
 	return x.writeCertificates(typeCACerts, certs)
 }
 
 // csrAttrs answers RFC 7030 section 4.5.2 (as in RFC 8951 section 4): 204 says that there is nothing to ask for.
-func (x *exchange) csrAttrs() *refusal {
-	x.answered = true
-	x.w.WriteHeader(http.StatusNoContent)
+func (x *exchange) csrAttrs() *wire.Refusal {
+	x.Answered = true
+	x.W.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
 // serverKeyGen and fullCMC are OPTIONAL (RFC 7030 section 3.2.2); section 4.3.2: 501 says that they are not implemented.
-func (x *exchange) serverKeyGen() *refusal {
-	return refused(gateway.Unsupported, "server-side key generation is not implemented: make the key on the device and use /simpleenroll", nil)
+func (x *exchange) serverKeyGen() *wire.Refusal {
+	return wire.Refused(gateway.Unsupported, "server-side key generation is not implemented: make the key on the device and use /simpleenroll", nil)
 }
 
-func (x *exchange) fullCMC() *refusal {
-	return refused(gateway.Unsupported, "Full CMC is not implemented: use /simpleenroll or /simplereenroll", nil)
+func (x *exchange) fullCMC() *wire.Refusal {
+	return wire.Refused(gateway.Unsupported, "Full CMC is not implemented: use /simpleenroll or /simplereenroll", nil)
 }
 
 // enroll answers RFC 7030 sections 4.2.1 and 4.2.2.
-func (x *exchange) enroll() *refusal {
+func (x *exchange) enroll() *wire.Refusal {
 	if ref := x.authenticate(); ref != nil {
 		return ref
 	}
-	body, ref := x.readBody()
+	body, ref := x.ReadBody(typePKCS10)
 	if ref != nil {
 		return ref
 	}
 	der, err := decodeBody(body)
 	if err != nil {
-		if errors.Is(err, errEmpty) && len(x.request.Credentials) == 0 {
+		if errors.Is(err, errEmpty) && len(x.Request.Credentials) == 0 {
 			// How curl --anyauth and others ask which authentication there is, before they send the request itself.
-			return refused(gateway.Unauthenticated, "no credentials and no request were sent", nil)
+			return wire.Refused(gateway.Unauthenticated, "no credentials and no request were sent", nil)
 		}
-		return refused(gateway.Malformed, err.Error(), err)
+		return wire.Refused(gateway.Malformed, err.Error(), err)
 	}
 	c, ref := parseCertification(der)
 	if c != nil {
-		x.request.Subject = c.Subject
+		x.Request.Subject = c.Subject
 	}
 	if ref != nil {
 		return ref
 	}
-	x.request.Raw = body
+	x.Request.Raw = body
 	binding := ""
 	if len(c.bindings) > 0 {
-		binding = channelBinding(x.r.TLS)
+		binding = channelBinding(x.R.TLS)
 	}
-	if ref := c.fill(x.request, x.request.Operation, binding); ref != nil {
+	if ref := c.fill(x.Request, x.Request.Operation, binding); ref != nil {
 		return ref
 	}
 	return x.ask()
 }
 
 // ask passes the request to the gateway and answers with what comes of it.
-func (x *exchange) ask() *refusal {
-	result, err := x.h.gateway.Enroll(x.r.Context(), x.request)
+func (x *exchange) ask() *wire.Refusal {
+	result, err := x.h.gateway.Enroll(x.R.Context(), x.Request)
 	switch {
 	case err != nil:
 		x.writeError(gateway.AsError(err), 0, "") // the gateway has noted it
 		return nil
 	case result == nil:
-		return refused(gateway.Internal, "", errors.New("the gateway answered an enrollment with nothing"))
+		return wire.Refused(gateway.Internal, "", errors.New("the gateway answered an enrollment with nothing"))
 	case result.Kind == gateway.ResultIssued && result.Certificate != nil:
 		// RFC 7030 section 4.2.3: only the certificate that was issued.
 		return x.writeCertificates(typeEnrolled, []*x509.Certificate{result.Certificate})
 	case result.Kind == gateway.ResultPending:
 		// RFC 7030 section 4.2.3: 202 MUST have Retry-After.
-		x.w.Header().Set("Retry-After", x.retryAfter(result.RetryAfter))
-		x.write(http.StatusAccepted, "text/plain; charset=utf-8",
-			[]byte(line("the request is not decided yet: send it again after the time in Retry-After", result.Transaction)))
+		x.SetRetryAfter(result.RetryAfter)
+		x.Text(http.StatusAccepted, "the request is not decided yet: send it again after the time in Retry-After", result.Transaction)
 		return nil
 	default:
-		return refused(gateway.Internal, "", fmt.Errorf("the gateway answered an enrollment with %q", result.Kind))
+		return wire.Refused(gateway.Internal, "", fmt.Errorf("the gateway answered an enrollment with %q", result.Kind))
 	}
-}
-
-// source is the peer's address; the zero Addr when there is none to read.
-func source(remote string) netip.Addr {
-	ap, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr().Unmap()
 }

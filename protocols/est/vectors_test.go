@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 const testdata = "../../testdata/est"
@@ -37,10 +38,10 @@ func vectors(t testing.TB, folder string) map[string][]byte {
 }
 
 // read is what the handler does with a body, but for the connection: its binding is none that a vector knows.
-func read(body []byte) (*gateway.Request, *refusal) {
+func read(body []byte) (*gateway.Request, *wire.Refusal) {
 	der, err := decodeBody(body)
 	if err != nil {
-		return nil, refused(gateway.Malformed, err.Error(), err)
+		return nil, wire.Refused(gateway.Malformed, err.Error(), err)
 	}
 	c, ref := parseCertification(der)
 	if ref != nil {
@@ -55,8 +56,8 @@ func TestBodies(t *testing.T) {
 	for name, body := range vectors(t, "bodies") {
 		got := "ok"
 		if _, ref := read(body); ref != nil {
-			got = string(ref.err.Reason)
-			t.Logf("%s: %s", name, ref.err.Detail)
+			got = string(ref.Err.Reason)
+			t.Logf("%s: %s", name, ref.Err.Detail)
 		}
 		if !strings.HasPrefix(name, got+"-") {
 			t.Errorf("%s: %s", name, got)
