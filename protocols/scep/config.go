@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"gopkg.in/yaml.v3"
 
 	"github.com/muster-pki/muster/gateway/pkix"
-	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 	"github.com/muster-pki/muster/protocols/cms"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // Config is the `scep:` section of an endpoint. The zero value works.
@@ -26,12 +25,8 @@ type Config struct {
 	// Chain says what goes with an issued certificate: leaf (the default) nothing, full its CA certificates. Some Cisco
 	// devices want the CA certificate there, Juniper's do not take it.
 	Chain Chain `yaml:"chain"`
-	// MaxBody is how many bytes a message may have, before base64 when it comes by GET; 0 means 262144 (256 KiB).
-	// From 4096 to 16777216.
-	MaxBody int64 `yaml:"max-body"`
-	// RetryAfter is when a client may come back after 503, where nothing else is known; 0 means 30s. It is sent in whole
-	// seconds. From 1s to 24h.
-	RetryAfter strictyaml.Duration `yaml:"retry-after"`
+	// Limits: max-body counts a message before base64 when it comes by GET, up to 16777216; retry-after goes with 503.
+	wire.Limits `yaml:",inline"`
 }
 
 // Legacy names an algorithm that has to be let in.
@@ -53,26 +48,12 @@ const (
 	ChainFull Chain = "full"
 )
 
-const (
-	defaultMaxBody    = 256 << 10
-	minMaxBody        = 4 << 10
-	maxMaxBody        = 16 << 20
-	defaultRetryAfter = 30 * time.Second
-	maxRetryAfter     = 24 * time.Hour
-)
+const maxMaxBody = 16 << 20
 
 // UnmarshalStrict decodes and checks the section.
 func (c *Config) UnmarshalStrict(file string, n *yaml.Node) error {
 	type section Config // without this method
-	s := section(*c)
-	if err := strictyaml.DecodeNode(file, n, &s); err != nil {
-		return err
-	}
-	if err := Config(s).check(); err != nil {
-		return strictyaml.Errorf(file, n, "%v", err)
-	}
-	*c = Config(s)
-	return nil
+	return wire.DecodeSection(file, n, (*section)(c), func() error { return c.check() })
 }
 
 func (c Config) check() error {
@@ -91,13 +72,7 @@ func (c Config) check() error {
 	default:
 		return fmt.Errorf("chain: not one of leaf, full")
 	}
-	if c.MaxBody != 0 && (c.MaxBody < minMaxBody || c.MaxBody > maxMaxBody) {
-		return fmt.Errorf("max-body: not from %d to %d bytes", minMaxBody, maxMaxBody)
-	}
-	if d := time.Duration(c.RetryAfter); d != 0 && (d < time.Second || d > maxRetryAfter) {
-		return fmt.Errorf("retry-after: not from 1s to %s", maxRetryAfter)
-	}
-	return nil
+	return c.Limits.Check(maxMaxBody)
 }
 
 func (c Config) withDefaults() Config {
@@ -108,12 +83,7 @@ func (c Config) withDefaults() Config {
 	if c.Chain == "" {
 		c.Chain = ChainLeaf
 	}
-	if c.MaxBody == 0 {
-		c.MaxBody = defaultMaxBody
-	}
-	if c.RetryAfter == 0 {
-		c.RetryAfter = strictyaml.Duration(defaultRetryAfter)
-	}
+	c.Limits = c.Limits.WithDefaults()
 	return c
 }
 

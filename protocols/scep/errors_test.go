@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	smallscep "github.com/smallstep/scep"
 
@@ -85,31 +84,6 @@ func TestRendering(t *testing.T) {
 	}
 	if a := w.read(t, w.post("/scep", message), nil, nil); a.text != "the request is refused" {
 		t.Errorf("without a detail: %q", a.text)
-	}
-}
-
-func TestTextIsOneLine(t *testing.T) {
-	got := line("first\r\nSet-Cookie: x\tend\x7f\xff", "abc")
-	if strings.ContainsAny(got, "\r\n\t\x7f") || !utf8.ValidString(got) || !strings.HasSuffix(got, "(reference abc)") {
-		t.Errorf("%q", got)
-	}
-	if got := line(strings.Repeat("é", 5000), ""); len(got) > 600 || !strings.HasSuffix(got, "...") {
-		t.Errorf("%d bytes", len(got))
-	}
-}
-
-func TestRetryAfterIsWholeSeconds(t *testing.T) {
-	e := &Endpoint{Config: Config{}.withDefaults()}
-	e.Config.RetryAfter = 45e9
-	for d, want := range map[time.Duration]string{
-		time.Millisecond: "1", time.Second: "1", 1500 * time.Millisecond: "2", 0: "45", -time.Second: "45", time.Hour: "3600",
-	} {
-		if got := (&exchange{endpoint: e}).retryAfter(d); got != want {
-			t.Errorf("%v: %q, want %q", d, got, want)
-		}
-	}
-	if got := (&exchange{}).retryAfter(0); got != "30" {
-		t.Errorf("without an endpoint: %q", got)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // ra is an identity that can do what SCEP asks of it.
@@ -37,14 +38,14 @@ func checkIdentity(id *gateway.Identity) (ra, error) {
 }
 
 // identify sets the identity to answer with.
-func (x *exchange) identify() *refusal {
+func (x *exchange) identify() *wire.Refusal {
 	id := x.h.identity(x.endpoint.Name)
 	if id == nil {
-		return refused(gateway.Unavailable, "the RA has no certificate yet", errors.New("no identity for this endpoint"))
+		return wire.Refused(gateway.Unavailable, "the RA has no certificate yet", errors.New("no identity for this endpoint"))
 	}
 	var err error
 	if x.ra, err = checkIdentity(id); err != nil {
-		return refused(gateway.Internal, "", err)
+		return wire.Refused(gateway.Internal, "", err)
 	}
 	return nil
 }

@@ -4,11 +4,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // parameter returns the first value of a query parameter as it was sent, still escaped. Names are taken in any case.
@@ -94,40 +94,25 @@ func nibble(b byte) int {
 }
 
 // readMessage takes the message from where the method has it. A POST may repeat it in its query: the body counts.
-func (x *exchange) readMessage() ([]byte, *refusal) {
-	limit := x.endpoint.Config.MaxBody
-	tooLarge := &refusal{status: http.StatusRequestEntityTooLarge, err: &gateway.Error{Reason: gateway.Malformed,
-		Detail: fmt.Sprintf("the message is larger than %d bytes", limit)}}
-	if x.r.Method == http.MethodGet {
-		value, _ := parameter(x.r.URL.RawQuery, "message")
+func (x *exchange) readMessage() ([]byte, *wire.Refusal) {
+	if x.R.Method == http.MethodGet {
+		limit := x.Limits.MaxBody
+		value, _ := parameter(x.R.URL.RawQuery, "message")
 		der, err := decodeMessage(value, limit)
 		switch {
 		case errors.Is(err, errTooLarge):
-			tooLarge.status = http.StatusRequestURITooLong
-			return nil, tooLarge
+			return nil, wire.RefusedAs(http.StatusRequestURITooLong, gateway.Malformed, fmt.Sprintf("the message is larger than %d bytes", limit))
 		case err != nil:
-			return nil, refused(gateway.Malformed, err.Error(), err)
+			return nil, wire.Refused(gateway.Malformed, err.Error(), err)
 		}
 		return der, nil
 	}
-	for _, enc := range x.r.Header.Values("Content-Encoding") {
-		if enc != "" && !strings.EqualFold(enc, "identity") {
-			return nil, &refusal{status: http.StatusUnsupportedMediaType,
-				err: &gateway.Error{Reason: gateway.Malformed, Detail: "a Content-Encoding is not accepted"}}
-		}
-	}
-	if x.r.ContentLength > limit {
-		return nil, tooLarge
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, limit))
-	if _, over := errors.AsType[*http.MaxBytesError](err); over {
-		return nil, tooLarge
-	}
-	if err != nil {
-		return nil, refused(gateway.Malformed, "the request's body did not arrive whole", err)
+	body, ref := x.ReadBody("") // clients announce it as anything
+	if ref != nil {
+		return nil, ref
 	}
 	if len(body) == 0 {
-		return nil, refused(gateway.Malformed, errEmpty.Error(), errEmpty)
+		return nil, wire.Refused(gateway.Malformed, errEmpty.Error(), errEmpty)
 	}
 	return body, nil
 }

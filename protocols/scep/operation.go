@@ -1,18 +1,21 @@
 package scep
 
 import (
+	"context"
 	"crypto"
 	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	smallscep "github.com/smallstep/scep"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/cms"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // Message types (RFC 8894 section 3.2.1.2), as plain strings: the library's own type panics when an unknown one is formatted.
@@ -26,7 +29,7 @@ const (
 )
 
 // pkiOperation answers RFC 8894 section 4.3. One private key operation opens the request, one signs the answer.
-func (x *exchange) pkiOperation() *refusal {
+func (x *exchange) pkiOperation() *wire.Refusal {
 	body, ref := x.readMessage()
 	if ref != nil {
 		return ref
@@ -36,13 +39,13 @@ func (x *exchange) pkiOperation() *refusal {
 	}
 	signed, err := cms.ParseSigned(body, cms.Limits{Size: len(body)}) // the size is bounded by max-body
 	if err != nil {
-		return refused(gateway.Malformed, "the message is not a CMS SignedData (RFC 8894 section 3.2): "+err.Error(), err)
+		return wire.Refused(gateway.Malformed, "the message is not a CMS SignedData (RFC 8894 section 3.2): "+err.Error(), err)
 	}
 	m, err := newPKIMessage(signed)
 	if err != nil {
-		return refused(gateway.Malformed, err.Error(), err)
+		return wire.Refused(gateway.Malformed, err.Error(), err)
 	}
-	x.message, x.request.WireID = m, m.wireID
+	x.message, x.Request.WireID = m, m.wireID
 	key, ref := x.verify()
 	if ref != nil {
 		return ref
@@ -57,52 +60,52 @@ func (x *exchange) pkiOperation() *refusal {
 	if ref := x.fill(csr, key); ref != nil {
 		return ref
 	}
-	x.request.Raw = body
+	x.Request.Raw = body
 	return x.ask()
 }
 
 // verify checks that the message is signed by the holder of the key in the certificate that it carries, with accepted
 // algorithms. Whose certificate that is, is not asked here.
-func (x *exchange) verify() (*rsa.PublicKey, *refusal) {
+func (x *exchange) verify() (*rsa.PublicKey, *wire.Refusal) {
 	s, config := x.message.signed, x.endpoint.Config
 	if !slices.Contains(config.digests(), s.Digest) {
 		name := s.DigestOID.String()
 		if s.Digest != 0 {
 			name = s.Digest.String()
 		}
-		return nil, refused(gateway.BadAlgorithm, "the message is signed with the digest "+name+", which is not accepted here: use SHA-256, SHA-384 or SHA-512", nil)
+		return nil, wire.Refused(gateway.BadAlgorithm, "the message is signed with the digest "+name+", which is not accepted here: use SHA-256, SHA-384 or SHA-512", nil)
 	}
 	x.message.digest = s.Digest
 	if s.Content == nil || !s.ContentType.Equal(oidData) {
-		return nil, refused(gateway.Malformed, "the message has no pkcsPKIEnvelope as its content, of type data (RFC 8894 section 3.2)", nil)
+		return nil, wire.Refused(gateway.Malformed, "the message has no pkcsPKIEnvelope as its content, of type data (RFC 8894 section 3.2)", nil)
 	}
 	if s.Signer == nil {
-		return nil, refused(gateway.BadIntegrity, "the message does not carry the certificate that it is signed with (RFC 8894 section 2.3)", nil)
+		return nil, wire.Refused(gateway.BadIntegrity, "the message does not carry the certificate that it is signed with (RFC 8894 section 2.3)", nil)
 	}
 	// The bounds of the key come before any arithmetic with it.
 	pub, err := pkix.ParsePublicKey(s.Signer.RawSubjectPublicKeyInfo)
 	if err != nil {
-		return nil, refused(gateway.BadAlgorithm, "the key that the message is signed with is not accepted: "+err.Error(), err)
+		return nil, wire.Refused(gateway.BadAlgorithm, "the key that the message is signed with is not accepted: "+err.Error(), err)
 	}
 	key, ok := pub.(*rsa.PublicKey)
 	if !ok {
-		return nil, refused(gateway.BadAlgorithm, "the message is signed with a key of type "+pkix.KeyName(pub)+": an RSA key is needed, since the answer is encrypted to it", nil)
+		return nil, wire.Refused(gateway.BadAlgorithm, "the message is signed with a key of type "+pkix.KeyName(pub)+": an RSA key is needed, since the answer is encrypted to it", nil)
 	}
 	switch err := s.Verify([]crypto.Hash{s.Digest}); {
 	case err == nil:
 		return key, nil
 	case errors.Is(err, cms.ErrAlgorithm):
-		return nil, refused(gateway.BadAlgorithm, "the message's signature algorithm is not accepted", err)
+		return nil, wire.Refused(gateway.BadAlgorithm, "the message's signature algorithm is not accepted", err)
 	default:
-		return nil, refused(gateway.BadIntegrity, "the message's signature does not verify", err)
+		return nil, wire.Refused(gateway.BadIntegrity, "the message's signature does not verify", err)
 	}
 }
 
 // allow is the allow-list of message types: what does not stand here is refused, whoever signed it.
-func (x *exchange) allow() *refusal {
-	unsupported := func(name string) *refusal {
-		x.request.Operation = gateway.Query
-		return refused(gateway.Unsupported, name+" is not supported", nil)
+func (x *exchange) allow() *wire.Refusal {
+	unsupported := func(name string) *wire.Refusal {
+		x.Request.Operation = gateway.Query
+		return wire.Refused(gateway.Unsupported, name+" is not supported", nil)
 	}
 	switch x.message.kind {
 	case typePKCSReq, typeRenewalReq:
@@ -114,9 +117,9 @@ func (x *exchange) allow() *refusal {
 	case typeGetCRL:
 		return unsupported("GetCRL (messageType 22)")
 	case "":
-		return refused(gateway.Malformed, "the message has no messageType that can be read (RFC 8894 section 3.2.1.2)", nil)
+		return wire.Refused(gateway.Malformed, "the message has no messageType that can be read (RFC 8894 section 3.2.1.2)", nil)
 	default:
-		return refused(gateway.Unsupported, fmt.Sprintf("messageType %q is no request (RFC 8894 section 3.2.1.2)", x.message.kind), nil)
+		return wire.Refused(gateway.Unsupported, fmt.Sprintf("messageType %q is no request (RFC 8894 section 3.2.1.2)", x.message.kind), nil)
 	}
 }
 
@@ -124,22 +127,25 @@ func (x *exchange) allow() *refusal {
 //
 // From RecipientInfo to a request whose signature holds there is one refusal, and the same work whatever is wrong:
 // decrypting does its own share of that (cms.Enveloped.Decrypt), what comes of it is parsed in any case, and where no
-// request comes of that, one with the signer's key and a signature that does not hold takes its place.
-func (x *exchange) open(signer *rsa.PublicKey) (*pkix.CSR, *refusal) {
+// request comes of that, one with the signer's key and a signature that does not hold takes its place. The sender chooses
+// the keys, though, and so how long a verification takes: RSA-8192 costs milliseconds more than RSA-2048. So the refusal
+// goes out when the clock says, not when the work is done.
+func (x *exchange) open(signer *rsa.PublicKey) (*pkix.CSR, *wire.Refusal) {
 	s, config := x.message.signed, x.endpoint.Config
 	envelope, err := cms.ParseEnveloped(s.Content, cms.Limits{Size: len(s.Content)})
 	if err != nil {
-		return nil, refused(gateway.Malformed, "the pkcsPKIEnvelope is not a CMS EnvelopedData (RFC 8894 section 3.2.2): "+err.Error(), err)
+		return nil, wire.Refused(gateway.Malformed, "the pkcsPKIEnvelope is not a CMS EnvelopedData (RFC 8894 section 3.2.2): "+err.Error(), err)
 	}
 	if !config.encrypts(envelope.Cipher) {
 		name := envelope.CipherOID.String()
 		if envelope.Cipher != cms.CipherUnknown {
 			name = envelope.Cipher.String()
 		}
-		return nil, refused(gateway.BadAlgorithm, "the envelope is encrypted with "+name+", which is not accepted here: use AES in CBC mode", nil)
+		return nil, wire.Refused(gateway.BadAlgorithm, "the envelope is encrypted with "+name+", which is not accepted here: use AES in CBC mode", nil)
 	}
 	x.message.cipher = envelope.Cipher
 
+	started := time.Now()
 	content, sealed := envelope.Decrypt(x.ra.key, x.ra.cert)
 	csr, err := readCSR(content, config.judges())
 	if csr == nil {
@@ -148,7 +154,7 @@ func (x *exchange) open(signer *rsa.PublicKey) (*pkix.CSR, *refusal) {
 			_, failed = readCSR(stand, config.judges())
 		}
 		if failed == nil { // cannot be: nobody made that signature
-			return nil, refused(gateway.Internal, "", errors.New("a request that stands in for none verifies"))
+			return nil, wire.Refused(gateway.Internal, "", errors.New("a request that stands in for none verifies"))
 		}
 	}
 	switch {
@@ -158,9 +164,28 @@ func (x *exchange) open(signer *rsa.PublicKey) (*pkix.CSR, *refusal) {
 		err = sealed
 	}
 	if err != nil {
-		return nil, refused(gateway.Undecryptable, undecryptable, err)
+		x.h.pause(x.R.Context(), untilNext(time.Since(started)))
+		return nil, wire.Refused(gateway.Undecryptable, undecryptable, err)
 	}
 	return csr, nil
+}
+
+// undecryptableAfter is when a refusal of an envelope is answered, counted from the decryption: well after the work is
+// done on any machine, with an RA key of any size that is of use. Where it is not, it is the next multiple.
+const undecryptableAfter = 50 * time.Millisecond
+
+func untilNext(took time.Duration) time.Duration {
+	return undecryptableAfter - max(took, 0)%undecryptableAfter
+}
+
+// pause waits, or returns when the client is gone.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 // readCSR reads the DER of a PKCS#10 request (RFC 2986) within the bounds of protocols/cms and gateway/pkix, and verifies
@@ -182,29 +207,29 @@ func readCSR(der []byte, judges []pkix.Option) (csr *pkix.CSR, err error) {
 }
 
 // ask passes the request to the gateway and answers with what comes of it.
-func (x *exchange) ask() *refusal {
-	result, err := x.h.gateway.Enroll(x.r.Context(), x.request)
+func (x *exchange) ask() *wire.Refusal {
+	result, err := x.h.gateway.Enroll(x.R.Context(), x.Request)
 	switch {
 	case err != nil:
 		x.writeError(gateway.AsError(err), 0, "") // the gateway has noted it
 		return nil
 	case result == nil:
-		return refused(gateway.Internal, "", errors.New("the gateway answered an enrollment with nothing"))
+		return wire.Refused(gateway.Internal, "", errors.New("the gateway answered an enrollment with nothing"))
 	case result.Kind == gateway.ResultIssued && result.Certificate != nil:
 		return x.failed(x.writeSuccess(x.issued(result)))
 	case result.Kind == gateway.ResultPending:
 		return x.failed(x.writePending())
 	default:
-		return refused(gateway.Internal, "", fmt.Errorf("the gateway answered an enrollment with %q", result.Kind))
+		return wire.Refused(gateway.Internal, "", fmt.Errorf("the gateway answered an enrollment with %q", result.Kind))
 	}
 }
 
 // failed turns what went wrong with an answer into a refusal.
-func (x *exchange) failed(err error) *refusal {
+func (x *exchange) failed(err error) *wire.Refusal {
 	if err == nil {
 		return nil
 	}
-	return refused(gateway.Internal, "", err)
+	return wire.Refused(gateway.Internal, "", err)
 }
 
 // issued is what a SUCCESS holds: the certificate as the leaf (RFC 8894 section 3.3.2.1), and its CA certificates by

@@ -2,10 +2,12 @@ package scep
 
 import (
 	"bytes"
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/base64"
 	"flag"
 	"fmt"
 	"math/big"
@@ -37,11 +39,17 @@ func oracleKinds(w *world, csr []byte) map[string][]byte {
 		rand.Read(b)
 		return b
 	}
-	wrongSignature := bytes.Clone(csr)
-	wrongSignature[len(wrongSignature)-1] ^= 1
+	wrongSignature := tampered(bytes.Clone(csr))
 	good := pad(csr, 16)
-	badPadding := bytes.Clone(good)
+	// What is left of bad padding must not have the length of the request by chance: it would be parsed as one.
+	longer := csr
+	for name := "device-0001"; len(longer)%16 > 13; name += "x" {
+		longer = makeCSR(deviceKey(), name, testChallenge, 0)
+	}
+	badPadding := pad(longer, 16)
 	copy(badPadding[len(badPadding)-2:], []byte{7, 9})
+	badLength := bytes.Clone(good)
+	copy(badLength[len(badLength)-2:], []byte{7, 9})
 	zeroPadding := bytes.Clone(good)
 	zeroPadding[len(zeroPadding)-1] = 0
 	weak := makeCSR(must(rsa.GenerateKey(rand.Reader, 1024)), "device-0001", testChallenge, 0)
@@ -51,25 +59,36 @@ func oracleKinds(w *world, csr []byte) map[string][]byte {
 		"bad CBC padding":    envelope(w, block(2, key), key, badPadding),
 		"undecodable CSR":    envelope(w, block(2, key), key, pad(random(len(csr)), 16)),
 
-		"no PKCS#1 padding at all":    envelope(w, random(256), key, good),
-		"a key twice as long":         envelope(w, block(2, append(key, key...)), key, good),
-		"another session key":         envelope(w, block(2, random(16)), key, good),
-		"CBC padding of 0":            envelope(w, block(2, key), key, zeroPadding),
-		"ciphertext not aligned":      envelope(w, block(2, key), key, good[:len(good)-3]),
-		"no ciphertext":               envelope(w, block(2, key), key, nil),
-		"encrypted key above modulus": must(cms.Encrypt(csr, w.ca.ra, cms.AES128)),
-		"empty content":               envelope(w, block(2, key), key, pad(nil, 16)),
-		"CSR cut short":               envelope(w, block(2, key), key, pad(csr[:len(csr)-1], 16)),
-		"CSR with more behind":        envelope(w, block(2, key), key, pad(append(bytes.Clone(csr), 0), 16)),
-		"CSR signature wrong":         envelope(w, block(2, key), key, pad(wrongSignature, 16)),
-		"CSR signed with SHA-1":       envelope(w, block(2, key), key, pad(must(sha1CSR()), 16)),
-		"BER deep in the CSR":         envelope(w, block(2, key), key, pad(withAttribute(deviceKey(), csr, []int{1, 2, 3}, cbasn1.SEQUENCE, "\x30\x80\x00\x00"), 16)),
-		"CSR key weak":                envelope(w, block(2, key), key, pad(weak, 16)),
-		"another recipient":           must(cms.Encrypt(csr, selfSigned(raKey()), cms.AES128)),
-		"BER in BER":                  envelope(w, block(2, key), key, pad([]byte("\x30\x80\x00\x00"), 16)),
+		"no PKCS#1 padding at all":     envelope(w, random(256), key, good),
+		"a key twice as long":          envelope(w, block(2, append(key, key...)), key, good),
+		"another session key":          envelope(w, block(2, random(16)), key, good),
+		"bad CBC padding of one octet": envelope(w, block(2, key), key, badLength),
+		"CBC padding of 0":             envelope(w, block(2, key), key, zeroPadding),
+		"ciphertext not aligned":       envelope(w, block(2, key), key, good[:len(good)-3]),
+		"no ciphertext":                envelope(w, block(2, key), key, nil),
+		"encrypted key above modulus":  must(cms.Encrypt(csr, w.ca.ra, cms.AES128)),
+		"empty content":                envelope(w, block(2, key), key, pad(nil, 16)),
+		"CSR cut short":                envelope(w, block(2, key), key, pad(csr[:len(csr)-1], 16)),
+		"CSR with more behind":         envelope(w, block(2, key), key, pad(append(bytes.Clone(csr), 0), 16)),
+		"CSR signature wrong":          envelope(w, block(2, key), key, pad(wrongSignature, 16)),
+		"CSR signed with SHA-1":        envelope(w, block(2, key), key, pad(must(sha1CSR()), 16)),
+		"BER deep in the CSR":          envelope(w, block(2, key), key, pad(withAttribute(deviceKey(), csr, []int{1, 2, 3}, cbasn1.SEQUENCE, "\x30\x80\x00\x00"), 16)),
+		"CSR key weak":                 envelope(w, block(2, key), key, pad(weak, 16)),
+		"another recipient":            must(cms.Encrypt(csr, selfSigned(raKey()), cms.AES128)),
+		"another key's CSR, tampered":  envelope(w, block(2, key), key, pad(tampered(makeCSR(otherKey(), "device-0001", "-", 0)), 16)),
+		"EC CSR, tampered":             envelope(w, block(2, key), key, pad(tampered(makeCSR(newP256(), "device-0001", "-", 0)), 16)),
+		"huge CSR, tampered":           envelope(w, block(2, key), key, pad(tampered(makeCSR(deviceKey(), strings.Repeat("d", 100_000), "-", 0)), 16)),
+		"challenge of no characters in a CSR that is tampered": envelope(w, block(2, key), key, pad(tampered(makeCSR(deviceKey(), "device-0001", "", 0)), 16)),
+		"BER in BER": envelope(w, block(2, key), key, pad([]byte("\x30\x80\x00\x00"), 16)),
 	}
 	kinds["encrypted key above modulus"] = replaceKey(kinds["encrypted key above modulus"], bytes.Repeat([]byte{0xff}, 256))
 	return kinds
+}
+
+// tampered is a request whose signature no longer holds.
+func tampered(csr []byte) []byte {
+	csr[len(csr)-1] ^= 1
+	return csr
 }
 
 func pad(b []byte, size int) []byte {
@@ -150,9 +169,17 @@ func TestOracle(t *testing.T) {
 		t.Fatalf("a sound envelope: %+v", a)
 	}
 
+	if n := len(w.paused()); n != 0 {
+		t.Errorf("a sound envelope waited %d times", n)
+	}
+
 	var want []byte
 	for name, message := range messages {
+		waited := len(w.paused())
 		got := w.post("/scep", message)
+		if p := w.paused(); len(p) != waited+1 || p[waited] <= 0 || p[waited] > undecryptableAfter {
+			t.Errorf("%s: waited %v, %d times before", name, p, waited)
+		}
 		a := w.read(t, got, nil, nil)
 		if a.status != "2" || a.failInfo != "2" || a.text != undecryptable {
 			t.Errorf("%s: %+v", name, a)
@@ -167,6 +194,10 @@ func TestOracle(t *testing.T) {
 		}
 		if !bytes.Equal(rest, want) {
 			t.Errorf("%s: another answer than the others\n%x\n%x", name, rest, want)
+		}
+		byGet := w.get("/scep?operation=PKIOperation&message=" + base64.RawURLEncoding.EncodeToString(message))
+		if !bytes.Equal(stripped(byGet.body, w.read(t, byGet, nil, nil)), want) || len(w.paused()) != waited+2 {
+			t.Errorf("%s: another answer by GET", name)
 		}
 		header := fmt.Sprint(got.Header, got.StatusCode)
 		if header != fmt.Sprint(w.post("/scep", messages["bad CBC padding"]).Header, 200) {
@@ -218,6 +249,23 @@ func measureOracle(t *testing.T, w *world, messages map[string][]byte) {
 	if high-low > oracleSpread {
 		t.Errorf("medians lie %v apart, want at most %v", high-low, oracleSpread)
 	}
+}
+
+// The sender chooses the keys, and with them what a verification costs: the refusal goes out at a time that does not
+// depend on it.
+func TestRefusalTime(t *testing.T) {
+	for took, want := range map[time.Duration]time.Duration{
+		-1: 50 * time.Millisecond, 0: 50 * time.Millisecond, time.Millisecond: 49 * time.Millisecond, 49999 * time.Microsecond: time.Microsecond,
+		50 * time.Millisecond: 50 * time.Millisecond, 51 * time.Millisecond: 49 * time.Millisecond, time.Second + 1: 50*time.Millisecond - 1,
+	} {
+		if got := untilNext(took); got != want {
+			t.Errorf("after %v: %v, want %v", took, got, want)
+		}
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	pause(gone, time.Hour) // or the test never ends
+	pause(t.Context(), 1)
 }
 
 // The stand-in for a request that cannot be had costs what a request does: it is read as far as its signature.

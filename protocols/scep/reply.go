@@ -62,6 +62,6 @@ func (x *exchange) writeCertRep(status smallscep.PKIStatus, envelope []byte, mor
 	if err != nil {
 		return err
 	}
-	x.write(http.StatusOK, "application/x-pki-message", der)
+	x.Write(http.StatusOK, "application/x-pki-message", der)
 	return nil
 }

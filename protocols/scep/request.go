@@ -12,6 +12,7 @@ import (
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 var (
@@ -37,12 +38,12 @@ const maxChallenge = 1024
 // signed it anew with a certificate of his own making would be the one who gets the answer. In a renewal it is left out:
 // clients resend the one that they were enrolled with, spent long ago (RFC 8894 section 2.4), and it must not stand in
 // for a certificate that is no longer good.
-func (x *exchange) fill(csr *pkix.CSR, key *rsa.PublicKey) *refusal {
-	r, signer := x.request, x.message.signed.Signer
+func (x *exchange) fill(csr *pkix.CSR, key *rsa.PublicKey) *wire.Refusal {
+	r, signer := x.Request, x.message.signed.Signer
 	r.CSR, r.Subject, r.PublicKey, r.Extensions = csr.Raw, csr.Subject, csr.PublicKey, csr.Extensions
 	asked, ok := csr.Key.(*rsa.PublicKey)
 	if !ok {
-		return refused(gateway.BadAlgorithm, "the request is for a key of type "+pkix.KeyName(csr.Key)+": SCEP here certifies RSA keys only, since answers are encrypted to them", nil)
+		return wire.Refused(gateway.BadAlgorithm, "the request is for a key of type "+pkix.KeyName(csr.Key)+": SCEP here certifies RSA keys only, since answers are encrypted to them", nil)
 	}
 	r.POP = gateway.POPSignature
 	if ref := x.checkContents(csr); ref != nil {
@@ -50,7 +51,7 @@ func (x *exchange) fill(csr *pkix.CSR, key *rsa.PublicKey) *refusal {
 	}
 	challenge, present, err := csr.ChallengePassword()
 	if err != nil || len(challenge) > maxChallenge {
-		return refused(gateway.Malformed, "the request's challengePassword is not a string of at most 1024 bytes (RFC 2985 section 5.4.1)", err)
+		return wire.Refused(gateway.Malformed, "the request's challengePassword is not a string of at most 1024 bytes (RFC 2985 section 5.4.1)", err)
 	}
 	present = present && challenge != ""
 
@@ -58,8 +59,8 @@ func (x *exchange) fill(csr *pkix.CSR, key *rsa.PublicKey) *refusal {
 	selfSigned := bytes.Equal(signer.RawIssuer, signer.RawSubject)
 	renewal := x.message.kind == typeRenewalReq
 	if !renewal && !selfSigned {
-		if renewal, err = x.h.gateway.Issued(x.r.Context(), signer); err != nil {
-			return &refusal{err: gateway.AsError(err)}
+		if renewal, err = x.h.gateway.Issued(x.R.Context(), signer); err != nil {
+			return &wire.Refusal{Err: gateway.AsError(err)}
 		}
 	}
 	switch {
@@ -72,7 +73,7 @@ func (x *exchange) fill(csr *pkix.CSR, key *rsa.PublicKey) *refusal {
 	case selfSigned:
 		r.Operation = gateway.Enroll
 		if !same {
-			return refused(gateway.BadPOP, "the message is signed with another key than the request's: a self-signed certificate has to be that of the key to be certified (RFC 8894 section 2.3)", nil)
+			return wire.Refused(gateway.BadPOP, "the message is signed with another key than the request's: a self-signed certificate has to be that of the key to be certified (RFC 8894 section 2.3)", nil)
 		}
 	default:
 		r.Operation = gateway.Enroll
@@ -87,17 +88,17 @@ func (x *exchange) fill(csr *pkix.CSR, key *rsa.PublicKey) *refusal {
 		r.Notes = append(r.Notes, "the challenge was not looked at, right or wrong: the message is signed with another key than the one to be certified")
 	}
 	if r.Content, err = repeatContent(x.message.kind, signer, csr.PublicKey); err != nil {
-		return refused(gateway.Malformed, "the request cannot be encoded again", err)
+		return wire.Refused(gateway.Malformed, "the request cannot be encoded again", err)
 	}
 	return nil
 }
 
 // checkContents looks at what policy will read.
-func (x *exchange) checkContents(csr *pkix.CSR) *refusal {
+func (x *exchange) checkContents(csr *pkix.CSR) *wire.Refusal {
 	for _, e := range csr.Extensions {
 		if e.Id.Equal(oidSubjectAltName) {
 			if _, err := pkix.ParseGeneralNames(e.Value); err != nil {
-				return refused(gateway.Malformed, "the request's subjectAltName does not parse: "+err.Error(), err)
+				return wire.Refused(gateway.Malformed, "the request's subjectAltName does not parse: "+err.Error(), err)
 			}
 		}
 	}

@@ -14,10 +14,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"regexp"
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // Gateway is what the adapter asks of the domain.
@@ -64,28 +64,22 @@ type Handler struct {
 	now       func() time.Time
 	log       *slog.Logger
 	rand      io.Reader
+	pause     func(context.Context, time.Duration) // tests do not wait
 }
-
-// nameForm keeps names to characters that need no escaping in a path (RFC 3986 section 2.3).
-var nameForm = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,63}$`)
 
 // New checks the endpoints and their identities, as far as these are there, and makes a Handler. Errors name the endpoint.
 func New(o Options) (*Handler, error) {
 	if o.Gateway == nil || o.Identity == nil || o.Clock == nil || o.Log == nil {
 		return nil, errors.New("scep: gateway, identity, clock and log are required")
 	}
-	h := &Handler{gateway: o.Gateway, endpoints: map[string]*Endpoint{}, identity: o.Identity, now: o.Clock, log: o.Log, rand: o.Rand}
+	h := &Handler{gateway: o.Gateway, endpoints: map[string]*Endpoint{}, identity: o.Identity, now: o.Clock, log: o.Log, rand: o.Rand, pause: pause}
 	if h.rand == nil {
 		h.rand = rand.Reader
 	}
+	var names wire.Names
 	for _, e := range o.Endpoints {
-		switch {
-		case !nameForm.MatchString(e.Name):
-			return nil, fmt.Errorf("scep: endpoint %q: the name is part of a URL: use at most 64 of A-Z a-z 0-9 . _ ~ - and do not begin with a dot", e.Name)
-		case h.endpoints[e.Name] != nil:
-			return nil, fmt.Errorf("scep: endpoint %q: named twice", e.Name)
-		case e.Default && h.fallback != nil:
-			return nil, fmt.Errorf("scep: endpoint %q: %q is the default already", e.Name, h.fallback.Name)
+		if err := names.Add(e.Name, e.Default); err != nil {
+			return nil, fmt.Errorf("scep: endpoint %q: %w", e.Name, err)
 		}
 		if err := e.Config.check(); err != nil {
 			return nil, fmt.Errorf("scep: endpoint %q: %w", e.Name, err)

@@ -6,13 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
-	"runtime/debug"
-	"strconv"
+	"slices"
 	"strings"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cms"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // operation is a value of the query's operation (RFC 8894 section 4.1).
@@ -20,7 +19,7 @@ type operation struct {
 	name    string
 	methods []string // the first is the one that clients should use
 	kind    gateway.Operation
-	serve   func(*exchange) *refusal
+	serve   func(*exchange) *wire.Refusal
 }
 
 // operationNamed finds what a query asks for, in any case.
@@ -42,89 +41,56 @@ func operationNamed(name string) (operation, bool) {
 
 // exchange is one HTTP request and its answer.
 type exchange struct {
+	wire.Exchange
 	h        *Handler
-	w        http.ResponseWriter
-	r        *http.Request
-	endpoint *Endpoint        // nil until the path is resolved
-	request  *gateway.Request // as much of it as is known
-	ra       ra               // set by identify
-	message  *pkiMessage      // nil until it can be answered in CMS
-	answered bool
+	endpoint *Endpoint   // nil until the path is resolved
+	ra       ra          // set by identify
+	message  *pkiMessage // nil until it can be answered in CMS
 }
 
 // serve answers one HTTP request. A panic ends that request only.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, serves func(string) bool) {
-	now := h.now()
-	x := &exchange{h: h, w: w, r: r, request: &gateway.Request{
-		ID: gateway.NewID(now), Protocol: gateway.SCEP, POP: gateway.POPNone, Source: source(r.RemoteAddr), Received: now,
-	}}
-	defer x.contain()
+	x := &exchange{h: h, Exchange: wire.New(w, r, gateway.SCEP, h.now(), h.log)}
+	defer x.Contain(x.refuse)
 	if ref := x.dispatch(serves); ref != nil {
 		x.refuse(ref)
 	}
 }
 
 // refuse reports a refusal to the gateway and answers it.
-func (x *exchange) refuse(ref *refusal) {
-	e := ref.err
-	if noted := x.h.gateway.Reject(x.r.Context(), x.request, e); noted != nil {
+func (x *exchange) refuse(ref *wire.Refusal) {
+	e := ref.Err
+	if noted := x.h.gateway.Reject(x.R.Context(), x.Request, e); noted != nil {
 		e = noted
 	}
-	x.writeError(e, ref.status, ref.allow)
-}
-
-// contain ends a panic with 500. What the panic says goes to the log only.
-func (x *exchange) contain() {
-	p := recover()
-	if p == nil {
-		return
-	}
-	if p == http.ErrAbortHandler { // net/http's own way to drop a connection
-		panic(p)
-	}
-	x.h.log.Error("SCEP request panicked", "id", x.request.ID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-	if x.answered {
-		return
-	}
-	defer func() {
-		if p := recover(); p != nil { // Reject itself
-			x.h.log.Error("SCEP refusal panicked", "id", x.request.ID, "panic", fmt.Sprint(p))
-			if !x.answered {
-				x.write(http.StatusInternalServerError, "text/plain; charset=utf-8", []byte(line("internal server error", x.request.ID)+"\n"))
-			}
-		}
-	}()
-	x.refuse(refused(gateway.Internal, "", fmt.Errorf("panic: %v", p)))
+	x.writeError(e, ref.Status, ref.Allow)
 }
 
 // dispatch finds endpoint and operation and runs it.
-func (x *exchange) dispatch(serves func(string) bool) *refusal {
-	x.endpoint = x.h.endpointOf(x.r.URL.Path, serves)
-	name, named := parameter(x.r.URL.RawQuery, "operation")
-	if !named && x.r.Method == http.MethodPost {
+func (x *exchange) dispatch(serves func(string) bool) *wire.Refusal {
+	x.endpoint = x.h.endpointOf(x.R.URL.Path, serves)
+	name, named := parameter(x.R.URL.RawQuery, "operation")
+	if !named && x.R.Method == http.MethodPost {
 		// RFC 8894 section 4.3: the only operation with POST, so that its absence goes unnoticed.
 		name = "PKIOperation"
 	}
 	op, known := operationNamed(name)
-	x.request.Operation = op.kind
+	x.Request.Operation = op.kind
 	if !known {
-		x.request.Operation = gateway.Query
+		x.Request.Operation = gateway.Query
 	}
 	if x.endpoint == nil {
-		return &refusal{status: http.StatusNotFound, err: &gateway.Error{Reason: gateway.NotAuthorized,
-			Detail: "no SCEP endpoint is served at this path: it is " + root + "/NAME, with the endpoint's name in the case of the configuration"}}
+		return wire.RefusedAs(http.StatusNotFound, gateway.NotAuthorized,
+			"no SCEP endpoint is served at this path: it is "+root+"/NAME, with the endpoint's name in the case of the configuration")
 	}
-	x.request.Endpoint = x.endpoint.Name
+	x.Request.Endpoint, x.Limits = x.endpoint.Name, x.endpoint.Config.Limits
 	if !known {
-		return refused(gateway.Malformed, "the query needs an operation: GetCACaps, GetCACert or PKIOperation (RFC 8894 section 4.1)", nil)
+		return wire.Refused(gateway.Malformed, "the query needs an operation: GetCACaps, GetCACert or PKIOperation (RFC 8894 section 4.1)", nil)
 	}
-	for _, m := range op.methods {
-		if x.r.Method == m {
-			return op.serve(x)
-		}
+	if !slices.Contains(op.methods, x.R.Method) {
+		return wire.NotAllowed(op.name+" takes "+op.methods[0], op.methods...)
 	}
-	return &refusal{status: http.StatusMethodNotAllowed, allow: strings.Join(op.methods, ", "),
-		err: &gateway.Error{Reason: gateway.Malformed, Detail: op.name + " takes " + op.methods[0]}}
+	return op.serve(x)
 }
 
 // endpointOf finds the endpoint that a path below root means: the one that its first segment names, or the default where
@@ -144,29 +110,29 @@ func (h *Handler) endpointOf(path string, serves func(string) bool) *Endpoint {
 }
 
 // caCaps answers RFC 8894 section 3.5.
-func (x *exchange) caCaps() *refusal {
-	x.write(http.StatusOK, "text/plain", []byte(x.endpoint.Config.capabilities()))
+func (x *exchange) caCaps() *wire.Refusal {
+	x.Write(http.StatusOK, "text/plain", []byte(x.endpoint.Config.capabilities()))
 	return nil
 }
 
 // caCert answers RFC 8894 section 4.2: always a list, since the RA's certificate is in it. It stands first, for clients
 // that encrypt to the first one.
-func (x *exchange) caCert() *refusal {
+func (x *exchange) caCert() *wire.Refusal {
 	if ref := x.identify(); ref != nil {
 		return ref
 	}
-	certs, err := x.h.gateway.CACertificates(x.r.Context(), x.endpoint.Name)
+	certs, err := x.h.gateway.CACertificates(x.R.Context(), x.endpoint.Name)
 	if err != nil {
-		return &refusal{err: gateway.AsError(err)}
+		return &wire.Refusal{Err: gateway.AsError(err)}
 	}
 	if len(certs) == 0 {
-		return refused(gateway.Internal, "", errors.New("the endpoint has no CA certificates"))
+		return wire.Refused(gateway.Internal, "", errors.New("the endpoint has no CA certificates"))
 	}
 	raw := [][]byte{x.ra.cert.Raw}
 	for i, c := range certs {
 		if _, ok := c.PublicKey.(*rsa.PublicKey); !ok {
 			// Clients encrypt to every certificate of the list, and fail at this one.
-			return refused(gateway.Internal, "", fmt.Errorf("the CA certificate %q has no RSA key: a SCEP endpoint needs an issuing CA with an RSA chain", c.Subject))
+			return wire.Refused(gateway.Internal, "", fmt.Errorf("the CA certificate %q has no RSA key: a SCEP endpoint needs an issuing CA with an RSA chain", c.Subject))
 		}
 		if i == 0 || x.endpoint.shows(c) {
 			raw = append(raw, c.Raw)
@@ -174,9 +140,9 @@ func (x *exchange) caCert() *refusal {
 	}
 	der, err := cms.CertsOnly(raw...)
 	if err != nil {
-		return refused(gateway.Internal, "", err)
+		return wire.Refused(gateway.Internal, "", err)
 	}
-	x.write(http.StatusOK, "application/x-x509-ca-ra-cert", der)
+	x.Write(http.StatusOK, "application/x-x509-ca-ra-cert", der)
 	return nil
 }
 
@@ -186,33 +152,6 @@ func (e *Endpoint) shows(c *x509.Certificate) bool {
 }
 
 // nextCACert is RFC 8894 section 4.7, which GetCACaps does not announce.
-func (x *exchange) nextCACert() *refusal {
-	return refused(gateway.Unsupported, "GetNextCACert is not implemented", nil)
-}
-
-// write sends an answer with its length. None of them is for a cache: PKIOperation by GET is no safe method (RFC 8894
-// section 4.1).
-func (x *exchange) write(status int, contentType string, body []byte) {
-	header := x.w.Header()
-	header.Set("Content-Type", contentType)
-	header.Set("Content-Length", strconv.Itoa(len(body)))
-	header.Set("Cache-Control", "no-store")
-	x.answered = true
-	x.w.WriteHeader(status)
-	if x.r.Method == http.MethodHead {
-		return
-	}
-	if _, err := x.w.Write(body); err != nil {
-		// The client is gone; it repeats its request, and gets the same certificate.
-		x.h.log.Debug("SCEP answer not delivered", "id", x.request.ID, "err", err)
-	}
-}
-
-// source is the peer's address; the zero Addr when there is none to read.
-func source(remote string) netip.Addr {
-	ap, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr().Unmap()
+func (x *exchange) nextCACert() *wire.Refusal {
+	return wire.Refused(gateway.Unsupported, "GetNextCACert is not implemented", nil)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cms"
+	"github.com/muster-pki/muster/protocols/wire"
 )
 
 func TestCACaps(t *testing.T) {
@@ -285,7 +286,7 @@ func TestPost(t *testing.T) {
 }
 
 func TestSize(t *testing.T) {
-	w := newWorld(t, worldOptions{config: Config{MaxBody: 4096}})
+	w := newWorld(t, worldOptions{config: Config{Limits: wire.Limits{MaxBody: 4096}}})
 	large := bytes.Repeat([]byte{0x30}, 4097)
 	for _, length := range []int64{4097, -1} {
 		r := httptest.NewRequest(http.MethodPost, "/scep?operation=PKIOperation", bytes.NewReader(large))

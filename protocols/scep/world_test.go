@@ -190,6 +190,7 @@ type world struct {
 	router  *echo.Echo
 	server  *httptest.Server // without TLS
 	log     *lockedBuffer
+	paused  func() []time.Duration // for how long the handler would have waited
 }
 
 type worldOptions struct {
@@ -227,6 +228,18 @@ func newWorld(t testing.TB, o worldOptions) *world {
 		t.Fatal(err)
 	}
 	w.handler, w.router = h, echo.New()
+	var mu sync.Mutex
+	var pauses []time.Duration
+	h.pause = func(_ context.Context, d time.Duration) {
+		mu.Lock()
+		defer mu.Unlock()
+		pauses = append(pauses, d)
+	}
+	w.paused = func() []time.Duration {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(pauses)
+	}
 	h.Register(w.router, func(name string) bool { return name != "elsewhere" && name != "else.where" })
 	w.server = httptest.NewServer(w.router)
 	t.Cleanup(w.server.Close)
