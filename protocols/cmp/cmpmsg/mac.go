@@ -15,7 +15,7 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Bounds of what a MAC may make us compute, in CONFORMANCE's numbers: 100,000 iterations of PBM are as many hashes, 50,000 of
+// Bounds of what a MAC may make us compute, as docs/cmp.md states them: 100,000 iterations of PBM are as many hashes, 50,000 of
 // PBKDF2 twice as many.
 const (
 	minIterations    = 100 // RFC 4211 section 4.4
@@ -38,7 +38,7 @@ type MAC struct {
 	algorithm  AlgorithmIdentifier
 }
 
-// MACPolicy bounds what a request may make us compute. The zero value takes the defaults of CONFORMANCE: PBM 100 to 100,000
+// MACPolicy bounds what a request may make us compute. The zero value allows PBM 100 to 100,000
 // iterations, PBMAC1 up to 50,000, salts up to 128 bytes, SHA-2 only.
 type MACPolicy struct {
 	// AllowSHA1 lets SHA-1 be the one-way function of PBM, and HMAC-SHA-1 the MAC and the PRF of PBMAC1.
