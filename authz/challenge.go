@@ -83,25 +83,14 @@ func NewChallenge(c ChallengeConfig, dir string, hashing *Hashing) (*Challenge, 
 }
 
 func (s *Challenge) addFile(dir, path string) error {
-	data, err := readFile(dir, path)
-	if err != nil {
-		return fmt.Errorf("file: %w", err)
-	}
-	for i, line := range strings.Split(string(data), "\n") {
-		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
+	return eachEntry(dir, path, func(line string) error {
 		name, hash, ok := strings.Cut(line, ":")
 		if !ok {
 			sum := sha256.Sum256([]byte(line))
 			name, hash = hex.EncodeToString(sum[:4]), line
 		}
-		if err := s.add(name, hash); err != nil {
-			return fmt.Errorf("%s:%d: %w", path, i+1, err)
-		}
-	}
-	return nil
+		return s.add(name, hash)
+	})
 }
 
 func (s *Challenge) add(name, hash string) error {

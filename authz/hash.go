@@ -150,3 +150,22 @@ func (h *Hashing) matches(ctx context.Context, e *entry, password []byte) (bool,
 	got := argon2.IDKey(password, e.salt, e.cost.time, e.cost.memory, e.cost.threads, uint32(len(e.hash)))
 	return subtle.ConstantTimeCompare(got, e.hash) == 1, nil
 }
+
+// eachEntry reads a file of entries, one a line; empty lines and those that begin with # are left out. Errors name the
+// file, and the line that add refused.
+func eachEntry(dir, path string, add func(line string) error) error {
+	data, err := readFile(dir, path)
+	if err != nil {
+		return fmt.Errorf("file: %w", err)
+	}
+	for i, line := range strings.Split(string(data), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if err := add(line); err != nil {
+			return fmt.Errorf("%s:%d: %w", path, i+1, err)
+		}
+	}
+	return nil
+}

@@ -113,24 +113,13 @@ func NewPassword(c PasswordConfig, dir string, hashing *Hashing, now func() time
 }
 
 func (s *Password) addFile(dir, path string) error {
-	data, err := readFile(dir, path)
-	if err != nil {
-		return fmt.Errorf("file: %w", err)
-	}
-	for i, line := range strings.Split(string(data), "\n") {
-		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
+	return eachEntry(dir, path, func(line string) error {
 		name, hash, ok := strings.Cut(line, ":")
 		if !ok {
-			return fmt.Errorf("%s:%d: want name:hash", path, i+1)
+			return errors.New("want name:hash")
 		}
-		if err := s.add(name, hash); err != nil {
-			return fmt.Errorf("%s:%d: %w", path, i+1, err)
-		}
-	}
-	return nil
+		return s.add(name, hash)
+	})
 }
 
 func (s *Password) add(name, hash string) error {

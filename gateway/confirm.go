@@ -47,7 +47,7 @@ func (g *Gateway) Confirm(ctx context.Context, c *Confirmation) (*Transaction, e
 		end.State, end.RepeatUntil, kind = StateRejected, time.Time{}, "rejected"
 	}
 	t.State, t.Note, t.Exchange, t.Updated = end.State, end.Note, end.Exchange, now
-	end.Audit = certificateAudit(t, kind)
+	end.Audit = certificateAudit(t, kind, t.Certificate)
 	if r := c.Request; r != nil && r.Source.IsValid() {
 		end.Audit.Source = r.Source.String()
 	}
@@ -75,16 +75,9 @@ func over(t *Transaction) *Error {
 // confirmed writes the one line that the end of an unconfirmed transaction leaves in the log.
 func (g *Gateway) confirmed(ctx context.Context, level slog.Level, t *Transaction, outcome string) {
 	g.meter.confirmations.WithLabelValues(string(t.Protocol), t.Endpoint, outcome).Inc()
-	attrs := []slog.Attr{
+	attrs := told([]slog.Attr{
 		slog.String("id", t.ID), slog.String("protocol", string(t.Protocol)), slog.String("endpoint", t.Endpoint), slog.String("decision", outcome),
-	}
-	for _, a := range []struct{ key, value string }{
-		{"device", t.Device}, {"requester", t.Requester}, {"subject", t.Subject}, {"note", cut(t.Note, maxNote)},
-	} {
-		if a.value != "" {
-			attrs = append(attrs, slog.String(a.key, a.value))
-		}
-	}
+	}, "device", t.Device, "requester", t.Requester, "subject", t.Subject, "note", cut(t.Note, maxNote))
 	g.log.LogAttrs(ctx, level, "confirmation", attrs...)
 }
 
@@ -105,7 +98,7 @@ func (g *Gateway) expire(ctx context.Context, a *ask) error {
 		s.Note = fmt.Sprintf("not confirmed within %s, and kept, as configured", t.ConfirmWait)
 	}
 	t.State, t.Note, t.Updated = s.State, s.Note, s.Now
-	s.Audit = certificateAudit(t, kind)
+	s.Audit = certificateAudit(t, kind, t.Certificate)
 	if err := g.store.Settle(ctx, s); err != nil {
 		return err
 	}
@@ -116,10 +109,10 @@ func (g *Gateway) expire(ctx context.Context, a *ask) error {
 	return nil
 }
 
-// certificateAudit is an event about a transaction's certificate.
-func certificateAudit(t *Transaction, kind string) AuditEvent {
+// certificateAudit is an event about a transaction and its certificate, nil for none.
+func certificateAudit(t *Transaction, kind string, c *Certificate) AuditEvent {
 	e := auditOf(t, kind, "")
-	if c := t.Certificate; c != nil {
+	if c != nil {
 		e.Serial = hex.EncodeToString(c.Serial)
 		e.Issuer = pkix.FormatName(c.Issuer)
 		e.Fingerprint = hex.EncodeToString(keyHash(c.DER))

@@ -58,7 +58,8 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 		return nil, Errorf(Unsupported, "operation not supported", "%s is not an enrollment", r.Operation)
 	}
 
-	if res, err := g.repeated(ctx, r, e); err != nil {
+	k := keysOf(r)
+	if res, err := g.repeated(ctx, r, e, k); err != nil {
 		return nil, unavailable("the store cannot be read", err)
 	} else if res != nil {
 		d.note = "the same request as " + res.Transaction
@@ -85,7 +86,7 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 	if d.grant.PublicKey == nil {
 		return nil, g.refuse(ctx, d, Errorf(Unsupported, "key generation is not supported", "the request has no public key"))
 	}
-	return g.commit(ctx, rt, e, d, &out)
+	return g.commit(ctx, rt, e, d, &out, k)
 }
 
 // refuse keeps a refusal for `muster explain`: in the store when the requester is known, else in memory only, since
@@ -108,14 +109,14 @@ func (g *Gateway) refuse(ctx context.Context, d *decision, e *Error) *Error {
 }
 
 // commit records what the pipeline decided, claims included, and goes on to the CA unless it is held.
-func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decision, out *ruling) (*Result, error) {
+func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decision, out *ruling, k keys) (*Result, error) {
 	backendName := d.grant.Backend
 	b, desc := rt.Backends[backendName], rt.descriptions[backendName]
 	if b == nil || desc == nil {
 		return nil, Errorf(Internal, "", "the grant names the backend %q, which is not configured", backendName)
 	}
 	t := transactionOf(d, StateIssuing)
-	t.Repeat, t.Resume, t.Backend, t.Profile = repeatKey(d.request), resumeKey(d.request), backendName, d.grant.Profile
+	t.Repeat, t.Resume, t.Backend, t.Profile = k.repeat, k.resume, backendName, d.grant.Profile
 	t.Exchange = d.request.Exchange
 	if d.request.Confirm {
 		t.ConfirmWait = orDefault(e.ConfirmWait, defaultConfirmWait)
@@ -140,7 +141,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	var twin *TwinError
 	if errors.As(err, &twin) {
 		d.note = "the same request as " + twin.Transaction
-		if res, err := g.join(ctx, d.request, twin.Transaction); err != nil {
+		if res, err := g.join(ctx, d.request, k, twin.Transaction); err != nil {
 			return nil, unavailable("the store cannot be read", err)
 		} else if res != nil {
 			return res, nil
@@ -233,23 +234,15 @@ func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*
 		slog.String("id", id), slog.String("protocol", string(r.Protocol)), slog.String("endpoint", r.Endpoint),
 		slog.String("operation", string(r.Operation)), slog.String("decision", outcome),
 	}
-	add := func(key, value string) {
-		if value != "" {
-			attrs = append(attrs, slog.String(key, value))
-		}
-	}
 	if d.grant != nil {
-		add("device", d.grant.Device)
-		add("requester", d.grant.Requester)
+		attrs = told(attrs, "device", d.grant.Device, "requester", d.grant.Requester)
 	}
 	if r.Subject != nil {
-		add("subject", nameOf(r.Subject))
+		attrs = told(attrs, "subject", nameOf(r.Subject))
 	}
-	add("reason", string(reason))
-	add("stage", d.stage)
-	add("note", cut(cause(failure, d.note), maxNote))
+	attrs = told(attrs, "reason", string(reason), "stage", d.stage, "note", cut(cause(failure, d.note), maxNote))
 	if r.Source.IsValid() {
-		add("source", r.Source.String())
+		attrs = told(attrs, "source", r.Source.String())
 	}
 	attrs = append(attrs, slog.Duration("duration", took))
 	g.log.LogAttrs(ctx, level, "transaction", attrs...)
@@ -258,6 +251,16 @@ func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*
 		return nil, failure
 	}
 	return d.result, nil
+}
+
+// told appends pairs of key and value, without those whose value is empty.
+func told(attrs []slog.Attr, pairs ...string) []slog.Attr {
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			attrs = append(attrs, slog.String(pairs[i], pairs[i+1]))
+		}
+	}
+	return attrs
 }
 
 // cause is the operator's note on a failure: the stage's own words, else the error's.

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -246,13 +245,8 @@ func settlementAudit(t *Transaction, s *Settlement) AuditEvent {
 	default:
 		return AuditEvent{}
 	}
-	e := auditOf(t, kind, "")
+	e := certificateAudit(t, kind, s.Certificate)
 	e.Reason, e.Note = s.Reason, s.Note
-	if c := s.Certificate; c != nil {
-		e.Serial = hex.EncodeToString(c.Serial)
-		e.Issuer = pkix.FormatName(c.Issuer)
-		e.Fingerprint = hex.EncodeToString(keyHash(c.DER))
-	}
 	return e
 }
 

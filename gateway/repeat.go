@@ -18,6 +18,11 @@ func repeatKey(r *Request) RepeatKey { return keyOf(r, "", r.WireID, r.Content) 
 // resumeKey is what two requests share when one asks in a new exchange for what the other was never seen to get.
 func resumeKey(r *Request) RepeatKey { return keyOf(r, "resume", "", r.Resume) }
 
+// keys are a request's, which are hashes over all of the message: computed once.
+type keys struct{ repeat, resume RepeatKey }
+
+func keysOf(r *Request) keys { return keys{repeatKey(r), resumeKey(r)} }
+
 func keyOf(r *Request, kind, wireID string, content []byte) RepeatKey {
 	if len(content) == 0 || len(r.Credentials) == 0 {
 		return ""
@@ -54,9 +59,9 @@ func keyOf(r *Request, kind, wireID string, content []byte) RepeatKey {
 //
 // Who asks is established again: by the stages that identify, or, where the pipeline has none, by a credential that
 // the adapter has proof of. A stranger learns nothing from it; the pipeline then refuses as it would have anyway.
-func (g *Gateway) repeated(ctx context.Context, r *Request, e *Endpoint) (*Result, error) {
+func (g *Gateway) repeated(ctx context.Context, r *Request, e *Endpoint, k keys) (*Result, error) {
 	identified := false
-	for i, key := range []RepeatKey{repeatKey(r), resumeKey(r)} {
+	for i, key := range []RepeatKey{k.repeat, k.resume} {
 		if key == "" || i > 0 && r.OnlyRepeat != nil {
 			continue
 		}
@@ -71,7 +76,7 @@ func (g *Gateway) repeated(ctx context.Context, r *Request, e *Endpoint) (*Resul
 			return nil, nil
 		}
 		identified = true
-		if res, err := g.join(ctx, r, t.ID); res != nil || err != nil {
+		if res, err := g.join(ctx, r, k, t.ID); res != nil || err != nil {
 			return res, err
 		}
 	}
@@ -97,15 +102,14 @@ func (g *Gateway) identified(ctx context.Context, r *Request, e *Endpoint) bool 
 
 // join answers with the outcome of an earlier transaction that asks for the same: the same message again, or, in a new
 // exchange, what was asked for in one that broke off. The transaction then goes on in the new exchange.
-func (g *Gateway) join(ctx context.Context, r *Request, id string) (*Result, error) {
+func (g *Gateway) join(ctx context.Context, r *Request, k keys, id string) (*Result, error) {
 	for {
 		t, err := g.settledOrNot(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		key := repeatKey(r)
 		switch {
-		case t.Repeat == key || t.Resume == "" || t.Resume != resumeKey(r):
+		case t.Repeat == k.repeat || t.Resume == "" || t.Resume != k.resume:
 			return g.replay(t)
 		case !t.State.Open() && (r.Confirm || t.State != StateIssued):
 			return nil, nil // confirmed: what is asked for now is another certificate
@@ -114,7 +118,7 @@ func (g *Gateway) join(ctx context.Context, r *Request, id string) (*Result, err
 			return g.replay(t)
 		}
 		var twin *TwinError
-		switch err := g.store.Adopt(ctx, &Adoption{Transaction: t.ID, WireID: r.WireID, Repeat: key, Exchange: r.Exchange, At: g.now()}); {
+		switch err := g.store.Adopt(ctx, &Adoption{Transaction: t.ID, WireID: r.WireID, Repeat: k.repeat, Exchange: r.Exchange, At: g.now()}); {
 		case errors.As(err, &twin):
 			return nil, nil // the same message made a transaction meanwhile: Begin finds it
 		case errors.Is(err, ErrStale):
