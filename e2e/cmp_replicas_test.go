@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	x509pkix "crypto/x509/pkix"
 	"encoding/base64"
@@ -14,7 +13,6 @@ import (
 	"fmt"
 	"math/big"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,7 +22,6 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/gateway/admin"
-	"github.com/muster-pki/muster/gateway/store/storetest/pgtest"
 	"github.com/muster-pki/muster/plugins/backend/backendtest"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
@@ -76,18 +73,7 @@ const (
 // cmpReplicas starts two gateways that share what replicas share, and returns the journals of their CA.
 func cmpReplicas(t *testing.T) (a, b *instance, journals []string) {
 	t.Helper()
-	cluster := pgtest.Start(t, pgtest.Volatile)
-	dsn := cluster.DSN(cluster.NewDatabase(t))
 	dir := t.TempDir()
-	plugin := filepath.Join(dir, "memoryca")
-	if out, err := exec.Command("go", "build", "-o", plugin, "./memoryca").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	program, err := os.ReadFile(plugin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256(program)
 	for name, content := range map[string][]byte{
 		"ra.pem": raPEM(t), "factory.secret": []byte(factorySecret), "seal.key": []byte(base64.StdEncoding.EncodeToString(random(32))),
 	} {
@@ -95,27 +81,13 @@ func cmpReplicas(t *testing.T) (a, b *instance, journals []string) {
 			t.Fatal(err)
 		}
 	}
-	var both []*instance
-	for _, name := range []string{"a", "b"} {
-		data := filepath.Join(dir, name)
-		if err := os.Mkdir(data, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		journal := filepath.Join(data, "journal")
-		journals = append(journals, journal)
-		file := filepath.Join(data, "gateway.yaml")
-		config := fmt.Sprintf(cmpReplicaConfig, dsn, hex.EncodeToString(sum[:]), journal)
-		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		g := &instance{t: t, dir: data}
-		g.start(exec.Command(binary, "serve", "--config", file, "--data", data, "--instance", name))
-		t.Cleanup(g.stop)
-		g.env = map[string]string{
+	both, journals := startReplicas(t, dir, func(dsn, _, sum, journal string) string {
+		return fmt.Sprintf(cmpReplicaConfig, dsn, sum, journal)
+	}, func(g *instance) map[string]string {
+		return map[string]string{
 			"MUSTER_HTTP": "http://" + g.listening("http"), "MUSTER_CMP_REF": "factory", "MUSTER_CMP_SECRET": factorySecret,
 		}
-		both = append(both, g)
-	}
+	})
 	return both[0], both[1], journals
 }
 

@@ -45,12 +45,12 @@ endpoints:
       - own-certificate: {}
 `
 
-// TestReplicas runs two gateways over one PostgreSQL, with a third party's plugin: the same request at both at once is
-// one transaction; what one issued the other repeats, renews and explains.
-func TestReplicas(t *testing.T) {
+// startReplicas starts two gateways over one PostgreSQL, each in a folder below dir, with a third party's plugin that lies
+// in dir and a journal of its own for each. config makes a configuration, env tells where the gateway is.
+func startReplicas(t *testing.T, dir string, config func(dsn, plugin, sum, journal string) string, env func(*instance) map[string]string) (replicas []*instance, journals []string) {
+	t.Helper()
 	cluster := pgtest.Start(t, pgtest.Volatile)
 	dsn := cluster.DSN(cluster.NewDatabase(t))
-	dir := t.TempDir()
 	plugin := filepath.Join(dir, "memoryca")
 	if out, err := exec.Command("go", "build", "-o", plugin, "./memoryca").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -60,9 +60,6 @@ func TestReplicas(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256(program)
-	secret := sha256.Sum256([]byte("0123456789abcdef0123456789abcdef"))
-	var replicas []*instance
-	var journals []string
 	for _, name := range []string{"a", "b"} {
 		data := filepath.Join(dir, name)
 		if err := os.Mkdir(data, 0o700); err != nil {
@@ -71,19 +68,30 @@ func TestReplicas(t *testing.T) {
 		journal := filepath.Join(data, "journal")
 		journals = append(journals, journal)
 		file := filepath.Join(data, "gateway.yaml")
-		config := fmt.Sprintf(replicaConfig, dsn, plugin, hex.EncodeToString(sum[:]), journal, hex.EncodeToString(secret[:]))
-		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(config(dsn, plugin, hex.EncodeToString(sum[:]), journal)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		g := &instance{t: t, dir: data}
 		g.start(exec.Command(binary, "serve", "--config", file, "--data", data, "--instance", name))
 		t.Cleanup(g.stop)
-		g.env = map[string]string{
-			"MUSTER_HTTPS": "https://" + g.listening("https"), "MUSTER_CA": memoryRoot(t, data),
-			"MUSTER_EST_USER": "factory", "MUSTER_EST_PASSWORD": "0123456789abcdef0123456789abcdef",
-		}
+		g.env = env(g)
 		replicas = append(replicas, g)
 	}
+	return replicas, journals
+}
+
+// TestReplicas runs two gateways over one PostgreSQL, with a third party's plugin: the same request at both at once is
+// one transaction; what one issued the other repeats, renews and explains.
+func TestReplicas(t *testing.T) {
+	secret := sha256.Sum256([]byte("0123456789abcdef0123456789abcdef"))
+	replicas, journals := startReplicas(t, t.TempDir(), func(dsn, plugin, sum, journal string) string {
+		return fmt.Sprintf(replicaConfig, dsn, plugin, sum, journal, hex.EncodeToString(secret[:]))
+	}, func(g *instance) map[string]string {
+		return map[string]string{
+			"MUSTER_HTTPS": "https://" + g.listening("https"), "MUSTER_CA": memoryRoot(t, g.dir),
+			"MUSTER_EST_USER": "factory", "MUSTER_EST_PASSWORD": "0123456789abcdef0123456789abcdef",
+		}
+	})
 	a, b := replicas[0], replicas[1]
 
 	d := newDevice(t, "replicated")

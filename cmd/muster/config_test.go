@@ -104,18 +104,7 @@ func TestConfigErrors(t *testing.T) {
 				t.Fatalf("%q is not in the configuration", tc.old)
 			}
 			file := write(t, dir, "muster.yaml", strings.ReplaceAll(good, tc.old, tc.new))
-			_, err := checkConfig(t.Context(), file)
-			if err == nil {
-				t.Fatal("no error")
-			}
-			for line := range strings.SplitSeq(err.Error(), "\n") {
-				if !strings.HasPrefix(line, file+":") {
-					t.Errorf("no place in %q", line)
-				}
-			}
-			if !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("got  %v\nwant %s", err, tc.want)
-			}
+			wantFault(t, file, tc.want)
 			// Loading for real refuses it as well, or leaves it to what only `serve` can know.
 			if _, err := os.Stat(filepath.Join(dir, "ca")); err == nil {
 				t.Error("checking made the CA")
@@ -167,5 +156,22 @@ func TestParseOID(t *testing.T) {
 		if _, err := parseOID(in); (err == nil) != ok {
 			t.Errorf("%q: %v", in, err)
 		}
+	}
+}
+
+// wantFault expects a configuration to be refused, with a place in each line of the error.
+func wantFault(t *testing.T, file, want string) {
+	t.Helper()
+	_, err := checkConfig(t.Context(), file)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		if !strings.HasPrefix(line, file+":") {
+			t.Errorf("no place in %q", line)
+		}
+	}
+	if !strings.Contains(err.Error(), want) {
+		t.Errorf("got  %v\nwant %s", err, want)
 	}
 }

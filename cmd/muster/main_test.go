@@ -130,3 +130,24 @@ func write(t *testing.T, dir, name, content string) string {
 	}
 	return path
 }
+
+// reload has the process read its configuration again, of which muster.yaml in dir becomes the given one, and expects
+// the log to say what came of it.
+func (g *gatewayProcess) reload(t *testing.T, dir, config, says string) {
+	t.Helper()
+	write(t, dir, "muster.yaml", config)
+	before := len(g.stderr.String())
+	if err := g.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for !strings.Contains(g.stderr.String()[before:], "msg=\"reload:") {
+		if g.ended() || time.Now().After(deadline) {
+			t.Fatalf("no reload\n%s", g.stderr)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if told := g.stderr.String()[before:]; !strings.Contains(told, says) {
+		t.Fatalf("reload says\n%s\nwant %s", told, says)
+	}
+}

@@ -172,18 +172,7 @@ func TestProtocolConfigErrors(t *testing.T) {
 				t.Fatalf("%q is in the configuration %d times", tc.old, strings.Count(goodBoth, tc.old))
 			}
 			file := bothIn(t, dir, strings.Replace(goodBoth, tc.old, tc.new, 1))
-			_, err := checkConfig(t.Context(), file)
-			if err == nil {
-				t.Fatal("no error")
-			}
-			for line := range strings.SplitSeq(err.Error(), "\n") {
-				if !strings.HasPrefix(line, file+":") {
-					t.Errorf("no place in %q", line)
-				}
-			}
-			if !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("got  %v\nwant %s", err, tc.want)
-			}
+			wantFault(t, file, tc.want)
 		})
 	}
 	withRA := strings.Replace(good, "    est: {wrap: auto}", "    "+ra, 1)
@@ -375,24 +364,7 @@ func TestRAIdentities(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, info, err)
 		}
 	}
-	reload := func(config, says string) {
-		t.Helper()
-		write(t, dir, "muster.yaml", config)
-		before := len(g.stderr.String())
-		if err := g.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-			t.Fatal(err)
-		}
-		deadline := time.Now().Add(20 * time.Second)
-		for !strings.Contains(g.stderr.String()[before:], "msg=\"reload:") {
-			if g.ended() || time.Now().After(deadline) {
-				t.Fatalf("no reload\n%s", g.stderr)
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-		if told := g.stderr.String()[before:]; !strings.Contains(told, says) {
-			t.Fatalf("reload says\n%s\nwant %s", told, says)
-		}
-	}
+	reload := func(config, says string) { t.Helper(); g.reload(t, dir, config, says) }
 	reload(own, "in force")
 	if !g.raOf("/scep").Equal(first) {
 		t.Error("another RA certificate after a reload")

@@ -69,24 +69,7 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 	if code, _ := fetch(t, client, "https://"+addr+"/.well-known/est/ran/cacerts"); code != http.StatusOK {
 		t.Fatalf("cacerts: %d", code)
 	}
-	reload := func(config, says string) {
-		t.Helper()
-		write(t, dir, "muster.yaml", config)
-		before := len(g.stderr.String())
-		if err := g.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-			t.Fatal(err)
-		}
-		deadline := time.Now().Add(20 * time.Second)
-		for !strings.Contains(g.stderr.String()[before:], "msg=\"reload:") {
-			if g.ended() || time.Now().After(deadline) {
-				t.Fatalf("no reload\n%s", g.stderr)
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-		if told := g.stderr.String()[before:]; !strings.Contains(told, says) {
-			t.Fatalf("reload says\n%s\nwant %s", told, says)
-		}
-	}
+	reload := func(config, says string) { t.Helper(); g.reload(t, dir, config, says) }
 	serves := func(path string, want int) {
 		t.Helper()
 		if code, body := fetch(t, client, "https://"+addr+path); code != want {

@@ -14,28 +14,11 @@ func testRaceOfResumed(e *env) {
 	for _, tx := range txs {
 		tx.Resume = "the same wish"
 	}
-	errs := together(racers, func(i int) error {
-		_, err := stores[i%2].Begin(e.ctx(), &gateway.Beginning{Transaction: txs[i], Lease: lease,
-			Claims: []gateway.Claim{{Key: "count", Limit: racers}}})
-		return err
-	})
-	winner := ""
-	for i, err := range errs {
-		if err == nil {
-			if winner != "" {
-				e.Errorf("%s and %s began both", winner, txs[i].ID)
-			}
-			winner = txs[i].ID
+	winner := e.raceOfTwins(stores, txs)
+	for _, tx := range txs {
+		if tx.ID != winner {
+			e.wantRepeat(tx.Repeat, "") // nothing of a twin stands
 		}
-	}
-	for i, err := range errs {
-		if txs[i].ID == winner {
-			continue
-		}
-		if twin, ok := errors.AsType[*gateway.TwinError](err); !ok || twin.Transaction != winner {
-			e.Errorf("racer %d: %v, want the twin %s", i, err, winner)
-		}
-		e.wantRepeat(txs[i].Repeat, "") // nothing of a twin stands
 	}
 	e.wantRepeat("the same wish", winner)
 	claim := gateway.Claim{Key: "count", Limit: 2}

@@ -51,17 +51,14 @@ func testRaceForClaim(e *env) {
 	}
 }
 
-func testRaceOfTwins(e *env) {
-	stores, txs := e.instances(), e.transactions(racers)
-	for _, tx := range txs {
-		tx.Repeat = "the same request"
-	}
-	errs := together(racers, func(i int) error {
+// raceOfTwins has both replicas begin transactions of which only one can, and returns it: the others are its twins.
+func (e *env) raceOfTwins(stores [2]Store, txs []*gateway.Transaction) (winner string) {
+	e.Helper()
+	errs := together(len(txs), func(i int) error {
 		_, err := stores[i%2].Begin(e.ctx(), &gateway.Beginning{Transaction: txs[i], Lease: lease,
 			Claims: []gateway.Claim{{Key: "count", Limit: racers}}})
 		return err
 	})
-	winner := ""
 	for i, err := range errs {
 		if err == nil {
 			if winner != "" {
@@ -75,6 +72,15 @@ func testRaceOfTwins(e *env) {
 			e.Errorf("racer %d: %v, want the twin %s", i, err, winner)
 		}
 	}
+	return winner
+}
+
+func testRaceOfTwins(e *env) {
+	stores, txs := e.instances(), e.transactions(racers)
+	for _, tx := range txs {
+		tx.Repeat = "the same request"
+	}
+	winner := e.raceOfTwins(stores, txs)
 	e.wantRepeat("the same request", winner)
 	// 63 uses are left: only the winner's was spent.
 	e.begun(gateway.Claim{Key: "count", Limit: 2})
