@@ -68,11 +68,12 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 	if r.OnlyRepeat != nil {
 		return nil, r.OnlyRepeat
 	}
-	if r.Profile != "" && r.Profile != e.Profile.Name {
+	profile := e.offers(r.Profile)
+	if profile == nil {
 		return nil, Errorf(BadTemplate, "no such profile here", "the profile %q was asked for, endpoint %s has %s", cut(r.Profile, 64), e.Name, e.Profile.Name)
 	}
 
-	d.grant = newGrant(r, e.Profile, g.now())
+	d.grant = newGrant(r, e, profile, g.now())
 	out := pipeline.run(ctx, r, d.grant, g.now)
 	d.trail, d.stage, d.note = out.trail, out.stage, out.Note
 	g.meter.verdicts(out.trail)

@@ -19,7 +19,8 @@ import (
 type Endpoint struct {
 	Name      string
 	Protocol  Protocol
-	Profile   *Profile
+	Profile   *Profile               // unless another is asked for, or the device's
+	Profiles  map[string]*Profile    // all that it offers, by name; nil: Profile only
 	Pipelines map[Operation]Pipeline // an operation without one is denied; Rekey without one passes Renew's
 	Repeat    time.Duration          // for how long an equal request gets the same certificate again; 0: 10 minutes
 
@@ -36,6 +37,14 @@ func (e *Endpoint) pipeline(op Operation) Pipeline {
 		return e.Pipelines[Renew]
 	}
 	return nil
+}
+
+// offers returns the profile with the name, the endpoint's own for "", nil when it has no such one.
+func (e *Endpoint) offers(name string) *Profile {
+	if name == "" || name == e.Profile.Name {
+		return e.Profile
+	}
+	return e.Profiles[name]
 }
 
 // Runtime is what a configuration makes: it never changes once it runs, and is swapped as a whole.

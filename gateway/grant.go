@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"slices"
 	"time"
 )
 
@@ -17,6 +18,8 @@ type Profile struct {
 	Backdate    time.Duration // NotBefore lies this far in the past, for devices whose clock is slow
 	KeyUsage    x509.KeyUsage
 	ExtKeyUsage []asn1.ObjectIdentifier
+	Shaper      Shaper // nil: as asked for
+	Linter      Linter // nil for none
 }
 
 // Grant is what will be certified. The gateway fills it from request and profile, stages shape it, issuing
@@ -36,6 +39,13 @@ type Grant struct {
 	ExtKeyUsage    []asn1.ObjectIdentifier // nil for no extension
 	Extensions     []pkix.Extension        // further ones, certified as they stand
 	Replaces       *Replaced               // the certificate that this one succeeds
+
+	Inventory *Device // the device's entry, once a stage has looked it up; nobody changes it
+	Vendor    string  // the vendor under whose CA the device authenticated
+
+	aliases  []string            // further names of the device that stages may find
+	profile  *Profile            // that of Profile
+	profiles map[string]*Profile // that the endpoint offers
 }
 
 // Replaced identifies a certificate of ours that a renewal succeeds.
@@ -57,26 +67,72 @@ func (g *Grant) NameDevice(name string) bool {
 	if g.Device == "" {
 		g.Device = name
 	}
-	return g.Device == name
+	return g.Device == name || slices.Contains(g.aliases, name)
+}
+
+// Recognise records that the device is the one of an inventory entry: its name takes the place of the identifier that an
+// earlier stage found, and further stages may name it by either. It reports false when an earlier stage named another device.
+func (g *Grant) Recognise(d *Device) bool {
+	known := func(name string) bool {
+		if name == d.Name {
+			return true
+		}
+		for _, i := range d.Identifiers {
+			if i.Value == name {
+				return true
+			}
+		}
+		return false
+	}
+	if g.Device != "" && !known(g.Device) || g.Inventory != nil && g.Inventory.Name != d.Name {
+		return false
+	}
+	aliases := []string{d.Name}
+	for _, i := range d.Identifiers {
+		aliases = append(aliases, i.Value)
+	}
+	g.Device, g.Inventory, g.aliases = d.Name, d, aliases
+	return true
+}
+
+// ChooseProfile makes the grant one of another profile that the endpoint offers: validity, usages and CA are then that one's.
+// It reports false when the endpoint does not offer it.
+func (g *Grant) ChooseProfile(name string) bool {
+	p := g.profiles[name]
+	if p == nil {
+		return false
+	}
+	if p != g.profile {
+		g.use(p)
+	}
+	return true
+}
+
+// use takes what a profile gives.
+func (g *Grant) use(p *Profile) {
+	start := g.NotBefore
+	if g.profile != nil {
+		start = start.Add(g.profile.Backdate)
+	}
+	g.profile, g.Profile, g.Backend, g.Issuer = p, p.Name, p.Backend, p.Issuer
+	g.NotBefore = start.Add(-p.Backdate)
+	// RFC 5280 section 4.1.2.5: the period includes both ends.
+	g.NotAfter = start.Add(p.Validity - time.Second)
+	g.KeyUsage, g.ExtKeyUsage = p.KeyUsage, p.ExtKeyUsage
 }
 
 // newGrant starts a grant from what is asked for and what the profile gives.
-func newGrant(r *Request, p *Profile, now time.Time) *Grant {
+func newGrant(r *Request, e *Endpoint, p *Profile, now time.Time) *Grant {
 	san, _ := r.Extension(oidSubjectAltName)
-	notBefore := now.UTC().Truncate(time.Second)
-	return &Grant{
-		Profile:        p.Name,
-		Backend:        p.Backend,
-		Issuer:         p.Issuer,
+	g := &Grant{
 		Subject:        bytes.Clone(r.Subject),
 		SubjectAltName: bytes.Clone(san),
 		PublicKey:      bytes.Clone(r.PublicKey),
-		NotBefore:      notBefore.Add(-p.Backdate),
-		// RFC 5280 section 4.1.2.5: the period includes both ends.
-		NotAfter:    notBefore.Add(p.Validity - time.Second),
-		KeyUsage:    p.KeyUsage,
-		ExtKeyUsage: p.ExtKeyUsage,
+		NotBefore:      now.UTC().Truncate(time.Second),
+		profiles:       e.Profiles,
 	}
+	g.use(p)
+	return g
 }
 
 var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}

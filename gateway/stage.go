@@ -38,6 +38,7 @@ type Verdict struct {
 	RetryAfter time.Duration // with Deny for Busy: when the client may come back
 	Note       string        // for the operator: what was seen and compared, in full, without secrets
 	Claims     []Claim       // with Allow and Hold
+	Terms      HoldTerms     // with Hold
 	parts      []Judged
 }
 

@@ -24,6 +24,7 @@ const (
 	StateIssued      State = "issued"
 	StateRejected    State = "rejected" // issued, and refused by the requester or never confirmed; it is revoked
 	StateFailed      State = "failed"   // the CA refused, or its certificate was not what was granted
+	StateDenied      State = "denied"   // it was held, and somebody denied it, or nobody approved in time; nothing was asked of the CA
 )
 
 // Open reports whether the transaction will still change.
@@ -64,6 +65,8 @@ type Transaction struct {
 	Updated     time.Time
 	Certificate *Certificate // issued
 	Ticket      string       // waiting
+	Hold        *HoldRecord  // held, and what was; nil for others
+	Changes     []string     // what is granted otherwise than asked for, a line each, for the operator
 }
 
 // RepeatKey is the SHA-256, in hexadecimal, by which a repeated request is found. A transaction has one for the same
@@ -103,6 +106,7 @@ const (
 	WorkPoll    WorkKind = "poll"    // ask the CA with a ticket
 	WorkRevoke  WorkKind = "revoke"  // revoke a certificate, retried until the CA has
 	WorkConfirm WorkKind = "confirm" // nobody has confirmed in time: revoke
+	WorkHold    WorkKind = "hold"    // nobody has approved in time: deny
 	WorkForward WorkKind = "forward" // store and forward
 )
 
@@ -182,6 +186,12 @@ type Store interface {
 	// Secrets lists those of an endpoint ("" for all), without what is sealed, by endpoint and reference, at most limit
 	// (0: 100) after the given one.
 	Secrets(ctx context.Context, endpoint, afterEndpoint, afterReference string, limit int) ([]*StoredSecret, error)
+
+	Inventory
+	Challenges
+	Holds
+	Messages
+	Revocations
 
 	// Record commits an audit event that belongs to no transaction.
 	Record(ctx context.Context, e AuditEvent) error
@@ -272,6 +282,7 @@ type AuditEvent struct {
 	Endpoint    string            `json:"endpoint,omitempty"`
 	Operation   Operation         `json:"operation,omitempty"`
 	Requester   string            `json:"requester,omitempty"`
+	Actor       string            `json:"actor,omitempty"` // the operator who did it
 	Device      string            `json:"device,omitempty"`
 	Subject     string            `json:"subject,omitempty"`
 	Stage       string            `json:"stage,omitempty"`

@@ -61,6 +61,29 @@ type Exchanger interface {
 	Exchange(ctx context.Context, id string, message []byte) ([]byte, error)
 }
 
+// Roller is implemented by a backend whose CAs change over to a new certificate or key on an operator's demand. Optional.
+type Roller interface {
+	// Rollover makes the next certificate of an issuing CA, or of its root, with the same key or a new one, and issues with it
+	// from then on. It returns the CA as CACertificates now gives it. The same r.ID again gives the same answer and makes nothing.
+	Rollover(ctx context.Context, r *RolloverRequest) (*CA, error)
+}
+
+// RolloverKind is what changes.
+type RolloverKind string
+
+const (
+	RolloverRenew RolloverKind = "renew" // a new certificate for the same key
+	RolloverRekey RolloverKind = "rekey" // a new key
+)
+
+// RolloverRequest asks for the next certificate of a CA.
+type RolloverRequest struct {
+	ID     string // idempotency key
+	Issuer string // CA.Name, "" for the default
+	Kind   RolloverKind
+	Root   bool // the CA's root changes, and with it the issuing CA below it; else the issuing CA alone
+}
+
 // Form is a way in which a CA accepts what it is to certify.
 type Form string
 
@@ -101,6 +124,7 @@ const (
 	CapCRL      Capability = "crl"
 	CapSignCMS  Capability = "sign-cms"
 	CapExchange Capability = "exchange"
+	CapRollover Capability = "rollover"
 )
 
 // Description is what a backend says of itself.
@@ -117,7 +141,8 @@ type Description struct {
 type CA struct {
 	Name     string   // selects the CA in IssueRequest.Issuer, e.g. "ec"
 	Chain    [][]byte // DER, the issuing certificate first, the root last
-	Rollover [][]byte // DER: OldWithOld, OldWithNew, NewWithOld while keys change over (RFC 7030 section 4.1.3)
+	Rollover [][]byte // DER: OldWithOld, OldWithNew, NewWithOld while keys change over (RFC 7030 section 4.1.3), and earlier issuing certificates that still have unexpired certificates below them
+	CRLs     []string // what CRL takes for this CA: Name, then the names of earlier keys that still have unexpired certificates
 }
 
 // Template is what is to be certified. The certificate must equal it: the gateway compares.

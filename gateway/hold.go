@@ -1,0 +1,67 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/muster-pki/muster/plugins/backend"
+)
+
+// HoldTerms is what a stage that holds asks for. Where several hold, the most approvers and the least time count.
+type HoldTerms struct {
+	Approvers int           // different people who have to approve; 0: 1
+	Expires   time.Duration // after it the request is denied; 0: 7 days
+}
+
+// HoldRecord is the part of a held transaction's record that approval reads and writes. It stays when the hold is over.
+type HoldRecord struct {
+	Stage     string     `json:"stage"` // that held
+	Approvers int        `json:"approvers"`
+	Until     time.Time  `json:"until"`
+	Fixed     bool       `json:"fixed,omitempty"` // the dates in the intent are as asked for: approval does not move them
+	Approvals []Approval `json:"approvals,omitempty"`
+	Denied    *Approval  `json:"denied,omitempty"` // who denied it; By "" for the time that ran out
+}
+
+// Approval is what one person said of a held request.
+type Approval struct {
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// Holds is the part of the Store that ends holds. A held transaction (StateHeld, Transaction.Hold) is begun with Begin, which
+// also has WorkHold wait until Hold.Until.
+type Holds interface {
+	// Approve commits one person's approval of a held transaction with its audit event. With the last one that it takes,
+	// the transaction becomes StateIssuing with the intent given, under a lease as in Begin: epoch is not 0 then.
+	// ErrStale when it is no longer held, or its time is over; ErrApproved when the same person has approved before.
+	Approve(ctx context.Context, a *ApprovalOrder) (epoch int64, err error)
+	// Deny commits that a held transaction becomes StateDenied, with its audit event: its claims are given back, and its
+	// repeat keys stand until RepeatUntil, so that the requester is told. ErrStale when it is no longer held, or the lease
+	// (Work) was lost.
+	Deny(ctx context.Context, d *DenialOrder) error
+}
+
+// ErrApproved is returned when somebody approves what he has approved already.
+var ErrApproved = errors.New("you have approved this request already")
+
+// ApprovalOrder is what Approve commits.
+type ApprovalOrder struct {
+	Transaction string
+	Approval    Approval
+	Intent      *backend.IssueRequest // what to ask the CA once all have approved: dates from now on
+	Lease       time.Duration
+	Audit       AuditEvent
+}
+
+// DenialOrder is what Deny commits.
+type DenialOrder struct {
+	Transaction string
+	Denied      Approval // By "" when the time ran out
+	Note        string   // the operator's line
+	RepeatUntil time.Time
+	Work        *Work // whose lease it was done under; nil when a person did it
+	Audit       AuditEvent
+}
