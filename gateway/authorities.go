@@ -89,6 +89,13 @@ func (a *authorities) current(ctx context.Context) (*caList, error) {
 	return nil, a.failure
 }
 
+// forget has the next one who asks wait for a new list.
+func (a *authorities) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked, a.slow = time.Time{}, false
+}
+
 // ask makes one call.
 func (a *authorities) ask(done chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), authoritiesTimeout)

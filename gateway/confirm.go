@@ -61,6 +61,9 @@ func (g *Gateway) Confirm(ctx context.Context, c *Confirmation) (*Transaction, e
 		return nil, unavailable("the confirmation cannot be recorded", err)
 	}
 	g.opt.Crash(CrashAfterConclude)
+	if r := c.Request; r != nil {
+		g.Heard(t.ID, kind, c.Note, r.Source)
+	}
 	g.confirmed(ctx, slog.LevelInfo, t, kind)
 	if end.State == StateRejected {
 		g.nudge()

@@ -25,7 +25,7 @@ func (g *Gateway) Enroll(ctx context.Context, r *Request) (*Result, error) {
 		defer func() { <-g.slots }()
 		d.result, d.err = g.enroll(ctx, r, d)
 	default:
-		d.err = &Error{Reason: Busy, Detail: "too many requests at once", RetryAfter: time.Second}
+		d.err = tooMany()
 	}
 	return g.conclude(ctx, d, start)
 }
@@ -60,9 +60,10 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 
 	k := keysOf(r)
 	if res, err := g.repeated(ctx, r, e, k); err != nil {
-		return nil, unavailable("the store cannot be read", err)
+		return nil, notGivenAgain(err)
 	} else if res != nil {
 		d.note = "the same request as " + res.Transaction
+		g.Heard(res.Transaction, "repeat", string(res.Kind), r.Source)
 		return res, nil
 	}
 	if r.OnlyRepeat != nil {
@@ -87,7 +88,24 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 	if d.grant.PublicKey == nil {
 		return nil, g.refuse(ctx, d, Errorf(Unsupported, "key generation is not supported", "the request has no public key"))
 	}
+	if err := g.shape(ctx, rt, d); err != nil {
+		d.stage = "profile"
+		if err.Reason == Unavailable {
+			return nil, err
+		}
+		d.note = cause(err, "")
+		return nil, g.refuse(ctx, d, err)
+	}
 	return g.commit(ctx, rt, e, d, &out, k)
+}
+
+// notGivenAgain is what a look for an earlier outcome ends with that gives none: a refusal that is given again, or the store's
+// failure.
+func notGivenAgain(err error) *Error {
+	if own, ok := errors.AsType[*Error](err); ok {
+		return own
+	}
+	return unavailable("the store cannot be read", err)
 }
 
 // refuse keeps a refusal for `muster explain`: in the store when the requester is known, else in memory only, since
@@ -126,12 +144,17 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 		t.Replaces = d.grant.Replaces.Serial
 	}
 	t.Intent = intentOf(d.request, d.grant, desc)
+	t.Changes = changesOf(d.request, d.grant)
+	t.Updated = g.now()
 	begin := &Beginning{Transaction: t, Claims: out.Claims, Lease: g.lease()}
 	if out.Decision == Hold {
 		t.State, t.Note = StateHeld, out.stage+": "+out.Note
+		t.Hold = holdOf(out, d.grant, t.Updated)
+		if t.ConfirmWait > 0 {
+			t.ConfirmWait = max(t.ConfirmWait, heldConfirmWait)
+		}
 		begin.Lease, begin.Audit = 0, auditOf(t, "held", out.stage)
 	}
-	t.Updated = g.now()
 
 	land := g.takeOff(t.ID)
 	defer land()
@@ -143,7 +166,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	if errors.As(err, &twin) {
 		d.note = "the same request as " + twin.Transaction
 		if res, err := g.join(ctx, d.request, k, twin.Transaction); err != nil {
-			return nil, unavailable("the store cannot be read", err)
+			return nil, notGivenAgain(err)
 		} else if res != nil {
 			return res, nil
 		}
@@ -184,6 +207,10 @@ const (
 
 // lease is how long a transaction is ours: until the CA's deadline has passed and its answer is committed.
 func (g *Gateway) lease() time.Duration { return g.opt.IssueTimeout + settleTimeout + leaseMargin }
+
+func tooMany() *Error {
+	return &Error{Reason: Busy, Detail: "too many requests at once", RetryAfter: time.Second}
+}
 
 func unavailable(detail string, err error) *Error {
 	return &Error{Reason: Unavailable, Detail: detail, RetryAfter: retryUnavailable, Err: err}

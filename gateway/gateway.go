@@ -96,6 +96,7 @@ type Gateway struct {
 	wake    chan struct{}
 	strange *strangers
 	chains  chainCache
+	heard   heard
 
 	mu      sync.Mutex
 	flights map[string]chan struct{} // transactions that this process is issuing, closed when settled

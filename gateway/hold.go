@@ -11,13 +11,30 @@ import (
 // HoldTerms is what a stage that holds asks for. Where several hold, the most approvers and the least time count.
 type HoldTerms struct {
 	Approvers int           // different people who have to approve; 0: 1
-	Expires   time.Duration // after it the request is denied; 0: 7 days
+	Expires   time.Duration // after it the request is denied; 0: DefaultHold
+}
+
+// DefaultHold is for how long a request waits for approval where no stage says.
+const DefaultHold = 7 * 24 * time.Hour
+
+// heldConfirmWait is for how long at least a certificate waits to be confirmed that was held first: its requester learns of
+// it when it polls next, not when it is approved.
+const heldConfirmWait = 24 * time.Hour
+
+// and joins the terms of two stages that hold.
+func (t HoldTerms) and(o HoldTerms) HoldTerms {
+	t.Approvers = max(t.Approvers, o.Approvers)
+	if t.Expires == 0 || o.Expires != 0 && o.Expires < t.Expires {
+		t.Expires = o.Expires
+	}
+	return t
 }
 
 // HoldRecord is the part of a held transaction's record that approval reads and writes. It stays when the hold is over.
 type HoldRecord struct {
 	Stage     string     `json:"stage"` // that held
 	Approvers int        `json:"approvers"`
+	Since     time.Time  `json:"since"` // what the dates in the intent count from
 	Until     time.Time  `json:"until"`
 	Fixed     bool       `json:"fixed,omitempty"` // the dates in the intent are as asked for: approval does not move them
 	Approvals []Approval `json:"approvals,omitempty"`

@@ -28,12 +28,7 @@ type ask struct {
 // asks for exactly the same: dates too.
 func intentOf(r *Request, gr *Grant, d *backend.Description) *backend.IssueRequest {
 	q := &backend.IssueRequest{
-		ID: r.ID, Issuer: gr.Issuer, Device: gr.Device,
-		Template: backend.Template{
-			Subject: gr.Subject, SubjectAltName: gr.SubjectAltName, PublicKey: gr.PublicKey,
-			NotBefore: gr.NotBefore, NotAfter: gr.NotAfter, KeyUsage: gr.KeyUsage, ExtKeyUsage: gr.ExtKeyUsage,
-			Extensions: gr.Extensions,
-		},
+		ID: r.ID, Issuer: gr.Issuer, Device: gr.Device, Template: *templateOf(gr),
 	}
 	if !slices.Contains(d.Forms, backend.FormTemplate) {
 		q.CSR = r.CSR
@@ -112,6 +107,9 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 	if failure == nil && issuance != nil && issuance.Certificate != nil {
 		cert, failure = shielded(g, func() (*made, error) {
 			leaf, chain, err := g.compare(a.t.Intent, issuance)
+			if err == nil {
+				err = g.lintAfter(a.t, leaf)
+			}
 			return &made{leaf, chain, record(a.t, leaf, issuance), err}, nil
 		})
 	}

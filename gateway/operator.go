@@ -2,31 +2,110 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/status"
 
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
-// What operators do, beside configuring: approve and deny, revoke, change a CA over. actor is who does it, as the admin API
-// established it. Each is an audit event, committed before anything comes of it. All errors are *Error.
-
-// Approve records that actor approves a held request. With the last approval that it takes, the CA is asked at once, for
-// what was held; the transaction is returned as it stands then.
-func (g *Gateway) Approve(ctx context.Context, id, actor, reason string) (*Transaction, error) {
-	panic("todo")
+// RevokeCertificate revokes a certificate that was issued through the gateway: here at once, and at its CA. done is false
+// when the CA has not said yes yet, which the worker pursues. Revoking again changes nothing. The error is an *Error:
+// UnknownCert, wrapping ErrNotFound, when the certificate is not ours.
+func (g *Gateway) RevokeCertificate(ctx context.Context, issuer, serial []byte, reason int, actor, note string) (c *Certificate, done bool, err error) {
+	c, err = g.store.Certificate(ctx, issuer, serial)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, false, &Error{Reason: UnknownCert, Detail: "no such certificate was issued here", Err: err}
+	case err != nil:
+		return nil, false, unavailable("the store cannot be read", err)
+	}
+	t, err := g.store.Transaction(ctx, c.Transaction)
+	if err != nil {
+		return nil, false, unavailable("the store cannot be read", err)
+	}
+	now := g.now()
+	t.Updated, t.Note = now, note
+	audit := certificateAudit(t, "revocation-ordered", c)
+	audit.Actor = actor
+	deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.lease())
+	defer cancel()
+	epoch, err := g.store.OrderRevocation(ctx, &RevocationOrder{
+		Issuer: issuer, Serial: serial, Reason: reason, At: now, Note: note, Lease: g.lease(), Audit: audit,
+	})
+	if err != nil {
+		return nil, false, unavailable("the revocation cannot be recorded", err)
+	}
+	if epoch == 0 {
+		c, err = g.certificate(ctx, issuer, serial)
+		return c, true, err
+	}
+	g.log.LogAttrs(ctx, slog.LevelInfo, "revocation", told([]slog.Attr{slog.String("id", t.ID), slog.String("serial", audit.Serial)},
+		"actor", actor, "device", c.Device, "subject", c.Subject, "note", cut(note, maxNote))...)
+	done = g.do(ctx, Work{Transaction: t.ID, Kind: WorkRevoke, Epoch: epoch}, deadline) == nil
+	c, err = g.certificate(ctx, issuer, serial)
+	return c, done, err
 }
 
-// Deny ends a held request: nothing is issued, and whoever asks again within the endpoint's repeat time is told so.
-func (g *Gateway) Deny(ctx context.Context, id, actor, reason string) (*Transaction, error) {
-	panic("todo")
+func (g *Gateway) certificate(ctx context.Context, issuer, serial []byte) (*Certificate, error) {
+	c, err := g.store.Certificate(ctx, issuer, serial)
+	if err != nil {
+		return nil, unavailable("the revocation is recorded; the store cannot be read", err)
+	}
+	return c, nil
 }
 
-// RevokeCertificate revokes a certificate issued through the gateway: here at once, and at its CA; told is false when the CA
-// has not answered yet, which the worker pursues. UnknownCert when it is not ours; revoking again changes nothing.
-func (g *Gateway) RevokeCertificate(ctx context.Context, issuer, serial []byte, reason int, actor, note string) (c *Certificate, told bool, err error) {
-	panic("todo")
-}
-
-// Rollover changes a CA over to a new certificate or key. Unsupported when its backend cannot.
+// Rollover changes a CA over to a new certificate or key, which its backend does under an ID: asked again, it makes nothing
+// twice. The error is an *Error: Unsupported when the backend cannot, or UnknownCert when it is not configured.
 func (g *Gateway) Rollover(ctx context.Context, name string, r *backend.RolloverRequest, actor string) (*backend.CA, error) {
-	panic("todo")
+	rt := g.runtime.Load()
+	b, desc := rt.Backends[name], rt.descriptions[name]
+	if b == nil || desc == nil {
+		return nil, Errorf(UnknownCert, "no such backend", "there is no backend %q", name)
+	}
+	roller, ok := b.(backend.Roller)
+	if !ok || !slices.Contains(desc.Capabilities, backend.CapRollover) {
+		return nil, Errorf(Unsupported, "this CA is not changed over through the gateway", "backend %s has no rollover", name)
+	}
+	what := "the issuing CA"
+	if r.Root {
+		what = "the root and the issuing CA below it"
+	}
+	event := AuditEvent{Kind: "ca-rollover", At: g.now(), Actor: actor, Note: fmt.Sprintf("backend %s, CA %q: %s %s (%s)", name, r.Issuer, r.Kind, what, r.ID)}
+	if err := g.store.Record(ctx, event); err != nil {
+		return nil, unavailable("the audit trail cannot be written", err)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rolloverTimeout)
+	defer cancel()
+	ca, err := shielded(g, func() (*backend.CA, error) { return roller.Rollover(ctx, r) })
+	defer g.caChanged(name)
+	if err != nil {
+		return nil, rolloverFailed(err)
+	}
+	g.log.Info("CA rolled over", "backend", name, "ca", ca.Name, "kind", string(r.Kind), "root", r.Root, "actor", actor)
+	return ca, nil
+}
+
+// rolloverTimeout is for how long a CA may make keys: RSA-4096 takes seconds, and with bad luck tens of them.
+const rolloverTimeout = 5 * time.Minute
+
+// rolloverFailed tells the operator what the CA said: he is the one who can mend it.
+func rolloverFailed(err error) *Error {
+	e := &Error{Reason: Unavailable, Detail: "the CA did not answer; asking again makes nothing twice", Err: err}
+	if backend.Definite(err) {
+		e.Reason, e.Detail = NotAuthorized, "the CA refused: "+status.Convert(err).Message()
+	}
+	return e
+}
+
+// caChanged has what is remembered of a CA asked for anew.
+func (g *Gateway) caChanged(name string) {
+	if cas := g.runtime.Load().authorities[name]; cas != nil {
+		cas.forget()
+	}
 }

@@ -35,6 +35,7 @@ func (p Pipeline) run(ctx context.Context, r *Request, g *Grant, clock func() ti
 			out.depth++
 		case Hold:
 			out.Claims = append(out.Claims, v.Claims...)
+			out.Terms = out.Terms.and(v.Terms)
 			if out.Decision == Allow {
 				out.Decision, out.Note, out.stage = Hold, v.Note, s.Name()
 			}
@@ -146,8 +147,7 @@ func (p Pipeline) Stages(f func(Stage)) {
 
 // AnyOf allows what one of its branches allows: the first that does shapes the grant. When none does, the first that
 // holds decides, then the refusal of the branch that came farthest; of those that came equally far, of one that found
-// the credentials it looks for. A refusal leaves nothing in the grant but who
-// authenticated in one of the branches.
+// the credentials it looks for. A refusal leaves nothing in the grant but who authenticated in one of the branches.
 func AnyOf(branches ...Pipeline) Stage { return anyOf(branches) }
 
 type anyOf []Pipeline

@@ -2,18 +2,70 @@ package gateway
 
 import (
 	"context"
-	"net/netip"
+	"errors"
+	"slices"
 )
 
-// Poll answers a protocol's question after an earlier request (SCEP CertPoll), found by r.WireID and endpoint: its
+// Poll answers a protocol's question after an earlier request (SCEP CertPoll), found by r.WireID at r.Endpoint: its
 // certificate, pending, or the refusal that it ended with. Only its own requester is answered: a credential of r that is
 // proven has to be one of the transaction's. Anyone else is told what somebody is told who asks after nothing: UnknownCert.
+// Nothing is judged anew, and nothing is issued. The error is an *Error.
 func (g *Gateway) Poll(ctx context.Context, r *Request) (*Result, error) {
-	panic("todo")
+	start := g.now()
+	ctx, cancel := context.WithTimeout(ctx, g.opt.CheckTimeout)
+	defer cancel()
+	d := &decision{request: r, endpoint: r.Endpoint}
+	select {
+	case g.slots <- struct{}{}:
+		defer func() { <-g.slots }()
+		d.result, d.err = g.poll(ctx, r, d)
+	default:
+		d.err = tooMany()
+	}
+	return g.conclude(ctx, d, start)
 }
 
-// Heard takes note of a later message of a transaction's requester, for `muster explain`. It never waits.
-func (g *Gateway) Heard(transaction, kind, note string, source netip.Addr) {
+func (g *Gateway) poll(ctx context.Context, r *Request, d *decision) (*Result, error) {
+	e := g.runtime.Load().Endpoints[r.Endpoint]
+	if e == nil || e.Protocol != r.Protocol {
+		d.endpoint = "unknown"
+		return nil, Errorf(NotAuthorized, "no such endpoint", "endpoint %q is not configured for %s", r.Endpoint, r.Protocol)
+	}
+	t, err := g.store.ByWireID(ctx, r.Endpoint, r.WireID)
+	if err == nil && t.State.Open() {
+		t, err = g.settledOrNot(ctx, t.ID)
+	}
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, Errorf(UnknownCert, "no such request", "nobody has asked for anything under this transaction ID")
+	case err != nil:
+		return nil, unavailable("the store cannot be read", err)
+	case !askedBy(t, r):
+		return nil, Errorf(UnknownCert, "no such request", "transaction %s is another requester's", t.ID)
+	}
+	res, err := g.replay(t)
+	switch {
+	case err != nil:
+		g.Heard(t.ID, "poll", "denied", r.Source)
+		return nil, notGivenAgain(err)
+	case res != nil:
+		g.Heard(t.ID, "poll", string(res.Kind), r.Source)
+		d.note = "asks after " + t.ID
+		return res, nil
+	}
+	g.Heard(t.ID, "poll", string(t.State), r.Source)
+	switch t.State {
+	case StateFailed, StateRefused:
+		return nil, &Error{Reason: orDefault(t.Reason, NotAuthorized), Detail: "the request was refused", Err: errors.New("transaction " + t.ID + ": " + t.Note)}
+	}
+	return nil, Errorf(Revoked, "the certificate is no longer valid", "transaction %s is %s", t.ID, t.State)
+}
+
+// askedBy reports whether a proven credential of the request is one that the transaction was begun with.
+func askedBy(t *Transaction, r *Request) bool {
+	return slices.ContainsFunc(r.Credentials, func(c Credential) bool {
+		return c.Proven() && slices.Contains(t.Credentials, c.String())
+	})
 }
 
 // DerivesSubject reports whether the endpoint's profile (the one with the name, or its own) gives a subject whatever is

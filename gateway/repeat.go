@@ -140,6 +140,8 @@ func (g *Gateway) settledOrNot(ctx context.Context, id string) (*Transaction, er
 // replay answers with the outcome of an earlier transaction, nil when it has none that could be repeated.
 func (g *Gateway) replay(t *Transaction) (*Result, error) {
 	switch {
+	case t.State == StateDenied:
+		return nil, denied(t)
 	case (t.State == StateIssued || t.State == StateUnconfirmed) && t.Certificate != nil:
 		if !t.Certificate.RevokedAt.IsZero() || g.now().After(t.Certificate.NotAfter) {
 			return nil, nil // never a certificate that no longer is one

@@ -41,8 +41,10 @@ func (g *Gateway) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			g.SumUp(context.WithoutCancel(ctx))
+			g.keepHeard(context.WithoutCancel(ctx))
 			return
 		case <-tick.C:
+			g.keepHeard(ctx)
 		case <-g.wake:
 			// What was just recorded becomes due a moment later.
 			select {
@@ -75,20 +77,20 @@ func (g *Gateway) Work(ctx context.Context) (int, error) {
 	}
 	var wg sync.WaitGroup
 	for _, w := range due {
-		wg.Go(func() { g.do(context.WithoutCancel(ctx), w, deadline) })
+		wg.Go(func() { _ = g.do(context.WithoutCancel(ctx), w, deadline) })
 	}
 	wg.Wait()
 	return len(due), nil
 }
 
-// do does one row of work. What it cannot end it postpones; nothing is dropped.
-func (g *Gateway) do(ctx context.Context, w Work, deadline time.Time) {
+// do does one row of work. What it cannot end it postpones; nothing is dropped. Its error says why it did not end.
+func (g *Gateway) do(ctx context.Context, w Work, deadline time.Time) error {
 	attempt, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	_, err := shielded(g, func() (struct{}, error) { return struct{}{}, g.attempt(attempt, w) })
 	g.meter.work.WithLabelValues(string(w.Kind), outcomeOf(err)).Inc()
 	if err == nil {
-		return
+		return nil
 	}
 	delay := backoff(w.Attempts)
 	if wait, ok := backend.RetryAfter(err); ok {
@@ -97,9 +99,10 @@ func (g *Gateway) do(ctx context.Context, w Work, deadline time.Time) {
 	g.log.Warn("work postponed", "id", w.Transaction, "kind", w.Kind, "attempts", w.Attempts, "again_in", delay, "err", err)
 	ctx, cancel = context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	if err := g.store.Postpone(ctx, w, delay, err.Error()); err != nil && !errors.Is(err, ErrStale) {
-		g.log.Error("work could not be postponed", "id", w.Transaction, "kind", w.Kind, "err", err)
+	if failed := g.store.Postpone(ctx, w, delay, err.Error()); failed != nil && !errors.Is(failed, ErrStale) {
+		g.log.Error("work could not be postponed", "id", w.Transaction, "kind", w.Kind, "err", failed)
 	}
+	return err
 }
 
 // attempt tries to end a row of work. Its error says why it did not.
@@ -113,6 +116,8 @@ func (g *Gateway) attempt(ctx context.Context, w Work) error {
 	switch {
 	case w.Kind == WorkConfirm: // which needs no CA
 		return g.expire(ctx, a)
+	case w.Kind == WorkHold:
+		return g.expireHold(ctx, t, w)
 	case a.backend == nil && w.Kind == WorkSettle:
 		return g.stillUnknown(ctx, a, fmt.Errorf("%w: %s", errNoBackend, t.Backend))
 	case a.backend == nil:
@@ -211,17 +216,20 @@ func (g *Gateway) revokeWork(ctx context.Context, a *ask, w Work) error {
 	if c == nil {
 		return errors.New("the transaction has no certificate to revoke")
 	}
-	now := g.now()
-	err := a.backend.Revoke(ctx, &backend.RevokeRequest{Issuer: c.Issuer, Serial: c.Serial, Reason: superseded, At: now})
+	at, reason := g.now(), superseded
+	if !c.RevokedAt.IsZero() { // on an operator's order
+		at, reason = c.RevokedAt, c.Revocation
+	}
+	err := a.backend.Revoke(ctx, &backend.RevokeRequest{Issuer: c.Issuer, Serial: c.Serial, Reason: reason, At: at})
 	if err != nil && status.Code(err) != codes.NotFound {
 		return err
 	}
-	a.t.Updated = now
-	e := auditOf(a.t, "revoked", "")
+	a.t.Updated = g.now()
+	e := certificateAudit(a.t, "revoked", c)
 	if err != nil {
 		e.Note = "the CA does not know the certificate: " + err.Error()
 	}
-	return g.store.MarkRevoked(ctx, &Revocation{Issuer: c.Issuer, Serial: c.Serial, Reason: superseded, At: now, Work: &w, Audit: e})
+	return g.store.MarkRevoked(ctx, &Revocation{Issuer: c.Issuer, Serial: c.Serial, Reason: reason, At: at, Work: &w, Audit: e})
 }
 
 // superseded is the CRLReason (RFC 5280 section 5.3.1) of a certificate that nobody was given.

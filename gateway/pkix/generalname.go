@@ -2,6 +2,7 @@ package pkix
 
 import (
 	"net/netip"
+	"strconv"
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -146,4 +147,26 @@ func (n *GeneralNames) Marshal() ([]byte, error) {
 	}
 	n.Raw, err = b.Bytes()
 	return n.Raw, err
+}
+
+// List is the names as people read them: "dns:...", "ip:...", "email:...", "uri:...", and "other:" with how many there are of
+// other kinds.
+func (n *GeneralNames) List() []string {
+	var out []string
+	for _, s := range n.DNS {
+		out = append(out, "dns:"+s)
+	}
+	for _, ip := range n.IP {
+		out = append(out, "ip:"+ip.String())
+	}
+	for _, s := range n.Email {
+		out = append(out, "email:"+s)
+	}
+	for _, s := range n.URI {
+		out = append(out, "uri:"+s)
+	}
+	if n.Other > 0 {
+		out = append(out, "other:"+strconv.Itoa(n.Other))
+	}
+	return out
 }

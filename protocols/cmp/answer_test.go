@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -132,7 +133,7 @@ func TestPoll(t *testing.T) {
 	}
 
 	// What else may have become of it.
-	for state, want := range map[gateway.State]cmpmsg.FailInfo{gateway.StateFailed: cmpmsg.SystemFailure, gateway.StateRefused: cmpmsg.NotAuthorized, gateway.StateRejected: cmpmsg.CertRevoked} {
+	for state, want := range map[gateway.State]cmpmsg.FailInfo{gateway.StateFailed: cmpmsg.SystemFailure, gateway.StateRefused: cmpmsg.NotAuthorized, gateway.StateDenied: cmpmsg.NotAuthorized, gateway.StateRejected: cmpmsg.CertRevoked} {
 		c := w.macClient("ref-1")
 		c.ask(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}.body(t))
 		tx := w.gateway.tx(t)
@@ -141,6 +142,9 @@ func TestPoll(t *testing.T) {
 		m := c.ask(poll(0))
 		if fail, text, rejection := failure(m); fail != want || !rejection || !strings.Contains(text, tx.ID) {
 			t.Errorf("%s: %b, %s", state, fail, text)
+		}
+		if note := tx.ID + " poll " + string(state); !slices.Contains(w.gateway.heard, note) {
+			t.Errorf("nobody took note of %q, but of %q", note, w.gateway.heard)
 		}
 	}
 }

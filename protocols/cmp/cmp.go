@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -32,6 +33,8 @@ type Gateway interface {
 	Confirm(ctx context.Context, c *gateway.Confirmation) (*gateway.Transaction, error)
 	// ByWireID returns the newest transaction of the endpoint with the transactionID, nil when there is none.
 	ByWireID(ctx context.Context, endpoint, wireID string) (*gateway.Transaction, error)
+	// Heard takes note of a message that changes nothing, for `muster explain`.
+	Heard(transaction, kind, note string, source netip.Addr)
 	// SharedSecret returns the secret under a reference, nil when there is none.
 	SharedSecret(ctx context.Context, endpoint string, reference []byte) (gateway.Secret, error)
 }

@@ -31,11 +31,14 @@ func (x *exchange) poll(b *cmpmsg.PollReq, p *prior) *refusal {
 	if answer.Salt, err = x.h.random(saltSize); err != nil {
 		return refused(gateway.Internal, "", err)
 	}
+	x.h.gateway.Heard(p.ID, "poll", string(p.State), x.Request.Source)
 	switch p.State {
 	case gateway.StateUnconfirmed, gateway.StateIssued:
 		return x.deliver(p, answer)
 	case gateway.StateRejected:
 		return x.reject(p, answer, &gateway.Error{Reason: gateway.Revoked, Transaction: p.ID, Detail: "the certificate was rejected, or not confirmed in time, and is revoked"})
+	case gateway.StateDenied:
+		return x.reject(p, answer, &gateway.Error{Reason: gateway.NotAuthorized, Transaction: p.ID, Detail: "the request was denied"})
 	case gateway.StateFailed, gateway.StateRefused:
 		return x.reject(p, answer, &gateway.Error{Reason: p.Reason, Transaction: p.ID, Detail: "the request was refused"})
 	}

@@ -17,6 +17,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -117,6 +118,7 @@ type fakeGateway struct {
 	rejected   []*gateway.Error
 	confirms   []*gateway.Confirmation
 	issued     int
+	heard      []string
 	references [][]byte
 }
 
@@ -281,6 +283,12 @@ func (g *fakeGateway) SharedSecret(_ context.Context, endpoint string, reference
 	defer g.mu.Unlock()
 	g.references = append(g.references, reference)
 	return g.secrets[string(reference)], nil
+}
+
+func (g *fakeGateway) Heard(transaction, kind, note string, _ netip.Addr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.heard = append(g.heard, transaction+" "+kind+" "+note)
 }
 
 func (g *fakeGateway) last(t testing.TB) *gateway.Request {

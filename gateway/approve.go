@@ -1,0 +1,154 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/muster-pki/muster/plugins/backend"
+)
+
+// Approve records that actor, as the admin API established it, approves a held request. With the last approval that it
+// takes, the CA is asked at once, for what was held and dated from now on; the transaction is returned as it stands then.
+// The error is an *Error. It wraps ErrNotFound, ErrStale when the request is no longer held, ErrApproved when the same
+// person has approved it before.
+func (g *Gateway) Approve(ctx context.Context, id, actor, reason string) (*Transaction, error) {
+	t, err := g.held(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	rt := g.runtime.Load()
+	b, desc := rt.Backends[t.Backend], rt.descriptions[t.Backend]
+	if b == nil || desc == nil {
+		return nil, unavailable("the CA of the request is no longer configured", fmt.Errorf("%w: %s", errNoBackend, t.Backend))
+	}
+	now := g.now()
+	intent := redated(t, now)
+	t.Updated, t.Note = now, reason
+	audit := auditOf(t, "approved", t.Hold.Stage)
+	audit.Actor = actor
+
+	land := g.takeOff(t.ID)
+	defer land()
+	deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.lease())
+	defer cancel()
+	epoch, err := g.store.Approve(ctx, &ApprovalOrder{
+		Transaction: t.ID, Approval: Approval{By: actor, At: now, Reason: reason}, Intent: intent, Lease: g.lease(), Audit: audit,
+	})
+	if err != nil {
+		return nil, notDecided(err)
+	}
+	g.decided(ctx, t, "approved", actor, reason)
+	if epoch != 0 {
+		g.opt.Crash(CrashAfterIntent)
+		t.State, t.Intent = StateIssuing, intent
+		// What the CA says of it stands in the transaction, whether it issued or refused.
+		_, _ = g.issue(ctx, &ask{t: t, epoch: epoch, backend: b, desc: desc}, deadline)
+	}
+	t, err = g.store.Transaction(ctx, id)
+	if err != nil {
+		return nil, unavailable("the approval is recorded; the store cannot be read", err)
+	}
+	return t, nil
+}
+
+// Deny ends a held request: nothing is issued, and whoever asks again within the endpoint's repeat time is told so. The
+// error is as Approve's.
+func (g *Gateway) Deny(ctx context.Context, id, actor, reason string) (*Transaction, error) {
+	t, err := g.held(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	note := "denied by " + actor
+	if reason != "" {
+		note += ": " + reason
+	}
+	order := g.denial(t, note)
+	order.Denied = Approval{By: actor, At: order.Denied.At, Reason: reason}
+	order.Audit.Actor = actor
+	if err := g.store.Deny(ctx, order); err != nil {
+		return nil, notDecided(err)
+	}
+	g.decided(ctx, t, "denied", actor, reason)
+	t, err = g.store.Transaction(ctx, id)
+	if err != nil {
+		return nil, unavailable("the denial is recorded; the store cannot be read", err)
+	}
+	return t, nil
+}
+
+// held returns a transaction that waits for approval.
+func (g *Gateway) held(ctx context.Context, id string) (*Transaction, error) {
+	t, err := g.store.Transaction(ctx, id)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, &Error{Reason: UnknownCert, Detail: "no such transaction", Err: err}
+	case err != nil:
+		return nil, unavailable("the store cannot be read", err)
+	case t.State != StateHeld || t.Hold == nil || t.Intent == nil:
+		return nil, &Error{Reason: NotAuthorized, Detail: "the request is not held: it is " + string(t.State), Err: ErrStale}
+	}
+	return t, nil
+}
+
+// notDecided is the error of a decision that was not committed.
+func notDecided(err error) *Error {
+	switch {
+	case errors.Is(err, ErrApproved):
+		return &Error{Reason: NotAuthorized, Detail: ErrApproved.Error(), Err: err}
+	case errors.Is(err, ErrStale):
+		return &Error{Reason: NotAuthorized, Detail: "the request is no longer held, or its time is over", Err: err}
+	}
+	return unavailable("the decision cannot be recorded", err)
+}
+
+// redated is what to ask of the CA once a hold is over: the dates count from now on, unless they were asked for.
+func redated(t *Transaction, now time.Time) *backend.IssueRequest {
+	intent := *t.Intent
+	if !t.Hold.Fixed {
+		later := now.UTC().Truncate(time.Second).Sub(t.Hold.Since)
+		intent.Template.NotBefore = intent.Template.NotBefore.Add(later)
+		intent.Template.NotAfter = intent.Template.NotAfter.Add(later)
+	}
+	return &intent
+}
+
+// denial is what Deny commits, with nobody's name in it.
+func (g *Gateway) denial(t *Transaction, note string) *DenialOrder {
+	now := g.now()
+	t.State, t.Note, t.Updated = StateDenied, note, now
+	return &DenialOrder{
+		Transaction: t.ID, Denied: Approval{At: now}, Note: note, RepeatUntil: now.Add(g.repeatFor(t.Endpoint)),
+		Audit: auditOf(t, "denied", t.Hold.Stage),
+	}
+}
+
+// expireHold is the work of a request that nobody approved in time.
+func (g *Gateway) expireHold(ctx context.Context, t *Transaction, w Work) error {
+	if t.State != StateHeld || t.Hold == nil {
+		return fmt.Errorf("the end of a hold is due in state %q", t.State)
+	}
+	order := g.denial(t, "nobody approved it by "+t.Hold.Until.UTC().Format(time.RFC3339))
+	order.Work = &w
+	if err := g.store.Deny(ctx, order); err != nil {
+		return err
+	}
+	g.decided(ctx, t, "expired", "", order.Note)
+	return nil
+}
+
+// decided writes the one line that a decision about a held request leaves in the log.
+func (g *Gateway) decided(ctx context.Context, t *Transaction, decision, actor, reason string) {
+	attrs := told([]slog.Attr{
+		slog.String("id", t.ID), slog.String("protocol", string(t.Protocol)), slog.String("endpoint", t.Endpoint), slog.String("decision", decision),
+	}, "actor", actor, "device", t.Device, "requester", t.Requester, "subject", t.Subject, "reason", cut(reason, maxNote))
+	g.log.LogAttrs(ctx, slog.LevelInfo, "approval", attrs...)
+}
+
+// denied is what the requester of a denied transaction is told. Why, is the operator's.
+func denied(t *Transaction) *Error {
+	return &Error{Reason: NotAuthorized, Detail: "the request was denied", Transaction: t.ID, Err: fmt.Errorf("transaction %s: %s", t.ID, t.Note)}
+}
