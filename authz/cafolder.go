@@ -2,7 +2,6 @@ package authz
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -12,37 +11,26 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync/atomic"
 	"time"
 )
 
+// maxFolder bounds the files of a folder, maxFolderFile each of them: these are CA certificates.
 const (
-	// folderFresh is for how long a look at a folder counts for everybody.
-	folderFresh = time.Second
-	// folderStale is when nobody may go by a look any more, even while another request is at a new one.
-	folderStale = 2 * time.Second
-	// maxFolder bounds the files of a folder, maxFolderFile each of them: these are CA certificates.
 	maxFolder     = 1000
 	maxFolderFile = 1 << 20
 )
 
-// caFolder is a folder of CA certificates that may change at any time: what was put in, or taken out, counts within
-// folderStale. It is looked at when somebody asks, at most once per folderFresh; there is no goroutine.
+// caFolder is a folder of CA certificates that may change at any time.
 //
 // A file that is not (yet) a CA's certificate is left out, and said so once; the others count. A folder that does not
 // exist holds nothing. One that cannot be read otherwise is an error: whether a CA was taken out cannot be told then.
 type caFolder struct {
-	path string
-	log  *slog.Logger
-	now  func() time.Time
-
-	turn   chan struct{} // holds one element while somebody looks
-	latest atomic.Pointer[folderLook]
+	*watched[folderLook]
+	log *slog.Logger
 }
 
 // folderLook is what the folder held at a time.
 type folderLook struct {
-	at    time.Time
 	files map[string]*folderFile
 	certs []*x509.Certificate // of all files, in the order of their names, each once
 	err   error               // the folder cannot be read
@@ -58,53 +46,17 @@ type folderFile struct {
 }
 
 func newCAFolder(path string, log *slog.Logger, now func() time.Time) *caFolder {
-	return &caFolder{path: path, log: log, now: now, turn: make(chan struct{}, 1)}
-}
-
-// look returns what the folder holds, as old as folderStale at most. Requests that come while another one looks go by
-// the look before, unless it is stale. The error is the context's, or the folder's.
-func (f *caFolder) look(ctx context.Context) (*folderLook, error) {
-	last := f.latest.Load()
-	if f.within(last, folderFresh) {
-		return last, last.err
-	}
-	select {
-	case f.turn <- struct{}{}:
-	default:
-		if f.within(last, folderStale) {
-			return last, last.err
-		}
-		select {
-		case f.turn <- struct{}{}:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%s: nobody could look in time: %w", f.path, ctx.Err())
-		}
-	}
-	defer func() { <-f.turn }()
-	if last = f.latest.Load(); f.within(last, folderFresh) {
-		return last, last.err
-	}
-	next := f.read(last)
-	f.latest.Store(next)
-	return next, next.err
-}
-
-// within reports whether the look is no older than that. A clock that went back ends it.
-func (f *caFolder) within(l *folderLook, age time.Duration) bool {
-	if l == nil {
-		return false
-	}
-	gone := f.now().Sub(l.at)
-	return gone >= 0 && gone < age
+	f := &caFolder{log: log}
+	f.watched = newWatched(path, now, f.read)
+	return f
 }
 
 // read looks at the folder, and into the files that changed since the last look. What it warns of, it warns of once.
-func (f *caFolder) read(last *folderLook) *folderLook {
+func (f *caFolder) read(last *folderLook, at time.Time) (*folderLook, error) {
 	if last == nil {
 		last = &folderLook{}
 	}
-	// The time before the look: what changes during it is found by the next one.
-	next := &folderLook{at: f.now(), files: make(map[string]*folderFile)}
+	next := &folderLook{files: make(map[string]*folderFile)}
 	names, err := f.names()
 	if err != nil {
 		next.err = fmt.Errorf("the folder of trusted CAs cannot be read: %w", err)
@@ -113,11 +65,11 @@ func (f *caFolder) read(last *folderLook) *folderLook {
 		}
 		// What is known of the files is kept: a folder that comes back says nothing twice.
 		next.files = last.files
-		return next
+		return next, next.err
 	}
 	for _, name := range names {
 		before := last.files[name]
-		file := f.file(name, before, next.at)
+		file := f.file(name, before, at)
 		if file == nil {
 			continue
 		}
@@ -127,7 +79,7 @@ func (f *caFolder) read(last *folderLook) *folderLook {
 		}
 		next.certs = addNew(next.certs, file.certs)
 	}
-	return next
+	return next, nil
 }
 
 // names lists the files that count by their names. Hidden ones are other programs' temporary files.
@@ -172,7 +124,7 @@ func (f *caFolder) file(name string, before *folderFile, at time.Time) *folderFi
 		return file
 	}
 	// A file changed just now may change again without another size or time: it is read until it has come to rest.
-	resting := at.Sub(file.modified) > folderStale
+	resting := at.Sub(file.modified) > watchStale
 	if before != nil && resting && before.size == file.size && before.modified.Equal(file.modified) && before.sum != [sha256.Size]byte{} {
 		return before
 	}

@@ -33,13 +33,13 @@ func TestVendorCAFolder(t *testing.T) {
 	deny(mine)
 	s.drop("root.pem", pemOf(v.root.cert))
 	deny(mine) // the look before counts for a second
-	later(folderFresh)
+	later(watchFresh)
 	allow(mine)
 	s.drop("other.der", other.cert.Raw)
 	s.drop("other.pem", pemOf(other.cert)) // twice is no harm
 	s.drop("readme.txt", []byte("not looked at"))
 	s.drop(".hidden.pem", []byte("not looked at"))
-	later(folderFresh)
+	later(watchFresh)
 	allow(theirs)
 	allow(mine)
 	if s.warnings("") != 0 {
@@ -48,13 +48,13 @@ func TestVendorCAFolder(t *testing.T) {
 
 	s.remove("root.pem")
 	allow(mine)
-	later(folderFresh)
+	later(watchFresh)
 	deny(mine)
 	allow(theirs)
 
 	// The same name, size and content come back.
 	s.drop("root.pem", pemOf(v.root.cert))
-	later(folderFresh)
+	later(watchFresh)
 	allow(mine)
 
 	// A clock that goes back does not keep the old look.
@@ -66,7 +66,7 @@ func TestVendorCAFolder(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(s.dir, "vendors")); err != nil {
 		t.Fatal(err)
 	}
-	later(folderFresh)
+	later(watchFresh)
 	deny(theirs)
 }
 
@@ -100,19 +100,19 @@ func TestVendorCABrokenFiles(t *testing.T) {
 				expect(t, s.decide(mine), gateway.Deny, gateway.Untrusted)
 				expect(t, s.decide(selfSigned), gateway.Deny, gateway.Untrusted)
 				expect(t, s.decide(theirs), gateway.Allow, "")
-				s.clock = s.clock.Add(folderFresh)
+				s.clock = s.clock.Add(watchFresh)
 			}
 			if log := s.log.String(); !strings.Contains(log, c.why) || !strings.Contains(log, "a-broken.pem") || strings.Count(log, "\n") != 1 {
 				t.Errorf("log %s", log)
 			}
 			// Written to its end it counts.
 			s.drop("a-broken.pem", whole)
-			s.clock = s.clock.Add(folderFresh)
+			s.clock = s.clock.Add(watchFresh)
 			expect(t, s.decide(mine), gateway.Allow, "")
 			// Broken again, it is said again.
 			s.log.Reset()
 			s.drop("a-broken.pem", c.content)
-			s.clock = s.clock.Add(folderFresh)
+			s.clock = s.clock.Add(watchFresh)
 			expect(t, s.decide(mine), gateway.Deny, gateway.Untrusted)
 			if n := s.warnings("a-broken.pem"); n != 1 {
 				t.Errorf("%d warnings", n)
@@ -154,19 +154,19 @@ func TestVendorCAReadsWhatChanged(t *testing.T) {
 	expect(t, s.decide(mine), gateway.Allow, "")
 	// Neither size nor time show a change: the file is at rest, and not read again.
 	dropFile(t, s.dir, "ca.pem", pad(second), old)
-	s.clock = s.clock.Add(folderFresh)
+	s.clock = s.clock.Add(watchFresh)
 	expect(t, s.decide(mine), gateway.Allow, "")
 	dropFile(t, s.dir, "ca.pem", pad(second), old.Add(time.Nanosecond))
-	s.clock = s.clock.Add(folderFresh)
+	s.clock = s.clock.Add(watchFresh)
 	expect(t, s.decide(theirs), gateway.Allow, "")
 	expect(t, s.decide(mine), gateway.Deny, gateway.Untrusted)
 	// Young files are read, whatever they look like.
 	young := s.clock
 	dropFile(t, s.dir, "ca.pem", pad(first), young)
-	s.clock = s.clock.Add(folderFresh)
+	s.clock = s.clock.Add(watchFresh)
 	expect(t, s.decide(mine), gateway.Allow, "")
 	dropFile(t, s.dir, "ca.pem", pad(second), young)
-	s.clock = s.clock.Add(folderFresh)
+	s.clock = s.clock.Add(watchFresh)
 	expect(t, s.decide(theirs), gateway.Allow, "")
 	expect(t, s.decide(v.root.issue(9, "x", nil)), gateway.Deny, gateway.Untrusted)
 }
@@ -188,11 +188,11 @@ func TestVendorCAFolderUnreadable(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, s.dir, "vendors", nil) // a file in the folder's place cannot be listed, by root neither
-	s.clock = s.clock.Add(folderFresh)
+	s.clock = s.clock.Add(watchFresh)
 	for range 3 {
 		expect(t, s.decide(mine), gateway.CannotAnswer, gateway.Unavailable, "folder of trusted CAs")
 		expect(t, s.Decide(context.Background(), &gateway.Request{}, &gateway.Grant{}), gateway.Deny, gateway.Unauthenticated)
-		s.clock = s.clock.Add(folderFresh)
+		s.clock = s.clock.Add(watchFresh)
 	}
 	if n := s.warnings("cannot be read"); n != 1 {
 		t.Errorf("%d warnings", n)
@@ -206,7 +206,7 @@ func TestVendorCAFolderUnreadable(t *testing.T) {
 	if err := os.Rename(folder+"-moved", folder); err != nil {
 		t.Fatal(err)
 	}
-	s.clock = s.clock.Add(folderFresh)
+	s.clock = s.clock.Add(watchFresh)
 	expect(t, s.decide(mine), gateway.Allow, "")
 	if n := s.warnings("broken.pem"); n != 0 {
 		t.Error("warned of the same file again")
@@ -214,7 +214,7 @@ func TestVendorCAFolderUnreadable(t *testing.T) {
 	for i := range maxFolder + 1 {
 		write(t, folder, fmt.Sprint(i, ".pem"), nil)
 	}
-	s.clock = s.clock.Add(folderFresh)
+	s.clock = s.clock.Add(watchFresh)
 	expect(t, s.decide(mine), gateway.CannotAnswer, gateway.Unavailable, "more than 1000")
 }
 
@@ -224,9 +224,9 @@ func TestVendorCAReadersDoNotWait(t *testing.T) {
 	mine := v.root.issue(2, "bts-1", nil)
 	s := newShop(t, VendorCAConfig{}, func(dir string) { dropFile(t, dir, "root.pem", pemOf(v.root.cert), noon) })
 	s.folder.turn <- struct{}{} // somebody looks, and does not come back
-	s.clock = noon.Add(folderStale - 1)
+	s.clock = noon.Add(watchStale - 1)
 	expect(t, s.decide(mine), gateway.Allow, "")
-	s.clock = noon.Add(folderStale)
+	s.clock = noon.Add(watchStale)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
 	r := &gateway.Request{Credentials: []gateway.Credential{credential(gateway.CredentialSigner, mine)}}

@@ -2,6 +2,7 @@ package authz
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -47,36 +48,48 @@ func (j *certificateJudge) Identifies() {}
 // decide verifies the certificate under the policy and takes the device's name from it. The policy is asked for only
 // when there is a certificate; its error means that the stage cannot answer.
 func (j *certificateJudge) decide(ctx context.Context, r *gateway.Request, g *gateway.Grant, policy func(context.Context) (*pkix.ChainPolicy, error)) gateway.Verdict {
+	_, v := j.judge(ctx, r, g, policy)
+	return v
+}
+
+// judged is what a certificate said that was accepted.
+type judged struct {
+	device string            // "" when certificates name none
+	anchor *x509.Certificate // that its path ends with
+}
+
+// judge is decide, and says what was found when it allows.
+func (j *certificateJudge) judge(ctx context.Context, r *gateway.Request, g *gateway.Grant, policy func(context.Context) (*pkix.ChainPolicy, error)) (judged, gateway.Verdict) {
 	if err := ctx.Err(); err != nil {
-		return gateway.Unanswered(err)
+		return judged{}, gateway.Unanswered(err)
 	}
 	c, ok := carried(r, j.kinds)
 	if !ok {
-		return gateway.Denied(gateway.Unauthenticated, "a client certificate is required", "the request carries no "+joinKinds(j.kinds))
+		return judged{}, gateway.Denied(gateway.Unauthenticated, "a client certificate is required", "the request carries no "+joinKinds(j.kinds))
 	}
 	leaf := c.Chain[0]
 	seen := fmt.Sprintf("%s %s, issued by %s", c.Kind, formatSubject(leaf.RawSubject), formatSubject(leaf.RawIssuer))
 	p, err := policy(ctx)
 	if err != nil {
-		return gateway.Unanswered(fmt.Errorf("%s: %w", seen, err))
+		return judged{}, gateway.Unanswered(fmt.Errorf("%s: %w", seen, err))
 	}
 	path, err := p.Verify(c.Chain, j.now())
 	if err != nil {
-		return refusedChain(seen, err)
+		return judged{}, refusedChain(seen, err)
 	}
 	g.Authenticate(c)
-	note := fmt.Sprintf("%s, under %s", seen, formatSubject(path[len(path)-1].RawSubject))
+	found := judged{anchor: path[len(path)-1]}
+	note := fmt.Sprintf("%s, under %s", seen, formatSubject(found.anchor.RawSubject))
 	if j.device == nil {
-		return gateway.Allowed(note)
+		return found, gateway.Allowed(note)
 	}
-	device, err := j.device.of(leaf.RawSubject, sanOf(leaf))
-	if err != nil {
-		return gateway.Denied(gateway.NotAuthorized, "the certificate does not say which device it is", seen+": "+err.Error())
+	if found.device, err = j.device.of(leaf.RawSubject, sanOf(leaf)); err != nil {
+		return judged{}, gateway.Denied(gateway.NotAuthorized, "the certificate does not say which device it is", seen+": "+err.Error())
 	}
-	if denied, ok := nameDevice(g, device); !ok {
-		return denied
+	if denied, ok := nameDevice(g, found.device); !ok {
+		return judged{}, denied
 	}
-	return gateway.Allowed(note + ", device " + shown(device))
+	return found, gateway.Allowed(note + ", device " + shown(found.device))
 }
 
 // refusedChain gives an error of ChainPolicy.Verify its reason.

@@ -20,8 +20,8 @@ import (
 const maxArgonChallenges = 4
 
 // ChallengeConfig configures the stage `challenge`: the requester knows a secret that stands for the endpoint, as SCEP's
-// challengePassword (RFC 8894 section 2.4). Everybody who knows it may ask; it names no device. At least one entry has to
-// come from Secrets or File.
+// challengePassword (RFC 8894 section 2.4). Everybody who knows it may ask; it names no device. Issued ones are good for one
+// enrollment, and may be one device's. At least one entry has to come from Secrets or File, or Issued be set.
 type ChallengeConfig struct {
 	// Secrets maps names, which say in the records which one was used, to hashed challenges: "{sha256}..." for generated
 	// ones of at least 128 random bits, "$argon2id$..." for those that people type, at most 4 of them.
@@ -30,17 +30,26 @@ type ChallengeConfig struct {
 	// bare one goes by the first 8 hexadecimal digits of the SHA-256 of its line. Relative paths are below the
 	// configuration's folder.
 	File string `yaml:"file"`
+	// Issued takes those as well that `muster challenge new`, or the admin API, makes: each good at its endpoint until it
+	// expires, and spent with the certificate.
+	Issued bool `yaml:"issued"`
+	// Basic takes the password of HTTP Basic for the challenge, with any user name, where a request carries none.
+	Basic bool `yaml:"basic"`
 	// Limit bounds wrong challenges from one address (an IPv6 /64 counts as one), where there are argon2id entries.
 	Limit PasswordLimit `yaml:"limit"`
 }
 
-// Challenge is the stage `challenge`. It denies with Unauthenticated when the challenge is missing or wrong, with Busy
-// when the source tried too often; it cannot answer when the context ends while it waits to compute a hash.
+// Challenge is the stage `challenge`. It denies with Unauthenticated when the challenge is missing, wrong, expired or spent,
+// with NotAuthorized when it is for another subject, profile or device, with Busy when the source tried too often; it
+// cannot answer when the context ends while it waits to compute a hash, or issued ones cannot be looked up.
 type Challenge struct {
 	generated []namedEntry
 	typed     []namedEntry // argon2id
+	issued    Challenges   // nil: none is looked up
+	basic     bool
 	limit     *limiter
 	hashing   *Hashing
+	now       func() time.Time
 }
 
 type namedEntry struct {
@@ -48,12 +57,19 @@ type namedEntry struct {
 	*entry
 }
 
-// NewChallenge reads the entries. hashing is shared by all stages of the process that compare passwords.
-func NewChallenge(c ChallengeConfig, dir string, hashing *Hashing) (*Challenge, error) {
-	if hashing == nil {
-		return nil, errors.New("challenge: no hashing given")
+// NewChallenge reads the entries. hashing is shared by all stages of the process that compare passwords; issued is needed
+// for Issued; now is the clock.
+func NewChallenge(c ChallengeConfig, dir string, hashing *Hashing, issued Challenges, now func() time.Time) (*Challenge, error) {
+	if hashing == nil || now == nil {
+		return nil, errors.New("challenge: no hashing or clock given")
 	}
-	s := &Challenge{hashing: hashing}
+	s := &Challenge{hashing: hashing, now: now, basic: c.Basic}
+	if c.Issued {
+		if issued == nil {
+			return nil, errors.New("issued: there is no store of challenges")
+		}
+		s.issued = issued
+	}
 	names := make([]string, 0, len(c.Secrets))
 	for name := range c.Secrets {
 		names = append(names, name)
@@ -69,8 +85,8 @@ func NewChallenge(c ChallengeConfig, dir string, hashing *Hashing) (*Challenge, 
 			return nil, err
 		}
 	}
-	if len(s.generated)+len(s.typed) == 0 {
-		return nil, errors.New("no challenges: give secrets or file")
+	if len(s.generated)+len(s.typed) == 0 && !c.Issued {
+		return nil, errors.New("no challenges: give secrets or file, or issued: true")
 	}
 	if len(s.typed) > maxArgonChallenges {
 		return nil, fmt.Errorf("%d argon2id entries: %d are taken, since a wrong challenge costs a computation for each", len(s.typed), maxArgonChallenges)
@@ -117,67 +133,115 @@ func (s *Challenge) Name() string { return "challenge" }
 
 // Credentials is what the stage looks at.
 func (s *Challenge) Credentials() []gateway.CredentialKind {
+	if s.basic {
+		return []gateway.CredentialKind{gateway.CredentialChallenge, gateway.CredentialPassword}
+	}
 	return []gateway.CredentialKind{gateway.CredentialChallenge}
 }
 
-// Identifies marks the stage as one that depends only on who is asking.
-func (s *Challenge) Identifies() {}
+// Identify compares the challenge, and no more: an issued one says who asks even after it has been spent or has expired.
+func (s *Challenge) Identify(ctx context.Context, r *gateway.Request, g *gateway.Grant) (v gateway.Verdict, proves bool) {
+	_, v = s.compare(ctx, r, g, func(*gateway.IssuedChallenge) error { return nil })
+	return v, true
+}
 
-// Decide compares the challenge. The client is told the same whether it is missing or wrong.
+// Decide compares the challenge, and judges what an issued one is good for. The client is told the same whether it is
+// missing, wrong or expired.
 func (s *Challenge) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant) gateway.Verdict {
+	one, v := s.compare(ctx, r, g, func(c *gateway.IssuedChallenge) error { return over(c, s.now()) })
+	if v.Decision != gateway.Allow || one == nil {
+		return v
+	}
+	return use(one, r, g)
+}
+
+// compare finds out which challenge the request has. good says why an issued one is as good as none.
+func (s *Challenge) compare(ctx context.Context, r *gateway.Request, g *gateway.Grant, good func(*gateway.IssuedChallenge) error) (*gateway.IssuedChallenge, gateway.Verdict) {
 	if err := ctx.Err(); err != nil {
-		return gateway.Unanswered(err)
+		return nil, gateway.Unanswered(err)
 	}
 	const detail = "a valid challenge is required"
 	c, ok := r.Credential(gateway.CredentialChallenge)
-	if !ok {
-		return gateway.Denied(gateway.Unauthenticated, detail, "the request has no challenge")
+	if !ok && s.basic {
+		c, ok = r.Credential(gateway.CredentialPassword)
 	}
-	name, limited, err := s.check(ctx, c.Secret, r)
+	if !ok {
+		return nil, gateway.Denied(gateway.Unauthenticated, detail, "the request has no challenge")
+	}
+	found, limited, err := s.check(ctx, c.Secret, r, good)
 	switch {
+	case errors.Is(err, errRefused):
+		return nil, gateway.Denied(gateway.Unauthenticated, detail, err.Error())
 	case err != nil:
-		return gateway.Unanswered(fmt.Errorf("no computation of a challenge was free in time: %w", err))
+		return nil, gateway.Unanswered(err)
 	case limited > 0:
 		wait := time.Duration(math.Ceil(limited.Seconds())) * time.Second
 		v := gateway.Denied(gateway.Busy, fmt.Sprintf("too many wrong challenges, try again in %v", wait),
 			fmt.Sprintf("too many wrong challenges from %s: this one was not looked at; next try in %v", sourceOf(r.Source), wait))
 		v.RetryAfter = wait
-		return v
-	case name == "":
-		return gateway.Denied(gateway.Unauthenticated, detail, "wrong challenge")
+		return nil, v
 	}
 	// The adapter cannot name the challenge: which one it is, the entry says.
-	g.Authenticate(gateway.Credential{Kind: gateway.CredentialChallenge, ID: name})
-	return gateway.Allowed("challenge " + shown(name))
+	g.Authenticate(gateway.Credential{Kind: gateway.CredentialChallenge, ID: found.name})
+	if one := found.issued; one != nil && one.Device != "" {
+		if denied, ok := nameDevice(g, one.Device); !ok {
+			return nil, denied
+		}
+	}
+	return found.issued, gateway.Allowed("challenge " + shown(found.name))
 }
 
-// check names the entry that the challenge is, "" for none. limited is how long the source has to wait when it tried too
-// often. Generated challenges are compared first and without limit, as in `password`.
-func (s *Challenge) check(ctx context.Context, secret []byte, r *gateway.Request) (name string, limited time.Duration, err error) {
+// matched is the challenge that a request has.
+type matched struct {
+	name   string                   // of the entry, or the issued one's ID
+	issued *gateway.IssuedChallenge // nil for one of the configuration
+}
+
+// check finds the challenge; the error wraps errRefused when it is none. limited is how long the source has to wait when it
+// tried too often. Generated challenges and issued ones are compared first and without limit, as in `password`; an issued
+// one that is refused costs what a wrong one does.
+func (s *Challenge) check(ctx context.Context, secret []byte, r *gateway.Request, good func(*gateway.IssuedChallenge) error) (found matched, limited time.Duration, err error) {
 	if len(secret) == 0 || len(secret) > maxPassword {
-		return "", 0, nil
+		return matched{}, 0, errRefused
 	}
 	sum := sha256.Sum256(secret)
 	for _, e := range s.generated {
 		if subtle.ConstantTimeCompare(sum[:], e.sum) == 1 {
-			name = e.name
+			found.name = e.name
 		}
 	}
-	if name != "" || len(s.typed) == 0 {
-		return name, 0, nil
+	if found.name != "" {
+		return found, 0, nil
+	}
+	refused := errRefused
+	if s.issued != nil {
+		one, err := s.find(ctx, sum[:], r.Endpoint)
+		if err == nil {
+			err = good(one)
+		}
+		switch {
+		case err == nil:
+			return matched{one.ID, one}, 0, nil
+		case !errors.Is(err, errRefused):
+			return matched{}, 0, err
+		}
+		refused = err
+	}
+	if len(s.typed) == 0 {
+		return matched{}, 0, refused
 	}
 	if wait, ok := s.limit.take(r.Source, r.Received); !ok {
-		return "", max(wait, 1), nil
+		return matched{}, max(wait, 1), nil
 	}
 	for _, e := range s.typed {
 		right, err := s.hashing.matches(ctx, e.entry, secret)
 		if err != nil {
-			return "", 0, err
+			return matched{}, 0, fmt.Errorf("no computation of a challenge was free in time: %w", err)
 		}
 		if right {
 			s.limit.giveBack(r.Source, r.Received)
-			return e.name, 0, nil
+			return matched{name: e.name}, 0, nil
 		}
 	}
-	return "", 0, nil
+	return matched{}, 0, refused
 }

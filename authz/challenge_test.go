@@ -20,7 +20,7 @@ func challenged(secret string) *gateway.Request {
 
 func newChallenge(t *testing.T, c ChallengeConfig, dir string) *Challenge {
 	t.Helper()
-	s, err := NewChallenge(c, dir, NewHashing(2))
+	s, err := NewChallenge(c, dir, NewHashing(2), nil, atNoon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,13 +150,13 @@ func TestChallengeConfigErrors(t *testing.T) {
 		"5 argon2id entries":        {Secrets: map[string]string{"a": anna(), "b": anna(), "c": anna(), "d": anna(), "e": anna()}},
 		"limit: burst and sources ": {Secrets: map[string]string{"a": hash}, Limit: PasswordLimit{Burst: -1}},
 	} {
-		s, err := NewChallenge(c, dir, NewHashing(1))
+		s, err := NewChallenge(c, dir, NewHashing(1), nil, atNoon)
 		wantError(t, err, want)
 		if s != nil || err != nil && strings.Contains(err.Error(), secret) {
 			t.Errorf("%v, %v", s, err)
 		}
 	}
-	if _, err := NewChallenge(ChallengeConfig{Secrets: map[string]string{"a": hash}}, dir, nil); err == nil {
+	if _, err := NewChallenge(ChallengeConfig{Secrets: map[string]string{"a": hash}}, dir, nil, nil, atNoon); err == nil {
 		t.Error("made without hashing")
 	}
 }

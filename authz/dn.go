@@ -8,8 +8,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/muster-pki/muster/gateway/pkix"
 )
@@ -97,16 +95,8 @@ func stringType(tag byte) string {
 	return fmt.Sprintf("ASN.1 tag %#02x", tag)
 }
 
-// printable reports whether s holds only characters that show what they are: no control characters, no line
-// separators, no marks that change the direction of what follows.
-func printable(s string) bool {
-	for _, r := range s {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return false
-		}
-	}
-	return true
-}
+// printable reports whether s holds only characters that show what they are.
+func printable(s string) bool { return pkix.IsPrintable(s) }
 
 // Kinds of subjectAltName that stages judge.
 const (
@@ -205,75 +195,29 @@ func isEmptyName(der []byte) bool {
 	return len(der) == 0 || len(der) == 2 && der[0] == 0x30 && der[1] == 0
 }
 
-// attributes names the attribute types that stages and configurations know, with the upper bounds, in characters, of
-// RFC 5280 appendix A.1 (128 where it gives none that fits a name of today).
-var attributes = []struct {
-	name, oid string
-	bound     int
-}{
-	{"commonName", oidCommonName, 64},
-	{"serialNumber", "2.5.4.5", 64},
-	{"organizationName", "2.5.4.10", 64},
-	{"organizationalUnitName", "2.5.4.11", 64},
-	{"countryName", "2.5.4.6", 2},
-	{"stateOrProvinceName", "2.5.4.8", 128},
-	{"localityName", "2.5.4.7", 128},
-	{"streetAddress", "2.5.4.9", 128},
-	{"postalCode", "2.5.4.17", 40},
-	{"title", "2.5.4.12", 64},
-	{"surname", "2.5.4.4", 128},
-	{"givenName", "2.5.4.42", 128},
-	{"name", "2.5.4.41", 128},
-	{"pseudonym", "2.5.4.65", 128},
-	{"dnQualifier", "2.5.4.46", 128},
-	{"organizationIdentifier", "2.5.4.97", 128},
-	{"userId", "0.9.2342.19200300.100.1.1", 128},
-	{"domainComponent", "0.9.2342.19200300.100.1.25", 128},
-	{"emailAddress", "1.2.840.113549.1.9.1", 255},
-}
-
-const (
-	oidCommonName = "2.5.4.3"
-	otherBound    = 128 // of attributes without a name here
-)
+const oidCommonName = "2.5.4.3"
 
 // attributeOID finds an attribute type by its long name, by its short name (RFC 4514 section 3), or as a dotted OID.
 func attributeOID(name string) (oid string, ok bool) {
-	for _, a := range attributes {
-		if strings.EqualFold(a.name, name) {
-			return a.oid, true
-		}
-	}
-	if oid, ok := pkix.AttributeOID(name); ok {
-		return oid.String(), true
-	}
-	dotted, ok := dottedOID(name)
-	return dotted.String(), ok
+	a, ok := pkix.AttributeTypeNamed(name)
+	return a.OID.String(), ok
+}
+
+// attributeType describes the type with the dotted OID.
+func attributeType(oid string) pkix.AttributeType {
+	id, _ := pkix.ParseOID(oid)
+	return pkix.AttributeTypeOf(id)
 }
 
 // attributeName is the long name of an attribute type, else its OID.
-func attributeName(oid string) string {
-	for _, a := range attributes {
-		if a.oid == oid {
-			return a.name
-		}
-	}
-	return oid
-}
+func attributeName(oid string) string { return attributeType(oid).Name }
 
-func attributeBound(oid string) int {
-	for _, a := range attributes {
-		if a.oid == oid {
-			return a.bound
-		}
-	}
-	return otherBound
-}
+func attributeBound(oid string) int { return attributeType(oid).Bound }
 
 func attributeNames() []string {
-	names := make([]string, len(attributes))
-	for i, a := range attributes {
-		names[i] = a.name
+	var names []string
+	for _, a := range pkix.AttributeTypes() {
+		names = append(names, a.Name)
 	}
 	return names
 }

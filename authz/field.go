@@ -36,12 +36,21 @@ func parseField(s string) (field, error) {
 // of returns the one value that stands in the field. None and several are errors: neither says which device this is.
 // subject is a DER Name, san DER GeneralNames or nil.
 func (f field) of(subject, san []byte) (string, error) {
+	value, found, err := f.find(subject, san)
+	if err == nil && !found {
+		err = fmt.Errorf("%s has 0 values, one is needed", f.name)
+	}
+	return value, err
+}
+
+// find is of, for a field that may have no value. A subject may be nil.
+func (f field) find(subject, san []byte) (value string, found bool, err error) {
 	var values []string
-	if f.oid != "" {
+	if f.oid != "" && subject != nil {
 		// Vendors' certificates have string types that a request may not have.
 		name, err := pkix.ParseName(subject)
 		if err != nil {
-			return "", fmt.Errorf("the subject: %w", err)
+			return "", false, fmt.Errorf("the subject: %w", err)
 		}
 		for _, rdn := range name {
 			for _, a := range rdn {
@@ -50,10 +59,10 @@ func (f field) of(subject, san []byte) (string, error) {
 				}
 			}
 		}
-	} else if san != nil {
+	} else if f.san != "" && san != nil {
 		all, err := parseNames(san)
 		if err != nil {
-			return "", fmt.Errorf("the subjectAltName: %w", err)
+			return "", false, fmt.Errorf("the subjectAltName: %w", err)
 		}
 		for _, n := range all {
 			if n.kind == f.san {
@@ -62,12 +71,14 @@ func (f field) of(subject, san []byte) (string, error) {
 		}
 	}
 	switch {
+	case len(values) == 0:
+		return "", false, nil
 	case len(values) != 1:
-		return "", fmt.Errorf("%s has %d values, one is needed", f.name, len(values))
+		return "", false, fmt.Errorf("%s has %d values, one is needed", f.name, len(values))
 	case values[0] == "" || len(values[0]) > 256:
-		return "", fmt.Errorf("%s has %d bytes, 1 to 256 are taken", f.name, len(values[0]))
+		return "", false, fmt.Errorf("%s has %d bytes, 1 to 256 are taken", f.name, len(values[0]))
 	case !printable(values[0]):
-		return "", fmt.Errorf("%s has control or invisible characters", f.name)
+		return "", false, fmt.Errorf("%s has control or invisible characters", f.name)
 	}
-	return values[0], nil
+	return values[0], true, nil
 }

@@ -28,12 +28,12 @@ func atNoon() time.Time { return noon }
 
 // authority is a CA of a test.
 type authority struct {
-	t    *testing.T
+	t    testing.TB
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -42,7 +42,7 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 	return key
 }
 
-func newCA(t *testing.T, name string, parent *authority) *authority {
+func newCA(t testing.TB, name string, parent *authority) *authority {
 	t.Helper()
 	key := newKey(t)
 	template := &x509.Certificate{
@@ -58,7 +58,7 @@ func newCA(t *testing.T, name string, parent *authority) *authority {
 	return ca
 }
 
-func create(t *testing.T, template, issuer *x509.Certificate, pub crypto.PublicKey, signer crypto.Signer) *x509.Certificate {
+func create(t testing.TB, template, issuer *x509.Certificate, pub crypto.PublicKey, signer crypto.Signer) *x509.Certificate {
 	t.Helper()
 	der, err := x509.CreateCertificate(rand.Reader, template, issuer, pub, signer)
 	if err != nil {
@@ -98,7 +98,7 @@ func (ca *authority) crl(thisUpdate, nextUpdate time.Time, serials ...int64) []b
 	return der
 }
 
-func write(t *testing.T, dir, name string, data []byte) string {
+func write(t testing.TB, dir, name string, data []byte) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
 	if err := os.WriteFile(path, data, 0o600); err != nil {
@@ -119,7 +119,7 @@ func credential(kind gateway.CredentialKind, chain ...*x509.Certificate) gateway
 	return gateway.Credential{Kind: kind, ID: gateway.Fingerprint(chain[0]), Chain: chain}
 }
 
-func marshal(t *testing.T, v any) []byte {
+func marshal(t testing.TB, v any) []byte {
 	t.Helper()
 	der, err := asn1.Marshal(v)
 	if err != nil {
@@ -129,7 +129,7 @@ func marshal(t *testing.T, v any) []byte {
 }
 
 // subject is the DER Name of "type=value" pairs, each an RDN of its own.
-func subject(t *testing.T, pairs ...string) []byte {
+func subject(t testing.TB, pairs ...string) []byte {
 	t.Helper()
 	var rdns pkix.RDNSequence
 	for _, p := range pairs {
@@ -145,7 +145,7 @@ func subject(t *testing.T, pairs ...string) []byte {
 }
 
 // sans is the DER GeneralNames of (tag, content) pairs.
-func sans(t *testing.T, names ...any) []byte {
+func sans(t testing.TB, names ...any) []byte {
 	t.Helper()
 	var list []asn1.RawValue
 	for i := 0; i < len(names); i += 2 {
@@ -171,7 +171,7 @@ func sanExtension(der []byte) []pkix.Extension {
 
 // expect fails unless the verdict is the decision for the reason, says something to the client when it denies, and
 // the operator's note holds every one of the words.
-func expect(t *testing.T, v gateway.Verdict, decision gateway.Decision, reason gateway.Reason, words ...string) {
+func expect(t testing.TB, v gateway.Verdict, decision gateway.Decision, reason gateway.Reason, words ...string) {
 	t.Helper()
 	if v.Decision != decision || v.Reason != reason {
 		t.Fatalf("got %s %s (%s), want %s %s", v.Decision, v.Reason, v.Note, decision, reason)
@@ -189,7 +189,7 @@ func expect(t *testing.T, v gateway.Verdict, decision gateway.Decision, reason g
 	}
 }
 
-func ended(t *testing.T) context.Context {
+func ended(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -197,7 +197,7 @@ func ended(t *testing.T) context.Context {
 }
 
 // endedDenies fails unless a stage cannot answer when the context has ended, and grants nothing.
-func endedDenies(t *testing.T, s gateway.Stage, r *gateway.Request) {
+func endedDenies(t testing.TB, s gateway.Stage, r *gateway.Request) {
 	t.Helper()
 	g := &gateway.Grant{}
 	expect(t, s.Decide(ended(t), r, g), gateway.CannotAnswer, gateway.Unavailable, "canceled")
@@ -207,7 +207,7 @@ func endedDenies(t *testing.T, s gateway.Stage, r *gateway.Request) {
 }
 
 // wantError fails unless there is an error that holds the word.
-func wantError(t *testing.T, err error, word string) {
+func wantError(t testing.TB, err error, word string) {
 	t.Helper()
 	if err == nil || !strings.Contains(err.Error(), word) {
 		t.Errorf("error %v, want one with %q", err, word)

@@ -2,60 +2,26 @@ package authz
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/base64"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"golang.org/x/crypto/argon2"
-)
 
-// The cost of HashPassword: OWASP's memory for argon2id with the fewest passes that a gateway's load allows.
-const (
-	argonMemory  = 19 * 1024 // KiB
-	argonTime    = 1
-	argonThreads = 1
-	argonSalt    = 16 // bytes
-	argonHash    = 32 // bytes
-)
-
-// Bounds on what a configuration may ask of each log-in.
-const (
-	maxArgonMemory  = 64 * 1024 // KiB
-	maxArgonTime    = 8
-	maxArgonThreads = 4
+	"github.com/muster-pki/muster/gateway/passhash"
 )
 
 // maxPassword bounds what is hashed of a password; a longer one is wrong.
-const maxPassword = 1024
-
-const sha256Prefix = "{sha256}"
+const maxPassword = passhash.MaxPassword
 
 // HashSecret returns the entry of a generated secret for PasswordConfig.Users: "{sha256}" and the SHA-256 in
 // hexadecimal. It is for secrets of 128 random bits or more, which nobody can search for; people's passwords take
 // HashPassword.
-func HashSecret(secret []byte) string {
-	sum := sha256.Sum256(secret)
-	return sha256Prefix + hex.EncodeToString(sum[:])
-}
+func HashSecret(secret []byte) string { return passhash.Secret(secret) }
 
 // HashPassword returns the entry of a person's password for PasswordConfig.Users: an argon2id PHC string
 // ("$argon2id$v=19$m=19456,t=1,p=1$salt$hash"). The password has 1 to 1024 bytes.
-func HashPassword(password []byte) (string, error) {
-	if len(password) == 0 || len(password) > maxPassword {
-		return "", fmt.Errorf("a password has 1 to %d bytes", maxPassword)
-	}
-	salt := make([]byte, argonSalt)
-	rand.Read(salt) //nolint:errcheck // crypto/rand.Read never fails (Go 1.24)
-	hash := argon2.IDKey(password, salt, argonTime, argonMemory, argonThreads, argonHash)
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonThreads,
-		base64.RawStdEncoding.EncodeToString(salt), base64.RawStdEncoding.EncodeToString(hash)), nil
-}
+func HashPassword(password []byte) (string, error) { return passhash.Password(password) }
 
 // argonCost is what one argon2id computation takes.
 type argonCost struct {
@@ -71,62 +37,13 @@ type entry struct {
 	hash []byte
 }
 
-var errEntry = errors.New(`want "{sha256}" and the SHA-256 of a generated secret in hexadecimal or base64, or an argon2id PHC string ($argon2id$v=19$m=...,t=...,p=...$salt$hash)`)
-
 // parseEntry reads what HashSecret and HashPassword make. Its errors hold nothing of the entry.
 func parseEntry(s string) (*entry, error) {
-	if rest, ok := strings.CutPrefix(s, sha256Prefix); ok {
-		sum, err := hex.DecodeString(rest)
-		if err != nil || len(sum) != sha256.Size {
-			sum, err = base64.RawStdEncoding.DecodeString(strings.TrimRight(rest, "="))
-		}
-		if err != nil || len(sum) != sha256.Size {
-			return nil, fmt.Errorf("after {sha256} come 64 hexadecimal digits, or 43 or 44 characters of base64")
-		}
-		return &entry{sum: sum}, nil
+	h, err := passhash.Parse(s)
+	if err != nil {
+		return nil, err
 	}
-	// PHC string: $argon2id$v=19$m=M,t=T,p=P$salt$hash, base64 without padding.
-	part := strings.Split(s, "$")
-	if len(part) != 6 || part[0] != "" || part[1] != "argon2id" {
-		return nil, errEntry
-	}
-	if part[2] != "v="+strconv.Itoa(argon2.Version) {
-		return nil, fmt.Errorf("argon2id of another version than %d", argon2.Version)
-	}
-	e := &entry{}
-	parameters := strings.Split(part[3], ",")
-	if len(parameters) != 3 {
-		return nil, errEntry
-	}
-	for i, p := range []struct {
-		key string
-		max uint64
-		set func(uint64)
-	}{
-		{"m=", maxArgonMemory, func(n uint64) { e.cost.memory = uint32(n) }},
-		{"t=", maxArgonTime, func(n uint64) { e.cost.time = uint32(n) }},
-		{"p=", maxArgonThreads, func(n uint64) { e.cost.threads = uint8(n) }},
-	} {
-		digits, ok := strings.CutPrefix(parameters[i], p.key)
-		n, err := strconv.ParseUint(digits, 10, 32)
-		if !ok || err != nil {
-			return nil, errEntry
-		}
-		if n == 0 || n > p.max {
-			return nil, fmt.Errorf("argon2id with %s%d: 1 to %d are taken", p.key, n, p.max)
-		}
-		p.set(n)
-	}
-	var err1, err2 error
-	e.salt, err1 = base64.RawStdEncoding.DecodeString(part[4])
-	e.hash, err2 = base64.RawStdEncoding.DecodeString(part[5])
-	if err1 != nil || err2 != nil {
-		return nil, errEntry
-	}
-	if len(e.salt) < 8 || len(e.salt) > 64 || len(e.hash) < 16 || len(e.hash) > 64 {
-		return nil, errors.New("argon2id with a salt outside 8 to 64 bytes or a hash outside 16 to 64 bytes")
-	}
-	return e, nil
+	return &entry{sum: h.Sum, cost: argonCost{memory: h.Memory, time: h.Time, threads: h.Threads}, salt: h.Salt, hash: h.Hash}, nil
 }
 
 // Hashing bounds how many argon2id computations run at once. One stands for all password stages of a process, so

@@ -178,13 +178,13 @@ func (s *Names) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant
 		return gateway.Unanswered(err)
 	}
 	if r.NewNames != nil {
-		_, _, v := s.judge(r.NewNames.Subject, r.NewNames.SubjectAltName, g.Device)
+		_, _, v := s.judge(r.NewNames.Subject, r.NewNames.SubjectAltName, g)
 		if v.Decision != gateway.Allow {
 			v.Note = "the names to change to: " + v.Note
 			return v
 		}
 	}
-	san, dropped, v := s.judge(g.Subject, g.SubjectAltName, g.Device)
+	san, dropped, v := s.judge(g.Subject, g.SubjectAltName, g)
 	if v.Decision != gateway.Allow {
 		return v
 	}
@@ -196,7 +196,7 @@ func (s *Names) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant
 }
 
 // judge judges one pair of names. san is the subjectAltName that remains, dropped what was left out of it.
-func (s *Names) judge(subject, asked []byte, device string) (san []byte, dropped string, v gateway.Verdict) {
+func (s *Names) judge(subject, asked []byte, g *gateway.Grant) (san []byte, dropped string, v gateway.Verdict) {
 	san, dropped, denied, ok := s.judgeSAN(asked)
 	if !ok {
 		return nil, "", denied
@@ -208,16 +208,16 @@ func (s *Names) judge(subject, asked []byte, device string) (san []byte, dropped
 	if s.device == nil {
 		return san, dropped, gateway.Allowed(note)
 	}
-	if device == "" {
+	if g.Device == "" {
 		return nil, "", gateway.Denied(gateway.NotAuthorized, "the device is not known", "no stage before this one has named the device that "+s.device.name+" must be")
 	}
 	value, err := s.device.of(subject, san)
 	if err != nil {
 		return nil, "", gateway.Denied(gateway.BadTemplate, "the names do not say which device this is", err.Error())
 	}
-	if value != device {
+	if !g.NameDevice(value) { // by any of its names, where the inventory knows several
 		return nil, "", gateway.Denied(gateway.NotAuthorized, "the names are another device's",
-			fmt.Sprintf("%s is %s, the device that authenticated is %s", s.device.name, shown(value), shown(device)))
+			fmt.Sprintf("%s is %s, the device that authenticated is %s", s.device.name, shown(value), shown(g.Device)))
 	}
 	return san, dropped, gateway.Allowed(note + ", of the device that authenticated")
 }

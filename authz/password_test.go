@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/passhash"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
@@ -304,7 +305,7 @@ func FuzzParseEntry(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if e.sum == nil && (e.cost.memory == 0 || e.cost.memory > maxArgonMemory || e.cost.time == 0 || e.cost.time > maxArgonTime || e.cost.threads == 0 || e.cost.threads > maxArgonThreads || len(e.hash) < 16) {
+		if e.sum == nil && (e.cost.memory == 0 || e.cost.memory > passhash.MaxMemory || e.cost.time == 0 || e.cost.time > passhash.MaxTime || e.cost.threads == 0 || e.cost.threads > passhash.MaxThreads || len(e.hash) < 16) {
 			t.Errorf("%+v", e)
 		}
 	})

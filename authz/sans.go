@@ -3,7 +3,6 @@ package authz
 import (
 	"fmt"
 	"net/netip"
-	"net/url"
 	"strings"
 
 	"github.com/muster-pki/muster/gateway"
@@ -86,14 +85,11 @@ func (s *Names) judgeGeneralName(n generalName, rule *sanRule) (denied gateway.V
 			return bad(gateway.BadTemplate, "a DNS name is an IP address", "%s is an address, which is a name of kind ip", n)
 		}
 	case sanEmail:
-		// RFC 5280 section 4.2.1.6: a Mailbox, neither phrase nor comment nor angle brackets.
-		local, host, ok := strings.Cut(n.text, "@")
-		if !ok || local == "" || !dnsName(host) || strings.ContainsAny(local, `<>()[],;:\"`) {
+		if !pkix.IsMailbox(n.text) {
 			return bad(gateway.BadTemplate, "an e-mail address is malformed", "%s is not an address", n)
 		}
 	case sanURI:
-		// What crypto/x509 does not read it could not read in the issued certificate either.
-		if u, err := url.Parse(n.text); err != nil || u.Host != "" && !uriHost(u) {
+		if !pkix.IsURI(n.text) {
 			return bad(gateway.BadTemplate, "a URI is malformed", "%s is not a URI", n)
 		}
 	case sanIP:
@@ -117,28 +113,5 @@ func contains(within []netip.Prefix, ip netip.Addr) bool {
 	return false
 }
 
-// uriHost reports whether the host of a URI is a name or an address (RFC 5280 section 4.2.1.6).
-func uriHost(u *url.URL) bool {
-	_, err := netip.ParseAddr(u.Hostname())
-	return err == nil || dnsName(u.Hostname())
-}
-
-// dnsName reports whether s is a host name in the preferred syntax (RFC 1034 section 3.5 as RFC 1123 section 2.1
-// changed it), with underscores, which devices' names have.
-func dnsName(s string) bool {
-	if s == "" || len(s) > 253 {
-		return false
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return false
-		}
-		for i := range len(label) {
-			c := label[i]
-			if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
-				return false
-			}
-		}
-	}
-	return true
-}
+// dnsName reports whether s is a host name, underscores among its characters.
+func dnsName(s string) bool { return pkix.IsHostName(s) }

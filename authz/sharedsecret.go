@@ -29,6 +29,9 @@ const sealedInConfig = "config"
 // sealedInStore is what secrets in the store are sealed for, followed by endpoint, the reference's bytes, and device.
 const sealedInStore = "secret"
 
+// sealedInInventory is what the secret in an entry of the inventory is sealed for, followed by the device's name.
+const sealedInInventory = "device"
+
 // Secrets is where `shared-secret` finds the secrets of single devices; gateway.Store is one.
 type Secrets interface {
 	// Secret returns the secret with the reference, as raw bytes, at the endpoint, past its NotAfter too;
@@ -43,7 +46,7 @@ type Opener interface {
 }
 
 // SharedSecretConfig configures the stage `shared-secret`: the requester knows a secret, by which its messages are
-// authenticated (CMP's PBM and PBMAC1). At least one secret, or Devices, has to be given.
+// authenticated (CMP's PBM and PBMAC1). At least one secret, Devices or Inventory has to be given.
 type SharedSecretConfig struct {
 	// Secrets maps references (CMP senderKID) to secrets: a printable reference as it is, any other one as "hex:" and
 	// its bytes in hexadecimal. They are good at every endpoint that this stage stands at.
@@ -51,6 +54,9 @@ type SharedSecretConfig struct {
 	// Devices takes the secrets in the store as well: one per device, put there with the admin API, each good at its
 	// own endpoint.
 	Devices bool `yaml:"devices"`
+	// Inventory takes the secrets of devices in the inventory as well: the reference is the device's name, or one of its
+	// identifiers. A disabled device, or one whose entry is not valid here and now, has none.
+	Inventory bool `yaml:"inventory"`
 }
 
 // SharedSecretEntry is one shared secret: either File or Sealed.
@@ -72,6 +78,7 @@ type SharedSecretEntry struct {
 type SharedSecret struct {
 	fixed   map[string]*sharedSecret // by the reference's bytes
 	secrets Secrets                  // nil: no secrets of single devices
+	devices Devices                  // nil: none of the inventory
 	opener  Opener
 	now     func() time.Time
 }
@@ -82,17 +89,19 @@ type sharedSecret struct {
 	device   string
 	notAfter time.Time
 	stored   *gateway.StoredSecret
+	entry    *gateway.Device // of the inventory
 }
 
 func (s *sharedSecret) over(now time.Time) bool { return !s.notAfter.IsZero() && now.After(s.notAfter) }
 
-// NewSharedSecret reads the secrets. secrets is needed for Devices, opener for Devices and sealed entries; now is the clock.
-func NewSharedSecret(c SharedSecretConfig, dir string, secrets Secrets, opener Opener, now func() time.Time) (*SharedSecret, error) {
+// NewSharedSecret reads the secrets. secrets is needed for Devices, devices for Inventory, opener for both and for sealed
+// entries; now is the clock.
+func NewSharedSecret(c SharedSecretConfig, dir string, secrets Secrets, devices Devices, opener Opener, now func() time.Time) (*SharedSecret, error) {
 	if now == nil {
 		return nil, errors.New("shared-secret: no clock given")
 	}
-	if len(c.Secrets) == 0 && !c.Devices {
-		return nil, errors.New("no secrets: give secrets or devices")
+	if len(c.Secrets) == 0 && !c.Devices && !c.Inventory {
+		return nil, errors.New("no secrets: give secrets, devices or inventory")
 	}
 	s := &SharedSecret{fixed: make(map[string]*sharedSecret), opener: opener, now: now}
 	if c.Devices {
@@ -100,6 +109,12 @@ func NewSharedSecret(c SharedSecretConfig, dir string, secrets Secrets, opener O
 			return nil, errors.New("devices: there is no store of sealed secrets")
 		}
 		s.secrets = secrets
+	}
+	if c.Inventory {
+		if devices == nil || opener == nil {
+			return nil, errors.New("inventory: there is no store of sealed secrets")
+		}
+		s.devices = devices
 	}
 	ids := make([]string, 0, len(c.Secrets))
 	for id := range c.Secrets {
@@ -194,16 +209,20 @@ func (s *SharedSecret) Credentials() []gateway.CredentialKind {
 // Identifies marks the stage as one that depends only on who is asking.
 func (s *SharedSecret) Identifies() {}
 
-// SharedSecret returns the secret with the reference at the endpoint: one of the configuration, else the store's.
+// SharedSecret returns the secret with the reference at the endpoint: one of the configuration, else the store's, else the
+// inventory's.
 // gateway.ErrNotFound when there is none, or it is past its time.
 func (s *SharedSecret) SharedSecret(ctx context.Context, endpoint string, reference []byte) (gateway.Secret, error) {
 	one, err := s.find(ctx, endpoint, reference)
 	if err != nil {
 		return nil, err
 	}
-	if one.stored == nil && s.secrets != nil {
-		// A configured reference takes as long as one that nobody has: the store is asked for both.
+	// A reference that somebody has takes as long as one that nobody has: the store is asked the same for both.
+	if one.stored == nil && one.entry == nil && s.secrets != nil {
 		s.secrets.Secret(ctx, endpoint, string(reference)) //nolint:errcheck // the answer is not needed
+	}
+	if one.entry == nil && s.devices != nil {
+		find(ctx, s.devices, "", gateway.ReferenceID(reference)) //nolint:errcheck // the answer is not needed
 	}
 	return s.open(one)
 }
@@ -217,19 +236,19 @@ func (s *SharedSecret) find(ctx context.Context, endpoint string, reference []by
 		return nil, gateway.ErrNotFound
 	}
 	one := s.fixed[string(reference)]
-	if one == nil {
-		if s.secrets == nil {
-			return nil, gateway.ErrNotFound
-		}
-		stored, err := s.secrets.Secret(ctx, endpoint, string(reference))
-		switch {
-		case err != nil:
+	var err error
+	if one == nil && s.secrets != nil {
+		if one, err = s.stored(ctx, endpoint, reference); err != nil && !errors.Is(err, gateway.ErrNotFound) {
 			return nil, err
-		// What was sealed for another place or reference does not open; that the look-up gave it is a fault all the same.
-		case stored == nil || stored.Endpoint != endpoint || stored.Reference != string(reference):
-			return nil, errors.New("the look-up gave another secret than was asked for")
 		}
-		one = &sharedSecret{device: stored.Device, notAfter: stored.NotAfter, stored: stored}
+	}
+	if one == nil && s.devices != nil {
+		if one, err = s.entered(ctx, endpoint, reference); err != nil {
+			return nil, err
+		}
+	}
+	if one == nil {
+		return nil, gateway.ErrNotFound
 	}
 	if one.over(s.now()) {
 		return nil, fmt.Errorf("it was good until %s: %w", one.notAfter.UTC().Format(time.RFC3339), gateway.ErrNotFound)
@@ -237,18 +256,58 @@ func (s *SharedSecret) find(ctx context.Context, endpoint string, reference []by
 	return one, nil
 }
 
-func (s *SharedSecret) open(one *sharedSecret) (gateway.Secret, error) {
-	if one.stored == nil {
-		return bytes.Clone(one.value), nil
-	}
-	t := one.stored
-	value, err := s.opener.Open(t.Sealed, sealedInStore, t.Endpoint, t.Reference, t.Device)
+// stored looks a secret up that the store keeps for the endpoint.
+func (s *SharedSecret) stored(ctx context.Context, endpoint string, reference []byte) (*sharedSecret, error) {
+	t, err := s.secrets.Secret(ctx, endpoint, string(reference))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("shared secret %s of endpoint %s: %w", shown(gateway.ReferenceID([]byte(t.Reference))), t.Endpoint, err)
+		return nil, err
+	// What was sealed for another place or reference does not open; that the look-up gave it is a fault all the same.
+	case t == nil || t.Endpoint != endpoint || t.Reference != string(reference):
+		return nil, errors.New("the look-up gave another secret than was asked for")
+	}
+	return &sharedSecret{device: t.Device, notAfter: t.NotAfter, stored: t}, nil
+}
+
+// entered looks a device's secret up in the inventory.
+func (s *SharedSecret) entered(ctx context.Context, endpoint string, reference []byte) (*sharedSecret, error) {
+	d, err := find(ctx, s.devices, "", gateway.ReferenceID(reference))
+	var ambiguous *gateway.AmbiguousDeviceError
+	switch {
+	case errors.As(err, &ambiguous):
+		return nil, fmt.Errorf("%v: %w", ambiguous, gateway.ErrNotFound)
+	case err != nil:
+		return nil, err
+	case len(d.Sealed) == 0:
+		return nil, fmt.Errorf("device %s has no shared secret: %w", shown(d.Name), gateway.ErrNotFound)
+	}
+	if fault := entryFault(d, endpoint, s.now()); fault != "" {
+		return nil, fmt.Errorf("device %s %s: %w", shown(d.Name), fault, gateway.ErrNotFound)
+	}
+	return &sharedSecret{device: d.Name, entry: d}, nil
+}
+
+func (s *SharedSecret) open(one *sharedSecret) (gateway.Secret, error) {
+	var value []byte
+	var err error
+	var whose string
+	switch {
+	case one.stored != nil:
+		t := one.stored
+		whose = fmt.Sprintf("shared secret %s of endpoint %s", shown(gateway.ReferenceID([]byte(t.Reference))), t.Endpoint)
+		value, err = s.opener.Open(t.Sealed, sealedInStore, t.Endpoint, t.Reference, t.Device)
+	case one.entry != nil:
+		whose = "the shared secret of device " + shown(one.entry.Name)
+		value, err = s.opener.Open(one.entry.Sealed, sealedInInventory, one.entry.Name)
+	default:
+		return bytes.Clone(one.value), nil
+	}
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", whose, err)
 	case len(value) < minSharedSecret:
 		// An empty key would let everybody in.
-		return nil, fmt.Errorf("shared secret %s of endpoint %s has fewer than %d bytes", shown(gateway.ReferenceID([]byte(t.Reference))), t.Endpoint, minSharedSecret)
+		return nil, fmt.Errorf("%s has fewer than %d bytes", whose, minSharedSecret)
 	}
 	return value, nil
 }
@@ -288,6 +347,12 @@ func (s *SharedSecret) Decide(ctx context.Context, r *gateway.Request, g *gatewa
 	note := "shared secret " + id
 	if one.stored != nil {
 		note += " of the store"
+	}
+	if one.entry != nil {
+		if denied, ok := recognise(g, one.entry); !ok {
+			return denied
+		}
+		return gateway.Allowed(note + " of device " + shown(one.device) + " in the inventory")
 	}
 	if one.device == "" {
 		return gateway.Allowed(note)

@@ -122,7 +122,7 @@ func TestSharedSecret(t *testing.T) {
 			if c.vault == nil {
 				c.vault = newVault()
 			}
-			s, err := NewSharedSecret(c.config, dir, c.vault, newVault(), func() time.Time { return c.now })
+			s, err := NewSharedSecret(c.config, dir, c.vault, nil, newVault(), func() time.Time { return c.now })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -167,7 +167,7 @@ func TestSharedSecret(t *testing.T) {
 
 func TestSharedSecretNeedsAMAC(t *testing.T) {
 	config, dir := secretConfig(t)
-	s, err := NewSharedSecret(config, dir, nil, newVault(), atNoon)
+	s, err := NewSharedSecret(config, dir, nil, nil, newVault(), atNoon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestSharedSecretNeedsAMAC(t *testing.T) {
 func TestSharedSecretOfAnotherStage(t *testing.T) {
 	config, dir := secretConfig(t)
 	config.Devices = true
-	s, err := NewSharedSecret(config, dir, newVault(), newVault(), atNoon)
+	s, err := NewSharedSecret(config, dir, newVault(), nil, newVault(), atNoon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +216,7 @@ func TestSharedSecretOfAnotherStage(t *testing.T) {
 // What the store holds is not taken for what was asked for.
 func TestSharedSecretThatDoesNotOpen(t *testing.T) {
 	config := SharedSecretConfig{Devices: true}
-	s, err := NewSharedSecret(config, "", newVault(), newVault(), atNoon)
+	s, err := NewSharedSecret(config, "", newVault(), nil, newVault(), atNoon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +275,7 @@ func TestSharedSecretFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { os.Remove(path) }) //nolint:errcheck // the folder goes too
-			s, err := NewSharedSecret(SharedSecretConfig{Secrets: map[string]SharedSecretEntry{"a": {File: "secret"}}}, dir, nil, nil, atNoon)
+			s, err := NewSharedSecret(SharedSecretConfig{Secrets: map[string]SharedSecretEntry{"a": {File: "secret"}}}, dir, nil, nil, nil, atNoon)
 			if c.secret == "" {
 				wantError(t, err, c.err)
 				return
@@ -312,29 +312,29 @@ func TestSharedSecretConfigErrors(t *testing.T) {
 		"1 to 128 bytes":                  {Secrets: map[string]SharedSecretEntry{strings.Repeat("x", 129): file}},
 		`reference "1" stands twice`:      {Secrets: map[string]SharedSecretEntry{"1": file, "hex:31": file}},
 	} {
-		_, err := NewSharedSecret(c, dir, newVault(), newVault(), atNoon)
+		_, err := NewSharedSecret(c, dir, newVault(), nil, newVault(), atNoon)
 		wantError(t, err, want)
 		if err != nil && strings.Contains(err.Error(), cmpSecret) {
 			t.Errorf("the secret is told: %v", err)
 		}
 	}
 	devices := SharedSecretConfig{Devices: true}
-	if _, err := NewSharedSecret(devices, dir, nil, newVault(), atNoon); err == nil {
+	if _, err := NewSharedSecret(devices, dir, nil, nil, newVault(), atNoon); err == nil {
 		t.Error("made without a store")
 	}
-	if _, err := NewSharedSecret(devices, dir, newVault(), nil, atNoon); err == nil {
+	if _, err := NewSharedSecret(devices, dir, newVault(), nil, nil, atNoon); err == nil {
 		t.Error("made without a key")
 	}
-	_, err := NewSharedSecret(one(SharedSecretEntry{Sealed: "AAAA"}), dir, nil, nil, atNoon)
+	_, err := NewSharedSecret(one(SharedSecretEntry{Sealed: "AAAA"}), dir, nil, nil, nil, atNoon)
 	wantError(t, err, "no key")
-	if _, err := NewSharedSecret(one(file), dir, nil, nil, nil); err == nil {
+	if _, err := NewSharedSecret(one(file), dir, nil, nil, nil, nil); err == nil {
 		t.Error("made without a clock")
 	}
-	if _, err := NewSharedSecret(one(file), dir, nil, nil, atNoon); err != nil {
+	if _, err := NewSharedSecret(one(file), dir, nil, nil, nil, atNoon); err != nil {
 		t.Errorf("without store and key, which it does not need: %v", err)
 	}
 	// A pipe must not be waited for.
-	if _, err := NewSharedSecret(one(SharedSecretEntry{File: filepath.Join(os.DevNull)}), dir, nil, nil, atNoon); err == nil {
+	if _, err := NewSharedSecret(one(SharedSecretEntry{File: filepath.Join(os.DevNull)}), dir, nil, nil, nil, atNoon); err == nil {
 		t.Error("read a device file")
 	}
 }
@@ -343,7 +343,9 @@ func TestSharedSecretConfigErrors(t *testing.T) {
 var (
 	_ gateway.SharedSecrets = (*SharedSecret)(nil)
 	_ gateway.Identifier    = (*SharedSecret)(nil)
-	_ gateway.Identifier    = (*Challenge)(nil)
+	_ gateway.Identifier    = (*DevicePassword)(nil)
+	_ gateway.Recogniser    = (*Challenge)(nil)
+	_ gateway.Recogniser    = (*Inventory)(nil)
 	_ gateway.Identifier    = (*VendorCA)(nil)
 	_ gateway.Identifier    = (*ClientCertificate)(nil)
 )

@@ -44,16 +44,30 @@ type VendorCAConfig struct {
 	AllowSHA1 bool `yaml:"allow-sha1"`
 	// Blocklist is a file of keys that are refused, as in `keys`.
 	Blocklist string `yaml:"blocklist"`
+	// Vendor is whose CAs these are, as entries of the inventory name their vendor. Default: nobody's in particular.
+	Vendor string `yaml:"vendor"`
+	// List is a file of the serial numbers that may enrol, as the vendor sends it: one a line, or the first column of a CSV,
+	// whose first line may be a header. It counts within two seconds when it changes; one that cannot be read changes
+	// nothing. It needs Serial. Relative paths are below the configuration's folder.
+	List string `yaml:"list"`
+	// Enrollments is how many first certificates each serial number may have; a number, or unlimited. Renewals do not count.
+	// It needs Serial. Default: 1 with List, else unlimited.
+	Enrollments Uses `yaml:"enrollments"`
 }
 
-// VendorCA is the stage `vendor-ca`. It denies as `client-certificate` does; it cannot answer when revocation cannot be
-// told, or when the folder cannot be read. It has no Anchors: they change, so a TLS listener names no CAs to its clients.
+// VendorCA is the stage `vendor-ca`. It denies as `client-certificate` does, and with NotAuthorized a serial number that
+// is not on the vendor's list or has had its enrollments; it cannot answer when revocation cannot be told, or when the
+// folder cannot be read. It has no Anchors: they change, so a TLS listener names no CAs to its clients.
 type VendorCA struct {
 	*certificateJudge
 	fixed  *pkix.ChainPolicy // with the CAs of the configuration only
 	crls   crls
 	folder *caFolder // nil for none
 	built  atomic.Pointer[vendorPolicy]
+
+	vendor      string
+	list        *serialList // nil for none
+	enrollments Uses
 }
 
 // vendorPolicy is the policy with what the folder held.
@@ -86,7 +100,10 @@ func NewVendorCA(c VendorCAConfig, dir string, log *slog.Logger, now func() time
 		return nil, err
 	}
 	p.AllowSHA1, p.AllowUnknownRevocation = c.AllowSHA1, c.AllowUnknownRevocation
-	s := &VendorCA{certificateJudge: judge, fixed: p}
+	s := &VendorCA{certificateJudge: judge, fixed: p, vendor: c.Vendor}
+	if err := s.readList(c, dir, log); err != nil {
+		return nil, err
+	}
 	if s.crls, err = readCRLs(dir, c.CRLs); err != nil {
 		return nil, fmt.Errorf("crls: %w", err)
 	}
@@ -113,9 +130,68 @@ func NewVendorCA(c VendorCAConfig, dir string, log *slog.Logger, now func() time
 // Name is "vendor-ca".
 func (s *VendorCA) Name() string { return "vendor-ca" }
 
-// Decide verifies the certificate and takes the device's name from it.
+// readList reads the vendor's list, and what goes with it.
+func (s *VendorCA) readList(c VendorCAConfig, dir string, log *slog.Logger) error {
+	if len(c.Vendor) > gateway.MaxDeviceName || !printable(c.Vendor) {
+		return fmt.Errorf("vendor: at most %d bytes, without control characters", gateway.MaxDeviceName)
+	}
+	s.enrollments = c.Enrollments.or(Unlimited)
+	if s.device == nil && (c.List != "" || s.enrollments != Unlimited) {
+		return errors.New("list and enrollments are about serial numbers: say by `serial` where that of a certificate stands, such as subject.serialNumber")
+	}
+	if c.List == "" {
+		return nil
+	}
+	s.enrollments = c.Enrollments.or(1)
+	s.list = newSerialList(resolve(dir, c.List), log, s.now)
+	if _, err := s.list.look(context.Background()); err != nil {
+		return fmt.Errorf("list: %w", err)
+	}
+	return nil
+}
+
+// Decide verifies the certificate, takes the device's name from it, and looks it up in the vendor's list.
 func (s *VendorCA) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant) gateway.Verdict {
-	return s.decide(ctx, r, g, s.policy)
+	found, v := s.judge(ctx, r, g, s.policy)
+	if v.Decision != gateway.Allow {
+		return v
+	}
+	if s.vendor != "" {
+		if g.Vendor != "" && g.Vendor != s.vendor {
+			return gateway.Denied(gateway.NotAuthorized, "the credentials name two vendors",
+				fmt.Sprintf("this stage is vendor %s's, an earlier one vendor %s's", shown(s.vendor), shown(g.Vendor)))
+		}
+		g.Vendor = s.vendor
+		v.Note += ", vendor " + shown(s.vendor)
+	}
+	if s.list != nil {
+		listed, err := s.list.look(ctx)
+		if err != nil {
+			return gateway.Unanswered(err)
+		}
+		if _, ok := listed.serials[found.device]; !ok {
+			return gateway.Denied(gateway.NotAuthorized, "the device is not on the vendor's list",
+				fmt.Sprintf("%s; serial number %s is not among the %d in %s", v.Note, shown(found.device), len(listed.serials), s.list.path))
+		}
+		v.Note += ", on the vendor's list"
+	}
+	if r.Operation == gateway.Enroll {
+		v.Claims = s.enrollments.claims(gateway.Claim{
+			Key:    s.enrollmentsKey(found),
+			Lost:   fmt.Sprintf("serial number %s may enrol %s, and has", shown(found.device), s.enrollments.times()),
+			Reason: gateway.NotAuthorized, Detail: "the device has had its enrollments",
+		})
+	}
+	return v
+}
+
+// enrollmentsKey is the claim that counts a serial number's first certificates. Serial numbers are a vendor's own, so two
+// vendors may use one; a vendor without a name is its CA.
+func (s *VendorCA) enrollmentsKey(found judged) string {
+	if s.vendor != "" {
+		return fmt.Sprintf("vendor-serial:%q:%s", s.vendor, found.device)
+	}
+	return "vendor-serial:" + gateway.Fingerprint(found.anchor) + ":" + found.device
 }
 
 // policy is the chain policy with what the folder holds now.

@@ -191,7 +191,7 @@ func TestVendorCARevocationInTheFolder(t *testing.T) {
 	})
 	expect(t, s.decide(good), gateway.Deny, gateway.Untrusted)
 	s.drop("root.pem", pemOf(v.root.cert))
-	s.clock = s.clock.Add(folderFresh)
+	s.clock = s.clock.Add(watchFresh)
 	expect(t, s.decide(good), gateway.Allow, "")
 	expect(t, s.decide(revoked), gateway.Deny, gateway.Revoked)
 	s.clock = noon.AddDate(0, 0, 7)

@@ -5,140 +5,193 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
+	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
 // authoritiesTTL is how old a backend's list of CA certificates may be: a rollover shows after that.
 const authoritiesTTL = time.Minute
 
-const (
-	authoritiesTimeout  = 10 * time.Second // for a CA to tell its certificates
-	authoritiesPatience = time.Second      // that those who ask have, where there is an older list
-)
+const authoritiesTimeout = 10 * time.Second // for a CA to tell its certificates
 
-// authorities keeps a backend's CA certificates, so that anonymous requests for them (EST /cacerts, SCEP GetCACert)
-// cost the CA nothing. The CA is asked by one call at a time, which belongs to nobody who asks. When the CA does not
-// answer, the last list that it gave goes on being served.
-type authorities struct {
-	backend backend.Backend
-	now     func() time.Time
+// authorities keeps a backend's list of CAs. When the CA does not answer, the last list goes on being served.
+type authorities struct{ kept[caList] }
 
-	mu      sync.Mutex
-	list    *caList       // the last one; nil before the first
-	asked   time.Time     // when the last call ended, well or not
-	failure error         // of the last call
-	asking  chan struct{} // closed when the call under way ends; nil when there is none
-	slow    bool          // somebody's patience with that call has run out
+func newAuthorities(b backend.Backend, now func() time.Time) *authorities {
+	a := &authorities{}
+	a.kept = kept[caList]{
+		now: now, timeout: authoritiesTimeout,
+		fetch: func(ctx context.Context) (*caList, error) { return listCAs(ctx, b) },
+		due:   func(_ *caList, asked time.Time) bool { return now().Sub(asked) > authoritiesTTL },
+	}
+	return a
 }
 
-// caList is one answer of a backend. It is never changed.
-type caList struct {
-	byName map[string][]*x509.Certificate
-	first  string // the default CA's name
-}
-
+// certificates returns the chain of the CA with the name, the issuing certificate first.
 func (a *authorities) certificates(ctx context.Context, issuer string) ([]*x509.Certificate, error) {
+	ca, err := a.authority(ctx, issuer)
+	if err != nil {
+		return nil, err
+	}
+	return ca.Chain, nil
+}
+
+func (a *authorities) authority(ctx context.Context, issuer string) (*Authority, error) {
 	list, err := a.current(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if issuer == "" {
-		issuer = list.first
-	}
-	certs, ok := list.byName[issuer]
-	if !ok {
+	ca := list.named(issuer)
+	if ca == nil {
 		return nil, fmt.Errorf("the backend has no CA named %q", issuer)
 	}
-	return certs, nil
+	return ca, nil
 }
 
-// current returns a list not older than authoritiesTTL, or, when the CA does not answer, an older one.
-func (a *authorities) current(ctx context.Context) (*caList, error) {
-	a.mu.Lock()
-	if a.asking == nil && (a.list == nil || a.now().Sub(a.asked) > authoritiesTTL) {
-		a.asking = make(chan struct{})
-		go a.ask(a.asking)
-	}
-	list, asking, slow := a.list, a.asking, a.slow
-	a.mu.Unlock()
-	if asking == nil || list != nil && slow {
-		return list, nil
-	}
-	if list != nil {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, authoritiesPatience)
-		defer cancel()
-	}
-	select {
-	case <-asking:
-	case <-ctx.Done():
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	switch {
-	case a.list != nil:
-		a.slow = a.slow || a.asking == asking
-		return a.list, nil
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	}
-	return nil, a.failure
+// caList is one answer of a backend. It is never changed.
+type caList struct{ cas []*Authority } // the default one first
+
+// Authority is one issuing CA of a backend. It is never changed.
+type Authority struct {
+	Name     string
+	Chain    []*x509.Certificate // the issuing certificate first, the root last
+	Rollover []*x509.Certificate // backend.CA.Rollover
+	CRLs     []string            // the names of its CRLs, the current key's first
 }
 
-// forget has the next one who asks wait for a new list.
-func (a *authorities) forget() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.asked, a.slow = time.Time{}, false
+// Certificates are the chain, then what a rollover adds to it.
+func (a *Authority) Certificates() []*x509.Certificate {
+	return append(append([]*x509.Certificate(nil), a.Chain...), a.Rollover...)
 }
 
-// ask makes one call.
-func (a *authorities) ask(done chan struct{}) {
-	ctx, cancel := context.WithTimeout(context.Background(), authoritiesTimeout)
-	defer cancel()
-	list, err := a.fetch(ctx)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err == nil {
-		a.list = list
-	}
-	a.asked, a.failure, a.asking, a.slow = a.now(), err, nil, false
-	close(done)
-}
-
-func (a *authorities) fetch(ctx context.Context) (list *caList, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v", p)
+// named returns the CA with the name, the default one for "", nil when there is none.
+func (l *caList) named(issuer string) *Authority {
+	for _, ca := range l.cas {
+		if issuer == "" || ca.Name == issuer {
+			return ca
 		}
-	}()
-	cas, err := a.backend.CACertificates(ctx)
+	}
+	return nil
+}
+
+// certificates are all that the backend has.
+func (l *caList) certificates() []*x509.Certificate {
+	var all []*x509.Certificate
+	for _, ca := range l.cas {
+		all = append(all, ca.Certificates()...)
+	}
+	return all
+}
+
+// listCAs asks a backend for its CAs.
+func listCAs(ctx context.Context, b backend.Backend) (*caList, error) {
+	cas, err := b.CACertificates(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if len(cas) == 0 {
-		return nil, fmt.Errorf("the backend names no CA")
+		return nil, errors.New("the backend names no CA")
 	}
-	list = &caList{byName: map[string][]*x509.Certificate{}, first: cas[0].Name}
+	list := &caList{}
 	for _, ca := range cas {
-		var certs []*x509.Certificate
-		for _, der := range append(append([][]byte(nil), ca.Chain...), ca.Rollover...) {
-			c, err := x509.ParseCertificate(der)
-			if err != nil {
-				return nil, fmt.Errorf("CA %s: %w", ca.Name, err)
-			}
-			certs = append(certs, c)
+		made := &Authority{Name: ca.Name, CRLs: ca.CRLs}
+		if made.Chain, err = parseAll(ca.Chain); err == nil {
+			made.Rollover, err = parseAll(ca.Rollover)
 		}
-		if len(certs) == 0 {
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("CA %s: %w", ca.Name, err)
+		case len(made.Chain) == 0:
 			return nil, fmt.Errorf("CA %s has no certificate", ca.Name)
+		case len(made.CRLs) == 0:
+			made.CRLs = []string{ca.Name}
 		}
-		list.byName[ca.Name] = certs
+		list.cas = append(list.cas, made)
 	}
 	return list, nil
+}
+
+func parseAll(ders [][]byte) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	for _, der := range ders {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, c)
+	}
+	return certs, nil
+}
+
+// Authority returns the CA that certifies for an endpoint. The error is an *Error.
+func (g *Gateway) Authority(ctx context.Context, endpoint string) (*Authority, error) {
+	rt := g.runtime.Load()
+	e := rt.Endpoints[endpoint]
+	if e == nil {
+		return nil, Errorf(NotAuthorized, "no such endpoint", "endpoint %q is not configured", endpoint)
+	}
+	ca, err := rt.authorities[e.Profile.Backend].authority(ctx, e.Profile.Issuer)
+	if err != nil {
+		return nil, unavailable("the CA cannot be reached", err)
+	}
+	return ca, nil
+}
+
+// CACertificates returns what an endpoint hands out as its CA certificates: the issuing certificate first, the root
+// last, then those of a rollover (RFC 7030 section 4.1.3). The error is an *Error.
+func (g *Gateway) CACertificates(ctx context.Context, endpoint string) ([]*x509.Certificate, error) {
+	ca, err := g.Authority(ctx, endpoint)
+	if err != nil {
+		return nil, err
+	}
+	return ca.Certificates(), nil
+}
+
+// CrossCertificates returns those that lead from the root of a chain to the roots of other generations (NewWithOld,
+// OldWithNew: RFC 9810 section 5.3.13), for a device that trusts one of these alone. None while no CA changes over, and
+// none when the CA does not answer: the chain is good without them.
+func (g *Gateway) CrossCertificates(ctx context.Context, endpoint string, chain []*x509.Certificate) []*x509.Certificate {
+	rt := g.runtime.Load()
+	e := rt.Endpoints[endpoint]
+	if e == nil || len(chain) == 0 {
+		return nil
+	}
+	backends := map[string]bool{e.Profile.Backend: true}
+	for _, p := range e.Profiles {
+		backends[p.Backend] = true
+	}
+	for name := range backends {
+		if rt.authorities[name] == nil {
+			continue
+		}
+		list, err := rt.authorities[name].current(ctx)
+		if err != nil {
+			continue
+		}
+		for _, ca := range list.cas {
+			if crosses := pkix.Crosses(chain[len(chain)-1], ca.Rollover); len(crosses) > 0 {
+				return crosses
+			}
+		}
+	}
+	return nil
+}
+
+// authoritiesChanged has a backend's CAs asked for anew: by the next one who wants them, and at once by the process, whose
+// own certificates and listeners depend on them.
+func (g *Gateway) authoritiesChanged(backend string) {
+	if cas := g.runtime.Load().authorities[backend]; cas != nil {
+		cas.forget()
+	}
+	g.crlsChanged(backend)
+	if g.opt.CAChanged != nil {
+		g.opt.CAChanged(backend)
+	}
 }
 
 // chainCache remembers CA chains whose links were verified: a CA's chain is the same for each of its certificates.

@@ -153,3 +153,91 @@ func TestCACertificatesAreRenewed(t *testing.T) {
 		}
 	}
 }
+
+// roller is a CA that changes over.
+type roller struct {
+	*publisher
+	next *backendtest.Memory
+}
+
+func (r *roller) Describe(ctx context.Context) (*backend.Description, error) {
+	d, err := r.publisher.Describe(ctx)
+	if err == nil {
+		own := *d
+		own.Capabilities = append([]backend.Capability{backend.CapRollover}, own.Capabilities...)
+		d = &own
+	}
+	return d, err
+}
+
+func (r *roller) Rollover(ctx context.Context, _ *backend.RolloverRequest) (*backend.CA, error) {
+	r.cas = func() []backend.CA {
+		return []backend.CA{{Name: "ec", Chain: [][]byte{r.next.Issuer().Raw, r.next.Root().Raw}}}
+	}
+	return &r.cas()[0], nil
+}
+
+// A rollover through the gateway shows at once, though the list is fresh, and the process is told. A list that was asked
+// for before it and comes after it is not taken for the new one.
+func TestCACertificatesAfterARollover(t *testing.T) {
+	told := make(chan string, 10)
+	w := newWorld(t, backendtest.FaultPlan{}, func(w *world) { w.opts.CAChanged = func(backend string) { told <- backend } })
+	r := &roller{&publisher{Backend: w.memory}, backendtest.NewMemory(backendtest.MemoryOptions{Seed: "next", Clock: w.clock.now})}
+	w.publish(r)
+	first := func() *gateway.Authority {
+		t.Helper()
+		ca, err := w.gw.Authority(t.Context(), "est")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ca
+	}
+	if !first().Chain[0].Equal(w.memory.Issuer()) {
+		t.Fatal("another CA")
+	}
+	if _, err := w.gw.Rollover(t.Context(), "ca", &backend.RolloverRequest{ID: "1", Kind: backend.RolloverRekey}, "op"); err != nil {
+		t.Fatal(err)
+	}
+	if !first().Chain[0].Equal(r.next.Issuer()) {
+		t.Error("the list is that of before")
+	}
+	if len(told) != 1 || <-told != "ca" {
+		t.Error("the process was not told")
+	}
+
+	// The list is asked for, the CA changes over, and only then the list of before arrives.
+	reached, release := make(chan struct{}, 10), make(chan struct{})
+	slow := &twisted{cas: func(ctx context.Context) ([]backend.CA, error) {
+		cas, err := r.CACertificates(ctx)
+		reached <- struct{}{}
+		<-release
+		return cas, err
+	}}
+	slow.Backend = r
+	r.cas = nil
+	w.publish(rolling{slow, r})
+	answer := make(chan *gateway.Authority, 1)
+	go func() { ca, _ := w.gw.Authority(context.WithoutCancel(t.Context()), "est"); answer <- ca }()
+	<-reached
+	if _, err := w.gw.Rollover(t.Context(), "ca", &backend.RolloverRequest{ID: "2", Kind: backend.RolloverRekey}, "op"); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	if ca := <-answer; ca == nil || !ca.Chain[0].Equal(r.next.Issuer()) {
+		t.Error("the list of before was given for the new one")
+	}
+}
+
+// rolling gives a twisted CA its rollover back.
+type rolling struct {
+	*twisted
+	roller *roller
+}
+
+func (r rolling) Describe(ctx context.Context) (*backend.Description, error) {
+	return r.roller.Describe(ctx)
+}
+
+func (r rolling) Rollover(ctx context.Context, q *backend.RolloverRequest) (*backend.CA, error) {
+	return r.roller.Rollover(ctx, q)
+}

@@ -17,6 +17,7 @@ const (
 	CredentialTLS    CredentialKind = "tls-certificate" // the TLS client certificate; possession shown by the handshake
 	CredentialSigner CredentialKind = "message-signer"  // the certificate that signed the message
 	CredentialMAC    CredentialKind = "mac-key"         // a shared secret, by its reference
+	CredentialKey    CredentialKind = "message-key"     // a key that signed the message, under no certificate that counts: two messages with it have one sender, whoever that is
 	// Claimed kinds: a stage still has to compare the secret.
 	CredentialPassword  CredentialKind = "password"  // HTTP Basic
 	CredentialChallenge CredentialKind = "challenge" // SCEP challengePassword
@@ -25,14 +26,14 @@ const (
 // Credential is one thing that authenticates the requester. It is stored and logged as kind and ID only.
 type Credential struct {
 	Kind   CredentialKind
-	ID     string              // user name, key reference, or a certificate's fingerprint
+	ID     string              // user name, key reference, or a certificate's (a key's) fingerprint
 	Secret Secret              // claimed kinds, and what a MAC was verified with
 	Chain  []*x509.Certificate // certificates as the peer sent them, leaf first, not yet verified
 }
 
 // Proven reports whether the adapter verified the credential, whatever it is worth.
 func (c Credential) Proven() bool {
-	return c.Kind == CredentialTLS || c.Kind == CredentialSigner || c.Kind == CredentialMAC
+	return c.Kind == CredentialTLS || c.Kind == CredentialSigner || c.Kind == CredentialMAC || c.Kind == CredentialKey
 }
 
 // String is kind and ID.
@@ -57,6 +58,12 @@ func (r *Request) Credential(kind CredentialKind) (Credential, bool) {
 // Fingerprint is the credential ID of a certificate: SHA-256 over its DER, in hexadecimal.
 func Fingerprint(cert *x509.Certificate) string {
 	sum := sha256.Sum256(cert.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// KeyFingerprint is the credential ID of a certificate's key: SHA-256 over its SubjectPublicKeyInfo, in hexadecimal.
+func KeyFingerprint(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
 	return hex.EncodeToString(sum[:])
 }
 

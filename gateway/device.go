@@ -196,6 +196,9 @@ func (d *Device) Check() error {
 		}
 	}
 	for what, list := range map[string][]string{"endpoint": d.Endpoints, "profile": d.Profiles} {
+		if len(list) > maxDeviceIDs {
+			return fmt.Errorf("%d %ss, at most %d are taken", len(list), what, maxDeviceIDs)
+		}
 		for i, s := range list {
 			if err := word(what, s, MaxDeviceName); err != nil {
 				return err

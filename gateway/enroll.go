@@ -190,7 +190,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	d.note = out.Note
 	d.recorded = true
 	if out.Decision == Hold {
-		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: heldRetry, Exchange: t.Exchange}, nil
+		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: t.checkAfter(), Exchange: t.Exchange}, nil
 	}
 	g.opt.Crash(CrashAfterIntent)
 	res, err := g.issue(ctx, &ask{t: t, epoch: epoch, backend: b, desc: desc}, deadline)
@@ -200,10 +200,8 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	return res, err
 }
 
-const (
-	heldRetry   = time.Minute     // a person has to decide
-	leaseMargin = 5 * time.Second // from the end of the last commit to when another worker may take the transaction
-)
+// leaseMargin lies between the end of the last commit and when another worker may take the transaction.
+const leaseMargin = 5 * time.Second
 
 // lease is how long a transaction is ours: until the CA's deadline has passed and its answer is committed.
 func (g *Gateway) lease() time.Duration { return g.opt.IssueTimeout + settleTimeout + leaseMargin }

@@ -2,10 +2,10 @@ package gateway
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +54,7 @@ type Runtime struct {
 
 	descriptions map[string]*backend.Description
 	authorities  map[string]*authorities
+	crls         map[string]*crls
 }
 
 // Options are what a Gateway lives with from start to end.
@@ -63,6 +64,8 @@ type Options struct {
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 	Crash   func(point string) // called at each named crash point; nil outside fault tests
+
+	CAChanged func(backend string) // called after a CA was changed over through this gateway; it does not wait. nil: nobody
 
 	CheckTimeout time.Duration // for pipeline and intent; 0: 30 s
 	IssueTimeout time.Duration // for a CA to answer, however long the client waits; 0: 20 s
@@ -141,7 +144,7 @@ func orDefault[T comparable](v, def T) T {
 func (g *Gateway) Swap(ctx context.Context, rt *Runtime) error {
 	next := &Runtime{
 		Endpoints: rt.Endpoints, Backends: rt.Backends,
-		descriptions: map[string]*backend.Description{}, authorities: map[string]*authorities{},
+		descriptions: map[string]*backend.Description{}, authorities: map[string]*authorities{}, crls: map[string]*crls{},
 	}
 	for name, b := range rt.Backends {
 		d, err := b.Describe(ctx)
@@ -149,7 +152,8 @@ func (g *Gateway) Swap(ctx context.Context, rt *Runtime) error {
 			return fmt.Errorf("backend %s: %w", name, err)
 		}
 		next.descriptions[name] = d
-		next.authorities[name] = &authorities{backend: b, now: g.now}
+		next.authorities[name] = newAuthorities(b, g.now)
+		next.crls[name] = newCRLs(b, next.authorities[name], slices.Contains(d.Capabilities, backend.CapCRL), g.now)
 	}
 	for name, e := range rt.Endpoints {
 		if e.Name != name || e.Profile == nil {
@@ -181,21 +185,6 @@ func (g *Gateway) Accepts(endpoint string, kind CredentialKind) bool {
 		}
 	}
 	return false
-}
-
-// CACertificates returns what an endpoint hands out as its CA certificates: the issuing certificate first, the root
-// last, then those of a rollover. The error is an *Error.
-func (g *Gateway) CACertificates(ctx context.Context, endpoint string) ([]*x509.Certificate, error) {
-	rt := g.runtime.Load()
-	e := rt.Endpoints[endpoint]
-	if e == nil {
-		return nil, Errorf(NotAuthorized, "no such endpoint", "endpoint %q is not configured", endpoint)
-	}
-	certs, err := rt.authorities[e.Profile.Backend].certificates(ctx, e.Profile.Issuer)
-	if err != nil {
-		return nil, &Error{Reason: Unavailable, Detail: "the CA cannot be reached", RetryAfter: retryUnavailable, Err: err}
-	}
-	return certs, nil
 }
 
 // retryUnavailable is when a client may come back after something did not answer.

@@ -43,9 +43,11 @@ type Grant struct {
 	Inventory *Device // the device's entry, once a stage has looked it up; nobody changes it
 	Vendor    string  // the vendor under whose CA the device authenticated
 
-	aliases  []string            // further names of the device that stages may find
-	profile  *Profile            // that of Profile
-	profiles map[string]*Profile // that the endpoint offers
+	authentic []string            // Credential.String of those that stages accepted
+	alias     string              // the name that the device had before it was recognised
+	profile   *Profile            // that of Profile
+	profiles  map[string]*Profile // that the endpoint offers
+	chosen    bool                // a stage has chosen the profile
 }
 
 // Replaced identifies a certificate of ours that a renewal succeeds.
@@ -59,7 +61,11 @@ func (g *Grant) Authenticate(c Credential) {
 	if g.Requester == "" {
 		g.Requester = c.String()
 	}
+	g.authentic = append(slices.Clip(g.authentic), c.String())
 }
+
+// Authenticated reports whether a stage has accepted the credential: what it names counts then.
+func (g *Grant) Authenticated(c Credential) bool { return slices.Contains(g.authentic, c.String()) }
 
 // NameDevice records which device this is. It reports false when another stage named another device:
 // the caller denies then, since no request may speak for two.
@@ -67,46 +73,49 @@ func (g *Grant) NameDevice(name string) bool {
 	if g.Device == "" {
 		g.Device = name
 	}
-	return g.Device == name || slices.Contains(g.aliases, name)
+	return g.Device == name || g.alias != "" && g.alias == name || g.Inventory.goesBy(name)
 }
 
 // Recognise records that the device is the one of an inventory entry: its name takes the place of the identifier that an
 // earlier stage found, and further stages may name it by either. It reports false when an earlier stage named another device.
 func (g *Grant) Recognise(d *Device) bool {
-	known := func(name string) bool {
-		if name == d.Name {
-			return true
-		}
-		for _, i := range d.Identifiers {
-			if i.Value == name {
-				return true
-			}
-		}
+	if g.Device != "" && !d.goesBy(g.Device) || g.Inventory != nil && g.Inventory.Name != d.Name {
 		return false
 	}
-	if g.Device != "" && !known(g.Device) || g.Inventory != nil && g.Inventory.Name != d.Name {
-		return false
+	if g.Device != d.Name {
+		g.alias = g.Device
 	}
-	aliases := []string{d.Name}
-	for _, i := range d.Identifiers {
-		aliases = append(aliases, i.Value)
-	}
-	g.Device, g.Inventory, g.aliases = d.Name, d, aliases
+	g.Device, g.Inventory = d.Name, d
 	return true
+}
+
+// goesBy reports whether a name is one of the device's, in whatever way it is spelled. A nil device has none.
+func (d *Device) goesBy(name string) bool {
+	if d == nil || name == "" {
+		return false
+	}
+	return name == d.Name || slices.ContainsFunc(d.Identifiers, func(i DeviceID) bool { return NormalIdentifier(i.Kind, name) == i.Value })
 }
 
 // ChooseProfile makes the grant one of another profile that the endpoint offers: validity, usages and CA are then that one's.
 // It reports false when the endpoint does not offer it.
 func (g *Grant) ChooseProfile(name string) bool {
 	p := g.profiles[name]
+	if g.profile != nil && name == g.profile.Name {
+		p = g.profile // an endpoint with one profile lists none
+	}
 	if p == nil {
 		return false
 	}
 	if p != g.profile {
 		g.use(p)
 	}
+	g.chosen = true
 	return true
 }
+
+// ProfileChosen reports whether a stage has chosen the profile: another one must not change it.
+func (g *Grant) ProfileChosen() bool { return g.chosen }
 
 // use takes what a profile gives.
 func (g *Grant) use(p *Profile) {
@@ -120,6 +129,9 @@ func (g *Grant) use(p *Profile) {
 	g.NotAfter = start.Add(p.Validity - time.Second)
 	g.KeyUsage, g.ExtKeyUsage = p.KeyUsage, p.ExtKeyUsage
 }
+
+// NewGrant is the grant that a pipeline starts with at an endpoint, of its own profile.
+func NewGrant(r *Request, e *Endpoint, now time.Time) *Grant { return newGrant(r, e, e.Profile, now) }
 
 // newGrant starts a grant from what is asked for and what the profile gives.
 func newGrant(r *Request, e *Endpoint, p *Profile, now time.Time) *Grant {

@@ -105,7 +105,5 @@ func rolloverFailed(err error) *Error {
 
 // caChanged has what is remembered of a CA asked for anew.
 func (g *Gateway) caChanged(name string) {
-	if cas := g.runtime.Load().authorities[name]; cas != nil {
-		cas.forget()
-	}
+	g.authoritiesChanged(name)
 }

@@ -98,6 +98,12 @@ func (p Pipeline) identify(ctx context.Context, r *Request, g *Grant, clock func
 		switch s := s.(type) {
 		case composite:
 			one, v = s.identify(ctx, r, g, clock)
+		case Recogniser:
+			asking := &asking{Stage: s, ask: s.Identify}
+			v = decide(ctx, asking, r, g)
+			if one = asking.proves; v.Decision != Allow {
+				return true, v
+			}
 		case Identifier:
 			one, v = true, decide(ctx, s, r, g)
 		}
@@ -107,6 +113,18 @@ func (p Pipeline) identify(ctx context.Context, r *Request, g *Grant, clock func
 		asked = asked || one
 	}
 	return asked, Allowed("")
+}
+
+// asking is a Recogniser that is asked who it is only.
+type asking struct {
+	Stage
+	ask    func(context.Context, *Request, *Grant) (Verdict, bool)
+	proves bool
+}
+
+func (a *asking) Decide(ctx context.Context, r *Request, g *Grant) (v Verdict) {
+	v, a.proves = a.ask(ctx, r, g)
+	return v
 }
 
 // credentialReader is implemented by stages that look at credentials, so that an adapter knows what to ask a client for.

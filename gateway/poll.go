@@ -68,13 +68,20 @@ func askedBy(t *Transaction, r *Request) bool {
 	})
 }
 
-// DerivesSubject reports whether the endpoint's profile (the one with the name, or its own) gives a subject whatever is
-// asked for, so that a request needs none.
+// DerivesSubject reports whether the endpoint's profile with the name gives a subject whatever is asked for, so that a request
+// needs none; for "" whether one of those that it offers does, since a stage may choose that one for the device.
 func (g *Gateway) DerivesSubject(endpoint, profile string) bool {
 	e := g.runtime.Load().Endpoints[endpoint]
 	if e == nil {
 		return false
 	}
-	p := e.offers(profile)
-	return p != nil && p.Shaper != nil && p.Shaper.DerivesSubject()
+	derives := func(p *Profile) bool { return p != nil && p.Shaper != nil && p.Shaper.DerivesSubject() }
+	if profile == "" {
+		for _, p := range e.Profiles {
+			if derives(p) {
+				return true
+			}
+		}
+	}
+	return derives(e.offers(profile))
 }

@@ -153,9 +153,17 @@ func (g *Gateway) replay(t *Transaction) (*Result, error) {
 		res.Repeated = true
 		return res, nil
 	case t.State.Open():
-		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: pendingRetry, Repeated: true, Exchange: t.Exchange}, nil
+		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: t.checkAfter(), Repeated: true, Exchange: t.Exchange}, nil
 	}
 	return nil, nil
+}
+
+// checkAfter is when the requester of an open transaction is told to ask again, 0 when nobody knows.
+func (t *Transaction) checkAfter() time.Duration {
+	if t.State == StateHeld {
+		return 0 // a person has to decide: as the endpoint is configured
+	}
+	return pendingRetry
 }
 
 // pendingRetry is when a client may ask again for what the worker is settling.

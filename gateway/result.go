@@ -22,7 +22,7 @@ type Result struct {
 	Transaction string              // ID of the transaction; that of the first request for a repeat
 	Certificate *x509.Certificate   // issued, generated
 	Chain       []*x509.Certificate // the certificate's issuer first, the root last
-	RetryAfter  time.Duration       // pending
+	RetryAfter  time.Duration       // pending: when to ask again; 0 when nobody knows
 	Key         []byte              // generated: as Request.KeyGen asked for it
 	Answer      []byte              // answer
 	Repeated    bool                // the answer to an earlier, equal request

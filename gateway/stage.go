@@ -20,6 +20,14 @@ type Identifier interface {
 	Identifies()
 }
 
+// Recogniser is a Stage whose Decide looks at more than who is asking, such as time or the profile. When a request may be
+// a repeat, Identify runs in its place: it says who that is, and no more. proves is false when it takes the word of other
+// stages, or of the request: a request that only such stages know is nobody's.
+type Recogniser interface {
+	Stage
+	Identify(ctx context.Context, r *Request, g *Grant) (v Verdict, proves bool)
+}
+
 // Decision is the outcome of a stage.
 type Decision string
 

@@ -126,8 +126,8 @@ type Work struct {
 //
 // Every method may fail with any error when the store cannot answer; the caller then refuses.
 type Store interface {
-	// Repeat returns the transaction that holds the key, as Repeat or Resume: one that is open, or issued within the
-	// key's time. ErrNotFound when there is none.
+	// Repeat returns the transaction that holds the key, as Repeat or Resume: one that is open, or issued or
+	// denied within the key's time. ErrNotFound when there is none.
 	Repeat(ctx context.Context, key RepeatKey, now time.Time) (*Transaction, error)
 
 	// Begin commits a transaction with its claims, and with its intent under a lease of this instance (StateIssuing)

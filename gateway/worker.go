@@ -224,6 +224,7 @@ func (g *Gateway) revokeWork(ctx context.Context, a *ask, w Work) error {
 	if err != nil && status.Code(err) != codes.NotFound {
 		return err
 	}
+	g.crlsChanged(a.t.Backend)
 	a.t.Updated = g.now()
 	e := certificateAudit(a.t, "revoked", c)
 	if err != nil {

@@ -3,11 +3,15 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
+
+	"github.com/muster-pki/muster/gateway"
 )
 
 const (
@@ -17,6 +21,8 @@ const (
 	// onceVariable names a file that is made before the crash; where it exists, nothing crashes. A plugin that is
 	// started again would die again otherwise.
 	onceVariable = "MUSTER_CRASH_ONCE"
+	// deafVariable names a file: while it exists, no stage gets an answer from the store.
+	deafVariable = "MUSTER_STAGES_DEAF"
 )
 
 // crashFunc returns what kills this process at the point, as a power cut would: nothing is flushed or told.
@@ -57,4 +63,52 @@ func faultEnv() []string {
 		}
 	}
 	return env
+}
+
+// deaf is a store that stages get no answer from while a file exists.
+type deaf struct {
+	stageStore
+	file string
+}
+
+func lookUps(s stageStore) stageStore {
+	if file := os.Getenv(deafVariable); file != "" {
+		return deaf{s, file}
+	}
+	return s
+}
+
+func (d deaf) err() error {
+	if _, err := os.Stat(d.file); err == nil {
+		return errors.New("the store does not answer, for a test")
+	}
+	return nil
+}
+
+func (d deaf) Certificate(ctx context.Context, issuer, serial []byte) (*gateway.Certificate, error) {
+	if err := d.err(); err != nil {
+		return nil, err
+	}
+	return d.stageStore.Certificate(ctx, issuer, serial)
+}
+
+func (d deaf) Secret(ctx context.Context, endpoint, reference string) (*gateway.StoredSecret, error) {
+	if err := d.err(); err != nil {
+		return nil, err
+	}
+	return d.stageStore.Secret(ctx, endpoint, reference)
+}
+
+func (d deaf) Device(ctx context.Context, kind, value string) (*gateway.Device, error) {
+	if err := d.err(); err != nil {
+		return nil, err
+	}
+	return d.stageStore.Device(ctx, kind, value)
+}
+
+func (d deaf) Challenge(ctx context.Context, hash []byte) (*gateway.IssuedChallenge, error) {
+	if err := d.err(); err != nil {
+		return nil, err
+	}
+	return d.stageStore.Challenge(ctx, hash)
 }

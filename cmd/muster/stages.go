@@ -14,18 +14,29 @@ import (
 
 // stageDeps is what stages are made with.
 type stageDeps struct {
-	Dir     string             // that relative paths start from
-	Certs   authz.Certificates // where own-certificate looks
-	Secrets authz.Secrets      // where shared-secret looks
-	Opener  authz.Opener       // opens what shared-secret finds
-	Clock   func() time.Time
-	Log     *slog.Logger
-	Hashing *authz.Hashing // one for the process: it bounds password hashing
+	Dir        string             // that relative paths start from
+	Certs      authz.Certificates // where own-certificate looks
+	Secrets    authz.Secrets      // where shared-secret looks
+	Devices    authz.Devices      // where inventory, device-password and shared-secret look
+	Challenges authz.Challenges   // where challenge looks
+	Opener     authz.Opener       // opens what shared-secret finds
+	Clock      func() time.Time
+	Log        *slog.Logger
+	Hashing    *authz.Hashing // one for the process: it bounds password hashing
+}
+
+// stageStore is what stages look things up in; gateway.Store is one.
+type stageStore interface {
+	authz.Certificates
+	authz.Secrets
+	authz.Devices
+	authz.Challenges
 }
 
 // stageNames lists what decodeStage knows.
 var stageNames = []string{
-	"password", "client-certificate", "shared-secret", "challenge", "vendor-ca", "own-certificate", "keys", "names", "anyOf", "allOf", "not",
+	"password", "client-certificate", "shared-secret", "challenge", "vendor-ca", "own-certificate", "inventory", "device-password", "approval",
+	"keys", "names", "anyOf", "allOf", "not",
 }
 
 // decodeStage makes one stage of a pipeline from its node: a map of one key, the stage's name, to its settings.
@@ -42,11 +53,11 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 		})
 	case "shared-secret":
 		return makeStage(file, name, settings, func(c authz.SharedSecretConfig) (gateway.Stage, error) {
-			return authz.NewSharedSecret(c, deps.Dir, deps.Secrets, deps.Opener, deps.Clock)
+			return authz.NewSharedSecret(c, deps.Dir, deps.Secrets, deps.Devices, deps.Opener, deps.Clock)
 		})
 	case "challenge":
 		return makeStage(file, name, settings, func(c authz.ChallengeConfig) (gateway.Stage, error) {
-			return authz.NewChallenge(c, deps.Dir, deps.Hashing)
+			return authz.NewChallenge(c, deps.Dir, deps.Hashing, deps.Challenges, deps.Clock)
 		})
 	case "vendor-ca":
 		return makeStage(file, name, settings, func(c authz.VendorCAConfig) (gateway.Stage, error) {
@@ -60,6 +71,16 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 		return makeStage(file, name, settings, func(c authz.OwnCertificateConfig) (gateway.Stage, error) {
 			return authz.NewOwnCertificate(c, deps.Certs, deps.Clock)
 		})
+	case "inventory":
+		return makeStage(file, name, settings, func(c authz.InventoryConfig) (gateway.Stage, error) {
+			return authz.NewInventory(c, deps.Devices, deps.Clock)
+		})
+	case "device-password":
+		return makeStage(file, name, settings, func(c authz.DevicePasswordConfig) (gateway.Stage, error) {
+			return authz.NewDevicePassword(c, deps.Devices, deps.Hashing, deps.Clock)
+		})
+	case "approval":
+		return makeStage(file, name, settings, func(c authz.ApprovalConfig) (gateway.Stage, error) { return authz.NewApproval(c) })
 	case "keys":
 		return makeStage(file, name, settings, func(c authz.KeysConfig) (gateway.Stage, error) { return authz.NewKeys(c, deps.Dir) })
 	case "names":

@@ -27,11 +27,19 @@ func (failingStore) Secret(context.Context, string, string) (*gateway.StoredSecr
 	return nil, errors.New("the store cannot answer")
 }
 
+func (failingStore) Device(context.Context, string, string) (*gateway.Device, error) {
+	return nil, errors.New("the store cannot answer")
+}
+
+func (failingStore) Challenge(context.Context, []byte) (*gateway.IssuedChallenge, error) {
+	return nil, errors.New("the store cannot answer")
+}
+
 func (failingStore) Open(sealed []byte, _ ...string) ([]byte, error) { return sealed, nil }
 
 func testDeps(t *testing.T) stageDeps {
 	t.Helper()
-	return stageDeps{Dir: t.TempDir(), Certs: failingStore{}, Secrets: failingStore{}, Opener: failingStore{}, Log: slog.New(slog.DiscardHandler), Clock: time.Now, Hashing: authz.NewHashing(1)}
+	return stageDeps{Dir: t.TempDir(), Certs: failingStore{}, Secrets: failingStore{}, Devices: failingStore{}, Challenges: failingStore{}, Opener: failingStore{}, Log: slog.New(slog.DiscardHandler), Clock: time.Now, Hashing: authz.NewHashing(1)}
 }
 
 func decodeTestPipeline(t *testing.T, text string, deps stageDeps) (gateway.Pipeline, error) {
@@ -147,8 +155,25 @@ func TestDecodeStageErrors(t *testing.T) {
 		"- client-certificate: {}":               {"m.yaml:1: client-certificate: no CA is trusted"},
 		"- client-certificate: {cas: [absent]}":  {"no such file"},
 		"- own-certificate: {grace: 1x}":         {"m.yaml:1: own-certificate.grace wants a period"},
-		"- names: {}\n- pasword: {}\n- keys: {allowed: [DSA]}": {"m.yaml:2: unknown stage", "m.yaml:3: keys"},
-		"- anyOf:\n  - names: {}\n  - [names: {}, kyes: {}]":   {`m.yaml:3: unknown stage "kyes" (did you mean "keys"?)`},
+		"- inventry: {}":                         {`m.yaml:1: unknown stage "inventry" (did you mean "inventory"?)`},
+		"- inventory:\n    enrolments: 2":        {`m.yaml:2: unknown key "enrolments" in inventory (did you mean "enrollments"?)`},
+		"- inventory:\n    enrollments: 0":       {"m.yaml:2: inventory.enrollments: want a number from 1 to 1000000000, or unlimited"},
+		"- inventory: {enrollments: [1]}":        {"m.yaml:1: inventory.enrollments: want a number"},
+		"- inventory: {enrollments: 1000000001}": {"want a number"},
+		"- inventory: {enrollments: ever}":       {"want a number"},
+		"- inventory: {by: [sbject.CN]}":         {`m.yaml:1: inventory: by: "sbject.CN" is no place of an identifier (did you mean "subject"?)`},
+		"- device-password: {uses: -1}":          {"m.yaml:1: device-password.uses: want a number"},
+		"- device-password: {user: a}":           {`unknown key "user" in device-password (did you mean "uses"?)`},
+		"- approval: {aprovers: 2}":              {`unknown key "aprovers" in approval (did you mean "approvers"?)`},
+		"- approval: {expires: 1}":               {"m.yaml:1: approval.expires wants a period"},
+		"- approval: {operations: [enrol]}":      {`approval: operations: "enrol" does not wait (did you mean "enroll"?)`},
+		"- challenge: {isued: true}":             {`unknown key "isued" in challenge (did you mean "issued"?)`},
+		"- challenge: {}":                        {"m.yaml:1: challenge: no challenges: give secrets or file, or issued: true"},
+		"- shared-secret: {inventry: true}":      {`unknown key "inventry" in shared-secret (did you mean "inventory"?)`},
+		"- vendor-ca: {dir: x, list: l.csv}":     {"m.yaml:1: vendor-ca: list and enrollments are about serial numbers"},
+		"- vendor-ca: {dir: x, serial: subject.CN, list: absent.csv}": {"m.yaml:1: vendor-ca: list: open", "absent.csv"},
+		"- names: {}\n- pasword: {}\n- keys: {allowed: [DSA]}":        {"m.yaml:2: unknown stage", "m.yaml:3: keys"},
+		"- anyOf:\n  - names: {}\n  - [names: {}, kyes: {}]":          {`m.yaml:3: unknown stage "kyes" (did you mean "keys"?)`},
 	} {
 		_, err := decodeTestPipeline(t, text, testDeps(t))
 		if err == nil {
@@ -185,11 +210,6 @@ func TestDecodeDocumentation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(text), "```yaml\n")
-	example, _, ok := strings.Cut(rest, "```")
-	if !ok {
-		t.Fatal("no example in docs/authz.md")
-	}
 	deps := testDeps(t)
 	if err := os.Mkdir(filepath.Join(deps.Dir, "vendor-ca"), 0o700); err != nil {
 		t.Fatal(err)
@@ -198,19 +218,48 @@ func TestDecodeDocumentation(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(deps.Dir, "users"), []byte("a:"+strings.Trim(testHash, `"`)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	root, err := strictyaml.Parse("authz.md", []byte(example))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i < len(root.Content); i += 2 {
-		if _, err := decodePipeline("authz.md", root.Content[i+1], deps); err != nil {
-			t.Errorf("%s: %v", root.Content[i].Value, err)
+	for name, content := range map[string]string{"challenges": "a:" + strings.Trim(testHash, `"`) + "\n", "acme.csv": "serial\nSN1\n"} {
+		if err := os.WriteFile(filepath.Join(deps.Dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
 		}
+	}
+	secret(t, filepath.Join(deps.Dir, "secrets", "cmp-secret"))
+	examples := 0
+	for rest := string(text); ; examples++ {
+		_, after, ok := strings.Cut(rest, "```yaml\n")
+		if !ok {
+			break
+		}
+		var example string
+		example, rest, _ = strings.Cut(after, "```")
+		root, err := strictyaml.Parse("authz.md", []byte(example))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; i < len(root.Content); i += 2 {
+			if _, err := decodePipeline("authz.md", root.Content[i+1], deps); err != nil {
+				t.Errorf("%s: %v", example, err)
+			}
+		}
+	}
+	if examples < 7 {
+		t.Errorf("%d examples in docs/authz.md", examples)
 	}
 	for _, name := range stageNames {
 		if !strings.Contains(string(text), "## "+name+"\n") && !strings.Contains(string(text), "| `"+name+":") {
 			t.Errorf("docs/authz.md does not say what %s is", name)
 		}
+	}
+}
+
+// secret writes a shared secret into a folder of its own.
+func secret(t *testing.T, path string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("a shared secret\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -211,3 +211,16 @@ func SignatureHash(algorithm []byte) (crypto.Hash, error) {
 	}
 	return hash, nil
 }
+
+// SignatureName is how people call a signature algorithm, given as the DER of an AlgorithmIdentifier: "ECDSA-SHA256"; its OID
+// where it is none that this package knows.
+func SignatureName(algorithm []byte) string {
+	a, err := parseAlgorithm(algorithm)
+	if err != nil {
+		return "an algorithm that does not parse"
+	}
+	if alg := a.signature(); alg != x509.UnknownSignatureAlgorithm {
+		return alg.String()
+	}
+	return a.oid.String()
+}

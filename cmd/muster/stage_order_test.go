@@ -1,0 +1,133 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/muster-pki/muster/gateway"
+)
+
+// orderConfig is a configuration of an EST endpoint with these stages.
+func orderConfig(stages string) string {
+	return `version: 1
+listeners:
+  tls: {address: 127.0.0.1:0, tls: {}}
+backends:
+  local: {plugin: local, config: {dir: ca}}
+profiles:
+  any: {backend: local}
+endpoints:
+  ran:
+    protocol: est
+    listeners: [tls]
+    profile: any
+    enroll:
+` + stages
+}
+
+// What waits for people has been authenticated before.
+func TestSecretsStandBeforeApproval(t *testing.T) {
+	const password = "password: {users: {a: " + testHash + "}}"
+	for stages, want := range map[string]string{
+		"      - " + password + "\n      - approval: {}\n      - names: {}\n":                                        "",
+		"      - approval: {}\n      - " + password + "\n      - names: {}\n":                                        "muster.yaml:15: endpoints.ran.enroll[1]: the stage password needs a secret, and stands behind an approval",
+		"      - approval: {}\n      - names: {}\n      - device-password: {}\n":                                     "muster.yaml:16: endpoints.ran.enroll[2]: the stage device-password",
+		"      - approval: {}\n      - challenge: {issued: true, basic: true}\n      - names: {}\n":                  "muster.yaml:15: endpoints.ran.enroll[1]: the stage challenge",
+		"      - anyOf: [approval: {}, " + password + "]\n      - names: {}\n":                                       "",
+		"      - anyOf: [[approval: {}, " + password + "], names: {}]\n      - names: {}\n":                          "muster.yaml:14: endpoints.ran.enroll[0]: the stage password",
+		"      - anyOf:\n        - approval: {}\n        - names: {}\n      - " + password + "\n      - names: {}\n": "muster.yaml:17: endpoints.ran.enroll[1]: the stage password",
+		"      - allOf: [approval: {}]\n      - not: [" + password + "]\n      - names: {}\n":                        "muster.yaml:15: endpoints.ran.enroll[1]: the stage password",
+		"      - approval: {}\n      - anyOf: [names: {}, allOf: [device-password: {}]]\n      - names: {}\n":        "muster.yaml:15: endpoints.ran.enroll[1]: the stage device-password",
+		"      - approval: {}\n      - inventory: {by: [subject.CN]}\n      - names: {}\n":                           "",
+	} {
+		c, err := parseConfig("muster.yaml", t.TempDir(), []byte(orderConfig(stages)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = makeEndpoints(c, testDeps(t))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s%v, want %q", stages, err, want)
+		}
+	}
+}
+
+// A device is not taken for what it says alone.
+func TestClaimsNeedSomebodyWhoVouches(t *testing.T) {
+	const refused = "muster.yaml:13: endpoints.ran.enroll: the stage inventory goes by what the request says of itself"
+	for stages, want := range map[string]string{
+		"      - inventory: {by: [subject.CN]}\n      - names: {}\n":                                                refused,
+		"      - anyOf: [inventory: {by: [san.dns]}]\n      - names: {}\n":                                          refused,
+		"      - inventory: {}\n      - names: {}\n":                                                                "",
+		"      - device-password: {}\n      - inventory: {by: [subject.CN]}\n      - names: {}\n":                   "",
+		"      - approval: {}\n      - inventory: {by: [device, subject.CN]}\n      - names: {}\n":                  "",
+		"      - password: {users: {a: " + testHash + "}}\n      - inventory: {by: [san.dns]}\n      - names: {}\n": "",
+	} {
+		c, err := parseConfig("muster.yaml", t.TempDir(), []byte(orderConfig(stages)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = makeEndpoints(c, testDeps(t))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s%v, want %q", stages, err, want)
+		}
+	}
+}
+
+// A stage that takes a secret in either of two ways stands where the protocol has one of them, over TLS where it is in clear.
+func TestChallengesByBasic(t *testing.T) {
+	for text, want := range map[string]string{
+		"{protocol: scep, listeners: [plain], profile: any, enroll: [challenge: {issued: true, basic: true}, names: {}]}": "",
+		"{protocol: scep, listeners: [plain], profile: any, enroll: [device-password: {}, names: {}]}":                    "",
+		"{protocol: est, listeners: [tls], profile: any, enroll: [challenge: {issued: true, basic: true}, names: {}]}":    "",
+		"{protocol: est, listeners: [tls], profile: any, enroll: [challenge: {issued: true}, names: {}]}":                 "the stage challenge looks at challenge, which EST requests do not carry",
+		"{protocol: cmp, listeners: [plain], profile: any, enroll: [device-password: {}, names: {}]}":                     "the stage device-password looks at password and challenge, which CMP requests do not carry",
+	} {
+		head, _, _ := strings.Cut(orderConfig(""), "endpoints:")
+		head = strings.Replace(head, "  tls: {", "  plain: {address: 127.0.0.1:0}\n  tls: {", 1)
+		head = strings.Replace(head, "{dir: ca}", "{dir: ca, issuers: {rsa: {bits: 2048}}}", 1)
+		if strings.Contains(text, "scep") {
+			head = strings.Replace(head, "{backend: local}", "{backend: local, issuer: rsa, keys: [\"RSA>=2048\"]}", 1)
+		}
+		c, err := parseConfig("muster.yaml", t.TempDir(), []byte(head+"endpoints:\n  ran: "+text+"\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = makeEndpoints(c, testDeps(t))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// The stages that read the store are wired to it: what cannot be looked up is not allowed.
+func TestStagesAskTheStore(t *testing.T) {
+	deps := testDeps(t)
+	pemFile(t, filepath.Join(deps.Dir, "ca.pem"))
+	if err := os.WriteFile(filepath.Join(deps.Dir, "list"), []byte("SN1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := decodeTestPipeline(t, `
+- inventory: {by: [subject.CN], kind: mac, enrollments: unlimited, attributes-required: [site]}
+- device-password: {by: [subject.CN], uses: 3}
+- challenge: {issued: true, basic: true}
+- shared-secret: {inventory: true}
+- vendor-ca: {cas: [ca.pem], vendor: ACME, serial: subject.serialNumber, list: list, enrollments: 2}
+- approval: {approvers: 2, expires: 1d, operations: [enroll]}
+`, deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &gateway.Request{Operation: gateway.Enroll, Endpoint: "ran", Subject: []byte("\x30\x0c\x31\x0a\x30\x08\x06\x03\x55\x04\x03\x0c\x01\x61"), Credentials: []gateway.Credential{
+		{Kind: gateway.CredentialChallenge, Secret: gateway.Secret("abc")}, {Kind: gateway.CredentialMAC, ID: "a"},
+	}}
+	for _, s := range p[:4] {
+		if v := s.Decide(t.Context(), r, &gateway.Grant{}); v.Decision != gateway.CannotAnswer || !strings.Contains(v.Note, "the store cannot answer") {
+			t.Errorf("%s: %+v", s.Name(), v)
+		}
+	}
+	if v := p[5].Decide(t.Context(), r, &gateway.Grant{}); v.Decision != gateway.Hold || v.Terms.Approvers != 2 {
+		t.Errorf("%+v", v)
+	}
+}
