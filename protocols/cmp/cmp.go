@@ -9,6 +9,7 @@ package cmp
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -33,6 +34,12 @@ type Gateway interface {
 	Confirm(ctx context.Context, c *gateway.Confirmation) (*gateway.Transaction, error)
 	// ByWireID returns the newest transaction of the endpoint with the transactionID, nil when there is none.
 	ByWireID(ctx context.Context, endpoint, wireID string) (*gateway.Transaction, error)
+	// CrossCertificates returns those that lead from the root of a chain to the roots of other generations, none while no CA
+	// changes over.
+	CrossCertificates(ctx context.Context, endpoint string, chain []*x509.Certificate) []*x509.Certificate
+	// DerivesSubject reports whether a profile of the endpoint, the one with the name or for "" any, gives a subject whatever is
+	// asked for.
+	DerivesSubject(endpoint, profile string) bool
 	// Heard takes note of a message that changes nothing, for `muster explain`.
 	Heard(transaction, kind, note string, source netip.Addr)
 	// SharedSecret returns the secret under a reference, nil when there is none.

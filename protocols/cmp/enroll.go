@@ -30,6 +30,9 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 	if ref != nil {
 		return ref
 	}
+	if x.Request.OnlyRepeat == nil && x.nameless() {
+		x.Request.OnlyRepeat = &gateway.Error{Reason: gateway.BadTemplate, Detail: "the request has no subject and no subjectAltName, and the profile gives none: ask for a name"}
+	}
 	rec, err := x.begin(body, w)
 	if err != nil {
 		return refused(gateway.Internal, "", err)
@@ -46,6 +49,7 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 	x.Request.Resume = resume
 	x.Request.Confirm = !rec.Implicit
 	x.Request.Exchange = exchange
+	x.Request.Notes = append(x.Request.Notes, x.facts(rec))
 
 	result, err := x.h.gateway.Enroll(x.R.Context(), x.Request)
 	if err != nil {
@@ -57,6 +61,13 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 		return &refusal{Refusal: wire.Refusal{Err: e}, rejection: true, noted: true}
 	}
 	return x.answer(result)
+}
+
+// nameless reports whether nothing gives the certificate a name: the request has none, renews no certificate that has, and no
+// profile makes one (RFC 9483 section 4.1.1 leaves the subject out where the RA knows it).
+func (x *exchange) nameless() bool {
+	r := x.Request
+	return r.Operation == gateway.Enroll && isNullDN(r.Subject) && sanOf(r.Extensions) == nil && !x.h.gateway.DerivesSubject(r.Endpoint, r.Profile)
 }
 
 // checkTransaction judges transactionID and messageTime: a repetition of a message is answered as it was before, whatever

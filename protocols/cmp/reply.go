@@ -143,8 +143,24 @@ func (x *exchange) render(p parts, body cmpmsg.Body, info []cmpmsg.InfoTypeAndVa
 			return signature, err
 		}
 	}
-	out.ExtraCerts = distinct(append(extra, chain...))
+	out.ExtraCerts = distinct(x.crossed(extra, chain))
 	return out.Protect(protect)
+}
+
+// crossed puts into the place of each chain's root what leads from it to the roots of other generations, where there are
+// any (NewWithOld, RFC 9810 section 5.3.13): a device may trust one of these alone. The root itself has to go, since OpenSSL
+// ends its path there and looks no further; who trusts it has it.
+func (x *exchange) crossed(chains ...[]*x509.Certificate) []*x509.Certificate {
+	var certs []*x509.Certificate
+	for _, chain := range chains {
+		if n := len(chain); n > 0 {
+			if crosses := x.h.gateway.CrossCertificates(x.R.Context(), x.Request.Endpoint, chain); len(crosses) > 0 {
+				chain = append(append([]*x509.Certificate(nil), chain[:n-1]...), crosses...)
+			}
+		}
+		certs = append(certs, chain...)
+	}
+	return certs
 }
 
 // distinct is the DER of each certificate once, in order: the signer first (RFC 9810 section 5.1).

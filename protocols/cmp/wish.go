@@ -27,7 +27,11 @@ type extension struct {
 	Value []byte                `json:"v"`
 }
 
-var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+var (
+	oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidKeyUsage       = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidExtKeyUsage    = asn1.ObjectIdentifier{2, 5, 29, 37}
+)
 
 func wishOf(subject, issuer []byte, notBefore, notAfter time.Time, extensions []stdpkix.Extension) wish {
 	w := wish{Issuer: issuer}
@@ -66,6 +70,10 @@ func (w *wish) changes(cert *x509.Certificate) []string {
 		case granted:
 		case e.OID.Equal(oidSubjectAltName):
 			list = append(list, "subjectAltName")
+		case e.OID.Equal(oidKeyUsage):
+			list = append(list, "keyUsage")
+		case e.OID.Equal(oidExtKeyUsage):
+			list = append(list, "extKeyUsage")
 		case !slices.Contains(list, "extensions"):
 			list = append(list, "extensions")
 		}

@@ -108,6 +108,9 @@ type fakeGateway struct {
 	fails   error                                                  // of every look-up
 	looked  func()                                                 // at each look-up
 	panics  string                                                 // method that panics
+	// nameless are the profiles that give no subject.
+	nameless map[string]bool
+	crosses  []*x509.Certificate // of the root
 
 	mu         sync.Mutex
 	byID       map[string]*gateway.Transaction
@@ -289,6 +292,17 @@ func (g *fakeGateway) Heard(transaction, kind, note string, _ netip.Addr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.heard = append(g.heard, transaction+" "+kind+" "+note)
+}
+
+func (g *fakeGateway) DerivesSubject(endpoint, profile string) bool {
+	return endpoint != "" && !g.nameless[profile]
+}
+
+func (g *fakeGateway) CrossCertificates(_ context.Context, endpoint string, chain []*x509.Certificate) []*x509.Certificate {
+	if endpoint == "" || !chain[len(chain)-1].Equal(g.ca.root) {
+		return nil
+	}
+	return g.crosses
 }
 
 func (g *fakeGateway) last(t testing.TB) *gateway.Request {

@@ -386,3 +386,13 @@ func (m *MAC) key(secret []byte) []byte {
 	}
 	return key
 }
+
+// String says how the MAC is made, without the salt: "PBM (SHA-256, HMAC-SHA-1, 500 iterations)".
+func (m *MAC) String() string {
+	derive, mac := m.hashes()
+	kind, prefix := "PBM", ""
+	if m.pbmac1 {
+		kind, prefix = "PBMAC1", "HMAC-"
+	}
+	return fmt.Sprintf("%s (%s%v, HMAC-%v, %d iterations)", kind, prefix, derive, mac, m.iterations)
+}

@@ -1,0 +1,32 @@
+package cmp
+
+import (
+	"bytes"
+	"crypto/x509"
+	"testing"
+
+	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+)
+
+// While a root changes over, what leads to the other generation's root is among the extraCerts, once, in the root's place.
+func TestCrossCertificatesAreSent(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	// Any certificates: which ones these are is the gateway's to say.
+	old := newTestCA(t, "old", newP256())
+	w.gateway.crosses = []*x509.Certificate{old.root, old.issuer}
+	c := w.macClient("ref-1")
+	m := c.ask(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}.body(t))
+	certificate(t, m, cmpmsg.TypeIP)
+	seen := map[string]int{}
+	for _, der := range m.ExtraCerts {
+		seen[string(der)]++
+	}
+	for _, want := range []*x509.Certificate{w.ca.issuer, old.root, old.issuer} {
+		if seen[string(want.Raw)] != 1 {
+			t.Errorf("%s stands there %d times", want.Subject, seen[string(want.Raw)])
+		}
+	}
+	if seen[string(w.ca.root.Raw)] != 0 || !bytes.Equal(m.ExtraCerts[0], w.ca.issuer.Raw) {
+		t.Error("the root is there, or the chain does not come first")
+	}
+}
