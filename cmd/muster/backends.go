@@ -22,7 +22,7 @@ import (
 
 // shipped is a backend that is part of this program.
 type shipped struct {
-	paths   []string // keys of its configuration that are paths: the file's folder is theirs
+	paths   []string // keys of its configuration that are paths, below others with a dot, * for any: the file's folder is theirs
 	issuers []string // names of its CAs, and "" for the default one
 	rsa     []string // those of them whose chain is RSA throughout
 	make    func(log *slog.Logger) backend.Backend
@@ -31,7 +31,7 @@ type shipped struct {
 // shippedBackends are the backends that `muster plugin NAME` runs.
 func shippedBackends() map[string]shipped {
 	return map[string]shipped{
-		"local": {paths: []string{"dir"}, issuers: []string{"", local.IssuerEC, local.IssuerRSA}, rsa: []string{local.IssuerRSA}, make: func(log *slog.Logger) backend.Backend {
+		"local": {paths: []string{"dir", "issuers.*.import.cert", "issuers.*.import.key"}, issuers: []string{"", local.IssuerEC, local.IssuerRSA}, rsa: []string{local.IssuerRSA}, make: func(log *slog.Logger) backend.Backend {
 			return local.New(local.Options{Log: log, Crash: crashFunc(), Version: version()})
 		}},
 	}
@@ -65,12 +65,8 @@ func (c *Config) backendConfig(name string) ([]byte, lineMap, error) {
 	n := b.Config
 	if s, ok := shippedBackends()[b.Plugin]; ok && n.Kind == yaml.MappingNode {
 		n = clone(n)
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			for _, key := range s.paths {
-				if v := n.Content[i+1]; n.Content[i].Value == key && v.Kind == yaml.ScalarNode && v.Value != "" {
-					v.Value = c.path(v.Value)
-				}
-			}
+		for _, path := range s.paths {
+			c.resolve(n, strings.Split(path, "."))
 		}
 	}
 	var buf bytes.Buffer
@@ -84,6 +80,24 @@ func (c *Config) backendConfig(name string) ([]byte, lineMap, error) {
 	lines := lineMap{}
 	lines.learn(written, b.Config)
 	return buf.Bytes(), lines, nil
+}
+
+// resolve makes what stands under the keys, * for any, a path from the configuration's folder.
+func (c *Config) resolve(n *yaml.Node, keys []string) {
+	if len(keys) == 0 {
+		if n.Kind == yaml.ScalarNode && n.Value != "" {
+			n.Value = c.path(n.Value)
+		}
+		return
+	}
+	if n.Kind != yaml.MappingNode {
+		return
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if keys[0] == "*" || n.Content[i].Value == keys[0] {
+			c.resolve(n.Content[i+1], keys[1:])
+		}
+	}
 }
 
 func clone(n *yaml.Node) *yaml.Node {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/plugins/backend"
 	"github.com/muster-pki/muster/plugins/host"
+	"github.com/muster-pki/muster/protocols/cms"
 )
 
 // Runtime is what one configuration makes. It never changes; a reload makes another one and swaps it as a whole.
@@ -130,6 +132,9 @@ func (p *process) furnish(ctx context.Context, rt, old *Runtime, ras map[string]
 		if l := cfg.Listeners[name]; l.TLS.SelfManaged() {
 			addresses = append(addresses, l.Address)
 		}
+	}
+	if cfg.Admin != nil && cfg.Admin.TLS == nil {
+		addresses = append(addresses, cfg.Admin.Address)
 	}
 	if len(addresses) > 0 {
 		names := serve.NamesOf(p.hostname, addresses, cfg.ServerCertificate.Names)
@@ -284,10 +289,16 @@ func (p *process) makeListeners(rt *Runtime) (map[string]serve.Spec, error) {
 		if m := rt.cfg.Metrics; m != nil && slices.Contains(m.Listeners, name) {
 			router.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{})))
 		}
-		spec.Handler = serve.Health(p.ready, p.log.With("listener", name), router)
+		var handler http.Handler = router
+		if d := rt.cfg.Distribution; d != nil && slices.Contains(d.Listeners, name) {
+			handler = (&serve.Distribution{
+				Publisher: p.gateway, CertsOnly: cms.CertsOnly, Clock: p.clock, Log: p.log.With("listener", name),
+			}).Handler(router)
+		}
+		spec.Handler = serve.Health(p.ready, p.log.With("listener", name), handler)
 		specs[name] = spec
 	}
-	return specs, nil
+	return specs, p.addAdmin(rt.cfg, specs)
 }
 
 // register serves a protocol's endpoints on one listener. A default belongs to its listener, so each has a handler.
@@ -342,13 +353,15 @@ func (rt *Runtime) advertised(listener string) ([]*x509.Certificate, error) {
 				}
 			})
 		}
-		for _, ca := range rt.cas[rt.cfg.Profiles[e.Profile].Backend] {
-			for _, der := range ca.Chain {
-				c, err := x509.ParseCertificate(der)
-				if err != nil {
-					return nil, fmt.Errorf("CA %s: %w", ca.Name, err)
+		for _, profile := range e.offered() {
+			for _, ca := range rt.cas[rt.cfg.Profiles[profile].Backend] {
+				for _, der := range append(slices.Clone(ca.Chain), ca.Rollover...) {
+					c, err := x509.ParseCertificate(der)
+					if err != nil {
+						return nil, fmt.Errorf("CA %s: %w", ca.Name, err)
+					}
+					cas = append(cas, c)
 				}
-				cas = append(cas, c)
 			}
 		}
 	}

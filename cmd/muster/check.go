@@ -16,6 +16,7 @@ import (
 	"github.com/muster-pki/muster/authz"
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/seal"
+	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/plugins/host"
 )
 
@@ -44,7 +45,7 @@ func checkConfig(ctx context.Context, file string) (*Config, error) {
 	}
 	var errs []error
 	deps := stageDeps{
-		Dir: c.dir, Certs: nothing{}, Secrets: nothing{}, Opener: nothing{}, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Hashing: authz.NewHashing(1),
+		Dir: c.dir, Certs: nothing{}, Secrets: nothing{}, Devices: nothing{}, Challenges: nothing{}, Opener: nothing{}, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Hashing: authz.NewHashing(1),
 	}
 	if c.Seal != nil {
 		if deps.Opener, err = seal.Load(c.path(c.Seal.File), false); err != nil {
@@ -57,6 +58,11 @@ func checkConfig(ctx context.Context, file string) (*Config, error) {
 	}
 	if _, err := loadRAs(c, time.Now()); err != nil {
 		errs = append(errs, err)
+	}
+	if c.Admin != nil {
+		if _, _, err := c.adminAccess(&serve.Own{}, time.Now); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	for _, name := range byName(c.Listeners) {
 		if l := c.Listeners[name]; l.TLS != nil && !l.TLS.SelfManaged() {
@@ -97,6 +103,14 @@ func (nothing) Certificate(context.Context, []byte, []byte) (*gateway.Certificat
 }
 
 func (nothing) Secret(context.Context, string, string) (*gateway.StoredSecret, error) {
+	return nil, gateway.ErrNotFound
+}
+
+func (nothing) Device(context.Context, string, string) (*gateway.Device, error) {
+	return nil, gateway.ErrNotFound
+}
+
+func (nothing) Challenge(context.Context, []byte) (*gateway.IssuedChallenge, error) {
 	return nil, gateway.ErrNotFound
 }
 

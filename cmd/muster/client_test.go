@@ -51,7 +51,8 @@ func selfSigned(t *testing.T) (*x509.Certificate, []byte) {
 
 // records is a store and a gateway for the admin API.
 type records struct {
-	admin.SecretStore // none
+	admin.Store // none of what follows
+	admin.Gateway
 	admin.Sealer
 	stored, strangers []*gateway.Transaction
 	certs             []*gateway.Certificate
@@ -80,6 +81,8 @@ func (s *records) Explain(_ context.Context, id string) (*gateway.Transaction, e
 	return nil, gateway.ErrNotFound
 }
 
+func (s *records) Messages(context.Context, string) ([]gateway.Message, error) { return nil, nil }
+
 func (s *records) Strangers(int) []*gateway.Transaction { return s.strangers }
 func (s *records) Ready(context.Context) error          { return nil }
 
@@ -89,8 +92,10 @@ func serveAdmin(t *testing.T, s *records) string {
 	dir := t.TempDir()
 	server, err := admin.New(admin.Config{
 		Store: s, Gateway: s, Backends: func(context.Context) []admin.Backend { return nil },
-		Metrics: prometheus.NewRegistry(), Clock: time.Now, Log: slog.New(slog.DiscardHandler),
-		Secrets: s, Sealer: func() admin.Sealer { return s }, TakesSecrets: func(string) error { return nil },
+		CAs:     func(context.Context) []admin.BackendCAs { return nil },
+		CRL:     func(context.Context, string, string) ([]byte, error) { return nil, gateway.ErrNotFound },
+		Metrics: prometheus.NewRegistry(), Clock: time.Now, Log: slog.New(slog.DiscardHandler), Started: func() bool { return true },
+		Sealer: func() admin.Sealer { return s }, TakesSecrets: func(string) error { return nil }, TakesChallenges: func(string, string) error { return nil },
 	})
 	if err != nil {
 		t.Fatal(err)

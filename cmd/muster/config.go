@@ -11,6 +11,9 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/admin"
+	"github.com/muster-pki/muster/gateway/lint"
+	"github.com/muster-pki/muster/gateway/profile"
 	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 	"github.com/muster-pki/muster/protocols/cmp"
@@ -35,6 +38,10 @@ type Config struct {
 	ServerCertificate *ServerCertificate `yaml:"server-certificate"`
 	// Metrics says where Prometheus finds /metrics. Default: nowhere.
 	Metrics *Metrics `yaml:"metrics"`
+	// Admin opens the admin API to operators over the network. Default: it is reached through its Unix socket only.
+	Admin *admin.RemoteConfig `yaml:"admin"`
+	// Distribution says where anybody gets CRLs and CA certificates, at /crl/ and /ca/. Default: nowhere.
+	Distribution *Distribution `yaml:"distribution"`
 	// Profiles are kinds of certificate.
 	Profiles map[string]*ProfileConfig `yaml:"profiles"`
 	// Endpoints are what devices reach, by the name that stands in the URL.
@@ -80,6 +87,14 @@ type Metrics struct {
 	Listeners []string `yaml:"listeners,required"`
 }
 
+// Distribution says where CRLs (RFC 5280 section 4.2.1.13) and CA certificates (section 4.2.2.1) are served:
+// /crl/BACKEND/NAME.crl, /ca/BACKEND/NAME.crt and NAME.p7c, by the names of the backend's CAs.
+type Distribution struct {
+	// Listeners by name. Their URLs in certificates are http: who checks a certificate cannot check another for it
+	// (RFC 5280 section 8), so that one without TLS is the place.
+	Listeners []string `yaml:"listeners,required"`
+}
+
 // ProfileConfig is one kind of certificate.
 type ProfileConfig struct {
 	// Backend that issues it.
@@ -97,6 +112,10 @@ type ProfileConfig struct {
 	KeyUsage []string `yaml:"key-usage"`
 	// ExtKeyUsage: clientAuth, serverAuth, emailProtection, codeSigning, ipsecIKE, or OIDs. Default: clientAuth.
 	ExtKeyUsage []string `yaml:"ext-key-usage"`
+	// Subject, SAN, RenewNames and Ask: the names of certificates, and what a device may ask for. docs/profiles.md
+	profile.Config `yaml:",inline"`
+	// Lint says which lints a certificate has to pass, before it is made and after. Default: those of RFC 5280.
+	Lint *lint.Config `yaml:"lint"`
 }
 
 // EndpointConfig is one endpoint: who may get what there. An operation that is left out is denied.
@@ -107,6 +126,9 @@ type EndpointConfig struct {
 	Listeners []string `yaml:"listeners,required"`
 	// Profile of the certificates.
 	Profile string `yaml:"profile,required"`
+	// Profiles are further ones, for devices that ask for them by name (where the protocol has a way) or whose inventory
+	// entry names them. Default: none.
+	Profiles []string `yaml:"profiles"`
 	// Enroll, Renew, Rekey, Revoke, Query are pipelines: stages, in order, all of which have to allow. Rekey's is
 	// Renew's unless it has its own.
 	Enroll []yaml.Node `yaml:"enroll"`
@@ -198,6 +220,7 @@ func parseConfig(file, dir string, data []byte) (*Config, error) {
 	f.backends()
 	f.profiles()
 	f.endpoints()
+	f.admin()
 	f.serverCertificate()
 	if err := errors.Join(f.errs...); err != nil {
 		return nil, err

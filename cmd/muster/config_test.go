@@ -74,6 +74,7 @@ func TestConfigErrors(t *testing.T) {
 		{"no certificate of its own", "{plugin: local, config: {dir: ./ca}}", "{plugin: ./plugin, sha256: " + hash + "}", ":6: listeners.tls.tls: the gateway needs a certificate of its own"},
 		{"server-certificate", "store:", "server-certificate: {backend: locl}\nstore:", `:7: server-certificate.backend: there is no backend "locl" (did you mean "local"?)`},
 		{"names of its own", "store:", "server-certificate: {names: [a b]}\nstore:", `:7: server-certificate.names.0: "a b" is neither a host name`},
+		{"distribution", "store:", "distribution: {listeners: [plian]}\nstore:", `:7: distribution.listeners.0: there is no listener "plian" (did you mean "plain"?)`},
 		{"metrics", "store:", "metrics: {listeners: [plian]}\nstore:", `:7: metrics.listeners.0: there is no listener "plian" (did you mean "plain"?)`},
 		{"backend of a profile", "backend: local", "backend: locla", `:12: profiles.base-station.backend: there is no backend "locla" (did you mean "local"?)`},
 		{"keys", "[P-256, P-384]", "[P-255]", `:13: profiles.base-station.keys: `},

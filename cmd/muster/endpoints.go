@@ -34,7 +34,12 @@ func makeEndpoints(c *Config, deps stageDeps) (map[string]*gateway.Endpoint, err
 		e := c.Endpoints[name]
 		made := &gateway.Endpoint{
 			Name: name, Protocol: e.Protocol, Profile: profiles[e.Profile], Repeat: time.Duration(e.Repeat),
-			Pipelines: map[gateway.Operation]gateway.Pipeline{},
+			Profiles: map[string]*gateway.Profile{}, Pipelines: map[gateway.Operation]gateway.Pipeline{},
+		}
+		for _, p := range e.offered() {
+			if profiles[p] != nil {
+				made.Profiles[p] = profiles[p]
+			}
 		}
 		if e.Protocol == gateway.CMP {
 			s := section(e.CMP).WithDefaults()
@@ -69,10 +74,11 @@ func (p *ProfileConfig) profile(name string) (*gateway.Profile, error) {
 	if validity == 0 {
 		validity = defaultValidity
 	}
-	return &gateway.Profile{
+	made := &gateway.Profile{
 		Name: name, Backend: p.Backend, Issuer: p.Issuer, Validity: validity, Backdate: time.Duration(p.Backdate),
 		KeyUsage: usage, ExtKeyUsage: extended,
-	}, nil
+	}
+	return made, p.furnish(made)
 }
 
 // pipeline makes one operation's stages. A certifying pipeline ends with the profile's key stage: keys and proof of
@@ -99,20 +105,17 @@ func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (ga
 		return found
 	}
 	if op == gateway.Enroll && !has("names") {
-		return nil, c.fault(path, "no stage judges the names asked for, so that whoever may enrol could enrol as anybody: "+
-			"add `- names: {}` (a subject, no subjectAltName), or say there what is allowed")
+		if profile := c.unjudged(e); profile != "" {
+			return nil, c.unjudgedNames(path, e, profile)
+		}
 	}
-	if err := c.checkCredentials(path, e, p); err != nil {
+	if err := errors.Join(c.checkCredentials(path, e, p), c.checkOrder(path, nodes), c.checkClaims(path, p)); err != nil {
 		return nil, err
 	}
 	if op == gateway.Enroll || op == gateway.Renew || op == gateway.Rekey {
-		keys := authz.KeysConfig{Allowed: c.Profiles[e.Profile].Keys}
-		if has("keys") { // which says what proof suffices
-			keys.POP = []string{string(gateway.POPSignature), string(gateway.POPLinked), string(gateway.POPRA), string(gateway.POPConfirm)}
-		}
-		s, err := authz.NewKeys(keys, c.dir)
+		s, err := c.keyStage(e, has("keys"))
 		if err != nil {
-			return nil, c.fault(at("profiles", e.Profile, "keys"), "%v", err)
+			return nil, err
 		}
 		p = append(p, s)
 	}
@@ -139,7 +142,7 @@ func (c *Config) checkCredentials(path []string, e *EndpointConfig, p gateway.Pi
 			errs = append(errs, c.fault(path, "the stage %s looks at %s, which %s requests do not carry: nobody could pass it", s.Name(), wordsOf(kinds), speaks.title))
 			return
 		}
-		if !slices.Contains(kinds, gateway.CredentialPassword) {
+		if !slices.Contains(kinds, gateway.CredentialPassword) || !slices.Contains(speaks.carries, gateway.CredentialPassword) {
 			return
 		}
 		for _, l := range e.Listeners {

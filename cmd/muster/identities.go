@@ -20,13 +20,14 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
 const (
-	// raValidity is that of a self-managed RA certificate. It is renewed, with a new key, when a third of it is left: a
-	// SCEP client that kept the one before has to ask GetCACert again, since the previous key does not go on decrypting.
+	// raValidity is that of a self-managed RA certificate. It is renewed, with a new key, when a third of it is left, and
+	// when its CA has another certificate: a SCEP client that kept the one before goes on with it until that ends.
 	raValidity = 397 * 24 * time.Hour
 	raNotice   = 30 * 24 * time.Hour // before the end of an operator's own it is told
 )
@@ -46,7 +47,12 @@ func (p *process) tlsKey(names serve.Names) ownKey {
 		instead: "give the listener tls.cert and tls.key, or name another backend under server-certificate",
 		want: func(cas map[string][]backend.CA) (serve.Want, error) {
 			roots, err := rootsOf(cas)
-			return serve.Server(names, roots), err
+			if err != nil {
+				return serve.Want{}, err
+			}
+			want := serve.Server(names, roots)
+			want.Crosses = func(root *x509.Certificate) []*x509.Certificate { return crossesOf(cas, root) }
+			return want, nil
 		},
 	}
 }
@@ -102,7 +108,7 @@ func (p *process) raKey(protocol gateway.Protocol, profile *ProfileConfig, cas m
 	grant := gateway.Profile{Backend: profile.Backend, Issuer: ca, Validity: raValidity}
 	if protocol == gateway.SCEP {
 		// Requests are encrypted to it, and clients look for no purpose in it: it is restricted by its usage alone.
-		want.RSA, want.Usage = true, want.Usage|x509.KeyUsageKeyEncipherment
+		want.RSA, want.Usage, want.KeepsPrevious = true, want.Usage|x509.KeyUsageKeyEncipherment, true
 	} else {
 		// id-kp-cmcRA marks an RA in CMP (RFC 9810 section 8.6, RFC 6402 section 2.10). Under a CA that is RSA
 		// throughout, clients may know no other algorithm.
@@ -218,6 +224,24 @@ func issuerOf(cas map[string][]backend.CA, backendName, issuer string) (name str
 		return ca.Name, chain, nil
 	}
 	return "", nil, fmt.Errorf("backend %s has no CA %q", backendName, issuer)
+}
+
+// crossesOf are the certificates that lead from a root to those of other generations.
+func crossesOf(cas map[string][]backend.CA, root *x509.Certificate) []*x509.Certificate {
+	for _, name := range byName(cas) {
+		for _, ca := range cas[name] {
+			var rollover []*x509.Certificate
+			for _, der := range ca.Rollover {
+				if c, err := x509.ParseCertificate(der); err == nil {
+					rollover = append(rollover, c)
+				}
+			}
+			if crosses := pkix.Crosses(root, rollover); len(crosses) > 0 {
+				return crosses
+			}
+		}
+	}
+	return nil
 }
 
 func rsaThroughout(chain []*x509.Certificate) bool {

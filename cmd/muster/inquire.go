@@ -43,8 +43,10 @@ func (rt *Runtime) inquire(ctx context.Context) error {
 		return errors.Join(errs...)
 	}
 	for _, name := range byName(rt.cfg.Endpoints) {
-		if err := rt.suits(name, described); err != nil {
-			errs = append(errs, err)
+		for _, profile := range rt.cfg.Endpoints[name].offered() {
+			if err := rt.suits(name, profile, described); err != nil {
+				errs = append(errs, err)
+			}
 		}
 	}
 	if s := rt.cfg.ServerCertificate; s != nil {
@@ -74,9 +76,8 @@ func certifies(d *backend.Description, p *ProfileConfig) error {
 	if !slices.Contains(d.Forms, backend.FormPKCS10) {
 		return fmt.Errorf("backend %s (%s) certifies neither templates nor PKCS#10 requests: name another backend", p.Backend, d.Name)
 	}
-	// The gateway sets these from the profile, whatever the CSR says.
 	var missing []string
-	for _, f := range []backend.Field{backend.FieldValidity, backend.FieldKeyUsage, backend.FieldExtKeyUsage} {
+	for _, f := range p.overrides() {
 		if !slices.Contains(d.Overrides, f) {
 			missing = append(missing, string(f))
 		}
@@ -88,15 +89,15 @@ func certifies(d *backend.Description, p *ProfileConfig) error {
 	return nil
 }
 
-// suits reports why an endpoint's protocol cannot be served with the backend of its profile.
-func (rt *Runtime) suits(name string, described map[string]*backend.Description) error {
+// suits reports why an endpoint's protocol cannot be served with the backend of a profile that it offers.
+func (rt *Runtime) suits(name, profileName string, described map[string]*backend.Description) error {
 	e := rt.cfg.Endpoints[name]
-	profile := rt.cfg.Profiles[e.Profile]
+	profile, path := rt.cfg.Profiles[profileName], e.profilePath(name, profileName)
 	d := described[profile.Backend]
 	switch e.Protocol {
 	case gateway.CMP:
 		if !slices.Contains(d.Forms, backend.FormTemplate) {
-			return rt.cfg.fault(at("endpoints", name, "profile"), "backend %s (%s) certifies PKCS#10 requests only, and CMP's ir, cr and kur are none, nor can they be made into one: "+
+			return rt.cfg.fault(path, "backend %s (%s) certifies PKCS#10 requests only, and CMP's ir, cr and kur are none, nor can they be made into one: "+
 				"name a backend that takes templates", profile.Backend, d.Name)
 		}
 		if !slices.Contains(d.Capabilities, backend.CapRevoke) && section(e.CMP).Unconfirmed != cmp.UnconfirmedKeep {
@@ -106,7 +107,7 @@ func (rt *Runtime) suits(name string, described map[string]*backend.Description)
 	case gateway.SCEP:
 		_, chain, err := issuerOf(rt.cas, profile.Backend, profile.Issuer)
 		if err != nil {
-			return rt.cfg.fault(at("endpoints", name, "profile"), "%v", err)
+			return rt.cfg.fault(path, "%v", err)
 		}
 		if rsaThroughout(chain) {
 			return nil
@@ -117,7 +118,7 @@ func (rt *Runtime) suits(name string, described map[string]*backend.Description)
 				others = append(others, ca.Name)
 			}
 		}
-		return rt.cfg.fault(at("endpoints", name, "profile"), "%s", notRSA(e.Profile, profile.Backend, others))
+		return rt.cfg.fault(path, "%s", notRSA(profileName, profile.Backend, others))
 	}
 	return nil
 }

@@ -54,7 +54,7 @@ Refusals of those who did not authenticate are kept in memory only, and listed w
 		},
 	}
 	f.add(cmd)
-	cmd.Flags().StringSliceVar(&f.states, "state", nil, "only transactions in these `STATES`: refused, held, issuing, unknown, waiting, stuck, unconfirmed, issued, rejected, failed")
+	cmd.Flags().StringSliceVar(&f.states, "state", nil, "only transactions in these `STATES`: refused, held, issuing, unknown, waiting, stuck, unconfirmed, issued, rejected, failed, denied")
 	cmd.Flags().StringVar(&f.endpoint, "endpoint", "", "only transactions of this `ENDPOINT`")
 	cmd.Flags().StringVar(&f.device, "device", "", "only this `DEVICE`'s")
 	cmd.Flags().StringVar(&f.requester, "requester", "", "only certificates that this `REQUESTER` asked for, as \"muster explain\" shows it")
@@ -226,17 +226,15 @@ func (t *table) print(w io.Writer, width int, none string, more bool) error {
 	}
 	var b strings.Builder
 	line := func(cells func(i int) string) {
-		for n, i := range shown {
+		text := ""
+		for _, i := range shown {
 			cell := cells(i)
 			if width > 0 {
 				cell = cut(cell, widths[i])
 			}
-			b.WriteString(cell)
-			if n < len(shown)-1 {
-				b.WriteString(strings.Repeat(" ", max(widths[i]-utf8.RuneCountInString(cell), 0)+gap))
-			}
+			text += cell + strings.Repeat(" ", max(widths[i]-utf8.RuneCountInString(cell), 0)+gap)
 		}
-		b.WriteByte('\n')
+		b.WriteString(strings.TrimRight(text, " ") + "\n")
 	}
 	line(func(i int) string { return t.columns[i].title })
 	for _, row := range t.rows {

@@ -56,6 +56,7 @@ type process struct {
 	admin    *admin.Server
 	lock     *os.File
 
+	rolled    chan struct{} // a CA was changed over through this gateway
 	reloading sync.Mutex
 	runtime   atomic.Pointer[Runtime]
 	life      context.Context // ends when the work in the background shall
@@ -68,7 +69,7 @@ func newProcess(data, instance string, log *slog.Logger) (*process, error) {
 	p := &process{
 		data: data, runDir: filepath.Join(data, "run"), clock: time.Now, log: log,
 		registry: prometheus.NewRegistry(), hashing: authz.NewHashing(hashesAtOnce), set: serve.NewSet(log),
-		owns: map[string]*serve.Own{},
+		owns: map[string]*serve.Own{}, rolled: make(chan struct{}, 1),
 	}
 	p.life, p.stopWork = context.WithCancel(context.Background())
 	var err error
@@ -130,7 +131,10 @@ func (p *process) watch(h *host.Config) {
 
 // stageDeps is what stages are made with.
 func (p *process) stageDeps(cfg *Config, sealer *seal.Sealer) stageDeps {
-	return stageDeps{Dir: cfg.dir, Certs: p.store, Secrets: p.store, Opener: sealer, Clock: p.clock, Log: p.log, Hashing: p.hashing}
+	known := lookUps(p.store)
+	return stageDeps{
+		Dir: cfg.dir, Certs: known, Secrets: known, Devices: known, Challenges: known, Opener: sealer, Clock: p.clock, Log: p.log, Hashing: p.hashing,
+	}
 }
 
 // start opens the store and puts the first configuration into force. Listeners are open when it returns.
@@ -148,7 +152,7 @@ func (p *process) start(ctx context.Context, cfg *Config) error {
 		return cfg.fault(at("store"), "%v", err)
 	}
 	if p.gateway, err = gateway.New(gateway.Options{
-		Store: p.store, Clock: p.clock, Log: p.log, Metrics: p.registry, Crash: crashFunc(),
+		Store: p.store, Clock: p.clock, Log: p.log, Metrics: p.registry, Crash: crashFunc(), CAChanged: p.caChanged,
 	}); err != nil {
 		return err
 	}
@@ -159,6 +163,7 @@ func (p *process) start(ctx context.Context, cfg *Config) error {
 		return err
 	}
 	p.work.Go(p.renewOwn)
+	p.work.Go(p.followCAs)
 	return nil
 }
 
@@ -174,6 +179,11 @@ func holdsSomething(path string) bool {
 func (p *process) apply(ctx context.Context, cfg *Config) error {
 	p.reloading.Lock()
 	defer p.reloading.Unlock()
+	return p.enforce(ctx, cfg)
+}
+
+// enforce is apply, under reloading.
+func (p *process) enforce(ctx context.Context, cfg *Config) error {
 	old := p.runtime.Load()
 	rt, err := p.build(ctx, cfg, old)
 	if err != nil {
@@ -271,47 +281,4 @@ func (p *process) stop(ctx context.Context) error {
 	}
 	errs = append(errs, p.lock.Close())
 	return errors.Join(errs...)
-}
-
-func (p *process) openAdmin() error {
-	l, err := admin.Listen(filepath.Join(p.data, adminSocket))
-	if err != nil {
-		return err
-	}
-	p.admin, err = admin.New(admin.Config{
-		Store: p.store, Gateway: p.gateway, Backends: p.backendStates, Metrics: p.registry, Version: version(), Instance: p.instance,
-		Secrets: p.store, Sealer: func() admin.Sealer { return p.runtime.Load().sealer }, TakesSecrets: p.takesSecrets,
-		Clock: p.clock, Log: p.log,
-	})
-	if err != nil {
-		l.Close()
-		return err
-	}
-	p.work.Go(func() {
-		if err := p.admin.Serve(l); err != nil {
-			p.log.Error("the admin socket stopped", "err", err)
-		}
-	})
-	return nil
-}
-
-// backendStates is what the admin API says of the plugins.
-func (p *process) backendStates(ctx context.Context) []admin.Backend {
-	rt := p.runtime.Load()
-	if rt == nil {
-		return nil
-	}
-	var all []admin.Backend
-	for _, name := range byName(rt.plugins) {
-		plugin := rt.plugins[name].plugin
-		b := admin.Backend{Name: name, Plugin: rt.cfg.Backends[name].Plugin, PID: plugin.PID(), Restarts: plugin.Restarts()}
-		if d, err := plugin.Describe(ctx); err == nil {
-			b.Idempotency = string(d.Idempotency)
-		}
-		if err := plugin.Healthy(); err != nil {
-			b.Error = err.Error()
-		}
-		all = append(all, b)
-	}
-	return all
 }

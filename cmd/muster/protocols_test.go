@@ -217,7 +217,7 @@ func TestProtocolsSuitBackends(t *testing.T) {
 				tc.change(&d)
 			}
 			rt := &Runtime{cfg: c, cas: map[string][]backend.CA{"local": tc.cas}}
-			err = rt.suits(tc.endpoint, map[string]*backend.Description{"local": &d})
+			err = rt.suits(tc.endpoint, c.Endpoints[tc.endpoint].Profile, map[string]*backend.Description{"local": &d})
 			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
 				t.Errorf("got  %v\nwant %s", err, tc.want)
 			}

@@ -33,7 +33,10 @@ backends:
     plugin: local
     config:
       dir: ca                   # two roots and their issuing CAs, "ec" (P-256, the default) and "rsa"
-      # issuers: {rsa: {bits: 2048}}  # signs three times as fast as 3072; only before the first start
+      issuers:                  # the URLs go into certificates: write there how your devices reach the listener "http"
+        ec: {crl: ["http://127.0.0.1:8080/crl/local/{name}.crl"], ca-issuers: ["http://127.0.0.1:8080/ca/local/ec.p7c"]}
+        rsa: {crl: ["http://127.0.0.1:8080/crl/local/{name}.crl"], ca-issuers: ["http://127.0.0.1:8080/ca/local/rsa.p7c"]}
+        # bits: 2048 in rsa signs three times as fast as 3072; only before the first start
   # corp:
   #   plugin: /opt/corp/ca-plugin
   #   sha256: 64 hexadecimal digits; another executable is not run
@@ -46,6 +49,10 @@ server-certificate:
 
 # Prometheus reads /metrics on these listeners.
 metrics:
+  listeners: [http]
+
+# CRLs at /crl/local/NAME.crl and CA certificates at /ca/local/NAME.crt, for anybody.
+distribution:
   listeners: [http]
 
 # Kinds of certificate.

@@ -93,7 +93,11 @@ func (q quickstart) screen(w io.Writer, cfg *Config, settings []setting, took ti
 	}
 	var blocks []string
 	if url(est) != "" && value["MUSTER_EST_PASSWORD"] != "" {
-		blocks = append(blocks, "EST, with curl:\n\n"+indent(enrolCommands(est.path)+renewCommands(est.path)))
+		title, check := "EST, with curl", ""
+		if crl := cfg.crlOf(est.endpoint); crl != "" && value["MUSTER_HTTP"] != "" {
+			title, check = title+"; and whether the certificate is still good, by the CRL", crlCommands(crl)
+		}
+		blocks = append(blocks, title+":\n\n"+indent(enrolCommands(est.path)+renewCommands(est.path)+check))
 	}
 	if url(cmp) != "" && cmp.plain && value["MUSTER_CMP_SECRET"] != "" {
 		title := "CMP, with openssl"
@@ -160,6 +164,33 @@ func renewCommands(path string) string {
   -H 'Content-Type: application/pkcs10' --data-binary @device.csr "$MUSTER_HTTPS` + path + `/simplereenroll" \
   | openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs -out renewed.crt
 openssl x509 -in renewed.crt -noout -subject -serial -enddate
+`
+}
+
+// crlOf is BACKEND/NAME of the CRL of an endpoint's certificates, "" where the plain listener does not serve it, or where only
+// the CA knows its own name.
+func (c *Config) crlOf(endpoint string) string {
+	e, listener := c.Endpoints[endpoint], c.listener(false)
+	if e == nil || c.Distribution == nil || !slices.Contains(c.Distribution.Listeners, listener) {
+		return ""
+	}
+	p := c.Profiles[e.Profile]
+	switch {
+	case p == nil:
+		return ""
+	case p.Issuer != "":
+		return p.Backend + "/" + p.Issuer
+	case c.Backends[p.Backend].Plugin == "local":
+		return p.Backend + "/ec"
+	}
+	return ""
+}
+
+// crlCommands fetch the CRL and its issuer's certificate, and verify by them.
+func crlCommands(crl string) string {
+	return `curl -sS --fail "$MUSTER_HTTP/ca/` + crl + `.crt" | openssl x509 -inform DER -out issuing.crt
+curl -sS --fail "$MUSTER_HTTP/crl/` + crl + `.crl" | openssl crl -inform DER -out issuing.crl
+openssl verify -crl_check -CAfile "$MUSTER_CA" -untrusted issuing.crt -CRLfile issuing.crl device.crt
 `
 }
 

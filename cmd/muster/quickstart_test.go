@@ -62,6 +62,7 @@ func TestQuickstartConfigLoads(t *testing.T) {
 		Backends:          map[string]*BackendConfig{"local": {Plugin: "local"}},
 		ServerCertificate: &ServerCertificate{Backend: "local", Validity: 90 * day},
 		Metrics:           &Metrics{Listeners: []string{"http"}},
+		Distribution:      &Distribution{Listeners: []string{"http"}},
 		Profiles: map[string]*ProfileConfig{"device": {
 			Backend: "local", Keys: []string{"P-256", "P-384", "P-521", "Ed25519", "RSA>=2048"}, Validity: 397 * day, Backdate: strictyaml.Duration(5 * time.Minute),
 			KeyUsage: []string{"digitalSignature"}, ExtKeyUsage: []string{"clientAuth"},
@@ -82,10 +83,10 @@ func TestQuickstartConfigLoads(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
 	}
 	// What stands there commented out is right as well.
-	lively := strings.NewReplacer("    # tls:\n    #   cert: server.pem", "    # tls:\n    #   cert: server.pem", "  # names:", "  names:", "      # issuers:", "      issuers:",
+	lively := strings.NewReplacer("    # tls:\n    #   cert: server.pem", "    # tls:\n    #   cert: server.pem", "  # names:", "  names:", "        rsa: {", "        rsa: {bits: 2048, ",
 		"              # devices: true ", "              devices: true ", "              # serial:", "              serial:", "    # cmp: {", "    cmp: {").Replace(string(text))
 	more, err := checkConfig(t.Context(), write(t, dir, "lively.yaml", lively))
-	if err != nil || more.Endpoints["cmp"].CMP == nil || !strings.Contains(lively, "\n              serial: ") || !strings.Contains(lively, "\n              devices: true") || !strings.Contains(lively, "\n      issuers: {rsa") {
+	if err != nil || more.Endpoints["cmp"].CMP == nil || !strings.Contains(lively, "\n              serial: ") || !strings.Contains(lively, "\n              devices: true") || !strings.Contains(lively, "\n        rsa: {bits: 2048") {
 		t.Errorf("%v\n%s", err, lively)
 	}
 }

@@ -50,6 +50,11 @@ func (f *review) listeners() {
 			f.known(at("metrics", "listeners", fmt.Sprint(i)), "listener", l, f.c.Listeners)
 		}
 	}
+	if d := f.c.Distribution; d != nil {
+		for i, l := range d.Listeners {
+			f.known(at("distribution", "listeners", fmt.Sprint(i)), "listener", l, f.c.Listeners)
+		}
+	}
 }
 
 // known checks that a name is a key of m, whose values are what is meant.
@@ -133,6 +138,7 @@ func (f *review) profiles() {
 		if _, err := parseExtKeyUsage(p.ExtKeyUsage); err != nil {
 			f.fail(append(path, "ext-key-usage"), "%v", err)
 		}
+		f.content(name)
 	}
 }
 
@@ -145,9 +151,10 @@ func (f *review) serverCertificate() {
 			break
 		}
 	}
+	remote := f.c.Admin != nil && f.c.Admin.TLS == nil
 	s := f.c.ServerCertificate
 	if s == nil {
-		if needed == "" {
+		if needed == "" && !remote {
 			return
 		}
 		s = &ServerCertificate{}
@@ -164,6 +171,8 @@ func (f *review) serverCertificate() {
 			path := at("server-certificate")
 			if needed != "" {
 				path = at("listeners", needed, "tls")
+			} else if remote {
+				path = at("admin")
 			}
 			f.fail(path, "the gateway needs a certificate of its own, and no backend is named that issues it: give the listener tls.cert and tls.key, or name one by server-certificate: {backend: NAME}")
 			return

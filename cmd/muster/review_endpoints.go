@@ -18,6 +18,7 @@ func (f *review) endpoints() {
 			f.fail(path, "the gateway uses this name for itself, and all that begin with %s: choose another", selfPrefix)
 		}
 		known(f, append(path, "profile"), "profile", e.Profile, f.c.Profiles)
+		f.checkOffered(name)
 		f.speaks(name, e)
 		f.reach(name, e, defaults)
 		f.pipelines(name, e)
@@ -51,17 +52,22 @@ func (f *review) speaks(name string, e *EndpointConfig) {
 	if e.RA != nil && !p.identity {
 		f.fail(append(path, "ra"), "%s has no RA certificate: leave it out", p.title)
 	}
-	profile := f.c.Profiles[e.Profile]
-	if e.Protocol != gateway.SCEP || profile == nil {
+	if e.Protocol != gateway.SCEP {
 		return
 	}
-	if !slices.ContainsFunc(profile.Keys, func(k string) bool { return strings.HasPrefix(k, "RSA") }) && len(profile.Keys) > 0 {
-		f.fail(append(path, "profile"), "profile %s certifies no RSA keys, and SCEP's clients have no others (answers are encrypted to them): add RSA>=2048 to its keys, or name another profile", e.Profile)
-	}
-	// Other backends are asked when they run.
-	if b := f.c.Backends[profile.Backend]; b != nil {
-		if s := shippedBackends()[b.Plugin]; slices.Contains(s.issuers, profile.Issuer) && !slices.Contains(s.rsa, profile.Issuer) {
-			f.fail(append(path, "profile"), "%s", notRSA(e.Profile, profile.Backend, s.rsa))
+	for _, offered := range e.offered() {
+		profile, path := f.c.Profiles[offered], e.profilePath(name, offered)
+		if profile == nil {
+			continue
+		}
+		if profile.withoutRSA() {
+			f.fail(path, "profile %s certifies no RSA keys, and SCEP's clients have no others (answers are encrypted to them): add RSA>=2048 to its keys, or name another profile", offered)
+		}
+		// Other backends are asked when they run.
+		if b := f.c.Backends[profile.Backend]; b != nil {
+			if s := shippedBackends()[b.Plugin]; slices.Contains(s.issuers, profile.Issuer) && !slices.Contains(s.rsa, profile.Issuer) {
+				f.fail(path, "%s", notRSA(offered, profile.Backend, s.rsa))
+			}
 		}
 	}
 }

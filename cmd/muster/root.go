@@ -22,6 +22,7 @@ and a CA behind a plugin issues them, exactly once.
 	config := &cobra.Command{Use: "config", Short: "Look at a configuration file"}
 	config.AddCommand(newCheckCommand())
 	root.AddCommand(newServeCommand(), newLsCommand(), newExplainCommand(), config, newPasswordCommand(), newSecretCommand(),
+		newDeviceCommand(), newPendingCommand(), newApproveCommand(), newDenyCommand(), newChallengeCommand(), newRevokeCommand(), newCACommand(),
 		newCMPCommand(), newSCEPCommand(), newPluginCommand(), newVersionCommand())
 	return root
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -243,18 +242,4 @@ func (p *process) takesSecrets(name string) error {
 }
 
 // storesSecrets looks for `shared-secret: {devices: true}` in a stage and the stages below it.
-func storesSecrets(n *yaml.Node) bool {
-	for i, child := range n.Content {
-		if n.Kind == yaml.MappingNode && i%2 == 1 && n.Content[i-1].Value == "shared-secret" && child.Kind == yaml.MappingNode {
-			for j := 0; j+1 < len(child.Content); j += 2 {
-				if child.Content[j].Value == "devices" && strings.EqualFold(child.Content[j+1].Value, "true") {
-					return true
-				}
-			}
-		}
-		if storesSecrets(child) {
-			return true
-		}
-	}
-	return false
-}
+func storesSecrets(n *yaml.Node) bool { return switchedOn(n, "shared-secret", "devices") }

@@ -286,6 +286,10 @@ func TestExamplesStart(t *testing.T) {
 			{"scep", "/scep?operation=GetCACert", 200}, {"scep", "/scep/phones/pkiclient.exe?operation=GetCACaps", 200}, {"scep", "/scep/routers?operation=GetCACert", 200},
 			{"ops", "/scep?operation=GetCACert", 404},
 		},
+		"factory.yaml": {
+			{"plain", "/.well-known/cmp", 405}, {"tls", "/.well-known/cmp/p/factory", 405}, {"tls", "/.well-known/est/cacerts", 200},
+			{"tls", "/.well-known/est/lab/cacerts", 200}, {"plain", "/scep?operation=GetCACert", 200}, {"ops", "/.well-known/cmp", 404},
+		},
 	}
 	files, err := filepath.Glob("../../configs/*.yaml")
 	if err != nil || len(files) != len(examples) {

@@ -17,13 +17,15 @@ import (
 	"syscall"
 )
 
-// Client asks a gateway's admin API.
+// Client asks a gateway's admin API, over its Unix socket or over TLS.
 type Client struct {
-	socket string
-	http   *http.Client
+	where string // as errors name it
+	base  string // of URLs
+	token string
+	http  *http.Client
 }
 
-// ErrNotRunning is returned when nobody answers on the socket.
+// ErrNotRunning is returned when nobody answers there.
 var ErrNotRunning = errors.New("no gateway answers")
 
 // Error is an answer of the API that is not a success.
@@ -47,7 +49,8 @@ func NewClient(path string) *Client {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", path)
 	}
-	return &Client{socket: path, http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: 2 * askTimeout}}
+	// The host is for the form only: the connection goes to the socket.
+	return &Client{where: "admin socket " + path, base: "http://muster", http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
 }
 
 // TransactionQuery selects transactions; its zero value selects the newest 100 of the store.
@@ -121,12 +124,8 @@ func count(n int) string {
 
 // AddSecret gives a device its shared secret. Errors as Transactions; *Error has status 409 when there is one already.
 func (c *Client) AddSecret(ctx context.Context, s NewSecret) (*Secret, error) {
-	body, err := json.Marshal(s)
-	if err != nil {
-		return nil, err
-	}
 	out := &Secret{}
-	return out, c.do(ctx, http.MethodPost, "/v1/secrets", nil, bytes.NewReader(body), out)
+	return out, c.post(ctx, "/v1/secrets", nil, s, out)
 }
 
 // DropSecret takes one away. Errors as Transactions; *Error has status 404 when there is none.
@@ -147,45 +146,95 @@ func (c *Client) get(ctx context.Context, path string, q url.Values, into any) e
 	return c.do(ctx, http.MethodGet, path, q, nil, into)
 }
 
-func (c *Client) do(ctx context.Context, method, path string, q url.Values, send io.Reader, into any) error {
-	// The host is for the form only: the connection goes to the socket.
-	address := "http://muster" + path
-	if len(q) > 0 {
-		address += "?" + q.Encode()
-	}
-	req, err := http.NewRequestWithContext(ctx, method, address, send)
+// post sends a body and decodes the answer.
+func (c *Client) post(ctx context.Context, path string, q url.Values, send, into any) error {
+	body, err := json.Marshal(send)
 	if err != nil {
 		return err
 	}
-	resp, err := c.http.Do(req)
-	switch {
-	case err == nil:
-	case refused(err), errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w on %s", ErrNotRunning, c.socket)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("admin socket %s: only the user that runs the gateway may open it", c.socket)
-	default:
-		return fmt.Errorf("admin socket %s: %w", c.socket, unwrapURL(err))
+	return c.do(ctx, http.MethodPost, path, q, bytes.NewReader(body), into)
+}
+
+// do makes one call, whose answer is decoded; nil into for none, *[]byte for the answer as it is.
+func (c *Client) do(ctx context.Context, method, path string, q url.Values, send io.Reader, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := c.send(ctx, method, path, q, send, "application/json")
+	if err != nil {
+		return err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {
 	case err != nil:
-		return fmt.Errorf("admin socket %s: %w", c.socket, err)
+		return fmt.Errorf("%s: %w", c.where, err)
 	case len(body) > maxAnswer:
-		return fmt.Errorf("admin socket %s: the answer is larger than %d bytes", c.socket, maxAnswer)
+		return fmt.Errorf("%s: the answer is larger than %d bytes", c.where, maxAnswer)
 	}
-	if resp.StatusCode != http.StatusOK {
-		var f Failure
-		if err := json.Unmarshal(body, &f); err != nil || f.Error == "" {
-			f.Error = fmt.Sprintf("admin socket %s: HTTP status %d", c.socket, resp.StatusCode)
-		}
-		return &Error{Status: resp.StatusCode, Message: f.Error, Candidates: f.Candidates}
+	if raw, ok := into.(*[]byte); ok {
+		*raw = body
+		return nil
+	}
+	if into == nil {
+		return nil
 	}
 	if err := json.Unmarshal(body, into); err != nil {
-		return fmt.Errorf("admin socket %s: not an answer of this version's API: %w", c.socket, err)
+		return fmt.Errorf("%s: not an answer of this version's API: %w", c.where, err)
 	}
 	return nil
+}
+
+// callTimeout is more than the server takes for any one call.
+const callTimeout = longTimeout + askTimeout
+
+// send makes one call and returns the answer, whose status is a success, with its body to be read.
+func (c *Client) send(ctx context.Context, method, path string, q url.Values, send io.Reader, kind string) (*http.Response, error) {
+	address := c.base + path
+	if len(q) > 0 {
+		address += "?" + q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, address, send)
+	if err != nil {
+		return nil, err
+	}
+	if send != nil {
+		req.Header.Set("Content-Type", kind)
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	resp, err := c.http.Do(req)
+	switch {
+	case err == nil:
+	case refused(err), errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w on %s", ErrNotRunning, c.where)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%s: only the user that runs the gateway may open it", c.where)
+	default:
+		return nil, fmt.Errorf("%s: %w", c.where, unwrapURL(err))
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxFailure))
+	var f Failure
+	if err != nil || json.Unmarshal(body, &f) != nil || f.Error == "" {
+		f = Failure{Error: fmt.Sprintf("%s: HTTP status %d", c.where, resp.StatusCode)}
+	}
+	return nil, errorOf(resp.StatusCode, &f)
+}
+
+// maxFailure is more than the body of an error has.
+const maxFailure = 1 << 20
+
+// errorOf is the error of an answer that is none, an *ImportError where it lists entries.
+func errorOf(status int, f *Failure) error {
+	e := &Error{Status: status, Message: f.Error, Candidates: f.Candidates}
+	if len(f.Failures) > 0 {
+		return &ImportError{Err: e, Failures: f.Failures, More: f.More}
+	}
+	return e
 }
 
 func refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

@@ -3,10 +3,8 @@ package admin
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -38,7 +36,6 @@ const (
 	maxSecret    = 1024
 	maxReference = 128
 	maxDevice    = 256
-	maxBody      = 16 << 10
 )
 
 // NewSecret is the body of POST /v1/secrets.
@@ -81,11 +78,8 @@ func (s *Server) addSecret(c echo.Context) error {
 		return err
 	}
 	var in NewSecret
-	body := json.NewDecoder(http.MaxBytesReader(c.Response(), c.Request().Body, maxBody))
-	body.DisallowUnknownFields()
-	// The decoder's own words could quote the body.
-	if body.Decode(&in) != nil || body.Decode(&struct{}{}) != io.EOF {
-		return badRequest("the body is not a secret to add, or larger than %d bytes", maxBody)
+	if err := decode(c, &in); err != nil {
+		return err
 	}
 	now := s.config.Clock()
 	switch {
@@ -102,7 +96,7 @@ func (s *Server) addSecret(c echo.Context) error {
 		return badRequest("%v", err)
 	}
 	ctx, reference := c.Request().Context(), string(in.Reference)
-	switch _, err := s.config.Secrets.Secret(ctx, in.Endpoint, reference); {
+	switch _, err := s.config.Store.Secret(ctx, in.Endpoint, reference); {
 	case err == nil && !in.Replace:
 		return &refusal{status: http.StatusConflict, message: fmt.Sprintf("endpoint %s has a secret with the reference %s already", in.Endpoint, gateway.ReferenceID(in.Reference))}
 	case err != nil && !errors.Is(err, gateway.ErrNotFound):
@@ -115,15 +109,15 @@ func (s *Server) addSecret(c echo.Context) error {
 	if in.NotAfter != nil {
 		kept.NotAfter = *in.NotAfter
 	}
-	if err := s.config.Secrets.PutSecret(ctx, kept, secretEvent("secret-added", kept, now)); err != nil {
+	if err := s.config.Store.PutSecret(ctx, kept, secretEvent(c, "secret-added", kept, now)); err != nil {
 		return err
 	}
-	s.config.Log.Info("shared secret added", "endpoint", kept.Endpoint, "reference", gateway.ReferenceID([]byte(reference)), "device", kept.Device)
+	s.config.Log.Info("shared secret added", "endpoint", kept.Endpoint, "reference", gateway.ReferenceID([]byte(reference)), "device", kept.Device, "actor", actorOf(c))
 	return c.JSON(http.StatusOK, secretOf(kept))
 }
 
-func secretEvent(kind string, s *gateway.StoredSecret, now time.Time) gateway.AuditEvent {
-	return gateway.AuditEvent{Kind: kind, At: now, Endpoint: s.Endpoint, Device: s.Device, Note: "reference " + gateway.ReferenceID([]byte(s.Reference))}
+func secretEvent(c echo.Context, kind string, s *gateway.StoredSecret, now time.Time) gateway.AuditEvent {
+	return gateway.AuditEvent{Kind: kind, At: now, Actor: actorOf(c), Endpoint: s.Endpoint, Device: s.Device, Note: "reference " + gateway.ReferenceID([]byte(s.Reference))}
 }
 
 // dropSecret takes one away.
@@ -138,20 +132,20 @@ func (s *Server) dropSecret(c echo.Context) error {
 	}
 	ctx, now := c.Request().Context(), s.config.Clock()
 	none := &refusal{status: http.StatusNotFound, message: fmt.Sprintf("endpoint %s has no secret with the reference %s", q["endpoint"], gateway.ReferenceID(reference))}
-	found, err := s.config.Secrets.Secret(ctx, q["endpoint"], string(reference))
+	found, err := s.config.Store.Secret(ctx, q["endpoint"], string(reference))
 	switch {
 	case errors.Is(err, gateway.ErrNotFound):
 		return none
 	case err != nil:
 		return err
 	}
-	switch err := s.config.Secrets.DropSecret(ctx, found.Endpoint, found.Reference, secretEvent("secret-removed", found, now)); {
+	switch err := s.config.Store.DropSecret(ctx, found.Endpoint, found.Reference, secretEvent(c, "secret-removed", found, now)); {
 	case errors.Is(err, gateway.ErrNotFound):
 		return none
 	case err != nil:
 		return err
 	}
-	s.config.Log.Info("shared secret removed", "endpoint", found.Endpoint, "reference", gateway.ReferenceID([]byte(reference)), "device", found.Device)
+	s.config.Log.Info("shared secret removed", "endpoint", found.Endpoint, "reference", gateway.ReferenceID([]byte(reference)), "device", found.Device, "actor", actorOf(c))
 	return c.JSON(http.StatusOK, secretOf(found))
 }
 
@@ -170,7 +164,7 @@ func (s *Server) secrets(c echo.Context) error {
 	if err != nil || !ok && len(place) > 0 {
 		return badRequest("after is what an earlier list gave as next")
 	}
-	found, err := s.config.Secrets.Secrets(c.Request().Context(), q["endpoint"], endpoint, reference, limit)
+	found, err := s.config.Store.Secrets(c.Request().Context(), q["endpoint"], endpoint, reference, limit)
 	if err != nil {
 		return err
 	}

@@ -1,11 +1,11 @@
-// Package admin is the gateway's API for its operator: `/v1` over a Unix socket that only the gateway's own user can
-// open. It lists transactions and certificates, explains why a device was refused, says how the gateway fares, and takes
-// the shared secrets of devices; else it changes nothing. Server is run by `muster serve`; Client is what `muster ls`,
-// `muster explain` and `muster secret` use. The shapes of its JSON are the exported structs of wire.go and secrets.go, so
-// that the domain's types can change without the API.
+// Package admin is the gateway's API for its operators: `/v1` over a Unix socket that only the gateway's own user can open,
+// and, where it is configured, over TLS for those with a token or a client certificate. It lists and explains, keeps the
+// inventory, takes secrets, approves, makes challenges, revokes, and changes CAs over. Server is run by `muster serve`;
+// Client is what the commands use. The shapes of its JSON are the exported structs of wire*.go and secrets.go, so that the
+// domain's types can change without the API; openapi.json describes them.
 //
-// It is no way into the gateway for devices, and whoever can open the socket is trusted with all that it shows:
-// names, addresses and notes, never a secret.
+// It is no way into the gateway for devices. Whoever can open the socket is an administrator. Nobody is shown a secret that
+// was put in; what the gateway made (a challenge, a password) is shown once.
 package admin
 
 import (
@@ -16,9 +16,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -27,12 +24,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/plugins/backend"
 )
 
-// Store is what the API lists; gateway.Store is one. Any error means that the store cannot answer.
+// Store is what the API reads and keeps; gateway.Store is one. Any error but those named there means that it cannot answer.
 type Store interface {
 	Transactions(ctx context.Context, f gateway.TransactionFilter) ([]*gateway.Transaction, error)
 	Certificates(ctx context.Context, f gateway.CertificateFilter) ([]*gateway.Certificate, error)
+	Certificate(ctx context.Context, issuer, serial []byte) (*gateway.Certificate, error)
+	Messages(ctx context.Context, transaction string) ([]gateway.Message, error)
+	gateway.Inventory
+	gateway.Challenges
+	SecretStore
 }
 
 // Gateway is what the API asks beyond the store; *gateway.Gateway is one.
@@ -43,49 +46,73 @@ type Gateway interface {
 	Strangers(limit int) []*gateway.Transaction
 	// Ready says why the gateway cannot issue, nil when it can.
 	Ready(ctx context.Context) error
+	// What operators do. Errors are *gateway.Error.
+	Approve(ctx context.Context, id, actor, reason string) (*gateway.Transaction, error)
+	Deny(ctx context.Context, id, actor, reason string) (*gateway.Transaction, error)
+	RevokeCertificate(ctx context.Context, issuer, serial []byte, reason int, actor, note string) (c *gateway.Certificate, told bool, err error)
+	Rollover(ctx context.Context, name string, r *backend.RolloverRequest, actor string) (*backend.CA, error)
 }
 
-// Config is what a Server is made of.
+// Config is what a Server is made of. What belongs to a configuration is asked for anew each time.
 type Config struct {
 	Store    Store
 	Gateway  Gateway
-	Backends func(ctx context.Context) []Backend // the backends of the running configuration
-	Secrets  SecretStore
-	Sealer   func() Sealer // of the running configuration
+	Backends func(ctx context.Context) []Backend    // the backends of the running configuration
+	CAs      func(ctx context.Context) []BackendCAs // and their CAs
+	// CRL returns a CRL, DER, by one of its CA's names for it, "" for the default CA's. The error wraps gateway.ErrNotFound
+	// when there is no such one, else it is a *gateway.Error.
+	CRL    func(ctx context.Context, backend, name string) ([]byte, error)
+	Sealer func() Sealer // of the running configuration
 	// TakesSecrets says why an endpoint of the running configuration cannot have secrets of devices, nil when it can.
 	TakesSecrets func(endpoint string) error
-	Metrics      prometheus.Gatherer
-	Version      string
-	Instance     string
-	Clock        func() time.Time
-	Log          *slog.Logger
+	// TakesChallenges says why an endpoint cannot have challenges, or not for the profile ("": its own), nil when it can.
+	TakesChallenges func(endpoint, profile string) error
+	// Started reports whether a configuration runs: before, nothing is changed.
+	Started  func() bool
+	Metrics  *prometheus.Registry
+	Version  string
+	Instance string
+	Clock    func() time.Time
+	Log      *slog.Logger
 }
 
 // Server answers the API.
 type Server struct {
-	config  Config
-	started time.Time
-	http    *http.Server
+	config   Config
+	started  time.Time
+	http     *http.Server
+	denied   *denials
+	changing chan struct{} // holds a value while devices change
+	entries  int           // that one import may have
+	imported int64         // bytes, of them together
 }
 
-// askTimeout bounds what one request may take.
-const askTimeout = 15 * time.Second
+// Bounds on what one request may take.
+const (
+	askTimeout    = 15 * time.Second
+	longTimeout   = 6 * time.Minute  // that asks a CA
+	importTimeout = 30 * time.Minute // with the upload
+)
 
 // New makes a Server; it listens nowhere yet.
 func New(c Config) (*Server, error) {
-	if c.Store == nil || c.Gateway == nil || c.Backends == nil || c.Secrets == nil || c.Sealer == nil || c.TakesSecrets == nil ||
-		c.Metrics == nil || c.Clock == nil || c.Log == nil {
-		return nil, errors.New("admin: store, gateway, backends, secrets with all that they need, metrics, clock and log are required")
+	if c.Store == nil || c.Gateway == nil || c.Backends == nil || c.CAs == nil || c.CRL == nil || c.Sealer == nil || c.TakesSecrets == nil ||
+		c.TakesChallenges == nil || c.Started == nil || c.Metrics == nil || c.Clock == nil || c.Log == nil {
+		return nil, errors.New("admin: all of Config is required")
 	}
-	s := &Server{config: c, started: c.Clock()}
+	s := &Server{config: c, started: c.Clock(), denied: newDenials(&c), changing: make(chan struct{}, 1), entries: maxEntries, imported: maxImport}
+	if err := c.Metrics.Register(s.denied.total); err != nil {
+		return nil, fmt.Errorf("admin: %w", err)
+	}
 	s.http = &http.Server{
-		Handler: s.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 2 * askTimeout,
+		Handler: s.handler(local), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 2 * askTimeout,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelWarn),
+		ConnContext: withPeer,
 	}
 	return s, nil
 }
 
-// Serve answers on the listener (see Listen) until Shutdown. It returns nil then, and the listener's error otherwise.
+// Serve answers on the Unix socket (see Listen) until Shutdown. It returns nil then, and the listener's error otherwise.
 func (s *Server) Serve(l net.Listener) error {
 	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
@@ -96,28 +123,102 @@ func (s *Server) Serve(l net.Listener) error {
 // Shutdown closes the listener, removes its socket, and waits for answers under way.
 func (s *Server) Shutdown(ctx context.Context) error { return s.http.Shutdown(ctx) }
 
-// Handler is the API without a listener.
-func (s *Server) Handler() http.Handler {
+// route is one call of the API.
+type route struct {
+	method, path string
+	role         Role // that it takes at least
+	timeout      time.Duration
+	handle       echo.HandlerFunc
+}
+
+// routes are all of them; openapi.json describes each.
+func (s *Server) routes() []route {
+	metrics := promhttp.HandlerFor(s.config.Metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(s.config.Log.Handler(), slog.LevelWarn)})
+	return []route{
+		{"GET", "/v1/transactions", Viewer, askTimeout, s.transactions},
+		{"GET", "/v1/transactions/:id", Viewer, askTimeout, s.explain},
+		{"POST", "/v1/transactions/:id/approve", Approver, longTimeout, s.approve},
+		{"POST", "/v1/transactions/:id/deny", Approver, askTimeout, s.deny},
+		{"GET", "/v1/certificates", Viewer, askTimeout, s.certificates},
+		{"POST", "/v1/certificates/revoke", Admin, longTimeout, s.revoke},
+		{"GET", "/v1/devices", Viewer, askTimeout, s.devices},
+		{"POST", "/v1/devices", Admin, askTimeout, s.addDevice},
+		{"POST", "/v1/devices/import", Admin, importTimeout, s.importDevices},
+		{"GET", "/v1/devices/:name", Viewer, askTimeout, s.device},
+		{"DELETE", "/v1/devices/:name", Admin, askTimeout, s.dropDevice},
+		{"POST", "/v1/devices/:name/state", Admin, askTimeout, s.setDeviceState},
+		{"POST", "/v1/devices/:name/reset", Admin, askTimeout, s.resetDevice},
+		{"GET", "/v1/challenges", Viewer, askTimeout, s.challenges},
+		{"POST", "/v1/challenges", Approver, askTimeout, s.makeChallenge},
+		{"DELETE", "/v1/challenges/:id", Approver, askTimeout, s.dropChallenge},
+		{"GET", "/v1/secrets", Viewer, askTimeout, s.secrets},
+		{"POST", "/v1/secrets", Admin, askTimeout, s.addSecret},
+		{"DELETE", "/v1/secrets", Admin, askTimeout, s.dropSecret},
+		{"GET", "/v1/cas", Viewer, askTimeout, s.cas},
+		{"GET", "/v1/cas/:backend/crl", Viewer, askTimeout, s.crl},
+		{"POST", "/v1/cas/:backend/rollover", Admin, longTimeout, s.rollover},
+		{"GET", "/v1/status", Viewer, askTimeout, s.status},
+		{"GET", "/v1/openapi.json", Viewer, askTimeout, s.openAPI},
+		{"GET", "/metrics", Viewer, askTimeout, echo.WrapHandler(metrics)},
+	}
+}
+
+const callerKey = "caller"
+
+// callerOf is who the gate has let in.
+func callerOf(c echo.Context) caller {
+	who, _ := c.Get(callerKey).(caller)
+	return who
+}
+
+// actorOf is who asks, for the audit trail.
+func actorOf(c echo.Context) string { return callerOf(c).actor }
+
+// handler is the API behind a gate, which every request passes first, whatever its path.
+func (s *Server) handler(g gate) http.Handler {
 	e := echo.New()
 	e.HTTPErrorHandler = s.fail
 	e.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			ctx, cancel := context.WithTimeout(c.Request().Context(), askTimeout)
 			defer cancel()
-			c.SetRequest(c.Request().WithContext(ctx))
+			who, err := g(c.Request().WithContext(ctx))
+			if err != nil {
+				return err
+			}
+			c.Set(callerKey, who)
+			c.Response().Header().Set("Cache-Control", "no-store")
 			return next(c)
 		}
 	})
-	e.GET("/v1/transactions", s.transactions)
-	e.GET("/v1/transactions/:id", s.explain)
-	e.GET("/v1/certificates", s.certificates)
-	e.GET("/v1/status", s.status)
-	e.GET("/v1/secrets", s.secrets)
-	e.POST("/v1/secrets", s.addSecret)
-	e.DELETE("/v1/secrets", s.dropSecret)
-	metrics := promhttp.HandlerFor(s.config.Metrics, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(s.config.Log.Handler(), slog.LevelWarn)})
-	e.GET("/metrics", echo.WrapHandler(metrics))
+	for _, r := range s.routes() {
+		e.Add(r.method, r.path, s.guarded(r))
+	}
 	return e
+}
+
+// guarded calls a route for those who have its role, in its time.
+func (s *Server) guarded(r route) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if who := callerOf(c); who.role < r.role {
+			return &refusal{status: http.StatusForbidden, message: fmt.Sprintf("this takes the role %s; %s has the role %s", r.role, who.actor, who.role)}
+		}
+		if r.method != http.MethodGet && !s.config.Started() {
+			return &refusal{status: http.StatusServiceUnavailable, message: "the gateway is starting: try again"}
+		}
+		if r.timeout > askTimeout {
+			// The server's own deadlines are for short calls.
+			conn := http.NewResponseController(c.Response())
+			until := time.Now().Add(r.timeout + askTimeout)
+			if err := errors.Join(conn.SetReadDeadline(until), conn.SetWriteDeadline(until)); err != nil {
+				return err
+			}
+		}
+		ctx, cancel := context.WithTimeout(c.Request().Context(), r.timeout)
+		defer cancel()
+		c.SetRequest(c.Request().WithContext(ctx))
+		return r.handle(c)
+	}
 }
 
 // refusal is an error with the answer that it is given.
@@ -125,6 +226,8 @@ type refusal struct {
 	status     int
 	message    string
 	candidates []string
+	failures   []ImportFailure
+	more       int
 }
 
 func (e *refusal) Error() string { return e.message }
@@ -133,197 +236,50 @@ func badRequest(format string, args ...any) error {
 	return &refusal{status: http.StatusBadRequest, message: fmt.Sprintf(format, args...)}
 }
 
+func conflict(format string, args ...any) error {
+	return &refusal{status: http.StatusConflict, message: fmt.Sprintf(format, args...)}
+}
+
+// failureOf is the answer to an error of the API.
+func (s *Server) failureOf(err error, path string) (status int, body Failure) {
+	if own, ok := errors.AsType[*refusal](err); ok {
+		return own.status, Failure{Error: own.message, Candidates: own.candidates, Failures: own.failures, More: own.more}
+	}
+	if routing, ok := errors.AsType[*echo.HTTPError](err); ok {
+		return routing.Code, Failure{Error: strings.ToLower(http.StatusText(routing.Code))}
+	}
+	if e, ok := errors.AsType[*gateway.Error](err); ok {
+		if status := statusOf(e); status != http.StatusServiceUnavailable {
+			return status, Failure{Error: cmp.Or(e.Detail, string(e.Reason))}
+		}
+	}
+	s.config.Log.Error("admin request failed", "path", path, "err", err)
+	return http.StatusServiceUnavailable, Failure{Error: "the gateway cannot answer: " + err.Error()}
+}
+
+// statusOf is the status of what the gateway refused.
+func statusOf(e *gateway.Error) int {
+	switch {
+	case errors.Is(e, gateway.ErrNotFound), e.Reason == gateway.UnknownCert:
+		return http.StatusNotFound
+	case errors.Is(e, gateway.ErrStale), errors.Is(e, gateway.ErrApproved):
+		return http.StatusConflict
+	case e.Reason == gateway.Unavailable, e.Reason == gateway.Busy, e.Reason == gateway.Internal:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusConflict
+}
+
 // fail renders every error of the API.
 func (s *Server) fail(err error, c echo.Context) {
 	if c.Response().Committed {
 		return
 	}
-	status, body := http.StatusServiceUnavailable, Failure{Error: "the gateway cannot answer: " + err.Error()}
-	var own *refusal
-	var routing *echo.HTTPError
-	switch {
-	case errors.As(err, &own):
-		status, body = own.status, Failure{Error: own.message, Candidates: own.candidates}
-	case errors.As(err, &routing):
-		status, body = routing.Code, Failure{Error: strings.ToLower(http.StatusText(routing.Code))}
-	default:
-		s.config.Log.Error("admin request failed", "path", c.Request().URL.Path, "err", err)
+	status, body := s.failureOf(err, c.Request().URL.Path)
+	if status == http.StatusUnauthorized {
+		c.Response().Header().Set("WWW-Authenticate", `Bearer realm="muster"`)
 	}
 	if err := c.JSON(status, body); err != nil {
 		s.config.Log.Warn("admin answer could not be written", "err", err)
 	}
-}
-
-// known reads the query's parameters and refuses those that the call does not know, so that a misspelt filter does
-// not list everything.
-func known(c echo.Context, names ...string) (map[string]string, error) {
-	got := make(map[string]string)
-	for name, values := range c.QueryParams() {
-		if !slices.Contains(names, name) {
-			return nil, badRequest("unknown parameter %q (known: %s)", name, strings.Join(names, ", "))
-		}
-		if len(values) != 1 {
-			return nil, badRequest("parameter %q stands %d times", name, len(values))
-		}
-		got[name] = values[0]
-	}
-	return got, nil
-}
-
-const (
-	defaultLimit = 100
-	maxLimit     = 1000
-)
-
-func limitOf(s string) (int, error) {
-	if s == "" {
-		return defaultLimit, nil
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 || n > maxLimit {
-		return 0, badRequest("limit is 1 to %d", maxLimit)
-	}
-	return n, nil
-}
-
-// states lists all of them, for the message about one that is none.
-var states = []gateway.State{
-	gateway.StateRefused, gateway.StateHeld, gateway.StateIssuing, gateway.StateUnknown, gateway.StateWaiting,
-	gateway.StateStuck, gateway.StateUnconfirmed, gateway.StateIssued, gateway.StateRejected, gateway.StateFailed,
-}
-
-func (s *Server) transactions(c echo.Context) error {
-	q, err := known(c, "state", "endpoint", "device", "limit", "before", "refused")
-	if err != nil {
-		return err
-	}
-	f := gateway.TransactionFilter{Endpoint: q["endpoint"], Device: q["device"], Before: q["before"]}
-	if f.Limit, err = limitOf(q["limit"]); err != nil {
-		return err
-	}
-	if f.Before != "" && !gateway.ValidID(f.Before) {
-		return badRequest("before is a whole transaction ID")
-	}
-	if q["state"] != "" {
-		for word := range strings.SplitSeq(q["state"], ",") {
-			if !slices.Contains(states, gateway.State(word)) {
-				return badRequest("no state %q (known: %s)", word, joinStates())
-			}
-			f.States = append(f.States, gateway.State(word))
-		}
-	}
-	if q["refused"] != "" && q["refused"] != "recent" {
-		return badRequest(`refused is "recent" or absent`)
-	}
-	found, err := s.config.Store.Transactions(c.Request().Context(), f)
-	if err != nil {
-		return err
-	}
-	list := TransactionList{Transactions: []Transaction{}}
-	for _, t := range found {
-		list.Transactions = append(list.Transactions, transactionOf(t, false, false))
-	}
-	if q["refused"] == "recent" {
-		list.Transactions = mergeStrangers(list.Transactions, s.config.Gateway.Strangers(maxStrangers), f)
-	}
-	// The store may have had more, or we have cut.
-	if len(found) == f.Limit || len(list.Transactions) > f.Limit {
-		list.Transactions = list.Transactions[:f.Limit]
-		list.Next = list.Transactions[f.Limit-1].ID
-	}
-	return c.JSON(http.StatusOK, list)
-}
-
-// maxStrangers is more than a gateway remembers.
-const maxStrangers = 1 << 16
-
-// mergeStrangers adds the remembered refusals that the filter selects, the newest first. IDs sort by time.
-func mergeStrangers(list []Transaction, strangers []*gateway.Transaction, f gateway.TransactionFilter) []Transaction {
-	for _, t := range strangers {
-		switch {
-		case len(f.States) > 0 && !slices.Contains(f.States, t.State), f.Endpoint != "" && f.Endpoint != t.Endpoint,
-			f.Device != "" && f.Device != t.Device, f.Before != "" && t.ID >= f.Before:
-			continue
-		}
-		list = append(list, transactionOf(t, true, false))
-	}
-	slices.SortStableFunc(list, func(a, b Transaction) int { return cmp.Compare(b.ID, a.ID) })
-	return slices.CompactFunc(list, func(a, b Transaction) bool { return a.ID == b.ID })
-}
-
-func joinStates() string {
-	words := make([]string, len(states))
-	for i, s := range states {
-		words[i] = string(s)
-	}
-	return strings.Join(words, ", ")
-}
-
-func (s *Server) explain(c echo.Context) error {
-	if _, err := known(c); err != nil {
-		return err
-	}
-	given := c.Param("id")
-	if c.Request().URL.RawPath != "" { // then the router took the path as it came
-		if plain, err := url.PathUnescape(given); err == nil {
-			given = plain
-		}
-	}
-	t, err := s.find(c.Request().Context(), given)
-	if err != nil {
-		return err
-	}
-	remembered := slices.ContainsFunc(s.config.Gateway.Strangers(maxStrangers), func(x *gateway.Transaction) bool { return x.ID == t.ID })
-	return c.JSON(http.StatusOK, transactionOf(t, remembered, true))
-}
-
-func (s *Server) certificates(c echo.Context) error {
-	q, err := known(c, "device", "requester", "valid", "limit", "before")
-	if err != nil {
-		return err
-	}
-	f := gateway.CertificateFilter{Device: q["device"], Requester: q["requester"], Before: q["before"]}
-	if f.Limit, err = limitOf(q["limit"]); err != nil {
-		return err
-	}
-	if f.Before != "" && !gateway.ValidID(f.Before) {
-		return badRequest("before is a whole transaction ID")
-	}
-	switch q["valid"] {
-	case "":
-	case "now":
-		f.ValidAt = s.config.Clock()
-	default:
-		return badRequest(`valid is "now" or absent`)
-	}
-	found, err := s.config.Store.Certificates(c.Request().Context(), f)
-	if err != nil {
-		return err
-	}
-	list := CertificateList{Certificates: []Certificate{}}
-	for _, cert := range found {
-		list.Certificates = append(list.Certificates, certificateOf(cert, false))
-	}
-	if len(found) == f.Limit {
-		list.Next = found[len(found)-1].Transaction
-	}
-	return c.JSON(http.StatusOK, list)
-}
-
-func (s *Server) status(c echo.Context) error {
-	if _, err := known(c); err != nil {
-		return err
-	}
-	ctx := c.Request().Context()
-	now := s.config.Clock()
-	out := Status{
-		Version: s.config.Version, Instance: s.config.Instance, Started: s.started.UTC(),
-		Uptime: int64(now.Sub(s.started) / time.Second), Ready: true, Backends: []Backend{},
-	}
-	if err := s.config.Gateway.Ready(ctx); err != nil {
-		out.Ready, out.NotReady = false, err.Error()
-	}
-	out.Backends = append(out.Backends, s.config.Backends(ctx)...)
-	slices.SortFunc(out.Backends, func(a, b Backend) int { return cmp.Compare(a.Name, b.Name) })
-	return c.JSON(http.StatusOK, out)
 }

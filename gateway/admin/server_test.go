@@ -38,6 +38,15 @@ type source struct {
 	secrets   []*gateway.StoredSecret // by endpoint and reference
 	audit     []gateway.AuditEvent
 	log       bytes.Buffer
+	devices   []*gateway.Device // by name
+	claims    map[string]int64
+	given     []*gateway.IssuedChallenge // newest first
+	messages  []gateway.Message
+	authority []backend.CA
+	starting  bool
+	late      chan struct{} // an import tells its first entry, then fails when it is closed
+	approved  string        // what the gateway was asked
+	rolled    backend.RolloverRequest
 }
 
 func (s *source) Transactions(_ context.Context, f gateway.TransactionFilter) ([]*gateway.Transaction, error) {
@@ -101,26 +110,23 @@ func name(t *testing.T, cn string) []byte {
 // serve runs the API over a Unix socket and returns a client of it.
 func serve(t *testing.T, s *source) (*Client, string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "admin.sock")
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "muster_test_total", Help: "A counter."}))
-	var asks atomic.Int64
-	server, err := New(Config{
-		Store: s, Gateway: s, Metrics: registry, Version: "v1.2.3", Instance: "a", Log: slog.New(slog.NewTextHandler(&s.log, nil)),
-		Secrets: s, Sealer: func() Sealer { return reversing{} }, TakesSecrets: func(endpoint string) error {
-			if endpoint != "ran" && endpoint != "core" {
-				return fmt.Errorf("no endpoint %q", endpoint)
-			}
-			return nil
-		},
-		Clock: func() time.Time { return noon.Add(time.Duration(asks.Add(1)-1) * 90 * time.Second) },
-		Backends: func(context.Context) []Backend {
-			return []Backend{{Name: "z", Plugin: "/opt/z", Error: "gone"}, {Name: "local", Plugin: "local", PID: 7, Restarts: 2, Idempotency: "native"}}
-		},
-	})
+	c := serveOn(t, newServer(t, s))
+	return c, strings.TrimPrefix(c.where, "admin socket ")
+}
+
+// serveConfig runs another one.
+func serveConfig(t *testing.T, config Config) *Client {
+	t.Helper()
+	server, err := New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveOn(t, server)
+}
+
+func serveOn(t *testing.T, server *Server) *Client {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "admin.sock")
 	l, err := Listen(path)
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +144,32 @@ func serve(t *testing.T, s *source) (*Client, string) {
 			t.Errorf("the socket is left behind: %v", err)
 		}
 	})
-	return NewClient(path), path
+	return NewClient(path)
+}
+
+func newServer(t *testing.T, s *source) *Server {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "muster_test_total", Help: "A counter."}))
+	var asks atomic.Int64
+	server, err := New(Config{
+		Store: s, Gateway: s, Metrics: registry, Version: "v1.2.3", Instance: "a", Log: slog.New(slog.NewTextHandler(&s.log, nil)),
+		CAs: s.cas, CRL: s.crl, Started: func() bool { return !s.starting }, TakesChallenges: takesChallenges,
+		Sealer: func() Sealer { return reversing{} }, TakesSecrets: func(endpoint string) error {
+			if endpoint != "ran" && endpoint != "core" {
+				return fmt.Errorf("no endpoint %q", endpoint)
+			}
+			return nil
+		},
+		Clock: func() time.Time { return noon.Add(time.Duration(asks.Add(1)-1) * 90 * time.Second) },
+		Backends: func(context.Context) []Backend {
+			return []Backend{{Name: "z", Plugin: "/opt/z", Error: "gone"}, {Name: "local", Plugin: "local", PID: 7, Restarts: 2, Idempotency: "native"}}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return server
 }
 
 func ids(list []Transaction) []string {

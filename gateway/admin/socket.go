@@ -6,9 +6,13 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxSocketPath is what fits in a sockaddr_un of Linux, without the final NUL.
@@ -104,3 +108,30 @@ func (s *socket) Close() error {
 }
 
 func (s *socket) Addr() net.Addr { return &net.UnixAddr{Name: s.path, Net: "unix"} }
+
+// peerOf names who has opened a connection to a Unix socket: "unix:" and the user's name, or its number.
+func peerOf(c net.Conn) (string, error) {
+	conn, ok := c.(*net.UnixConn)
+	if !ok {
+		return "", errors.New("not a Unix socket")
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return "", err
+	}
+	var cred *unix.Ucred
+	var failed error
+	if err := raw.Control(func(fd uintptr) {
+		cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return "", err
+	}
+	if failed != nil {
+		return "", failed
+	}
+	id := strconv.FormatUint(uint64(cred.Uid), 10)
+	if u, err := user.LookupId(id); err == nil && u.Username != "" {
+		return "unix:" + u.Username, nil
+	}
+	return "unix:" + id, nil
+}

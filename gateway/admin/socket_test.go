@@ -5,8 +5,11 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"net/http/httptest"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -156,5 +159,33 @@ func TestClientWithAnotherServer(t *testing.T) {
 		if _, err := NewClient(path).Status(context.Background()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", answer, err)
 		}
+	}
+}
+
+// The kernel says who has opened the socket.
+func TestPeer(t *testing.T) {
+	s := &source{}
+	c, _ := serve(t, s)
+	if _, err := c.AddDevice(t.Context(), Device{Name: "a"}, false); err != nil {
+		t.Fatal(err)
+	}
+	want := "unix:" + strconv.Itoa(os.Getuid())
+	if u, err := user.Current(); err == nil {
+		want = "unix:" + u.Username
+	}
+	if s.audit[0].Actor != want {
+		t.Errorf("%q, want %q", s.audit[0].Actor, want)
+	}
+	one, other := net.Pipe()
+	defer one.Close()
+	defer other.Close()
+	if actor, err := peerOf(one); err == nil {
+		t.Errorf("not a socket: %q", actor)
+	}
+	// Where that is not known, nobody is an administrator.
+	rec := httptest.NewRecorder()
+	newServer(t, s).handler(local).ServeHTTP(rec, httptest.NewRequest("GET", "/v1/status", nil))
+	if rec.Code != 401 {
+		t.Errorf("%d %s", rec.Code, rec.Body)
 	}
 }

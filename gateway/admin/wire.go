@@ -37,7 +37,10 @@ type Transaction struct {
 	ConfirmBy   *time.Time   `json:"confirm_by,omitempty"` // unconfirmed: until then the device can confirm its certificate
 	Certificate *Certificate `json:"certificate,omitempty"`
 	// Remembered is set on a stranger's refusal, which is kept in memory only.
-	Remembered bool `json:"remembered,omitempty"`
+	Remembered bool      `json:"remembered,omitempty"`
+	Hold       *Hold     `json:"hold,omitempty"`     // held, and what was
+	Changes    []string  `json:"changes,omitempty"`  // what is granted otherwise than asked for, a line each
+	Messages   []Message `json:"messages,omitempty"` // when one transaction is asked for
 }
 
 // Verdict is what one stage decided.
@@ -115,7 +118,10 @@ type Backend struct {
 // Failure is the body of every answer that is not a success.
 type Failure struct {
 	Error      string   `json:"error"`
-	Candidates []string `json:"candidates,omitempty"` // the transactions that an ambiguous part of an ID may mean
+	Candidates []string `json:"candidates,omitempty"` // what an ambiguous name may mean
+	// Failures are the entries that cannot be imported, at most 100; More says how many further ones there are.
+	Failures []ImportFailure `json:"failures,omitempty"`
+	More     int             `json:"more,omitempty"`
 }
 
 func transactionOf(t *gateway.Transaction, remembered, whole bool) Transaction {
@@ -124,10 +130,10 @@ func transactionOf(t *gateway.Transaction, remembered, whole bool) Transaction {
 		State: string(t.State), Reason: string(t.Reason), Note: t.Note, Source: t.Source, Credentials: t.Credentials,
 		Requester: t.Requester, Device: t.Device, Subject: t.Subject, Profile: t.Profile, Backend: t.Backend,
 		Replaces: hex.EncodeToString(t.Replaces), Received: t.Received.UTC(), Updated: t.Updated.UTC(),
-		Ticket: t.Ticket, Remembered: remembered,
+		Ticket: t.Ticket, Remembered: remembered, Hold: holdOf(t.Hold),
 	}
 	if whole {
-		out.Verdicts = verdictsOf(t.Verdicts)
+		out.Verdicts, out.Changes = verdictsOf(t.Verdicts), t.Changes
 	}
 	if i := t.Intent; i != nil {
 		out.Granted = &Granted{

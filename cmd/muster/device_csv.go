@@ -1,0 +1,214 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+)
+
+// readCSV reads a header and a row for each device (RFC 4180, but for one thing: no value goes over a line's end, so that a
+// quote that is missing costs one row). The header tells the separator: comma, semicolon or tab.
+func (d *deviceReader) readCSV(r *bufio.Reader) error {
+	var columns []*deviceField
+	var labels []string
+	separator := byte(0)
+	for line := 1; ; line++ {
+		text, tooLong, err := readLineOf(r)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch {
+		case tooLong:
+			d.rows++
+			d.add(fileFault{line: line, why: fmt.Sprintf("the line is longer than %d bytes", maxDeviceLine)})
+			if columns == nil {
+				return nil
+			}
+			continue
+		case columns == nil:
+			if rest, ok := bytes.CutPrefix(text, []byte("sep=")); ok && line == 1 && len(rest) == 1 && strings.Contains(separators, string(rest)) {
+				separator = rest[0] // Excel's own
+				continue
+			}
+			if len(bytes.TrimSpace(text)) == 0 {
+				continue
+			}
+			if separator == 0 {
+				separator = separatorOf(text)
+			}
+			if columns, labels = d.header(line, text, separator); columns == nil {
+				return nil
+			}
+			continue
+		}
+		if len(bytes.Trim(text, " \t,;\"")) == 0 {
+			continue // spreadsheets leave such rows
+		}
+		if d.full(line) {
+			return nil
+		}
+		d.row(line, text, separator, columns, labels)
+	}
+}
+
+// readLineOf returns a line without its end; of one that is too long, that it is. io.EOF comes alone.
+func readLineOf(r *bufio.Reader) (text []byte, tooLong bool, err error) {
+	text, err = r.ReadSlice('\n')
+	for errors.Is(err, bufio.ErrBufferFull) {
+		tooLong = true
+		_, err = r.ReadSlice('\n')
+	}
+	if err != nil && (!errors.Is(err, io.EOF) || len(text) == 0 && !tooLong) {
+		return nil, false, err
+	}
+	text = bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r"))
+	return text, tooLong || len(text) > maxDeviceLine, nil
+}
+
+// separators are those that may stand between values.
+const separators = ",;\t"
+
+// separatorOf is the one that the header has most of.
+func separatorOf(header []byte) byte {
+	best, most := byte(','), 0
+	for _, c := range []byte(separators) {
+		if n := bytes.Count(header, []byte{c}); n > most {
+			best, most = c, n
+		}
+	}
+	return best
+}
+
+// header finds the columns; nil when something is wrong with them.
+func (d *deviceReader) header(line int, text []byte, separator byte) (columns []*deviceField, labels []string) {
+	if !utf8.Valid(text) {
+		d.add(fileFault{line: line, why: "this is not UTF-8: save the file as UTF-8"})
+		return nil, nil
+	}
+	names, err := splitCSV(text, separator)
+	if err == nil && len(names) > maxDeviceColumns {
+		err = fmt.Errorf("%d columns, at most %d are taken", len(names), maxDeviceColumns)
+	}
+	if err != nil {
+		d.add(fileFault{line: line, why: err.Error()})
+		return nil, nil
+	}
+	unknown := 0
+	at := map[string]int{}
+	for i := range names {
+		name := names[i].text
+		column := fmt.Sprintf("column %d", i+1)
+		field, err := fieldNamed(name)
+		switch {
+		case name == "":
+			d.add(fileFault{line: line, why: column + " has no name"})
+		case err != nil:
+			unknown++
+			d.add(fileFault{line: line, label: column, value: shown(name), why: err.Error()})
+		case at[field.name] > 0 && !field.many:
+			d.add(fileFault{line: line, label: column, value: shown(name), why: fmt.Sprintf("column %d has this name already", at[field.name])})
+		default:
+			at[field.name] = i + 1
+			columns = append(columns, field)
+			labels = append(labels, field.name)
+		}
+	}
+	if unknown == len(names) {
+		d.faults, d.more = nil, 0
+		d.add(fileFault{line: line, label: "header", value: shown(string(text)), why: "none of these is a column: the first line names them, e.g. serial,vendor,endpoints"})
+	}
+	if len(d.faults) > 0 {
+		return nil, nil
+	}
+	return columns, labels
+}
+
+// row reads one device.
+func (d *deviceReader) row(line int, text []byte, separator byte, columns []*deviceField, labels []string) {
+	faults := len(d.faults) + d.more
+	cells, err := splitCSV(text, separator)
+	if err == nil && len(cells) != len(columns) {
+		err = fmt.Errorf("%d values, the header names %d columns%s", len(cells), len(columns), map[bool]string{
+			true: ": a value with a separator in it is written in quotes"}[len(cells) > len(columns)])
+	}
+	if err != nil {
+		d.rows++
+		d.add(fileFault{line: line, why: err.Error()})
+		return
+	}
+	e := &fileDevice{line: line, values: make([]fileValue, 0, len(columns))}
+	for i, cell := range cells {
+		v := fileValue{line: line, field: columns[i], label: labels[i]}
+		switch {
+		case cell.text == "":
+		case columns[i].split:
+			for _, v.text = range strings.FieldsFunc(cell.text, func(r rune) bool { return r == ';' || r == ' ' }) {
+				d.put(e, v)
+			}
+		default:
+			v.text = cell.text
+			d.put(e, v)
+			if columns[i].number && !cell.quoted && rounded(cell.text) {
+				d.fault(v, "a spreadsheet has rounded this number: make the column text there, and export it again")
+			}
+		}
+	}
+	d.entry(e, faults)
+}
+
+// csvCell is one value of a line.
+type csvCell struct {
+	text   string
+	quoted bool
+}
+
+// splitCSV parts a line. Space around values is dropped, but within quotes.
+func splitCSV(line []byte, separator byte) ([]csvCell, error) {
+	var cells []csvCell
+	text := string(line)
+	for {
+		rest := strings.TrimLeft(text, " ")
+		if !strings.HasPrefix(rest, `"`) {
+			cell, after, more := strings.Cut(text, string(separator))
+			if strings.Contains(cell, `"`) {
+				return nil, fmt.Errorf("value %d has a quote in it: write the value in quotes, and that quote twice", len(cells)+1)
+			}
+			cells = append(cells, csvCell{text: strings.TrimSpace(cell)})
+			if !more {
+				return cells, nil
+			}
+			text = after
+			continue
+		}
+		var cell strings.Builder
+		rest = rest[1:]
+		for {
+			part, after, closed := strings.Cut(rest, `"`)
+			cell.WriteString(part)
+			if !closed {
+				return nil, fmt.Errorf("value %d begins with a quote, and none ends it on this line", len(cells)+1)
+			}
+			if !strings.HasPrefix(after, `"`) {
+				rest = strings.TrimLeft(after, " ")
+				break
+			}
+			cell.WriteByte('"')
+			rest = after[1:]
+		}
+		cells = append(cells, csvCell{cell.String(), true})
+		if rest == "" {
+			return cells, nil
+		}
+		if rest[0] != separator {
+			return nil, fmt.Errorf("value %d goes on behind the quote that ends it", len(cells))
+		}
+		text = rest[1:]
+	}
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/muster-pki/muster/plugins/backend"
+)
+
+const (
+	followEvery   = time.Minute // how often the CAs are asked whether another replica, or somebody else, changed them over
+	followTimeout = 2 * time.Minute
+)
+
+// caChanged has followCAs look at once. It does not wait.
+func (p *process) caChanged(string) {
+	select {
+	case p.rolled <- struct{}{}:
+	default:
+	}
+}
+
+// followCAs keeps what the Runtime was built from the CAs' certificates true when a CA changes over: the RA certificates,
+// which come from the new issuing key, the CAs that TLS names to clients, our TLS certificate and its chain.
+func (p *process) followCAs() {
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.life.Done():
+			return
+		case <-tick.C:
+		case <-p.rolled:
+		}
+		p.followed(p.life)
+	}
+}
+
+// followed builds the Runtime anew when a CA's certificates are others than it was built from: a reload of the
+// configuration that runs, which leaves listeners, plugins and requests under way as they are. A failure is told, and
+// tried again a minute later.
+func (p *process) followed(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, followTimeout)
+	defer cancel()
+	rt := p.runtime.Load()
+	if rt == nil || sameCAs(rt.cas, p.currentCAs(ctx, rt)) {
+		return
+	}
+	p.reloading.Lock()
+	defer p.reloading.Unlock()
+	if p.runtime.Load() != rt { // a reload came first, and has asked the CAs
+		return
+	}
+	p.log.Info("a CA has other certificates than before: the configuration is put into force again")
+	if err := p.enforce(ctx, rt.cfg); err != nil && p.life.Err() == nil {
+		p.log.Error("a CA has changed over, and the gateway's own certificates have not: it is tried again", "err", err)
+	}
+}
+
+func sameCAs(a, b map[string][]backend.CA) bool {
+	same := func(x, y [][]byte) bool { return slices.EqualFunc(x, y, bytes.Equal) }
+	for name := range b {
+		if !slices.EqualFunc(a[name], b[name], func(x, y backend.CA) bool {
+			return x.Name == y.Name && same(x.Chain, y.Chain) && same(x.Rollover, y.Rollover) && slices.Equal(x.CRLs, y.CRLs)
+		}) {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}

@@ -1,0 +1,396 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/passhash"
+)
+
+const (
+	// sealedForDevice is what a device's secret is sealed for, followed by its name: what stages open it with.
+	sealedForDevice = "device"
+	generate        = "generate" // as a password: the gateway makes one
+	generatedLength = 26         // characters of 5 bits: 130 bits
+	longPassword    = 20         // characters; in an import, shorter ones would cost an argon2id computation each
+	usesAtOnce      = 500        // claims in one look-up
+)
+
+// takes makes an entry of what was sent. bulk is for one of many: nothing that costs much is computed. password is the one
+// that was generated, "" for none.
+func (s *Server) takes(ctx context.Context, in *Device, replace, bulk bool, now time.Time) (d *gateway.Device, password string, err error) {
+	d = &gateway.Device{
+		Name: in.Name, Vendor: in.Vendor, Endpoints: in.Endpoints, Profiles: in.Profiles, Enrollments: int(in.Enrollments),
+		Disabled: in.Disabled, Attributes: in.Attributes, Note: in.Note, Created: now, Updated: now,
+	}
+	for _, i := range in.Identifiers {
+		d.Identifiers = append(d.Identifiers, gateway.DeviceID{Kind: i.Kind, Value: gateway.NormalIdentifier(i.Kind, i.Value)})
+	}
+	if in.NotBefore != nil {
+		d.NotBefore = in.NotBefore.UTC()
+	}
+	if in.NotAfter != nil {
+		d.NotAfter = in.NotAfter.UTC()
+	}
+	if err := d.Check(); err != nil {
+		return nil, "", err
+	}
+	if password, err = s.takePassword(d, in, bulk); err != nil {
+		return nil, "", err
+	}
+	if in.Secret != nil {
+		if len(in.Secret) < minSecret || len(in.Secret) > maxSecret {
+			return nil, "", fmt.Errorf("a shared secret has %d to %d bytes", minSecret, maxSecret)
+		}
+		d.Sealed = s.config.Sealer().Seal(in.Secret, sealedForDevice, d.Name)
+	}
+	return d, password, s.keep(ctx, d, in, replace)
+}
+
+// takePassword sets the hash of what was sent.
+func (s *Server) takePassword(d *gateway.Device, in *Device, bulk bool) (generated string, err error) {
+	switch {
+	case in.Password != "" && in.PasswordHash != "":
+		return "", errors.New("password and password_hash: give one of them")
+	case in.PasswordHash != "":
+		if _, err := passhash.Parse(in.PasswordHash); err != nil {
+			return "", fmt.Errorf("password_hash: %w", err)
+		}
+		d.Password = in.PasswordHash
+	case in.Password == "":
+	case len(in.Password) > passhash.MaxPassword:
+		return "", fmt.Errorf("a password has at most %d bytes", passhash.MaxPassword)
+	case in.Password == generate && bulk:
+		return "", errors.New("a password is generated for one device at a time: `muster device add`")
+	case in.Password == generate:
+		generated = random(generatedLength)
+		d.Password = passhash.Secret([]byte(generated))
+	case bulk && len(in.Password) < longPassword:
+		return "", fmt.Errorf("the password is short: in an import it has to be a random one of %d characters or more, since each that people can remember takes long to hash; give password_hash (`muster password`), or add the device by itself", longPassword)
+	case bulk:
+		d.Password = passhash.Secret([]byte(in.Password))
+	default:
+		d.Password, err = passhash.Password([]byte(in.Password))
+	}
+	return generated, err
+}
+
+// keep takes over what stands and was said to be kept.
+func (s *Server) keep(ctx context.Context, d *gateway.Device, in *Device, replace bool) error {
+	password, secret := in.HasPassword && d.Password == "", in.HasSecret && d.Sealed == nil
+	if !password && !secret {
+		return nil
+	}
+	const lacks = "the entry is said to have a %s, and gives none: give it, or leave has_%s out"
+	var old gateway.Device
+	if replace {
+		found, err := s.config.Store.Device(ctx, "name", d.Name)
+		if err != nil && !errors.Is(err, gateway.ErrNotFound) {
+			return &storeError{err}
+		}
+		if found != nil {
+			old = *found
+		}
+	}
+	if password && old.Password == "" {
+		return fmt.Errorf(lacks, "password", "password")
+	}
+	if secret && old.Sealed == nil {
+		return fmt.Errorf(lacks, "secret", "secret")
+	}
+	if password {
+		d.Password = old.Password
+	}
+	if secret {
+		d.Sealed = old.Sealed
+	}
+	return nil
+}
+
+// storeError is one that is not about the entry.
+type storeError struct{ error }
+
+func (e *storeError) Unwrap() error { return e.error }
+
+func deviceOf(d *gateway.Device, uses map[string]int64) Device {
+	out := Device{
+		Name: d.Name, Vendor: d.Vendor, Endpoints: d.Endpoints, Profiles: d.Profiles, Enrollments: Enrollments(d.Enrollments),
+		Disabled: d.Disabled, Attributes: d.Attributes, Note: d.Note, HasPassword: d.Password != "", HasSecret: d.Sealed != nil,
+		NotBefore: timeOf(d.NotBefore), NotAfter: timeOf(d.NotAfter), Created: timeOf(d.Created), Updated: timeOf(d.Updated),
+		Enrolled: uses[gateway.EnrollmentsKey(d.Name)], PasswordUsed: d.Password != "" && uses[gateway.PasswordKey(d.Name, d.Password)] > 0,
+	}
+	for _, i := range d.Identifiers {
+		out.Identifiers = append(out.Identifiers, Identifier{Kind: i.Kind, Value: i.Value})
+	}
+	return out
+}
+
+func timeOf(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// claimsOf are the claims that an entry's enrollments use up.
+func claimsOf(d *gateway.Device) []string {
+	keys := []string{gateway.EnrollmentsKey(d.Name)}
+	if d.Password != "" {
+		keys = append(keys, gateway.PasswordKey(d.Name, d.Password))
+	}
+	return keys
+}
+
+// uses asks for many claims.
+func (s *Server) uses(ctx context.Context, keys []string) (map[string]int64, error) {
+	all := map[string]int64{}
+	for some := range slices.Chunk(keys, usesAtOnce) {
+		found, err := s.config.Store.Uses(ctx, some)
+		if err != nil {
+			return nil, err
+		}
+		for key, n := range found {
+			all[key] = n
+		}
+	}
+	return all, nil
+}
+
+// show answers with an entry as it stands.
+func (s *Server) show(c echo.Context, d *gateway.Device, password string) error {
+	uses, err := s.uses(c.Request().Context(), claimsOf(d))
+	if err != nil {
+		return err
+	}
+	out := deviceOf(d, uses)
+	out.Password = password
+	return c.JSON(http.StatusOK, out)
+}
+
+func noDevice(name string) error {
+	return &refusal{status: http.StatusNotFound, message: fmt.Sprintf("no device %q", name)}
+}
+
+// deviceError is the answer to an error of a look-up.
+func deviceError(name string, err error) error {
+	if errors.Is(err, gateway.ErrNotFound) {
+		return noDevice(name)
+	}
+	if e, ok := errors.AsType[*gateway.AmbiguousDeviceError](err); ok {
+		return &refusal{status: http.StatusConflict, message: fmt.Sprintf("%q is an identifier of %d devices", name, len(e.Devices)), candidates: e.Devices[:min(len(e.Devices), candidates)]}
+	}
+	return err
+}
+
+// lookUp finds the entry that the path names: kind "" by any identifier, "name" by its whole name.
+func (s *Server) lookUp(c echo.Context, kind string) (*gateway.Device, error) {
+	if _, err := known(c); err != nil {
+		return nil, err
+	}
+	name := param(c, "name")
+	if name == "" || len(name) > gateway.MaxDeviceName {
+		return nil, badRequest("a device's name has 1 to %d bytes", gateway.MaxDeviceName)
+	}
+	d, err := s.config.Store.Device(c.Request().Context(), kind, name)
+	if err != nil {
+		return nil, deviceError(name, err)
+	}
+	return d, nil
+}
+
+// device shows one.
+func (s *Server) device(c echo.Context) error {
+	d, err := s.lookUp(c, "")
+	if err != nil {
+		return err
+	}
+	return s.show(c, d, "")
+}
+
+// devices lists them.
+func (s *Server) devices(c echo.Context) error {
+	q, err := known(c, "vendor", "prefix", "disabled", "after", "limit")
+	if err != nil {
+		return err
+	}
+	f := gateway.DeviceFilter{Vendor: q["vendor"], Prefix: q["prefix"], After: q["after"]}
+	if f.Limit, err = limitOf(q["limit"]); err != nil {
+		return err
+	}
+	if f.Disabled, err = flagOf("disabled", q["disabled"]); err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	found, err := s.config.Store.Devices(ctx, f)
+	if err != nil {
+		return err
+	}
+	var keys []string
+	for _, d := range found {
+		keys = append(keys, claimsOf(d)...)
+	}
+	uses, err := s.uses(ctx, keys)
+	if err != nil {
+		return err
+	}
+	list := DeviceList{Devices: []Device{}}
+	for _, d := range found {
+		list.Devices = append(list.Devices, deviceOf(d, uses))
+	}
+	if len(found) == f.Limit {
+		list.Next = found[f.Limit-1].Name
+	}
+	return c.JSON(http.StatusOK, list)
+}
+
+// turn waits until nobody else changes devices: what is read before still stands when it is written. The function ends it,
+// and may be called again.
+func (s *Server) turn(ctx context.Context) (end func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	select {
+	case s.changing <- struct{}{}:
+		return sync.OnceFunc(func() { <-s.changing }), nil
+	case <-ctx.Done():
+		return nil, conflict("devices are being imported by somebody else: try again later")
+	}
+}
+
+// change runs a change of devices in its turn.
+func (s *Server) change(ctx context.Context, do func() error) error {
+	end, err := s.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return do()
+}
+
+// addDevice adds one, or puts it in the place of one.
+func (s *Server) addDevice(c echo.Context) error {
+	replace, err := replaceOf(c)
+	if err != nil {
+		return err
+	}
+	var in Device
+	if err := decode(c, &in); err != nil {
+		return err
+	}
+	ctx, now := c.Request().Context(), s.config.Clock()
+	return s.change(ctx, func() error {
+		d, password, err := s.takes(ctx, &in, replace, false, now)
+		if _, ours := errors.AsType[*storeError](err); ours {
+			return err
+		} else if err != nil {
+			return badRequest("%v", err)
+		}
+		if err := s.put(c, d, replace, "device-added"); err != nil {
+			return err
+		}
+		stored, err := s.config.Store.Device(ctx, "name", d.Name)
+		if err != nil {
+			return err
+		}
+		return s.show(c, stored, password)
+	})
+}
+
+func replaceOf(c echo.Context) (bool, error) {
+	q, err := known(c, "replace")
+	if err != nil {
+		return false, err
+	}
+	replace, err := flagOf("replace", q["replace"])
+	return replace != nil && *replace, err
+}
+
+// put stores one entry with its audit event.
+func (s *Server) put(c echo.Context, d *gateway.Device, replace bool, kind string) error {
+	event := gateway.AuditEvent{Kind: kind, At: s.config.Clock(), Actor: actorOf(c), Device: d.Name}
+	if kind == "device-added" && replace {
+		event.Note = "in the place of one that stands"
+	}
+	_, _, err := s.config.Store.ImportDevices(c.Request().Context(), []*gateway.Device{d}, replace, event, nil)
+	if e, ok := errors.AsType[*gateway.DeviceConflictError](err); ok {
+		return conflict("%s", e.Error())
+	}
+	if err == nil {
+		s.config.Log.Info(kind, "device", d.Name, "actor", actorOf(c))
+	}
+	return err
+}
+
+// dropDevice takes one away.
+func (s *Server) dropDevice(c echo.Context) error {
+	ctx := c.Request().Context()
+	return s.change(ctx, func() error {
+		d, err := s.lookUp(c, "name")
+		if err != nil {
+			return err
+		}
+		event := gateway.AuditEvent{Kind: "device-removed", At: s.config.Clock(), Actor: actorOf(c), Device: d.Name}
+		if err := s.config.Store.DropDevice(ctx, d.Name, event); err != nil {
+			return deviceError(d.Name, err)
+		}
+		s.config.Log.Info(event.Kind, "device", d.Name, "actor", actorOf(c))
+		return s.show(c, d, "")
+	})
+}
+
+// setDeviceState disables one, or takes that back.
+func (s *Server) setDeviceState(c echo.Context) error {
+	var in struct {
+		Disabled *bool `json:"disabled"` // DeviceState, and nothing by omission
+	}
+	if err := decode(c, &in); err != nil {
+		return err
+	}
+	if in.Disabled == nil {
+		return badRequest("disabled is missing")
+	}
+	return s.change(c.Request().Context(), func() error {
+		d, err := s.lookUp(c, "name")
+		if err != nil {
+			return err
+		}
+		if d.Disabled == *in.Disabled {
+			return s.show(c, d, "")
+		}
+		changed := *d
+		changed.Disabled, changed.Updated = *in.Disabled, s.config.Clock()
+		kind := "device-enabled"
+		if changed.Disabled {
+			kind = "device-disabled"
+		}
+		if err := s.put(c, &changed, true, kind); err != nil {
+			return err
+		}
+		return s.show(c, &changed, "")
+	})
+}
+
+// resetDevice gives one its enrollments and its one-time password back.
+func (s *Server) resetDevice(c echo.Context) error {
+	ctx := c.Request().Context()
+	return s.change(ctx, func() error {
+		d, err := s.lookUp(c, "name")
+		if err != nil {
+			return err
+		}
+		event := gateway.AuditEvent{Kind: "device-reset", At: s.config.Clock(), Actor: actorOf(c), Device: d.Name}
+		if err := s.config.Store.FreeClaims(ctx, claimsOf(d), event); err != nil {
+			return err
+		}
+		s.config.Log.Info(event.Kind, "device", d.Name, "actor", actorOf(c))
+		return s.show(c, d, "")
+	})
+}
