@@ -2,64 +2,75 @@ package local
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/hmac"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/muster-pki/muster/plugins/backend"
 )
 
-// authority is a CA as it was made: read once, never changed.
+// authority is a CA as it stands on the disk: read whole, never changed. A rollover reads another one.
 type authority struct {
 	issuers []*issuer // the default first
 	secret  []byte    // serial numbers are made of it
 }
 
-// issuer is one issuing CA.
+// issuer is an issuing CA: as it issues now, by its newest generation, and as it did before.
 type issuer struct {
-	name  string
-	cert  *x509.Certificate
-	root  *x509.Certificate
-	key   crypto.Signer
-	chain [][]byte         // DER: cert, root
-	own   []pkix.Extension // what every certificate of it carries after what is its own: AKI, CRL, AIA
+	name        string
+	*generation               // the newest
+	all         []*generation // the oldest first, the newest last; their numbers count from 1
 }
 
-// rsa reports whether the issuer's key is an RSA key.
-func (i *issuer) rsa() bool {
-	_, ok := i.cert.PublicKey.(*rsa.PublicKey)
-	return ok
+// numbered finds a generation, nil when there is none with the number.
+func (i *issuer) numbered(number int) *generation {
+	if number < 1 || number > len(i.all) {
+		return nil
+	}
+	return i.all[number-1]
+}
+
+// keys lists the newest generation of each key that the issuer had, the oldest key first.
+func (i *issuer) keys() []*generation {
+	var keys []*generation
+	for n, g := range i.all {
+		if n == len(i.all)-1 || i.all[n+1].keyFirst != g.keyFirst {
+			keys = append(keys, g)
+		}
+	}
+	return keys
+}
+
+// imported reports whether the issuer's certificates come from elsewhere.
+func (i *issuer) imported() bool { return i.origin.Kind == originImported }
+
+// rsa reports whether the chain is RSA throughout.
+func (g *generation) rsa() bool {
+	return !slices.ContainsFunc(g.certs, func(c *x509.Certificate) bool {
+		_, ok := c.PublicKey.(*rsa.PublicKey)
+		return !ok
+	})
 }
 
 // identity tells this CA from every other one without giving the secret away.
-func (a *authority) identity() []byte {
-	m := hmac.New(sha256.New, a.secret)
+func (a *authority) identity() []byte { return identity(a.secret) }
+
+func identity(secret []byte) []byte {
+	m := hmac.New(sha256.New, secret)
 	m.Write([]byte("muster ledger identity"))
 	return m.Sum(nil)
 }
 
-// roots returns the content of rootsFile.
-func (a *authority) roots() []byte {
-	var b bytes.Buffer
-	for _, i := range a.issuers {
-		b.Write(pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: i.root.Raw}))
-	}
-	return b.Bytes()
-}
-
-// readAuthority reads and checks authorityDir: every certificate and key must fit the others. The roots' keys are not
-// needed any more and may have been taken away. given is the configuration without defaults, full with them.
-func readAuthority(dir string, given, full *Config) (*authority, error) {
+func readSecret(dir string) ([]byte, error) {
 	text, err := readPrivate(filepath.Join(dir, secretFile))
 	if err != nil {
 		return nil, err
@@ -68,105 +79,93 @@ func readAuthority(dir string, given, full *Config) (*authority, error) {
 	if err != nil || len(secret) != secretSize {
 		return nil, fmt.Errorf("%s does not hold %d octets in hexadecimal", filepath.Join(dir, secretFile), secretSize)
 	}
+	return secret, nil
+}
+
+// issuersIn lists the issuers that have anything in authorityDir, in their order.
+func issuersIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		name, rest, _ := strings.Cut(e.Name(), ".")
+		_, err := strconv.ParseUint(rest, 10, 16)
+		switch {
+		case e.IsDir() && err == nil && issuerName.MatchString(name):
+		case !e.IsDir() && (rest == "crt" || rest == "key"): // the first generation as the first release made it
+			if name = strings.TrimSuffix(name, "-root"); name != IssuerEC && name != IssuerRSA {
+				continue
+			}
+		default:
+			continue
+		}
+		names = append(names, name)
+	}
+	slices.SortFunc(names, inOrder)
+	return slices.Compact(names), nil
+}
+
+// readAuthority reads and checks authorityDir: every certificate and key must fit the others. The roots' keys are not
+// needed and may have been taken away. given is the configuration without defaults, full with them.
+func readAuthority(dir string, given, full *Config) (*authority, error) {
+	secret, err := readSecret(dir)
+	if err != nil {
+		return nil, err
+	}
+	names, err := issuersIn(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(names) > backend.MaxCAs {
+		return nil, fmt.Errorf("%s holds %d issuing CAs, more than %d", dir, len(names), backend.MaxCAs)
+	}
 	a := &authority{secret: secret}
-	for _, c := range []struct {
-		name        string
-		given, full *Issuer
-	}{{IssuerEC, &given.Issuers.EC, &full.Issuers.EC}, {IssuerRSA, &given.Issuers.RSA, &full.Issuers.RSA}} {
-		i, err := readIssuer(dir, c.name)
+	for _, name := range names {
+		i, err := readIssuer(dir, name)
 		if err != nil {
 			return nil, err
 		}
-		if c.name == IssuerRSA && (!i.rsa() || i.root.PublicKeyAlgorithm != x509.RSA) {
-			return nil, fmt.Errorf("the chain of CA %s is not RSA throughout", i.name)
+		switch {
+		case name == IssuerRSA && !i.rsa():
+			return nil, fmt.Errorf("the chain of CA %s is not RSA throughout", name)
+		case name == IssuerEC && isRSA(kindOf(i.cert.PublicKey)):
+			return nil, fmt.Errorf("the key of CA %s is an RSA key: give a CA that has one a name of its own", name)
 		}
+		configured, conf := full.Issuers[name], given.Issuers[name]
 		if err := errors.Join(
-			sameName(i.root, given.Organization, c.given.RootName, "issuers."+c.name+".root-name"),
-			sameName(i.cert, given.Organization, c.given.Name, "issuers."+c.name+".name"),
-			sameBits(i.cert, c.given.Bits, "issuers."+c.name+".bits")); err != nil {
+			sameName(i.root, given.Organization, conf.RootName, "issuers."+name+".root-name", i.imported()),
+			sameName(i.cert, given.Organization, conf.Name, "issuers."+name+".name", i.imported()),
+			sameKey(i.cert, &conf, "issuers."+name)); err != nil {
 			return nil, err
 		}
-		if i.own, err = ownExtensions(i, c.full); err != nil {
+		if i.own, err = ownExtensions(i.generation, &configured); err != nil {
 			return nil, err
 		}
 		a.issuers = append(a.issuers, i)
 	}
-	return a, nil
+	return a, a.ownNames()
 }
 
-func readIssuer(dir, name string) (i *issuer, err error) {
-	i = &issuer{name: name}
-	if i.root, err = readCACertificate(filepath.Join(dir, name+"-root.crt")); err != nil {
-		return nil, err
+// ownNames refuses two issuers with one name: by it Revoke and relying parties tell them apart.
+func (a *authority) ownNames() error {
+	seen := map[string]*issuer{}
+	for _, i := range a.issuers {
+		for _, g := range i.all {
+			subject := string(g.cert.RawSubject)
+			if other := seen[subject]; other != nil && other != i {
+				return fmt.Errorf("the CAs %s and %s have one name, %s: their certificates could not be told apart", other.name, i.name, g.cert.Subject)
+			}
+			seen[subject] = i
+		}
 	}
-	if i.cert, err = readCACertificate(filepath.Join(dir, name+".crt")); err != nil {
-		return nil, err
-	}
-	if err := i.root.CheckSignatureFrom(i.root); err != nil {
-		return nil, fmt.Errorf("root of CA %s: %w", name, err)
-	}
-	if err := i.cert.CheckSignatureFrom(i.root); err != nil {
-		return nil, fmt.Errorf("CA %s was not issued by its root: %w", name, err)
-	}
-	if i.key, err = readKey(filepath.Join(dir, name+".key"), i.cert.PublicKey); err != nil {
-		return nil, err
-	}
-	// A root's key that is there must not lie open, though nothing here signs with it.
-	if _, err := readPrivate(filepath.Join(dir, name+"-root.key")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	i.chain = [][]byte{i.cert.Raw, i.root.Raw}
-	return i, nil
-}
-
-// readCACertificate reads a PEM file with one CA certificate.
-func readCACertificate(path string) (*x509.Certificate, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	block, rest := pem.Decode(data)
-	if block == nil || block.Type != pemCertificate || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, fmt.Errorf("%s does not hold one PEM certificate", path)
-	}
-	c, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if !c.BasicConstraintsValid || !c.IsCA || c.KeyUsage&x509.KeyUsageCertSign == 0 || c.KeyUsage&x509.KeyUsageCRLSign == 0 || len(c.SubjectKeyId) == 0 {
-		return nil, fmt.Errorf("%s is not the certificate of a CA that signs certificates and CRLs and has a key identifier", path)
-	}
-	return c, nil
-}
-
-// readKey reads a PKCS#8 PEM file with the private key that belongs to pub.
-func readKey(path string, pub crypto.PublicKey) (crypto.Signer, error) {
-	data, err := readPrivate(path)
-	if err != nil {
-		return nil, err
-	}
-	block, rest := pem.Decode(data)
-	if block == nil || block.Type != pemKey || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, fmt.Errorf("%s does not hold one PEM private key (PKCS#8, not encrypted)", path)
-	}
-	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("%s is not a PKCS#8 private key", path) // the parser's words may quote the key
-	}
-	key, ok := k.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("%s: a key of type %T cannot sign", path, k)
-	}
-	own, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !own.Equal(pub) {
-		return nil, fmt.Errorf("%s does not belong to the certificate beside it", path)
-	}
-	return key, nil
+	return nil
 }
 
 // sameName refuses a configured name that a CA which stands does not have.
-func sameName(c *x509.Certificate, organization, name, key string) error {
-	if organization != "" && !slices.Contains(c.Subject.Organization, organization) {
+func sameName(c *x509.Certificate, organization, name, key string, imported bool) error {
+	if organization != "" && !imported && !slices.Contains(c.Subject.Organization, organization) {
 		return fmt.Errorf("organization: the CA %q stands and belongs to %q: a name cannot be changed after it was made", c.Subject.CommonName, c.Subject.Organization)
 	}
 	if name != "" && c.Subject.CommonName != name {
@@ -175,10 +174,49 @@ func sameName(c *x509.Certificate, organization, name, key string) error {
 	return nil
 }
 
-// sameBits refuses a configured key size that a CA which stands does not have.
-func sameBits(c *x509.Certificate, bits int, key string) error {
-	if pub, ok := c.PublicKey.(*rsa.PublicKey); ok && bits != 0 && bits != pub.N.BitLen() {
-		return fmt.Errorf("%s: the CA that stands has a key of %d bits: a key cannot be changed after it was made", key, pub.N.BitLen())
+// sameKey refuses a configured kind of key that a CA which stands does not have.
+func sameKey(c *x509.Certificate, conf *Issuer, key string) error {
+	stands := kindOf(c.PublicKey)
+	if wanted := conf.keyKind(); wanted == "" || wanted == stands {
+		return nil
+	}
+	if pub, ok := c.PublicKey.(*rsa.PublicKey); ok && conf.Bits != 0 {
+		return fmt.Errorf("%s.bits: the CA that stands has a key of %d bits: a key cannot be changed after it was made", key, pub.N.BitLen())
+	}
+	return fmt.Errorf("%s.key: the CA that stands has a key of kind %s: a new key is of the same kind; for another one, make a CA of another name", key, stands)
+}
+
+// issuer finds an issuing CA by name, "" for the default.
+func (a *authority) issuer(name string) *issuer {
+	if name == "" {
+		return a.issuers[0]
+	}
+	for _, i := range a.issuers {
+		if i.name == name {
+			return i
+		}
+	}
+	return nil
+}
+
+// owns reports whether der, a Name or a SubjectPublicKeyInfo, is that of any certificate of the CA's own.
+func (a *authority) owns(der []byte, of func(*x509.Certificate) []byte) bool {
+	for _, i := range a.issuers {
+		for _, g := range i.all {
+			for _, c := range g.certs {
+				if bytes.Equal(der, of(c)) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// generation finds a generation of an issuing CA; nil when there is none.
+func (a *authority) generation(ca string, number int) *generation {
+	if i := a.issuer(ca); ca != "" && i != nil {
+		return i.numbered(number)
 	}
 	return nil
 }

@@ -1,33 +1,39 @@
 package local
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/muster-pki/muster/plugins/backend"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
 // Config is the backend's YAML configuration. Everything but dir may be left out.
 //
-// Names, key sizes and validities shape the CA when it is made, on the first start. They never change one that stands: a
-// name or size that contradicts it is refused, a validity is not looked at again.
+// Names, keys and validities shape a CA when it is made, on the first start that knows it. They never change one that
+// stands: a name or key that contradicts it is refused; a validity is looked at again by a rollover.
 type Config struct {
 	// Dir holds the CA: keys, certificates, ledger. An absolute path, made if it does not exist.
 	Dir string `yaml:"dir"`
-	// Organization is the O of all four CA names. Default "Muster".
+	// Organization is the O of all CA names. Default "Muster".
 	Organization string `yaml:"organization"`
 	// Validity of the CA certificates.
 	Validity Validity `yaml:"validity"`
 	// CRLValidity is the time from a CRL's thisUpdate to its nextUpdate; half of it later the next CRL is made.
 	// 1h to 366d. Default 7d.
 	CRLValidity strictyaml.Duration `yaml:"crl-validity"`
-	// Issuers are the two issuing CAs. "ec" is the default one.
-	Issuers Issuers `yaml:"issuers"`
+	// Issuers are the issuing CAs, by name: 1 to 32 of a-z, 0-9 and hyphen. "ec", the default one, and "rsa" are always there;
+	// one that was made stays, also when it is left out.
+	Issuers map[string]Issuer `yaml:"issuers"`
 }
 
 // Validity is how long the CA certificates are valid, counted from the moment they are made.
@@ -36,25 +42,35 @@ type Validity struct {
 	Issuing strictyaml.Duration `yaml:"issuing"` // default 3652d, 10 years; not longer than root
 }
 
-// Issuers configures each issuing CA.
-type Issuers struct {
-	EC  Issuer `yaml:"ec"`  // P-256 under a P-256 root
-	RSA Issuer `yaml:"rsa"` // RSA under an RSA root of the same size: no key in the chain is of another kind (SCEP)
-}
-
-// Issuer is one issuing CA. The URLs go into every certificate that it issues from then on, in the order given.
+// Issuer is one issuing CA, under a root of its own or imported. The URLs go into every certificate that it issues from
+// then on, in the order given.
 type Issuer struct {
-	RootName string `yaml:"root-name"` // CN of its root: "Muster Root CA", "Muster RSA Root CA"
-	Name     string `yaml:"name"`      // CN: "Muster Issuing CA", "Muster RSA Issuing CA"
-	// Bits of the RSA keys, of the issuing CA and its root: 2048, 3072 (the default) or 4096. The smallest sign three
-	// times as fast as the default; NIST SP 800-57 has them protect until 2030. For rsa only.
+	RootName string `yaml:"root-name"` // CN of its root: "Muster Root CA", "Muster RSA Root CA", "Muster NAME Root CA"
+	Name     string `yaml:"name"`      // CN: "Muster Issuing CA", "Muster RSA Issuing CA", "Muster NAME Issuing CA"
+	// Key is the kind of its key and its root's: P-256, P-384, Ed25519, RSA-2048, RSA-3072 or RSA-4096. Default P-256; for rsa,
+	// which is RSA throughout (SCEP), RSA-3072. RSA-2048 signs three times as fast; NIST SP 800-57 has it protect until 2030.
+	Key string `yaml:"key"`
+	// Bits is the older way to say key: for rsa only: 2048, 3072 or 4096.
 	Bits int `yaml:"bits"`
-	// CRL is where its CRL is served (RFC 5280 section 4.2.1.13).
+	// Import takes an issuing CA that exists, instead of making one.
+	Import *Import `yaml:"import"`
+	// CRL is where its CRL is served (RFC 5280 section 4.2.1.13). {name} stands for the name of the issuing key's CRL, as
+	// CA.CRLs lists it: NAME.1, after a new key NAME.2 or later. Without {name} a new key breaks the URL in older certificates.
 	CRL []string `yaml:"crl"`
 	// OCSP is where its OCSP responder is (RFC 5280 section 4.2.2.1).
 	OCSP []string `yaml:"ocsp"`
 	// CAIssuers is where its own certificate is served, DER (RFC 5280 section 4.2.2.1).
 	CAIssuers []string `yaml:"ca-issuers"`
+}
+
+// Import names the operator's own hierarchy. The files are read when they are imported, and copied into Dir; later starts
+// compare the certificate, if the file is still there.
+type Import struct {
+	Cert string `yaml:"cert,required"` // PEM: the issuing certificate first, the self-signed root last; an absolute path
+	Key  string `yaml:"key,required"`  // PEM, not encrypted: the issuing certificate's private key; an absolute path
+	// Generation counts the imports of this CA, from 1 (the default): one more than the CA stands at takes the files as its next
+	// certificate.
+	Generation int `yaml:"generation"`
 }
 
 const (
@@ -64,13 +80,18 @@ const (
 	defaultRootValidity    = 9131 * day
 	defaultIssuingValidity = 3652 * day
 	defaultCRLValidity     = 7 * day
-	defaultRSABits         = 3072
+	defaultKey             = "P-256"
+	defaultRSAKey          = "RSA-3072"
 
 	minCRLValidity, maxCRLValidity = time.Hour, 366 * day
 	maxCAValidity                  = 36525 * day // a century
 
 	maxNameLength = 64 // ub-common-name, ub-organization-name: RFC 5280 appendix A.1
+
+	crlPlaceholder = "{name}"
 )
+
+var issuerName = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$`)
 
 // parseConfig reads and checks a configuration; it touches no file. given is what stands there, full has the defaults.
 func parseConfig(data []byte) (given, full *Config, err error) {
@@ -79,10 +100,21 @@ func parseConfig(data []byte) (given, full *Config, err error) {
 		return nil, nil, err
 	}
 	full = given.withDefaults()
-	if err := full.check(); err != nil {
+	if err := errors.Join(given.checkGiven(), full.check()); err != nil {
 		return nil, nil, err
 	}
 	return given, full, nil
+}
+
+// issuerNames lists the configured issuers in their order: ec, rsa, and the others by name.
+func (c *Config) issuerNames() []string {
+	return slices.SortedFunc(maps.Keys(c.Issuers), inOrder)
+}
+
+// inOrder compares names of issuers.
+func inOrder(a, b string) int {
+	rank := func(s string) int { return slices.Index([]string{IssuerRSA, IssuerEC}, s) }
+	return cmp.Or(cmp.Compare(rank(b), rank(a)), strings.Compare(a, b))
 }
 
 func (c *Config) withDefaults() *Config {
@@ -98,17 +130,71 @@ func (c *Config) withDefaults() *Config {
 		}
 	}
 	text(&full.Organization, defaultOrganization)
-	text(&full.Issuers.EC.RootName, "Muster Root CA")
-	text(&full.Issuers.EC.Name, "Muster Issuing CA")
-	text(&full.Issuers.RSA.RootName, "Muster RSA Root CA")
-	text(&full.Issuers.RSA.Name, "Muster RSA Issuing CA")
-	if full.Issuers.RSA.Bits == 0 {
-		full.Issuers.RSA.Bits = defaultRSABits
+	full.Issuers = map[string]Issuer{IssuerEC: {}, IssuerRSA: {}}
+	maps.Copy(full.Issuers, c.Issuers)
+	for name, is := range full.Issuers {
+		full.Issuers[name] = is.withDefaults(name)
 	}
 	period(&full.Validity.Root, defaultRootValidity)
 	period(&full.Validity.Issuing, defaultIssuingValidity)
 	period(&full.CRLValidity, defaultCRLValidity)
 	return &full
+}
+
+func (is Issuer) withDefaults(name string) Issuer {
+	middle, key := " "+name, defaultKey
+	switch name {
+	case IssuerEC:
+		middle = ""
+	case IssuerRSA:
+		middle, key = " RSA", defaultRSAKey
+	}
+	is.Key = cmp.Or(is.keyKind(), key)
+	is.RootName = cmp.Or(is.RootName, "Muster"+middle+" Root CA")
+	is.Name = cmp.Or(is.Name, "Muster"+middle+" Issuing CA")
+	if is.Import != nil {
+		at := *is.Import
+		at.Generation = cmp.Or(at.Generation, 1)
+		is.Import = &at
+	}
+	return is
+}
+
+// keyKind is the configured kind of key, "" for none.
+func (is *Issuer) keyKind() string {
+	if is.Key == "" && is.Bits != 0 {
+		return fmt.Sprintf("RSA-%d", is.Bits)
+	}
+	return is.Key
+}
+
+// checkGiven checks what cannot be seen any more when the defaults are filled in.
+func (c *Config) checkGiven() error {
+	var errs []error
+	for _, name := range c.issuerNames() {
+		is := c.Issuers[name]
+		fail := func(format string, args ...any) {
+			errs = append(errs, fmt.Errorf("issuers.%s.%s", name, fmt.Sprintf(format, args...)))
+		}
+		if is.Bits != 0 {
+			switch {
+			case name != IssuerRSA:
+				fail("bits: for rsa only: say `key: RSA-%d` in a CA of its own", is.Bits)
+			case is.Key != "":
+				fail("bits: key says it already: leave it out")
+			case is.Bits != 2048 && is.Bits != 3072 && is.Bits != 4096:
+				fail("bits: 2048, 3072 or 4096")
+			}
+		}
+		if is.Import != nil {
+			for what, given := range map[string]bool{"name": is.Name != "", "root-name": is.RootName != "", "key": is.Key != "", "bits": is.Bits != 0} {
+				if given {
+					fail("%s: it is that of the imported certificate: leave it out", what)
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (c *Config) check() error {
@@ -120,40 +206,34 @@ func (c *Config) check() error {
 	case !filepath.IsAbs(c.Dir):
 		fail("dir: %q is not an absolute path", c.Dir)
 	}
-	name := func(key, s string) {
+	checkText := func(key, s string) {
 		if utf8.RuneCountInString(s) > maxNameLength || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 			fail("%s: at most %d characters, none of them a control character", key, maxNameLength)
 		}
 	}
-	name("organization", c.Organization)
+	checkText("organization", c.Organization)
+	if len(c.Issuers) > backend.MaxCAs {
+		fail("issuers: more than %d", backend.MaxCAs)
+	}
 	seen := map[string]string{}
-	for _, i := range []struct {
-		key string
-		is  Issuer
-	}{{"issuers.ec", c.Issuers.EC}, {"issuers.rsa", c.Issuers.RSA}} {
-		for _, n := range []struct{ key, name string }{{i.key + ".root-name", i.is.RootName}, {i.key + ".name", i.is.Name}} {
-			name(n.key, n.name)
+	for _, name := range c.issuerNames() {
+		is, key := c.Issuers[name], "issuers."+name
+		if !issuerName.MatchString(name) {
+			fail("issuers: %q is not a name: 1 to 32 of a-z, 0-9 and hyphen, which does not begin or end it", name)
+			continue
+		}
+		errs = append(errs, is.check(name))
+		if is.Import != nil {
+			continue
+		}
+		for _, n := range []struct{ key, name string }{{key + ".root-name", is.RootName}, {key + ".name", is.Name}} {
+			checkText(n.key, n.name)
 			// A CA is found by its name: by Revoke, by relying parties, by everyone who builds a chain.
 			if other, ok := seen[n.name]; ok {
 				fail("%s: %q is already %s", n.key, n.name, other)
 			}
 			seen[n.name] = n.key
 		}
-		for key, urls := range map[string][]string{"crl": i.is.CRL, "ocsp": i.is.OCSP, "ca-issuers": i.is.CAIssuers} {
-			for _, u := range urls {
-				if !distributable(u) {
-					fail("%s.%s: %q is not an absolute http, https or ldap URL in ASCII", i.key, key, u)
-				}
-			}
-		}
-	}
-	if c.Issuers.EC.Bits != 0 {
-		fail("issuers.ec.bits: its keys are P-256: leave it out")
-	}
-	switch c.Issuers.RSA.Bits {
-	case 2048, 3072, 4096:
-	default:
-		fail("issuers.rsa.bits: 2048, 3072 or 4096")
 	}
 	root, issuing := time.Duration(c.Validity.Root), time.Duration(c.Validity.Issuing)
 	switch {
@@ -168,10 +248,49 @@ func (c *Config) check() error {
 	return errors.Join(errs...)
 }
 
+func (is *Issuer) check(name string) error {
+	var errs []error
+	fail := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("issuers."+name+"."+format, args...))
+	}
+	switch {
+	case is.Bits != 0: // checkGiven
+	case keyKinds[is.Key] == nil:
+		fail("key: %q is not one of %s%s", is.Key, strings.Join(keyNames, ", "), strictyaml.Suggest(is.Key, keyNames))
+	case name == IssuerRSA && !isRSA(is.Key):
+		fail("key: this CA is RSA throughout (SCEP): give a CA with another key a name of its own")
+	case name == IssuerEC && isRSA(is.Key):
+		fail("key: this CA is not RSA: give one that is a name of its own, or use rsa")
+	}
+	for key, urls := range map[string][]string{"crl": is.CRL, "ocsp": is.OCSP, "ca-issuers": is.CAIssuers} {
+		for _, u := range urls {
+			bare := u
+			if key == "crl" {
+				bare = strings.ReplaceAll(u, crlPlaceholder, "ec.1")
+			}
+			if !distributable(bare) {
+				fail("%s: %q is not an absolute http, https or ldap URL in ASCII%s", key, u,
+					map[bool]string{true: ", in which {name} may stand"}[key == "crl"])
+			}
+		}
+	}
+	if im := is.Import; im != nil {
+		for key, path := range map[string]string{"cert": im.Cert, "key": im.Key} {
+			if !filepath.IsAbs(path) {
+				fail("import.%s: %q is not an absolute path", key, path)
+			}
+		}
+		if im.Generation < 1 || im.Generation > maxGenerations {
+			fail("import.generation: 1 to %d", maxGenerations)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // distributable reports whether s can stand as a URI in a certificate (RFC 5280 sections 4.2.1.6, 4.2.1.13: IA5String).
 func distributable(s string) bool {
 	for _, r := range s {
-		if r <= ' ' || r >= 0x7f {
+		if r <= ' ' || r >= 0x7f || r == '{' || r == '}' {
 			return false
 		}
 	}

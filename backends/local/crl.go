@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"database/sql"
@@ -14,31 +15,39 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// crlMaker lets one call at a time make the CRL of an issuer, and keeps the newest one.
+// crlMaker lets one call at a time make the CRL of a key, and keeps the newest one.
 type crlMaker struct {
 	mu     sync.Mutex
 	number int64 // of der, 0 for none yet
 	der    []byte
 }
 
-// crlState is the row of an issuer.
+// crlState is the row of a key.
 type crlState struct {
 	revocations, number, covers int64
 	made, next                  time.Time
 }
 
-// CRL writes the issuer's CRL (RFC 5280 section 5), DER. It is made anew after a revocation and when half of its
-// validity is over; else the last one is written again. NOT_FOUND: no such issuer.
+// CRL writes a CRL (RFC 5280 section 5), DER: under an issuer's name that of its newest key, under one of CA.CRLs that of
+// this key, as long as it has unexpired certificates. It is made anew after a revocation and when half of its validity is
+// over; else the last one is written again. NOT_FOUND: no such CRL.
+//
+// The CRL of every key lists the revoked certificates of all generations with its name. For a relying party, RFC 5280 makes
+// the name and not the key the CA: whichever of the CRLs it takes as complete, it finds them.
 func (c *CA) CRL(ctx context.Context, name string, w io.Writer) error {
 	r, err := c.running()
 	if err != nil {
 		return err
 	}
-	i := r.issuer(name)
-	if i == nil {
-		return backend.Refuse(codes.NotFound, "there is no issuing CA %q", name)
+	now := c.o.Clock().UTC().Truncate(time.Second)
+	i, key := r.crlNamed(name)
+	switch {
+	case i == nil:
+		return backend.Refuse(codes.NotFound, "there is no CRL %q", name)
+	case !r.publishes(i, key, now):
+		return backend.Refuse(codes.NotFound, "the CRL %q has ended: all certificates under its key have expired", name)
 	}
-	der, err := r.crl(ctx, i, c.o.Clock().UTC().Truncate(time.Second))
+	der, err := r.crl(ctx, i, key, now)
 	if err != nil {
 		return backend.Refuse(codes.Unavailable, "CRL: %v", err)
 	}
@@ -46,17 +55,32 @@ func (c *CA) CRL(ctx context.Context, name string, w io.Writer) error {
 	return err
 }
 
-func (r *running) crl(ctx context.Context, i *issuer, now time.Time) ([]byte, error) {
-	m := r.crls[i.name]
+// crlNamed finds the issuer and the newest generation of the key whose CRL has the name; nil when there is none.
+func (r *running) crlNamed(name string) (*issuer, *generation) {
+	if i := r.issuer(name); i != nil {
+		return i, i.generation
+	}
+	for _, i := range r.issuers {
+		for _, key := range i.keys() {
+			if key.crlName() == name {
+				return i, key
+			}
+		}
+	}
+	return nil, nil
+}
+
+func (r *running) crl(ctx context.Context, i *issuer, key *generation, now time.Time) ([]byte, error) {
+	m := r.crls[key.crlName()]
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s, err := r.ledger.crlState(ctx, i.name)
+	s, err := r.ledger.crlState(ctx, key.crlName())
 	if err != nil {
 		return nil, err
 	}
 	current := s.number > 0 && s.covers == s.revocations && !now.Before(s.made) && now.Before(s.made.Add(s.next.Sub(s.made)/2))
 	if !current {
-		der, err := r.makeCRL(ctx, i, s, now)
+		der, err := r.makeCRL(ctx, i, key, s, now)
 		if err != nil {
 			return nil, err
 		}
@@ -64,7 +88,7 @@ func (r *running) crl(ctx context.Context, i *issuer, now time.Time) ([]byte, er
 		return der, nil
 	}
 	if m.number != s.number { // an earlier process made it, or our commit was reported as failed
-		if err := r.ledger.read.QueryRowContext(ctx, `SELECT crl FROM issuers WHERE name = ?`, i.name).Scan(&m.der); err != nil {
+		if err := r.ledger.read.QueryRowContext(ctx, `SELECT crl FROM keys WHERE name = ?`, key.crlName()).Scan(&m.der); err != nil {
 			return nil, err
 		}
 		m.number = s.number
@@ -73,7 +97,7 @@ func (r *running) crl(ctx context.Context, i *issuer, now time.Time) ([]byte, er
 }
 
 // makeCRL makes the CRL after s and records it before anyone sees it. Revocations that come meanwhile are for the next.
-func (r *running) makeCRL(ctx context.Context, i *issuer, s *crlState, now time.Time) ([]byte, error) {
+func (r *running) makeCRL(ctx context.Context, i *issuer, key *generation, s *crlState, now time.Time) ([]byte, error) {
 	listed, err := r.ledger.revoked(ctx, i.name)
 	if err != nil {
 		return nil, err
@@ -83,51 +107,55 @@ func (r *running) makeCRL(ctx context.Context, i *issuer, s *crlState, now time.
 		ThisUpdate: now,
 		NextUpdate: now.Add(r.crlValidity),
 	}
-	if list.NextUpdate.After(i.cert.NotAfter) && now.Before(i.cert.NotAfter) {
-		list.NextUpdate = i.cert.NotAfter
+	if list.NextUpdate.After(key.cert.NotAfter) && now.Before(key.cert.NotAfter) {
+		list.NextUpdate = key.cert.NotAfter
 	}
+	var over []int64
 	for _, e := range listed {
+		by := i.numbered(e.generation)
+		if by == nil || !bytes.Equal(by.cert.RawSubject, key.cert.RawSubject) {
+			continue // an imported CA that had another name then
+		}
+		// Its own key's CRL takes it off, and another one only when that is not made any more.
+		if e.notAfter.Before(now) && (by.keyFirst == key.keyFirst || !r.publishes(i, by, now)) {
+			over = append(over, e.number)
+		}
 		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{
 			SerialNumber:   new(big.Int).SetBytes(e.serial),
 			RevocationTime: e.at,
 			ReasonCode:     e.reason,
 		})
 	}
-	der, err := x509.CreateRevocationList(nil, list, i.cert, &signer{key: i.key})
+	der, err := x509.CreateRevocationList(nil, list, key.cert, &signer{key: key.key})
 	if err != nil {
 		return nil, err
 	}
-	var over []int64
-	for _, e := range listed {
-		if e.notAfter.Before(now) {
-			over = append(over, e.number)
-		}
-	}
-	return der, r.ledger.recordCRL(ctx, i.name, s, list, der, over)
+	return der, r.ledger.recordCRL(ctx, key.crlName(), s, list, der, over)
 }
 
-// crlState reads what is known of an issuer's CRL. It is read before the revoked certificates: so a CRL never claims to
+// crlState reads what is known of a key's CRL. It is read before the revoked certificates: so a CRL never claims to
 // cover a revocation that it does not list.
-func (l *ledger) crlState(ctx context.Context, issuer string) (*crlState, error) {
+func (l *ledger) crlState(ctx context.Context, name string) (*crlState, error) {
 	var s crlState
 	var made, next int64
-	err := l.read.QueryRowContext(ctx, `SELECT revocations, crl_number, crl_covers, crl_made, crl_next FROM issuers WHERE name = ?`, issuer).
+	err := l.read.QueryRowContext(ctx, `SELECT revocations, crl_number, crl_covers, crl_made, crl_next FROM keys WHERE name = ?`, name).
 		Scan(&s.revocations, &s.number, &s.covers, &made, &next)
 	s.made, s.next = time.Unix(made, 0).UTC(), time.Unix(next, 0).UTC()
 	return &s, err
 }
 
 type revokedRow struct {
-	number   int64
-	serial   []byte
-	at       time.Time
-	reason   int
-	notAfter time.Time
+	number     int64
+	generation int
+	serial     []byte
+	at         time.Time
+	reason     int
+	notAfter   time.Time
 }
 
-// revoked lists the issuer's revoked certificates that belong on the next CRL.
+// revoked lists the issuer's revoked certificates that belong on the next CRLs.
 func (l *ledger) revoked(ctx context.Context, issuer string) ([]revokedRow, error) {
-	rows, err := l.read.QueryContext(ctx, `SELECT number, serial, revoked_at, reason, not_after FROM certificates
+	rows, err := l.read.QueryContext(ctx, `SELECT number, generation, serial, revoked_at, reason, not_after FROM certificates
 		WHERE issuer = ? AND revoked_at IS NOT NULL AND delisted = 0 ORDER BY number`, issuer)
 	if err != nil {
 		return nil, err
@@ -137,7 +165,7 @@ func (l *ledger) revoked(ctx context.Context, issuer string) ([]revokedRow, erro
 	for rows.Next() {
 		var e revokedRow
 		var at, notAfter int64
-		if err := rows.Scan(&e.number, &e.serial, &at, &e.reason, &notAfter); err != nil {
+		if err := rows.Scan(&e.number, &e.generation, &e.serial, &at, &e.reason, &notAfter); err != nil {
 			return nil, err
 		}
 		e.at, e.notAfter = time.Unix(at, 0).UTC(), time.Unix(notAfter, 0).UTC()
@@ -148,11 +176,11 @@ func (l *ledger) revoked(ctx context.Context, issuer string) ([]revokedRow, erro
 
 // recordCRL records the CRL that follows on s, and takes off the next one the rows that are over: they expired before
 // this CRL was made and are on it, so they have appeared once beyond their validity (RFC 5280 section 3.3).
-func (l *ledger) recordCRL(ctx context.Context, issuer string, s *crlState, list *x509.RevocationList, der []byte, over []int64) error {
+func (l *ledger) recordCRL(ctx context.Context, name string, s *crlState, list *x509.RevocationList, der []byte, over []int64) error {
 	return l.writer.Do(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		result, err := tx.ExecContext(ctx, `UPDATE issuers SET crl_number = ?, crl_covers = ?, crl_made = ?, crl_next = ?, crl = ?
+		result, err := tx.ExecContext(ctx, `UPDATE keys SET crl_number = ?, crl_covers = ?, crl_made = ?, crl_next = ?, crl = ?
 			WHERE name = ? AND crl_number = ?`,
-			list.Number.Int64(), s.revocations, list.ThisUpdate.Unix(), list.NextUpdate.Unix(), der, issuer, s.number)
+			list.Number.Int64(), s.revocations, list.ThisUpdate.Unix(), list.NextUpdate.Unix(), der, name, s.number)
 		if err != nil {
 			return err
 		}

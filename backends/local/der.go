@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"net/url"
+	"strings"
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -187,10 +189,10 @@ func purposes(b *cryptobyte.Builder, ids []asn1.ObjectIdentifier) {
 
 // ownExtensions makes what every certificate of the issuer carries: the authority key identifier, and where its CRL,
 // its OCSP responder and its certificate are, as configured (RFC 5280 sections 4.2.1.1, 4.2.1.13, 4.2.2.1).
-func ownExtensions(i *issuer, c *Issuer) ([]pkix.Extension, error) {
+func ownExtensions(g *generation, c *Issuer) ([]pkix.Extension, error) {
 	aki, err := extension(oidAuthorityKeyID, false, func(b *cryptobyte.Builder) {
 		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1(choice(0), func(b *cryptobyte.Builder) { b.AddBytes(i.cert.SubjectKeyId) })
+			b.AddASN1(choice(0), func(b *cryptobyte.Builder) { b.AddBytes(g.cert.SubjectKeyId) })
 		})
 	})
 	if err != nil {
@@ -208,7 +210,7 @@ func ownExtensions(i *issuer, c *Issuer) ([]pkix.Extension, error) {
 					b.AddASN1(choice(0).Constructed(), func(b *cryptobyte.Builder) { // distributionPoint
 						b.AddASN1(choice(0).Constructed(), func(b *cryptobyte.Builder) { // fullName
 							for _, u := range c.CRL {
-								uri(b, u)
+								uri(b, strings.ReplaceAll(u, crlPlaceholder, url.PathEscape(g.crlName())))
 							}
 						})
 					})

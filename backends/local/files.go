@@ -13,9 +13,9 @@ import (
 const (
 	lockFile      = "lock"          // held while a process runs the CA
 	ledgerFile    = "ledger.db"     // SQLite
-	rootsFile     = "roots.pem"     // both root certificates, for relying parties
-	authorityDir  = "authority"     // keys, certificates, secret: appears complete or not at all
-	unfinishedDir = "authority.new" // authority while it is being made; worth nothing
+	rootsFile     = "roots.pem"     // the root certificates in use, for relying parties
+	authorityDir  = "authority"     // keys, certificates, secret: it, and each folder in it, appears complete or not at all
+	unfinishedDir = "authority.new" // authority, or a folder in it, while it is being made; worth nothing
 )
 
 // makeDir makes the directory of a CA, and those above it, for its owner alone, and their names durable: losing the name
@@ -44,22 +44,43 @@ func makeDir(path string) error {
 	return syncDir(parent)
 }
 
-// writeDir writes the files into a new directory beside path and gives it its name when all of them are on the disk.
+// writeDir writes the files, which may be in folders, into a new directory and gives it its name when all of them are on the disk.
 func writeDir(path, unfinished string, files map[string][]byte) error {
+	if err := writeUnfinished(unfinished, files); err != nil {
+		return err
+	}
+	return finishDir(path, unfinished)
+}
+
+func writeUnfinished(unfinished string, files map[string][]byte) error {
 	if err := os.RemoveAll(unfinished); err != nil {
 		return err
 	}
 	if err := os.Mkdir(unfinished, 0o700); err != nil {
 		return err
 	}
+	folders := map[string]bool{unfinished: true}
 	for name, data := range files {
-		if err := writeSynced(filepath.Join(unfinished, name), data); err != nil {
+		path := filepath.Join(unfinished, name)
+		if folder := filepath.Dir(path); !folders[folder] {
+			if err := os.Mkdir(folder, 0o700); err != nil {
+				return err
+			}
+			folders[folder] = true
+		}
+		if err := writeSynced(path, data); err != nil {
 			return err
 		}
 	}
-	if err := syncDir(unfinished); err != nil {
-		return err
+	for folder := range folders {
+		if err := syncDir(folder); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func finishDir(path, unfinished string) error {
 	if err := os.Rename(unfinished, path); err != nil {
 		return err
 	}

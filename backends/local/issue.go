@@ -19,7 +19,8 @@ const maxName = 256
 // Issue certifies the template: the ledger is asked for the ID, the template is checked, the certificate is signed and
 // recorded, and then the answer is given. What the ledger has is not checked again: configuration and release may have
 // changed since, and a refusal would say that nothing was issued. Serial number and signature follow from the ID, so that a process which died in between
-// has left nothing that the next one would not make again.
+// has left nothing that the next one would not make again, or, after a rollover, make under the new generation: what was
+// not recorded nobody has seen. What is recorded stays what it is, chain included.
 //
 // INVALID_ARGUMENT: the template or the CSR is not certified. ALREADY_EXISTS: the ID was used for another content.
 // UNAVAILABLE: the ledger could not be read or written. CANCELED, DEADLINE_EXCEEDED: the caller left before it began.
@@ -42,6 +43,15 @@ func (c *CA) Issue(ctx context.Context, q *backend.IssueRequest) (*backend.Issua
 	}
 	defer leave()
 
+	if err := c.catchUp(ctx); err != nil {
+		return nil, backend.Refuse(codes.Unavailable, "%v", err)
+	}
+	// A rollover waits until nobody issues: whoever comes after it issues by the new generation.
+	c.issuing.RLock()
+	defer c.issuing.RUnlock()
+	if r, err = c.running(); err != nil {
+		return nil, err
+	}
 	i := r.issuer(q.Issuer)
 	if i == nil {
 		return nil, backend.Refuse(codes.InvalidArgument, "there is no issuing CA %q", q.Issuer)
@@ -79,7 +89,7 @@ func (c *CA) sign(r *running, i *issuer, t *template, q *backend.IssueRequest) (
 		return nil, backend.Refuse(codes.InvalidArgument, "CSR: %v", err)
 	}
 	e := &entry{
-		id: q.ID, issuer: i.name, device: q.Device,
+		id: q.ID, issuer: i.name, generation: i.number, device: q.Device,
 		serial: r.serialNumber(i.name, q.ID), template: t.digest,
 		issuedAt: now, notAfter: t.NotAfter,
 	}
@@ -115,11 +125,11 @@ func checkCSR(csr, spki []byte) error {
 }
 
 func (r *running) issuance(e *entry) (*backend.Issuance, error) {
-	i := r.issuer(e.issuer)
-	if i == nil {
-		return nil, backend.Refuse(codes.Internal, "the ledger names an issuing CA %q", e.issuer)
+	g := r.generation(e.issuer, e.generation)
+	if g == nil {
+		return nil, backend.Refuse(codes.Internal, "the ledger names an issuing CA %q, generation %d", e.issuer, e.generation)
 	}
-	return &backend.Issuance{Certificate: e.certificate, Chain: i.chain}, nil
+	return &backend.Issuance{Certificate: e.certificate, Chain: g.chain}, nil
 }
 
 // Lookup says what became of an ID: issued, never, or, while an Issue for it is under way, unknown.

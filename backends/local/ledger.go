@@ -56,6 +56,19 @@ CREATE TABLE issuers (
 	crl_next    INTEGER NOT NULL DEFAULT 0, -- nextUpdate
 	crl         BLOB                        -- DER
 ) STRICT;
+`, `
+ALTER TABLE certificates ADD COLUMN generation INTEGER NOT NULL DEFAULT 1; -- of the issuer: generation.number
+CREATE TABLE generations (
+	issuer TEXT    NOT NULL,           -- issuer.name
+	number INTEGER NOT NULL,
+	ends   INTEGER,                    -- when the last certificate of one that issues no more expires, 0 for none; NULL while it issues
+	PRIMARY KEY (issuer, number)
+) STRICT;
+INSERT INTO generations (issuer, number) SELECT name, 1 FROM issuers;
+-- A row is a key's from here on: a CA has as many CRLs as keys.
+ALTER TABLE issuers RENAME TO keys;
+ALTER TABLE keys ADD COLUMN issuer TEXT NOT NULL DEFAULT ''; -- issuer.name
+UPDATE keys SET issuer = name, name = name || '.1';          -- name: generation.crlName
 `}
 
 var (
@@ -68,6 +81,7 @@ var (
 // entry is one row of the ledger.
 type entry struct {
 	id, issuer, device string
+	generation         int
 	serial             []byte
 	template           []byte
 	certificate        []byte
@@ -115,7 +129,7 @@ func openLedger(ctx context.Context, dir string, log *slog.Logger) (_ *ledger, e
 	}
 	l.read.SetMaxIdleConns(readers)
 	l.read.SetMaxOpenConns(readers)
-	const byID = `SELECT issuer, template, certificate FROM certificates WHERE id = ?`
+	const byID = `SELECT issuer, generation, template, certificate FROM certificates WHERE id = ?`
 	if l.byID, err = l.read.PrepareContext(ctx, byID); err != nil {
 		return nil, err
 	}
@@ -123,7 +137,7 @@ func openLedger(ctx context.Context, dir string, log *slog.Logger) (_ *ledger, e
 		return nil, err
 	}
 	if l.insert, err = l.write.PrepareContext(ctx, `INSERT INTO certificates
-		(id, issuer, serial, device, template, certificate, issued_at, not_after) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+		(id, issuer, generation, serial, device, template, certificate, issued_at, not_after) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (id) DO NOTHING`); err != nil {
 		return nil, err
 	}
@@ -172,22 +186,7 @@ func (l *ledger) identity(ctx context.Context) ([]byte, error) {
 	return identity, err
 }
 
-// bind makes a new ledger that of the CA.
-func (l *ledger) bind(ctx context.Context, a *authority) error {
-	return l.writer.Do(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO authority (identity) VALUES (?)`, a.identity()); err != nil {
-			return err
-		}
-		for _, i := range a.issuers {
-			if _, err := tx.ExecContext(ctx, `INSERT INTO issuers (name) VALUES (?)`, i.name); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// find returns the row of an ID, nil when there is none. Of the row, issuer, template and certificate are filled.
+// find returns the row of an ID, nil when there is none. Of the row, issuer, generation, template and certificate are filled.
 // Its context has no end: the driver would start a goroutine for each statement to watch it.
 func (l *ledger) find(id string) (*entry, error) {
 	return scanEntry(l.byID.QueryRow(id), id)
@@ -195,7 +194,7 @@ func (l *ledger) find(id string) (*entry, error) {
 
 func scanEntry(row *sql.Row, id string) (*entry, error) {
 	e := &entry{id: id}
-	err := row.Scan(&e.issuer, &e.template, &e.certificate)
+	err := row.Scan(&e.issuer, &e.generation, &e.template, &e.certificate)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -212,7 +211,7 @@ func (l *ledger) record(e *entry) (*entry, error) {
 	err := l.writer.Do(context.Background(), func(ctx context.Context, tx *sql.Tx) error {
 		stands = e
 		result, err := tx.StmtContext(ctx, l.insert).ExecContext(ctx,
-			e.id, e.issuer, e.serial, e.device, e.template, e.certificate, e.issuedAt.Unix(), e.notAfter.Unix())
+			e.id, e.issuer, e.generation, e.serial, e.device, e.template, e.certificate, e.issuedAt.Unix(), e.notAfter.Unix())
 		if err != nil {
 			return err
 		}
@@ -228,29 +227,6 @@ func (l *ledger) record(e *entry) (*entry, error) {
 		return nil, err
 	}
 	return stands, nil
-}
-
-// revoke records a revocation. It changes nothing about a certificate that is revoked already, and fails with
-// errNoSuchSerial when there is none.
-func (l *ledger) revoke(ctx context.Context, issuer string, serial []byte, at time.Time, reason int) error {
-	return l.writer.Do(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		var revoked sql.NullInt64
-		err := tx.QueryRowContext(ctx, `SELECT revoked_at FROM certificates WHERE issuer = ? AND serial = ?`, issuer, serial).Scan(&revoked)
-		switch {
-		case errors.Is(err, sql.ErrNoRows):
-			return errNoSuchSerial
-		case err != nil:
-			return err
-		case revoked.Valid:
-			return nil
-		}
-		if _, err := tx.ExecContext(ctx, `UPDATE certificates SET revoked_at = ?, reason = ? WHERE issuer = ? AND serial = ?`,
-			at.Unix(), reason, issuer, serial); err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, `UPDATE issuers SET revocations = revocations + 1 WHERE name = ?`, issuer)
-		return err
-	})
 }
 
 // close waits for the writes under way and closes the ledger.

@@ -15,7 +15,8 @@ import (
 // Entry is one certificate as the ledger has it.
 type Entry struct {
 	ID          string
-	Issuer      string // "ec" or "rsa"
+	Issuer      string // "ec", "rsa" or another name that the configuration gives
+	Generation  int    // of the issuer, from 1
 	Serial      string // hexadecimal, lower case
 	Subject     string // RFC 2253
 	Device      string
@@ -53,7 +54,11 @@ func listEntries(ctx context.Context, db *sql.DB) ([]Entry, error) {
 	case version == 0: // made, but its first start has not come to the schema
 		return nil, nil
 	}
-	rows, err := db.QueryContext(ctx, `SELECT id, issuer, serial, device, certificate, issued_at, not_after, revoked_at, coalesce(reason, 0)
+	generation := "generation"
+	if version == 1 { // a ledger that this release has not opened yet
+		generation = "1"
+	}
+	rows, err := db.QueryContext(ctx, `SELECT id, issuer, `+generation+`, serial, device, certificate, issued_at, not_after, revoked_at, coalesce(reason, 0)
 		FROM certificates ORDER BY number`)
 	if err != nil {
 		return nil, err
@@ -65,7 +70,7 @@ func listEntries(ctx context.Context, db *sql.DB) ([]Entry, error) {
 		var serial []byte
 		var issued, notAfter int64
 		var revoked sql.NullInt64
-		if err := rows.Scan(&e.ID, &e.Issuer, &serial, &e.Device, &e.Certificate, &issued, &notAfter, &revoked, &e.Reason); err != nil {
+		if err := rows.Scan(&e.ID, &e.Issuer, &e.Generation, &serial, &e.Device, &e.Certificate, &issued, &notAfter, &revoked, &e.Reason); err != nil {
 			return nil, err
 		}
 		c, err := x509.ParseCertificate(e.Certificate)

@@ -25,9 +25,9 @@ func TestReadLedger(t *testing.T) {
 	b := issue(t, c, q)
 	revoke(t, c, b, 5, now)
 	wanted := []Entry{
-		{ID: "a", Issuer: "ec", Serial: hex.EncodeToString(a.SerialNumber.Bytes()), Subject: "CN=device-a,O=Operator", Device: "device-a",
+		{ID: "a", Issuer: "ec", Generation: 1, Serial: hex.EncodeToString(a.SerialNumber.Bytes()), Subject: "CN=device-a,O=Operator", Device: "device-a",
 			IssuedAt: now, NotAfter: a.NotAfter, Certificate: a.Raw},
-		{ID: "b", Issuer: "rsa", Serial: hex.EncodeToString(b.SerialNumber.Bytes()), Subject: "CN=device-b,O=Operator", Device: "device-b",
+		{ID: "b", Issuer: "rsa", Generation: 1, Serial: hex.EncodeToString(b.SerialNumber.Bytes()), Subject: "CN=device-b,O=Operator", Device: "device-b",
 			IssuedAt: now, NotAfter: b.NotAfter, RevokedAt: now, Reason: 5, Certificate: b.Raw},
 	}
 	if e := rows(t, dir); !reflect.DeepEqual(e, wanted) {
@@ -53,7 +53,7 @@ func TestReadLedger(t *testing.T) {
 	if e := rows(t, odd); len(e) != 3 {
 		t.Errorf("%d entries under an odd path", len(e))
 	}
-	execLedger(t, dir, `PRAGMA user_version = 2`)
+	execLedger(t, dir, `PRAGMA user_version = 3`)
 	if _, err := ReadLedger(t.Context(), dir); !errors.Is(err, errNewerLedger) {
 		t.Errorf("a newer ledger: %v", err)
 	}

@@ -1,5 +1,5 @@
-// Package local is the CA that Muster brings along: two issuing CAs (P-256 and RSA), each under a root of its own, with
-// keys in files and a ledger in SQLite beside them. It is a backend.Backend with native idempotency: an ID always leads
+// Package local is the CA that Muster brings along: two issuing CAs (P-256 and RSA), and as many more as are configured,
+// each under a root of its own or an imported one, with keys in files and a ledger in SQLite beside them. It is a backend.Backend with native idempotency: an ID always leads
 // to the same certificate, byte for byte, and to one row of the ledger, whatever process dies in between.
 //
 // It decides nothing: it certifies the template that it is given, if that makes a sound end-entity certificate. It does
@@ -13,8 +13,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +35,17 @@ const (
 // CrashPoints lists them all, in the order in which an Issue passes them.
 var CrashPoints = []string{CrashBeforeSign, CrashAfterSign, CrashAfterLedger}
 
+// The points of Rollover at which Options.Crash is called.
+const (
+	CrashBeforeRollover = "ca.before-rollover" // the next generation exists in memory only
+	CrashMidRollover    = "ca.mid-rollover"    // it is written, and has not its name yet
+	CrashAfterRollover  = "ca.after-rollover"  // it stands; the ledger does not know it
+	CrashRolloverLedger = "ca.rollover-ledger" // the ledger knows it, nobody was told
+)
+
+// RolloverCrashPoints lists them all, in their order.
+var RolloverCrashPoints = []string{CrashBeforeRollover, CrashMidRollover, CrashAfterRollover, CrashRolloverLedger}
+
 // Options of New. The zero value works.
 type Options struct {
 	Clock   func() time.Time   // nil for time.Now
@@ -46,18 +59,22 @@ type CA struct {
 	backend.Unimplemented
 	o Options
 
-	configuring sync.Mutex
+	configuring sync.Mutex // held by Configure, Rollover and Close
 	open        atomic.Pointer[running]
+	issuing     sync.RWMutex // read by those who issue: a rollover lets them end, and holds up the next
+	behind      atomic.Bool  // the disk may hold a newer authority than open does: nobody issues before it was read
 }
 
-// running is what Configure opens.
+// running is what Configure opens. It is never changed: a rollover puts another one in its place.
 type running struct {
 	*authority
 	ledger      *ledger
 	lock        *os.File
 	crlValidity time.Duration
-	flights     flights
-	crls        map[string]*crlMaker // by issuer.name
+	given, full *Config
+	flights     *flights
+	crls        map[string]*crlMaker       // by generation.crlName
+	ends        map[generationID]time.Time // of generations that issue no more: when the last certificate of each expires
 }
 
 // New makes a CA that waits for Configure.
@@ -116,10 +133,10 @@ func (c *CA) Configure(ctx context.Context, config []byte) error {
 
 // openDir opens or makes what stands in the directory, whose lock is held.
 //
-// The order of making is: ledger, authority (at once, by a rename), the ledger's binding to it. So a crash leaves no
-// authority, or a complete one, and a ledger in every case; whatever else is found was not left by a crash.
+// The order of making is: ledger, authority (at once, by a rename; later each folder in it likewise), the ledger's row of it.
+// So a crash leaves no authority, or a complete one, and a ledger in every case; whatever else is found was not left by a crash.
 func (c *CA) openDir(ctx context.Context, given, full *Config) (r *running, err error) {
-	authorityPath := filepath.Join(full.Dir, authorityDir)
+	authorityPath, unfinished := filepath.Join(full.Dir, authorityDir), filepath.Join(full.Dir, unfinishedDir)
 	hasAuthority, err := exists(authorityPath)
 	if err != nil {
 		return nil, err
@@ -153,33 +170,76 @@ func (c *CA) openDir(ctx context.Context, given, full *Config) (r *running, err 
 		if err != nil {
 			return nil, err
 		}
-		if err := writeDir(authorityPath, filepath.Join(full.Dir, unfinishedDir), files); err != nil {
+		if err := writeDir(authorityPath, unfinished, files); err != nil {
 			return nil, err
 		}
 		c.o.Log.Info("made a new CA", "dir", full.Dir, "duration", time.Since(start).Round(time.Millisecond))
 	}
-	a, err := readAuthority(authorityPath, given, full)
+	secret, err := readSecret(authorityPath)
 	if err != nil {
 		return nil, err
 	}
-	if bound == nil {
-		if err := ledger.bind(ctx, a); err != nil {
-			return nil, err
-		}
-	} else if !bytes.Equal(bound, a.identity()) {
+	if bound != nil && !bytes.Equal(bound, identity(secret)) {
 		return nil, fmt.Errorf("%w (%s)", errOtherLedger, full.Dir)
 	}
-	rootsPath := filepath.Join(full.Dir, rootsFile)
-	if stands, err := os.ReadFile(rootsPath); err != nil || !bytes.Equal(stands, a.roots()) {
-		if err := writeFile(rootsPath, a.roots()); err != nil {
+	if err := c.addMissing(ctx, ledger, full); err != nil {
+		return nil, err
+	}
+	r = &running{ledger: ledger, given: given, full: full, crlValidity: time.Duration(full.CRLValidity), flights: new(flights)}
+	return c.read(ctx, r)
+}
+
+// addMissing makes what the configuration asks for beside what stands: further issuers, and the next imports.
+func (c *CA) addMissing(ctx context.Context, l *ledger, full *Config) error {
+	if err := os.RemoveAll(filepath.Join(full.Dir, unfinishedDir)); err != nil {
+		return err
+	}
+	dir := filepath.Join(full.Dir, authorityDir)
+	known, err := l.generations(ctx)
+	if err != nil {
+		return err
+	}
+	folders, err := missing(dir, full, func(ca string) bool { _, ok := known[generationID{ca, 1}]; return ok }, c.o.Clock())
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(folders)) {
+		if err := writeDir(filepath.Join(dir, name), filepath.Join(full.Dir, unfinishedDir), folders[name]); err != nil {
+			return err
+		}
+		c.o.Log.Info("a new generation of a CA", "folder", filepath.Join(dir, name))
+	}
+	return nil
+}
+
+// read returns what follows on r: with the authority as it stands on the disk now, whose generations the ledger is told.
+// Nobody issues while it runs.
+func (c *CA) read(ctx context.Context, r *running) (*running, error) {
+	dir := filepath.Join(r.full.Dir, authorityDir)
+	a, err := readAuthority(dir, r.given, r.full)
+	if err != nil {
+		return nil, err
+	}
+	next := *r
+	next.authority, next.crls = a, map[string]*crlMaker{}
+	if next.ends, err = r.ledger.adopt(ctx, a, dir); err != nil {
+		return nil, err
+	}
+	for _, i := range a.issuers {
+		for _, key := range i.keys() {
+			name := key.crlName()
+			if next.crls[name] = r.crls[name]; next.crls[name] == nil {
+				next.crls[name] = new(crlMaker)
+			}
+		}
+	}
+	path, roots := filepath.Join(r.full.Dir, rootsFile), next.roots(c.o.Clock())
+	if stands, err := os.ReadFile(path); err != nil || !bytes.Equal(stands, roots) {
+		if err := writeFile(path, roots); err != nil {
 			return nil, err
 		}
 	}
-	r = &running{authority: a, ledger: ledger, crlValidity: time.Duration(full.CRLValidity), crls: map[string]*crlMaker{}}
-	for _, i := range a.issuers {
-		r.crls[i.name] = new(crlMaker)
-	}
-	return r, nil
+	return &next, nil
 }
 
 // running returns the configured CA, or UNAVAILABLE: one that is closed, or not open yet, refuses no request for good.
@@ -210,11 +270,11 @@ func (c *CA) Describe(context.Context) (*backend.Description, error) {
 		Overrides: []backend.Field{backend.FieldSubject, backend.FieldSubjectAltName, backend.FieldValidity,
 			backend.FieldKeyUsage, backend.FieldExtKeyUsage},
 		Idempotency:  backend.IdempotencyNative,
-		Capabilities: []backend.Capability{backend.CapRevoke, backend.CapCRL},
+		Capabilities: []backend.Capability{backend.CapRevoke, backend.CapCRL, backend.CapRollover},
 	}, nil
 }
 
-// CACertificates returns both issuing CAs with their chains, "ec" first.
+// CACertificates returns the issuing CAs with their chains, "ec" first, and what is left of earlier generations.
 func (c *CA) CACertificates(context.Context) ([]backend.CA, error) {
 	r, err := c.running()
 	if err != nil {
@@ -222,20 +282,7 @@ func (c *CA) CACertificates(context.Context) ([]backend.CA, error) {
 	}
 	var cas []backend.CA
 	for _, i := range r.issuers {
-		cas = append(cas, backend.CA{Name: i.name, Chain: i.chain})
+		cas = append(cas, r.describe(i, c.o.Clock()))
 	}
 	return cas, nil
-}
-
-// issuer finds an issuing CA by name, "" for the default.
-func (a *authority) issuer(name string) *issuer {
-	if name == "" {
-		return a.issuers[0]
-	}
-	for _, i := range a.issuers {
-		if i.name == name {
-			return i
-		}
-	}
-	return nil
 }

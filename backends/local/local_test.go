@@ -50,12 +50,18 @@ func standing(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return copied(t, madeDir)
+}
+
+// copied returns a copy of a CA's directory.
+func copied(t testing.TB, from string) string {
+	t.Helper()
 	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(madeDir)); err != nil {
+	if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}
 	// CopyFS makes files by the umask.
-	err = filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
+	err := filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
 		switch {
 		case err != nil:
 			return err

@@ -2,22 +2,22 @@ package local
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
+	"path/filepath"
 	"sync"
 	"time"
 )
 
-// Names of the issuing CAs, for IssueRequest.Issuer and CRL. The files of each begin with its name.
+// Names of the issuing CAs that are always there, for IssueRequest.Issuer.
 const (
 	IssuerEC  = "ec"  // the default
 	IssuerRSA = "rsa" // RSA from leaf to root, as long as the device's key is
@@ -34,83 +34,162 @@ const (
 	pemKey         = "PRIVATE KEY" // PKCS#8, RFC 5958
 )
 
+// The path lengths of roots and issuing CAs. A root's is one more than RFC 5280 needs: its verifiers do not count a CA
+// that issued to itself, such as the certificates which link an old root and a new one, but others (Go's) do.
+const (
+	rootPathLen    = 2
+	issuingPathLen = 0 // devices only below it
+)
+
 // makeAuthority makes everything that a CA consists of: the files of authorityDir, by name. Nothing is written.
 func makeAuthority(c *Config, now time.Time) (map[string][]byte, error) {
-	makeRSA := func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, c.Issuers.RSA.Bits) }
-	makers := []func() (crypto.Signer, error){makeEC, makeEC, makeRSA, makeRSA}
-	keys := make([]crypto.Signer, len(makers))
-	errs := make([]error, len(makers))
+	secret := make([]byte, secretSize)
+	if _, err := rand.Read(secret); err != nil {
+		return nil, err
+	}
+	files, err := makeIssuers(c, c.issuerNames(), now)
+	if err != nil {
+		return nil, err
+	}
+	files[secretFile] = []byte(hex.EncodeToString(secret) + "\n")
+	return files, nil
+}
+
+// makeIssuers makes the first generation of issuers, or imports it.
+func makeIssuers(c *Config, names []string, now time.Time) (map[string][]byte, error) {
+	parts := make([]map[string][]byte, len(names))
+	errs := make([]error, len(names))
 	// An RSA key costs some 100 to 500 ms, by luck: side by side, the first start stays short.
 	var wg sync.WaitGroup
-	for i, m := range makers {
-		wg.Go(func() { keys[i], errs[i] = m() })
+	for n, name := range names {
+		wg.Go(func() { parts[n], errs[n] = makeIssuer(name, c, now) })
 	}
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	secret := make([]byte, secretSize)
-	if _, err := rand.Read(secret); err != nil {
-		return nil, err
-	}
-	files := map[string][]byte{secretFile: []byte(hex.EncodeToString(secret) + "\n")}
-	for i, is := range []struct {
-		name string
-		conf Issuer
-	}{{IssuerEC, c.Issuers.EC}, {IssuerRSA, c.Issuers.RSA}} {
-		if err := makeChain(files, is.name, &is.conf, c, keys[2*i], keys[2*i+1], now); err != nil {
-			return nil, fmt.Errorf("make CA %s: %w", is.name, err)
-		}
+	files := map[string][]byte{}
+	for _, part := range parts {
+		maps.Copy(files, part)
 	}
 	return files, nil
 }
 
-func makeEC() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
-
-// makeChain makes a root and the issuing CA under it.
-func makeChain(files map[string][]byte, name string, is *Issuer, c *Config, rootKey, key crypto.Signer, now time.Time) error {
-	root := caTemplate(c.Organization, is.RootName, time.Duration(c.Validity.Root), now)
-	root.MaxPathLen = 1
-	rootDER, err := certifyCA(root, root, rootKey.Public(), rootKey)
+func makeIssuer(name string, c *Config, now time.Time) (map[string][]byte, error) {
+	conf := c.Issuers[name]
+	if conf.Import != nil {
+		files, err := importFiles(name, conf.Import, 1, nil, now)
+		return under(generationDir(name, 1), files), err
+	}
+	keys, err := makeKeys(conf.Key, 2)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("make CA %s: %w", name, err)
 	}
-	if root, err = x509.ParseCertificate(rootDER); err != nil {
-		return err
-	}
-	issuing := caTemplate(c.Organization, is.Name, time.Duration(c.Validity.Issuing), now)
-	issuing.MaxPathLenZero = true                     // devices only below it
-	issuing.KeyUsage |= x509.KeyUsageDigitalSignature // it signs CMS and OCSP answers itself
-	issuingDER, err := certifyCA(issuing, root, key.Public(), rootKey)
+	files, err := makeChain(&conf, c, keys[0], keys[1], now)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("make CA %s: %w", name, err)
 	}
-	for file, k := range map[string]crypto.Signer{name + "-root.key": rootKey, name + ".key": key} {
-		der, err := x509.MarshalPKCS8PrivateKey(k)
-		if err != nil {
-			return err
-		}
-		files[file] = pem.EncodeToMemory(&pem.Block{Type: pemKey, Bytes: der})
+	if name == IssuerEC || name == IssuerRSA { // as the first release made them, and may open them again
+		return map[string][]byte{
+			name + ".crt": files[issuingFile], name + ".key": files[issuingKeyFile],
+			name + "-root.crt": files[chainFile], name + "-root.key": files[rootKeyFile],
+		}, nil
 	}
-	files[name+"-root.crt"] = pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: rootDER})
-	files[name+".crt"] = pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: issuingDER})
-	return nil
+	files[originFile], err = origin{Kind: originMade}.text()
+	return under(generationDir(name, 1), files), err
 }
 
-func caTemplate(organization, name string, validity time.Duration, now time.Time) *x509.Certificate {
-	now = now.UTC().Truncate(time.Second)
+// under puts files into a folder.
+func under(folder string, files map[string][]byte) map[string][]byte {
+	all := map[string][]byte{}
+	for name, data := range files {
+		all[filepath.Join(folder, name)] = data
+	}
+	return all
+}
+
+func (o origin) text() ([]byte, error) {
+	text, err := json.Marshal(o)
+	return append(text, '\n'), err
+}
+
+// makeKeys makes n keys of a kind, side by side.
+func makeKeys(kind string, n int) ([]crypto.Signer, error) {
+	keys, errs := make([]crypto.Signer, n), make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { keys[i], errs[i] = keyKinds[kind]() })
+	}
+	wg.Wait()
+	return keys, errors.Join(errs...)
+}
+
+// makeChain makes a root and the issuing CA under it.
+func makeChain(is *Issuer, c *Config, rootKey, key crypto.Signer, now time.Time) (map[string][]byte, error) {
+	from := now.UTC().Truncate(time.Second).Add(-caBackdate)
+	subject := func(name string) pkix.Name {
+		return pkix.Name{Organization: []string{c.Organization}, CommonName: name}
+	}
+	root := rootTemplate(from, end(now, c.Validity.Root))
+	root.Subject = subject(is.RootName)
+	root, err := certifyCA(root, root, rootKey.Public(), rootKey)
+	if err != nil {
+		return nil, err
+	}
+	issuing := issuingTemplate(from, end(now, c.Validity.Issuing))
+	issuing.Subject = subject(is.Name)
+	if issuing, err = certifyCA(issuing, root, key.Public(), rootKey); err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{issuingFile: certificatePEM(issuing), chainFile: certificatePEM(root)}
+	if files[issuingKeyFile], err = keyPEM(key); err != nil {
+		return nil, err
+	}
+	files[rootKeyFile], err = keyPEM(rootKey)
+	return files, err
+}
+
+func certificatePEM(certs ...*x509.Certificate) []byte {
+	var all []byte
+	for _, c := range certs {
+		all = append(all, pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: c.Raw})...)
+	}
+	return all
+}
+
+func keyPEM(key crypto.Signer) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: pemKey, Bytes: der}), nil
+}
+
+// end is the last second of a validity that begins now (RFC 5280 section 4.1.2.5: both ends belong to it).
+func end[D ~int64](now time.Time, validity D) time.Time {
+	return now.UTC().Truncate(time.Second).Add(time.Duration(validity) - time.Second)
+}
+
+func rootTemplate(from, to time.Time) *x509.Certificate {
 	return &x509.Certificate{
-		Subject:               pkix.Name{Organization: []string{organization}, CommonName: name},
-		NotBefore:             now.Add(-caBackdate),
-		NotAfter:              now.Add(validity - time.Second), // RFC 5280 section 4.1.2.5: both ends belong to it
+		NotBefore:             from,
+		NotAfter:              to,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
+		MaxPathLen:            rootPathLen,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 }
 
+func issuingTemplate(from, to time.Time) *x509.Certificate {
+	c := rootTemplate(from, to)
+	c.MaxPathLen, c.MaxPathLenZero = issuingPathLen, true
+	c.KeyUsage |= x509.KeyUsageDigitalSignature // it signs CMS and OCSP answers itself
+	return c
+}
+
 // certifyCA signs a CA certificate under a new random serial number of 20 octets (RFC 5280 section 4.1.2.2).
-func certifyCA(c, parent *x509.Certificate, pub crypto.PublicKey, key crypto.Signer) ([]byte, error) {
+func certifyCA(c, parent *x509.Certificate, pub crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
 	serial := make([]byte, serialSize)
 	if _, err := rand.Read(serial); err != nil {
 		return nil, err
@@ -123,7 +202,11 @@ func certifyCA(c, parent *x509.Certificate, pub crypto.PublicKey, key crypto.Sig
 	if c.SubjectKeyId, err = keyIdentifier(spki); err != nil {
 		return nil, err
 	}
-	// A root names itself, an issuing CA its root: RFC 5280 section 4.2.1.1.
+	// A root names itself, every other one who signs it: RFC 5280 section 4.2.1.1.
 	c.AuthorityKeyId = parent.SubjectKeyId
-	return x509.CreateCertificate(nil, c, parent, pub, &signer{key: key})
+	der, err := x509.CreateCertificate(nil, c, parent, pub, &signer{key: key})
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
 }

@@ -47,7 +47,7 @@ func TestMadeCA(t *testing.T) {
 			if x.Subject.String() != wantNames[ca.Name][i] {
 				t.Errorf("%s: subject %q, want %q", ca.Name, x.Subject, wantNames[ca.Name][i])
 			}
-			if x.Version != 3 || !x.BasicConstraintsValid || !x.IsCA || x.MaxPathLen != i {
+			if x.Version != 3 || !x.BasicConstraintsValid || !x.IsCA || x.MaxPathLen != 2*i {
 				t.Errorf("%s: version %d, CA %t, path length %d", x.Subject, x.Version, x.IsCA, x.MaxPathLen)
 			}
 			for _, e := range x.Extensions {
@@ -145,7 +145,7 @@ func TestCrashWhileMaking(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		execLedger(t, dir, `DELETE FROM authority; DELETE FROM issuers`)
+		execLedger(t, dir, `DELETE FROM authority; DELETE FROM keys; DELETE FROM generations`)
 		c := open(t, dir, Options{})
 		issue(t, c, request(t, "1"))
 		if again, err := os.ReadFile(filepath.Join(dir, authorityDir, "ec.key")); err != nil || !bytes.Equal(key, again) {
@@ -230,7 +230,7 @@ func TestDamagedIsRefused(t *testing.T) {
 			execLedger(t, dir, `UPDATE authority SET identity = x'00'`)
 		}, "another CA"},
 		"ledger of a newer version": {func(t *testing.T, dir string) {
-			execLedger(t, dir, `PRAGMA user_version = 2`)
+			execLedger(t, dir, `PRAGMA user_version = 3`)
 		}, "newer version"},
 		"not a ledger": {func(t *testing.T, dir string) {
 			if err := os.WriteFile(filepath.Join(dir, ledgerFile), bytes.Repeat([]byte("x"), 8192), 0o600); err != nil {

@@ -3,8 +3,10 @@ package local
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/muster-pki/muster/plugins/backend"
 	"google.golang.org/grpc/codes"
@@ -14,7 +16,8 @@ import (
 // not 7, which is not used.
 var revocationReasons = []int{0, 1, 2, 3, 4, 5, 6, 9, 10}
 
-// Revoke records the revocation, durably. The first one of a certificate stands, with its time and reason.
+// Revoke records the revocation, durably. The first one of a certificate stands, with its time and reason. All
+// generations of a CA with the name are searched: the request does not say which key signed.
 // NOT_FOUND: no such certificate of this CA. INVALID_ARGUMENT: not a reason. UNAVAILABLE: the ledger failed.
 func (c *CA) Revoke(ctx context.Context, q *backend.RevokeRequest) error {
 	r, err := c.running()
@@ -29,10 +32,17 @@ func (c *CA) Revoke(ctx context.Context, q *backend.RevokeRequest) error {
 		at = now // a CRL that tells the future would be read in two ways
 	}
 	for _, i := range r.issuers {
-		if !bytes.Equal(q.Issuer, i.cert.RawSubject) {
+		// An imported CA may have changed its name.
+		var named []int
+		for _, g := range i.all {
+			if bytes.Equal(q.Issuer, g.cert.RawSubject) {
+				named = append(named, g.number)
+			}
+		}
+		if len(named) == 0 {
 			continue
 		}
-		err := r.ledger.revoke(ctx, i.name, bytes.TrimLeft(q.Serial, "\x00"), at, q.Reason)
+		err := r.ledger.revoke(ctx, i.name, named, bytes.TrimLeft(q.Serial, "\x00"), at, q.Reason)
 		switch {
 		case errors.Is(err, errNoSuchSerial):
 			return backend.Refuse(codes.NotFound, "%v", err)
@@ -42,4 +52,29 @@ func (c *CA) Revoke(ctx context.Context, q *backend.RevokeRequest) error {
 		return nil
 	}
 	return backend.Refuse(codes.NotFound, "no CA here has this name")
+}
+
+// revoke records a revocation. It changes nothing about a certificate that is revoked already, and fails with
+// errNoSuchSerial when no one of the generations has it.
+func (l *ledger) revoke(ctx context.Context, issuer string, generations []int, serial []byte, at time.Time, reason int) error {
+	return l.writer.Do(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		var revoked sql.NullInt64
+		var generation int
+		err := tx.QueryRowContext(ctx, `SELECT revoked_at, generation FROM certificates WHERE issuer = ? AND serial = ?`, issuer, serial).Scan(&revoked, &generation)
+		switch {
+		case errors.Is(err, sql.ErrNoRows), err == nil && !slices.Contains(generations, generation):
+			return errNoSuchSerial
+		case err != nil:
+			return err
+		case revoked.Valid:
+			return nil
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE certificates SET revoked_at = ?, reason = ? WHERE issuer = ? AND serial = ?`,
+			at.Unix(), reason, issuer, serial); err != nil {
+			return err
+		}
+		// It belongs on the CRLs of all keys: CRL.
+		_, err = tx.ExecContext(ctx, `UPDATE keys SET revocations = revocations + 1 WHERE issuer = ?`, issuer)
+		return err
+	})
 }

@@ -197,16 +197,16 @@ func TestRevokeWhileMakingCRL(t *testing.T) {
 	c := open(t, standing(t), Options{})
 	r := c.open.Load()
 	leaf := issue(t, c, request(t, "a"))
-	s, err := r.ledger.crlState(t.Context(), IssuerEC)
+	s, err := r.ledger.crlState(t.Context(), "ec.1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	revoke(t, c, leaf, 1, now) // between the look at the state and the CRL's record
-	der, err := r.makeCRL(t.Context(), r.issuers[0], s, now)
+	der, err := r.makeCRL(t.Context(), r.issuers[0], r.issuers[0].generation, s, now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.makeCRL(t.Context(), r.issuers[0], s, now); err == nil {
+	if _, err := r.makeCRL(t.Context(), r.issuers[0], r.issuers[0].generation, s, now); err == nil {
 		t.Error("two CRLs with one number")
 	}
 	if list, err := x509.ParseRevocationList(der); err != nil || len(list.RevokedCertificateEntries) != 1 {

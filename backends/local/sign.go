@@ -25,7 +25,8 @@ func positive(serial []byte) []byte {
 	return serial
 }
 
-// serialNumber is the serial number of the certificate that is issued by issuer under the ID: always the same one.
+// serialNumber is the serial number of the certificate that is issued by issuer under the ID: always the same one. The
+// generation is no part of it: all generations have one name, and under that an ID and a serial number belong together.
 func (a *authority) serialNumber(issuer, id string) []byte {
 	m := hmac.New(sha256.New, a.secret)
 	var length [8]byte
@@ -37,8 +38,8 @@ func (a *authority) serialNumber(issuer, id string) []byte {
 	return positive(m.Sum(nil)[:serialSize])
 }
 
-// signer signs the same bytes always with the same signature: ECDSA as in RFC 6979, RSA as PKCS #1 v1.5, both without
-// a random source. So a certificate that was signed but not recorded, because the process died, is signed again as it was.
+// signer signs the same bytes always with the same signature: ECDSA as in RFC 6979, Ed25519, RSA as PKCS #1 v1.5, none
+// with a random source. So a certificate that was signed but not recorded, because the process died, is signed again as it was.
 type signer struct {
 	key   crypto.Signer
 	check func(tbs []byte) error // sees what is to be signed, and can refuse; nil for none
@@ -58,6 +59,9 @@ func (s *signer) SignMessage(_ io.Reader, message []byte, opts crypto.SignerOpts
 			return nil, err
 		}
 	}
+	if opts.HashFunc() == 0 { // Ed25519 signs the message itself: RFC 8032 section 5.1.6
+		return s.Sign(nil, message, opts)
+	}
 	h := opts.HashFunc().New()
 	h.Write(message)
 	return s.Sign(nil, h.Sum(nil), opts)
@@ -69,7 +73,7 @@ var errUnfit = errors.New("the template does not make a sound certificate")
 // sign makes the certificate of a checked template. It fails with errUnfit, and then nothing was signed.
 // crypto/x509 verifies each signature that it makes: a fault in a computation (rowhammer, a bad core) would give an
 // RSA-CRT or a deterministic ECDSA key away with one wrong signature.
-func (i *issuer) sign(t *template, serial []byte) ([]byte, error) {
+func (g *generation) sign(t *template, serial []byte) ([]byte, error) {
 	c := &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(serial),
 		RawSubject:   t.Subject,
@@ -79,7 +83,7 @@ func (i *issuer) sign(t *template, serial []byte) ([]byte, error) {
 		ExtraExtensions: t.extensions,
 	}
 	check := func(tbs []byte) error { return t.fits(tbs, c.SerialNumber) }
-	return x509.CreateCertificate(nil, c, i.cert, t.key, &signer{key: i.key, check: check})
+	return x509.CreateCertificate(nil, c, g.cert, t.key, &signer{key: g.key, check: check})
 }
 
 // fits reads what is to be signed as relying parties will, and compares it with the template. It is the last look

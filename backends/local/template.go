@@ -1,7 +1,6 @@
 package local
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -93,15 +92,11 @@ func (a *authority) checkTemplate(t *backend.Template, i *issuer) (*template, er
 
 // notOurs refuses the names and keys of our own CAs: a device with one of them could pass for the CA.
 func (a *authority) notOurs(t *backend.Template) error {
-	for _, i := range a.issuers {
-		for _, c := range []*x509.Certificate{i.cert, i.root} {
-			if bytes.Equal(t.Subject, c.RawSubject) {
-				return errors.New("subject: it is the name of one of this CA's own certificates")
-			}
-			if bytes.Equal(t.PublicKey, c.RawSubjectPublicKeyInfo) {
-				return errors.New("public key: it is one of this CA's own")
-			}
-		}
+	switch {
+	case a.owns(t.Subject, func(c *x509.Certificate) []byte { return c.RawSubject }):
+		return errors.New("subject: it is the name of one of this CA's own certificates")
+	case a.owns(t.PublicKey, func(c *x509.Certificate) []byte { return c.RawSubjectPublicKeyInfo }):
+		return errors.New("public key: it is one of this CA's own")
 	}
 	return nil
 }

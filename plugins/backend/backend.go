@@ -43,7 +43,8 @@ type Backend interface {
 	Confirm(ctx context.Context, id string, accepted bool) error
 	// Revoke revokes; a certificate already revoked is success, an unknown one is NOT_FOUND. Optional.
 	Revoke(ctx context.Context, r *RevokeRequest) error
-	// CRL writes the issuer's current CRL, DER, to w. issuer is a CA.Name, "" for the default. Optional.
+	// CRL writes the issuer's current CRL, DER, to w. issuer is one of CA.CRLs, such as CA.Name, "" for the default. NOT_FOUND
+	// when there is none. Optional.
 	CRL(ctx context.Context, issuer string, w io.Writer) error
 }
 
@@ -142,7 +143,7 @@ type CA struct {
 	Name     string   // selects the CA in IssueRequest.Issuer, e.g. "ec"
 	Chain    [][]byte // DER, the issuing certificate first, the root last
 	Rollover [][]byte // DER: OldWithOld, OldWithNew, NewWithOld while keys change over (RFC 7030 section 4.1.3), and earlier issuing certificates that still have unexpired certificates below them
-	CRLs     []string // what CRL takes for this CA: Name, then the names of earlier keys that still have unexpired certificates
+	CRLs     []string // what CRL takes for this CA: Name, always its newest key's; then names that stay with one key each while it has unexpired certificates. nil is as Name alone
 }
 
 // Template is what is to be certified. The certificate must equal it: the gateway compares.

@@ -9,6 +9,7 @@ const (
 	MaxCertificate = 64 << 10 // DER
 	MaxChain       = 10       // certificates
 	MaxCAs         = 16       // of one backend
+	MaxRollover    = 64       // certificates and CRLs of one CA: CA.Rollover, CA.CRLs
 	MaxName        = 256      // any name: an ID, a CA, a version, a device
 	MaxTicket      = 1 << 10
 	MaxContent     = 1 << 20  // SignCMS and Exchange, both ways

@@ -18,7 +18,7 @@ import (
 	pb "github.com/muster-pki/muster/plugins/backend/backendpb/v1"
 )
 
-// Client is a plugin as the gateway sees it: a Backend, a CMSSigner and an Exchanger over a connection.
+// Client is a plugin as the gateway sees it: a Backend, a CMSSigner, an Exchanger and a Roller over a connection.
 //
 // What a plugin returns is not trusted: it is bounded and parsed again, and an answer that fails this is INTERNAL,
 // which leaves the outcome of an Issue unknown. Errors keep their code and RetryInfo, lose every other detail, and
@@ -139,22 +139,16 @@ func casFromWire(w []*pb.CA) ([]CA, error) {
 	}
 	names := map[string]bool{}
 	var cas []CA
-	for _, ca := range w {
-		name := ca.GetName()
-		if name == "" || !printable(name, MaxName) || names[name] {
+	for _, one := range w {
+		ca, err := caFromWire(one)
+		if err != nil {
+			return nil, err
+		}
+		if names[ca.Name] {
 			return nil, errors.New("a CA without a name of its own")
 		}
-		names[name] = true
-		if len(ca.Chain) == 0 {
-			return nil, fmt.Errorf("CA %s without certificate", name)
-		}
-		if err := checkChain(ca.Chain); err != nil {
-			return nil, fmt.Errorf("CA %s: %w", name, err)
-		}
-		if err := checkChain(ca.Rollover); err != nil {
-			return nil, fmt.Errorf("CA %s, rollover: %w", name, err)
-		}
-		cas = append(cas, CA{Name: name, Chain: ca.Chain, Rollover: ca.Rollover})
+		names[ca.Name] = true
+		cas = append(cas, *ca)
 	}
 	return cas, nil
 }
@@ -275,8 +269,29 @@ func (c *Client) Exchange(ctx context.Context, id string, message []byte) ([]byt
 	return w.Message, nil
 }
 
+// Rollover is Roller.Rollover.
+func (c *Client) Rollover(ctx context.Context, r *RolloverRequest) (*CA, error) {
+	kind, ok := wireOf(rolloverNames, r.Kind)
+	if !ok {
+		return nil, status.Errorf(codes.InvalidArgument, "no such rollover: %q", r.Kind)
+	}
+	w, err := c.rpc.Rollover(sendRequestID(ctx, r.ID), &pb.RolloverRequest{Id: r.ID, Issuer: r.Issuer, Kind: kind, Root: r.Root}, messageBounds...)
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	ca, err := caFromWire(w.Ca)
+	if err == nil && r.Issuer != "" && ca.Name != r.Issuer {
+		err = errors.New("another CA")
+	}
+	if err != nil {
+		return nil, c.garbage("Rollover", err)
+	}
+	return ca, nil
+}
+
 var (
 	_ Backend   = (*Client)(nil)
 	_ CMSSigner = (*Client)(nil)
 	_ Exchanger = (*Client)(nil)
+	_ Roller    = (*Client)(nil)
 )

@@ -83,6 +83,12 @@ func (h *hostile) CRL(_ *pb.CRLRequest, s grpc.ServerStreamingServer[pb.CRLRespo
 func (h *hostile) SignCMS(context.Context, *pb.SignCMSRequest) (*pb.SignCMSResponse, error) {
 	return &pb.SignCMSResponse{SignedData: h.content}, h.err
 }
+func (h *hostile) Rollover(context.Context, *pb.RolloverRequest) (*pb.RolloverResponse, error) {
+	if len(h.cas) == 0 {
+		return &pb.RolloverResponse{}, h.err
+	}
+	return &pb.RolloverResponse{Ca: h.cas[0]}, h.err
+}
 func (h *hostile) Exchange(context.Context, *pb.ExchangeRequest) (*pb.ExchangeResponse, error) {
 	return &pb.ExchangeResponse{Message: h.content}, h.err
 }
@@ -192,6 +198,8 @@ func TestHostileAnswers(t *testing.T) {
 				_, err = c.SignCMS(t.Context(), "", nil)
 			case "exchange":
 				_, err = c.Exchange(t.Context(), "a", nil)
+			case "rollover":
+				_, err = c.Rollover(t.Context(), &RolloverRequest{ID: "a", Issuer: "a", Kind: RolloverRekey})
 			}
 			return err
 		}
@@ -215,6 +223,15 @@ func TestHostileAnswers(t *testing.T) {
 		{"no certificate", "cas", &hostile{cas: []*pb.CA{{Name: "a"}}}, "without certificate"},
 		{"garbage", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: [][]byte{{1}}}}}, "CA a: chain"},
 		{"garbage rollover", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good), Rollover: [][]byte{{1}}}}}, "rollover"},
+		{"much rollover", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good), Rollover: many(MaxRollover+1, good)}}}, "a rollover of 65"},
+		{"many CRLs", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good), Crls: make([]string, MaxRollover+1)}}}, "65 CRLs"},
+		{"a CRL of two lines", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good), Crls: []string{"a\nb"}}}}, "a CRL without a name"},
+		{"a CRL twice", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good), Crls: []string{"a", "a"}}}}, "a CRL without a name"},
+		{"a nameless CRL", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good), Crls: []string{""}}}}, "a CRL without a name"},
+		{"good", "rollover", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good)}}}, ""},
+		{"none", "rollover", &hostile{}, "without a name"},
+		{"another CA", "rollover", &hostile{cas: []*pb.CA{{Name: "b", Chain: many(1, good)}}}, "another CA"},
+		{"no certificate", "rollover", &hostile{cas: []*pb.CA{{Name: "a"}}}, "without certificate"},
 		{"many", "cas", &hostile{cas: make([]*pb.CA, MaxCAs+1)}, "17 CAs"},
 		{"never", "lookup", &hostile{outcome: &pb.LookupResponse{State: pb.OutcomeState_OUTCOME_STATE_NEVER}}, ""},
 		{"a state of the future", "lookup", &hostile{outcome: &pb.LookupResponse{State: 9}}, "no outcome"},

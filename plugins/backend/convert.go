@@ -45,6 +45,11 @@ var (
 		pb.Capability_CAPABILITY_CRL:      CapCRL,
 		pb.Capability_CAPABILITY_SIGN_CMS: CapSignCMS,
 		pb.Capability_CAPABILITY_EXCHANGE: CapExchange,
+		pb.Capability_CAPABILITY_ROLLOVER: CapRollover,
+	}
+	rolloverNames = map[pb.RolloverKind]RolloverKind{
+		pb.RolloverKind_ROLLOVER_KIND_RENEW: RolloverRenew,
+		pb.RolloverKind_ROLLOVER_KIND_REKEY: RolloverRekey,
 	}
 	outcomeNames = map[pb.OutcomeState]OutcomeState{
 		pb.OutcomeState_OUTCOME_STATE_ISSUED:  OutcomeIssued,
@@ -235,13 +240,49 @@ func checkCertificate(der []byte) error {
 }
 
 func checkChain(chain [][]byte) error {
-	if len(chain) > MaxChain {
-		return fmt.Errorf("a chain of %d certificates, more than %d", len(chain), MaxChain)
+	return checkCertificates("chain", chain, MaxChain)
+}
+
+func checkCertificates(what string, chain [][]byte, limit int) error {
+	if len(chain) > limit {
+		return fmt.Errorf("a %s of %d certificates, more than %d", what, len(chain), limit)
 	}
 	for i, der := range chain {
 		if err := checkCertificate(der); err != nil {
-			return fmt.Errorf("chain, certificate %d: %w", i, err)
+			return fmt.Errorf("%s, certificate %d: %w", what, i, err)
 		}
 	}
 	return nil
+}
+
+func caToWire(ca *CA) *pb.CA {
+	return &pb.CA{Name: ca.Name, Chain: ca.Chain, Rollover: ca.Rollover, Crls: ca.CRLs}
+}
+
+// caFromWire re-parses a CA that a plugin names.
+func caFromWire(w *pb.CA) (*CA, error) {
+	name := w.GetName()
+	if name == "" || !printable(name, MaxName) {
+		return nil, errors.New("a CA without a name of its own")
+	}
+	if len(w.Chain) == 0 {
+		return nil, fmt.Errorf("CA %s without certificate", name)
+	}
+	if err := checkChain(w.Chain); err != nil {
+		return nil, fmt.Errorf("CA %s: %w", name, err)
+	}
+	if err := checkCertificates("rollover", w.Rollover, MaxRollover); err != nil {
+		return nil, fmt.Errorf("CA %s: %w", name, err)
+	}
+	if len(w.Crls) > MaxRollover {
+		return nil, fmt.Errorf("CA %s: %d CRLs, more than %d", name, len(w.Crls), MaxRollover)
+	}
+	seen := map[string]bool{}
+	for _, crl := range w.Crls {
+		if crl == "" || !printable(crl, MaxName) || seen[crl] {
+			return nil, fmt.Errorf("CA %s: a CRL without a name of its own", name)
+		}
+		seen[crl] = true
+	}
+	return &CA{Name: name, Chain: w.Chain, Rollover: w.Rollover, CRLs: w.Crls}, nil
 }

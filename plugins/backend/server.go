@@ -196,7 +196,7 @@ func (s *server) CACertificates(ctx context.Context, _ *pb.CACertificatesRequest
 		}
 		out := &pb.CACertificatesResponse{}
 		for _, ca := range cas {
-			out.Cas = append(out.Cas, &pb.CA{Name: ca.Name, Chain: ca.Chain, Rollover: ca.Rollover})
+			out.Cas = append(out.Cas, caToWire(&ca))
 		}
 		return out, nil
 	})
@@ -311,5 +311,26 @@ func (s *server) Exchange(ctx context.Context, r *pb.ExchangeRequest) (*pb.Excha
 		}
 		answer, err := x.Exchange(ctx, r.Id, r.Message)
 		return &pb.ExchangeResponse{Message: answer}, err
+	})
+}
+
+func (s *server) Rollover(ctx context.Context, r *pb.RolloverRequest) (*pb.RolloverResponse, error) {
+	return serve(s, ctx, "Rollover", configured, func(ctx context.Context) (*pb.RolloverResponse, error) {
+		roller, ok := s.b.(Roller)
+		if !ok {
+			return nil, unimplemented("Rollover")
+		}
+		if r.Id == "" || !printable(r.Id, MaxName) {
+			return nil, badRequest(errors.New("the request has no well-formed ID"))
+		}
+		kind, ok := rolloverNames[r.Kind]
+		if !ok {
+			return nil, badRequest(errors.New("no such kind of rollover"))
+		}
+		ca, err := roller.Rollover(ctx, &RolloverRequest{ID: r.Id, Issuer: r.Issuer, Kind: kind, Root: r.Root})
+		if err != nil {
+			return nil, err
+		}
+		return &pb.RolloverResponse{Ca: caToWire(ca)}, nil
 	})
 }

@@ -31,7 +31,15 @@ type double struct {
 	outcome  *Outcome
 	d        *Description
 	crl      []byte
+	cas      []CA
 	panics   bool
+}
+
+// rolling is a double that is a Roller too.
+type rolling struct{ *double }
+
+func (d rolling) Rollover(ctx context.Context, r *RolloverRequest) (*CA, error) {
+	return &d.cas[0], d.take(ctx, *r)
 }
 
 func (d *double) take(ctx context.Context, asked any) error {
@@ -47,7 +55,7 @@ func (d *double) Configure(ctx context.Context, c []byte) error { return d.take(
 func (d *double) Describe(ctx context.Context) (*Description, error) {
 	return d.d, d.take(ctx, nil)
 }
-func (d *double) CACertificates(ctx context.Context) ([]CA, error) { return nil, d.take(ctx, nil) }
+func (d *double) CACertificates(ctx context.Context) ([]CA, error) { return d.cas, d.take(ctx, nil) }
 func (d *double) Issue(ctx context.Context, r *IssueRequest) (*Issuance, error) {
 	return d.issuance, d.take(ctx, *r)
 }
@@ -66,7 +74,11 @@ func (d *double) CRL(ctx context.Context, issuer string, w io.Writer) error {
 // serving connects to d, configured.
 func serving(t *testing.T, d *double) *Client {
 	t.Helper()
-	c := connect(t, func(s *grpc.Server) { Register(s, d, quiet) })
+	var b Backend = d
+	if len(d.cas) > 0 {
+		b = rolling{d}
+	}
+	c := connect(t, func(s *grpc.Server) { Register(s, b, quiet) })
 	panics, fails := d.panics, d.err
 	d.panics, d.err = false, nil
 	if err := c.Configure(t.Context(), []byte("x: 1")); err != nil || d.asked != "x: 1" {
@@ -110,10 +122,46 @@ func TestRequestsArrive(t *testing.T) {
 	d.d = &Description{Name: "n", Version: "v", Forms: []Form{FormPKCS10, FormExchange, FormGeneratedKey, FormTemplate},
 		Overrides:    []Field{FieldSubject, FieldSubjectAltName, FieldValidity, FieldKeyUsage, FieldExtKeyUsage},
 		Idempotency:  IdempotencyLookup,
-		Capabilities: []Capability{CapPoll, CapConfirm, CapRevoke, CapCRL, CapSignCMS, CapExchange}}
+		Capabilities: []Capability{CapPoll, CapConfirm, CapRevoke, CapCRL, CapSignCMS, CapExchange, CapRollover}}
 	got, err := c.Describe(t.Context())
-	if err != nil || len(got.Forms) != 4 || len(got.Overrides) != 5 || len(got.Capabilities) != 6 || got.Idempotency != IdempotencyLookup {
+	if err != nil || len(got.Forms) != 4 || len(got.Overrides) != 5 || len(got.Capabilities) != 7 || got.Idempotency != IdempotencyLookup {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestRolloverArrives: what is asked of a Roller, and what it answers, to the last field.
+func TestRolloverArrives(t *testing.T) {
+	good := certificate(t, 0)
+	d := &double{cas: []CA{{Name: "ec", Chain: many(2, good), Rollover: many(MaxRollover, good), CRLs: []string{"ec", "ec.2", "ec.1"}}}}
+	c := serving(t, d)
+	for _, r := range []RolloverRequest{{ID: "id-1", Issuer: "ec", Kind: RolloverRekey, Root: true}, {ID: "id-2", Kind: RolloverRenew}} {
+		ca, err := c.Rollover(t.Context(), &r)
+		if err != nil || !reflect.DeepEqual(*ca, d.cas[0]) {
+			t.Errorf("%+v, %v", ca, err)
+		}
+		if !reflect.DeepEqual(d.asked, r) || d.id != r.ID {
+			t.Errorf("asked %+v under %q, not %+v", d.asked, d.id, r)
+		}
+	}
+	if cas, err := c.CACertificates(t.Context()); err != nil || !reflect.DeepEqual(cas, d.cas) {
+		t.Errorf("%+v, %v", cas, err)
+	}
+	d.asked = nil
+	for name, r := range map[string]*pb.RolloverRequest{
+		"no ID":            {Kind: pb.RolloverKind_ROLLOVER_KIND_REKEY},
+		"an ID of control": {Id: "a\n", Kind: pb.RolloverKind_ROLLOVER_KIND_REKEY},
+		"no kind":          {Id: "a"},
+		"a kind to come":   {Id: "a", Kind: 9},
+	} {
+		if _, err := c.rpc.Rollover(t.Context(), r); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := c.Rollover(t.Context(), &RolloverRequest{ID: "a", Kind: "odd"}); status.Code(err) != codes.InvalidArgument || d.asked != nil {
+		t.Errorf("an odd kind: %v, asked %v", err, d.asked)
+	}
+	if _, err := serving(t, &double{}).Rollover(t.Context(), &RolloverRequest{ID: "a", Kind: RolloverRenew}); status.Code(err) != codes.Unimplemented {
+		t.Errorf("a backend that has none: %v", err)
 	}
 }
 

@@ -14,6 +14,7 @@ var (
 	_ backend.Backend   = (*Plugin)(nil)
 	_ backend.CMSSigner = (*Plugin)(nil)
 	_ backend.Exchanger = (*Plugin)(nil)
+	_ backend.Roller    = (*Plugin)(nil)
 )
 
 // call makes one call: deadline, wait for the plugin, hooks. A call whose plugin dies under it fails with
@@ -124,5 +125,12 @@ func (p *Plugin) SignCMS(ctx context.Context, issuer string, content []byte) ([]
 func (p *Plugin) Exchange(ctx context.Context, id string, message []byte) ([]byte, error) {
 	return call(p, ctx, "Exchange", func(ctx context.Context, api *backend.Client) ([]byte, error) {
 		return api.Exchange(ctx, id, message)
+	})
+}
+
+// Rollover is Roller.Rollover.
+func (p *Plugin) Rollover(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error) {
+	return call(p, ctx, "Rollover", func(ctx context.Context, api *backend.Client) (*backend.CA, error) {
+		return api.Rollover(ctx, r)
 	})
 }

@@ -102,6 +102,10 @@ func TestEveryCallGoesThrough(t *testing.T) {
 			t.Errorf("%v, not UNIMPLEMENTED", err)
 		}
 	}
+	roll := &backend.RolloverRequest{ID: "roll", Issuer: "ec", Kind: backend.RolloverRekey}
+	if ca, err := p.Rollover(ctx, roll); err != nil || ca.Name != "ec" || len(ca.Rollover) != 1 {
+		t.Error(ca, err)
+	}
 	if err := p.Configure(ctx, nil); status.Code(err) != codes.FailedPrecondition {
 		t.Error(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,6 +23,14 @@ type broken struct {
 	crl      func(ctx context.Context, issuer string, w io.Writer) error
 	describe func(d *backend.Description)
 	poll     error
+	rollover func(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error)
+}
+
+func (b *broken) Rollover(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error) {
+	if b.rollover != nil {
+		return b.rollover(ctx, r)
+	}
+	return b.Backend.(backend.Roller).Rollover(ctx, r)
 }
 
 func (b *broken) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
@@ -67,6 +76,33 @@ func (b *broken) Describe(ctx context.Context) (*backend.Description, error) {
 	return d, err
 }
 
+// forgetful names no certificate of earlier generations.
+type forgetful struct{ *broken }
+
+func (b *forgetful) CACertificates(ctx context.Context) ([]backend.CA, error) {
+	cas, err := b.Backend.CACertificates(ctx)
+	for i := range cas {
+		cas[i].Rollover = nil
+	}
+	return cas, err
+}
+
+func (b *forgetful) Rollover(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error) {
+	ca, err := b.broken.Rollover(ctx, r)
+	if ca != nil {
+		ca.Rollover = nil
+	}
+	return ca, err
+}
+
+// rolling breaks a CA of its own.
+func rolling(how func(m *Memory, b *broken)) *broken {
+	m := NewMemory(MemoryOptions{Seed: "rolling"})
+	b := &broken{Backend: m}
+	how(m, b)
+	return b
+}
+
 // TestSuiteFinds: each demand is seen to be broken by a backend that breaks it, and by the check that makes it.
 func TestSuiteFinds(t *testing.T) {
 	inner := NewMemory(MemoryOptions{Seed: "broken"})
@@ -83,7 +119,7 @@ func TestSuiteFinds(t *testing.T) {
 		}}
 	}
 	for name, c := range map[string]struct {
-		b     *broken
+		b     backend.Backend
 		check func(context.Context, *trial) error
 	}{
 		"another subject":     {changed(func(t *backend.Template) { t.Subject = otherSubject() }), checkIssue},
@@ -111,11 +147,53 @@ func TestSuiteFinds(t *testing.T) {
 			}
 			return inner.Issue(ctx, r)
 		}}, checkContexts},
-		"revokes nothing":  {&broken{Backend: inner, revoke: func(context.Context, *backend.RevokeRequest) error { return nil }}, checkRevoke},
-		"an empty CRL":     {&broken{Backend: inner, crl: func(context.Context, string, io.Writer) error { return nil }}, checkRevoke},
-		"claims to poll":   {&broken{Backend: inner, describe: func(d *backend.Description) { d.Capabilities = append(d.Capabilities, backend.CapPoll) }}, checkUnimplemented},
-		"polls in secret":  {&broken{Backend: inner, poll: errors.New("not yet")}, checkUnimplemented},
-		"claims to sign":   {&broken{Backend: inner, describe: func(d *backend.Description) { d.Capabilities = append(d.Capabilities, backend.CapSignCMS) }}, checkUnimplemented},
+		"revokes nothing": {&broken{Backend: inner, revoke: func(context.Context, *backend.RevokeRequest) error { return nil }}, checkRevoke},
+		"an empty CRL":    {&broken{Backend: inner, crl: func(context.Context, string, io.Writer) error { return nil }}, checkRevoke},
+		"claims to poll":  {&broken{Backend: inner, describe: func(d *backend.Description) { d.Capabilities = append(d.Capabilities, backend.CapPoll) }}, checkUnimplemented},
+		"polls in secret": {&broken{Backend: inner, poll: errors.New("not yet")}, checkUnimplemented},
+		"claims to sign":  {&broken{Backend: inner, describe: func(d *backend.Description) { d.Capabilities = append(d.Capabilities, backend.CapSignCMS) }}, checkUnimplemented},
+		"no new generation": {rolling(func(m *Memory, b *broken) {
+			b.rollover = func(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error) {
+				if r.Issuer != "" {
+					return m.Rollover(ctx, r)
+				}
+				cas, err := m.CACertificates(ctx)
+				return &cas[0], err
+			}
+		}), checkRollover},
+		"a generation for each call": {rolling(func(m *Memory, b *broken) {
+			b.rollover = func(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error) {
+				fresh := *r
+				fresh.ID += rand.Text()
+				return m.Rollover(ctx, &fresh)
+			}
+		}), checkRollover},
+		"rekeys for a renewal": {rolling(func(m *Memory, b *broken) {
+			b.rollover = func(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error) {
+				other := *r
+				other.Kind = backend.RolloverRekey
+				return m.Rollover(ctx, &other)
+			}
+		}), checkRollover},
+		"rolls the root over too": {rolling(func(m *Memory, b *broken) {
+			b.rollover = func(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error) {
+				other := *r
+				other.Root = true
+				return m.Rollover(ctx, &other)
+			}
+		}), checkRollover},
+		"forgets the rest": {&forgetful{rolling(func(*Memory, *broken) {})}, checkRollover},
+		"revokes by the new key only": {rolling(func(m *Memory, b *broken) {
+			b.crl = func(ctx context.Context, _ string, w io.Writer) error { return m.CRL(ctx, "", w) }
+		}), checkRollover},
+		"refuses to roll": {rolling(func(_ *Memory, b *broken) {
+			b.rollover = func(context.Context, *backend.RolloverRequest) (*backend.CA, error) {
+				return nil, backend.Refuse(codes.FailedPrecondition, "not today")
+			}
+		}), checkRollover},
+		"rolls in secret": {&broken{Backend: inner, describe: func(d *backend.Description) {
+			d.Capabilities = slices.DeleteFunc(d.Capabilities, func(c backend.Capability) bool { return c == backend.CapRollover })
+		}}, checkUnimplemented},
 		"no idempotency":   {&broken{Backend: inner, describe: func(d *backend.Description) { d.Idempotency = "" }}, checkDescribe},
 		"hides its lookup": {&broken{Backend: inner, describe: func(d *backend.Description) { d.Idempotency = backend.IdempotencyNone }}, checkLookup},
 	} {

@@ -31,6 +31,7 @@ var checks = []check{
 	{"cancelled and late", checkContexts},
 	{"revoke", checkRevoke},
 	{"confirm", checkConfirm},
+	{"rollover", checkRollover},
 	{"what is not described is unimplemented", checkUnimplemented},
 }
 

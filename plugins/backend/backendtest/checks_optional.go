@@ -122,6 +122,15 @@ func checkUnimplemented(ctx context.Context, x *trial) error {
 	} else if x.can(backend.CapExchange) {
 		return errors.New("it describes exchange and has no Exchange")
 	}
+	if r, ok := x.b.(backend.Roller); ok {
+		// Of a CA that there is not: nothing is made.
+		calls[backend.CapRollover] = func() error {
+			_, err := r.Rollover(ctx, &backend.RolloverRequest{ID: "never-asked", Issuer: "no-such-ca", Kind: backend.RolloverRenew})
+			return err
+		}
+	} else if x.can(backend.CapRollover) {
+		return errors.New("it describes rollover and has no Rollover")
+	}
 	for c, call := range calls {
 		code := status.Code(call())
 		if !x.can(c) && code != codes.Unimplemented {

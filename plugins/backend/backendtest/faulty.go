@@ -218,6 +218,14 @@ func (f *FaultyBackend) Exchange(ctx context.Context, id string, message []byte)
 	return nil, backend.Refuse(codes.Unimplemented, "Exchange")
 }
 
+// Rollover is Roller.Rollover, if the wrapped backend has it.
+func (f *FaultyBackend) Rollover(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error) {
+	if b, ok := f.Backend.(backend.Roller); ok {
+		return b.Rollover(ctx, r)
+	}
+	return nil, backend.Refuse(codes.Unimplemented, "Rollover")
+}
+
 // Close closes the wrapped backend, if it can be closed.
 func (f *FaultyBackend) Close() error {
 	if c, ok := f.Backend.(io.Closer); ok {

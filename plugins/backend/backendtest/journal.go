@@ -61,7 +61,7 @@ func (m *Memory) Configure(_ context.Context, config []byte) error {
 	return nil
 }
 
-// journalLine is one line of the journal: an issuance, or a revocation.
+// journalLine is one line of the journal: an issuance, a revocation, or a rollover.
 type journalLine struct {
 	ID          string    `json:"id,omitempty"`
 	Content     string    `json:"content,omitempty"` // hexadecimal
@@ -69,6 +69,8 @@ type journalLine struct {
 	Revoked     []byte    `json:"revoked,omitempty"` // serial
 	Reason      int       `json:"reason,omitempty"`
 	At          time.Time `json:"at,omitzero"`
+
+	Rollover *backend.RolloverRequest `json:"rollover,omitempty"`
 }
 
 // open replays the journal and appends to it from then on. A last line cut short by a kill was never answered
@@ -90,9 +92,11 @@ func (m *Memory) open(file string) error {
 		return fmt.Errorf("journal %s: %w", file, err)
 	}
 	for _, l := range lines {
-		if l.ID != "" {
+		if l.Rollover != nil {
+			m.roll(*l.Rollover)
+		} else if l.ID != "" {
 			var e entry
-			e.der = l.Certificate
+			e.der, e.generation = l.Certificate, len(m.generations)-1
 			if n, err := hex.Decode(e.content[:], []byte(l.Content)); err != nil || n != len(e.content) {
 				f.Close() //nolint:errcheck // nothing was written
 				return fmt.Errorf("journal %s: malformed line for ID %s", file, l.ID)

@@ -38,15 +38,16 @@ type MemoryOptions struct {
 	Journal string
 }
 
-// Memory is a CA for tests: a P-256 root, an issuing CA under it, native idempotency, revocation and a CRL.
+// Memory is a CA for tests: a P-256 root, an issuing CA under it, native idempotency, revocation, a CRL, and rollover.
 type Memory struct {
 	backend.Unimplemented
 	o           MemoryOptions
-	key         *ecdsa.PrivateKey // of the issuing CA
-	issuing     *x509.Certificate
-	root        *x509.Certificate
 	serialKey   []byte
 	mu          sync.Mutex
+	key         *ecdsa.PrivateKey // of the issuing CA, as the next two the newest
+	issuing     *x509.Certificate
+	root        *x509.Certificate
+	generations []memoryGeneration // never changed, only added to; the newest last
 	journal     io.WriteCloser
 	issued      map[string]entry  // by ID
 	serials     map[string]string // serial -> ID
@@ -55,8 +56,9 @@ type Memory struct {
 
 // entry is what an ID led to.
 type entry struct {
-	content [sha256.Size]byte // of the request
-	der     []byte
+	content    [sha256.Size]byte // of the request
+	der        []byte
+	generation int // that issued it
 }
 
 // MemoryName is Description.Name of a Memory.
@@ -78,8 +80,9 @@ func NewMemory(o MemoryOptions) *Memory {
 	m.key = m.derive("issuing")
 	serial := sha256.Sum256([]byte(o.Seed + "/serial"))
 	m.serialKey = serial[:]
-	m.root = m.ca("Muster Test Root", 1, rootKey, nil, rootKey)
-	m.issuing = m.ca("Muster Test Issuing CA", 2, m.key, m.root, rootKey)
+	m.root = m.ca(memoryRoot, 1, rootKey, nil, rootKey)
+	m.issuing = m.ca(memoryIssuing, 2, m.key, m.root, rootKey)
+	m.generations = []memoryGeneration{{key: m.key, rootKey: rootKey, issuing: m.issuing, root: m.root}}
 	if o.Journal != "" {
 		if err := m.open(o.Journal); err != nil {
 			panic("backendtest: " + err.Error())
@@ -112,6 +115,7 @@ func (m *Memory) ca(name string, serial int64, key *ecdsa.PrivateKey, parent *x5
 	if parent == nil {
 		parent = t
 	}
+	t.AuthorityKeyId = parent.SubjectKeyId // crypto/x509 sets it itself, but where a name issues to itself
 	der, err := x509.CreateCertificate(nil, t, parent, key.Public(), deterministic{signer})
 	if err != nil {
 		panic("backendtest: " + err.Error())
@@ -132,6 +136,8 @@ func (d deterministic) Sign(_ io.Reader, digest []byte, o crypto.SignerOpts) ([]
 	return d.key.Sign(nil, digest, o)
 }
 
+const memoryRoot, memoryIssuing = "Muster Test Root", "Muster Test Issuing CA"
+
 // Describe is Backend.Describe.
 func (m *Memory) Describe(context.Context) (*backend.Description, error) {
 	return &backend.Description{
@@ -139,24 +145,30 @@ func (m *Memory) Describe(context.Context) (*backend.Description, error) {
 		Version:      "1",
 		Forms:        []backend.Form{backend.FormTemplate},
 		Idempotency:  backend.IdempotencyNative,
-		Capabilities: []backend.Capability{backend.CapConfirm, backend.CapRevoke, backend.CapCRL},
+		Capabilities: []backend.Capability{backend.CapConfirm, backend.CapRevoke, backend.CapCRL, backend.CapRollover},
 	}, nil
 }
 
 // CACertificates is Backend.CACertificates: one CA, named "ec".
 func (m *Memory) CACertificates(context.Context) ([]backend.CA, error) {
-	return []backend.CA{{Name: "ec", Chain: m.chain()}}, nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return []backend.CA{m.describe()}, nil
 }
 
-func (m *Memory) chain() [][]byte {
-	return [][]byte{bytes.Clone(m.issuing.Raw), bytes.Clone(m.root.Raw)}
+// Root is the trust anchor, the newest one.
+func (m *Memory) Root() *x509.Certificate {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.root
 }
 
-// Root is the trust anchor.
-func (m *Memory) Root() *x509.Certificate { return m.root }
-
-// Issuer is the issuing CA's certificate.
-func (m *Memory) Issuer() *x509.Certificate { return m.issuing }
+// Issuer is the issuing CA's certificate, the newest one.
+func (m *Memory) Issuer() *x509.Certificate {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.issuing
+}
 
 // Issue is Backend.Issue.
 func (m *Memory) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
@@ -176,17 +188,18 @@ func (m *Memory) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.I
 		if e.content != content {
 			return nil, backend.Refuse(codes.AlreadyExists, "ID %s stands for another request", r.ID)
 		}
-		return m.issuance(e.der), nil
+		return m.issuance(e), nil
 	}
 	der, err := m.sign(r)
 	if err != nil {
 		return nil, err
 	}
+	e := entry{content, der, len(m.generations) - 1}
 	if err := m.record(journalLine{ID: r.ID, Content: hex.EncodeToString(content[:]), Certificate: der}); err != nil {
 		return nil, backend.Refuse(codes.Unavailable, "journal: %v", err)
 	}
-	m.remember(r.ID, entry{content, der})
-	return m.issuance(der), nil
+	m.remember(r.ID, e)
+	return m.issuance(e), nil
 }
 
 func (m *Memory) remember(id string, e entry) {
@@ -194,8 +207,8 @@ func (m *Memory) remember(id string, e entry) {
 	m.serials[string(m.serial(id).Bytes())] = id
 }
 
-func (m *Memory) issuance(der []byte) *backend.Issuance {
-	return &backend.Issuance{Certificate: bytes.Clone(der), Chain: m.chain()}
+func (m *Memory) issuance(e entry) *backend.Issuance {
+	return &backend.Issuance{Certificate: bytes.Clone(e.der), Chain: m.generations[e.generation].chain()}
 }
 
 // serial is 127 bits of HMAC(seed, ID), with the highest set so that the length never varies.
@@ -274,7 +287,7 @@ func (m *Memory) Lookup(_ context.Context, id string) (*backend.Outcome, error) 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e, ok := m.issued[id]; ok {
-		return &backend.Outcome{State: backend.OutcomeIssued, Issuance: m.issuance(e.der)}, nil
+		return &backend.Outcome{State: backend.OutcomeIssued, Issuance: m.issuance(e)}, nil
 	}
 	return &backend.Outcome{State: backend.OutcomeNever}, nil
 }
@@ -324,10 +337,12 @@ func (m *Memory) revoked(serial *big.Int) bool {
 
 // CRL is Backend.CRL.
 func (m *Memory) CRL(_ context.Context, issuer string, w io.Writer) error {
-	if issuer != "" && issuer != "ec" {
-		return backend.Refuse(codes.NotFound, "no CA is named %q", issuer)
-	}
 	m.mu.Lock()
+	g := m.crlNamed(issuer)
+	if g == nil {
+		m.mu.Unlock()
+		return backend.Refuse(codes.NotFound, "no CRL is named %q", issuer)
+	}
 	now := m.o.Clock().UTC()
 	l := &x509.RevocationList{
 		Number:                    big.NewInt(int64(len(m.revocations)) + 1),
@@ -336,7 +351,7 @@ func (m *Memory) CRL(_ context.Context, issuer string, w io.Writer) error {
 		RevokedCertificateEntries: slices.Clone(m.revocations),
 	}
 	m.mu.Unlock()
-	der, err := x509.CreateRevocationList(nil, l, m.issuing, deterministic{m.key})
+	der, err := x509.CreateRevocationList(nil, l, g.issuing, deterministic{g.key})
 	if err != nil {
 		return backend.Refuse(codes.Internal, "CRL: %v", err)
 	}
