@@ -246,7 +246,7 @@ func startWithRSA(b *testing.B, bits int) *instance {
 		if err != nil {
 			b.Fatal(err)
 		}
-		changed := strings.Replace(string(text), "      dir: ca ", fmt.Sprintf("      issuers: {rsa: {bits: %d}}\n      dir: ca ", bits), 1)
+		changed := strings.Replace(string(text), "        rsa: {", fmt.Sprintf("        rsa: {bits: %d, ", bits), 1)
 		if changed == string(text) {
 			b.Fatal("the quickstart's configuration has no local CA")
 		}

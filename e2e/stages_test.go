@@ -31,6 +31,7 @@ type attempt struct {
 	cn                 string
 	leaf               *leaf // of the vendor, or of the gateway to renew
 	renew              bool
+	rsa                bool   // for an RSA key, in CMP and EST too
 	user, password     string // EST
 	challenge          string // SCEP
 	ref, secret        string // CMP
@@ -60,6 +61,7 @@ type stageTable struct {
 	*instance
 	t                 *testing.T
 	dir               string
+	vendor            *leaf // its CA
 	listed, unlisted  *leaf // vendor's, of serial numbers in the inventory and not
 	foreign           *leaf // of another CA
 	rsaListed, rsaNot *leaf // the same for SCEP
@@ -247,16 +249,15 @@ func (w *stageTable) askEST(a *attempt) string {
 	if a.leaf != nil {
 		d.cert, d.key = a.leaf.cert, a.leaf.key
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	csr := request(w.t, key, a.cn)
+	key := w.newKey(a)
+	names := &x509.CertificateRequest{Subject: x509pkix.Name{CommonName: a.cn}} // no subjectAltName: our SCEP client has none either
 	if a.renew {
 		operation = "simplereenroll"
-		if csr, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{RawSubject: a.leaf.cert.RawSubject, DNSNames: a.leaf.cert.DNSNames}, key); err != nil {
-			w.t.Fatal(err)
-		}
+		names = &x509.CertificateRequest{RawSubject: a.leaf.cert.RawSubject}
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, names, key)
+	if err != nil {
+		w.t.Fatal(err)
 	}
 	got, err := w.post(w.t.Context(), w.client(d), a.endpoint+"/"+operation, a.user, a.password, "application/pkcs10", []byte(toBase64(csr)))
 	if err != nil {
@@ -272,7 +273,7 @@ func (w *stageTable) askEST(a *attempt) string {
 func (w *stageTable) askCMP(a *attempt) string {
 	d := w.cmpDevice(a.cn)
 	d.at(w.instance, a.endpoint)
-	d.ref, d.secret = a.ref, []byte(a.secret)
+	d.ref, d.secret, d.key = a.ref, []byte(a.secret), w.newKey(a)
 	if a.leaf != nil {
 		d.signer, d.chain = a.leaf.key, [][]byte{a.leaf.cert.Raw}
 	}
@@ -323,10 +324,20 @@ func (w *stageTable) askSCEP(a *attempt) string {
 	return "certificate"
 }
 
+// newKey is one for the request.
+func (w *stageTable) newKey(a *attempt) crypto.Signer {
+	w.t.Helper()
+	if a.rsa {
+		return rsaTestKey(w.t)
+	}
+	return ecTestKey(w.t)
+}
+
 // newStageTable starts the gateway.
 func newStageTable(t *testing.T) *stageTable {
 	w := &stageTable{t: t, dir: t.TempDir()}
 	vendor, foreign := vendorOf(t), vendorOf(t)
+	w.vendor = vendor
 	w.listed, w.unlisted, w.foreign = vendor.issue(t, "SN1", ecTestKey(t)), vendor.issue(t, "SN9", ecTestKey(t)), foreign.issue(t, "SN1", ecTestKey(t))
 	w.rsaListed, w.rsaNot, w.rsaForeign = vendor.issue(t, "SN1", rsaTestKey(t)), vendor.issue(t, "SN9", rsaTestKey(t)), foreign.issue(t, "SN1", rsaTestKey(t))
 	stale, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
@@ -392,6 +403,11 @@ endpoints:
 	}
 	for _, p := range strings.Fields(allThree) {
 		endpoint(p, p+"-base", "enroll", "vendor-ca: {cas: [vendor.pem]}", false, true)
+	}
+	// For TestOneIdentity: in each protocol, enrolling once by the vendor's certificate, and renewing what any of them issued.
+	for _, p := range strings.Fields(allThree) {
+		endpoint(p, "one-"+p, "enroll", "vendor-ca: {cas: [vendor.pem], serial: subject.serialNumber}\n      - inventory: {}", false, false)
+		b.WriteString("    renew:\n      - own-certificate: {endpoints: [one-cmp, one-est, one-scep]}\n      - inventory: {}\n")
 	}
 	for i, row := range rows {
 		op := "enroll"

@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -70,6 +71,11 @@ type Want struct {
 	Names   Names     // exactly these
 	Usage   x509.KeyUsage
 	RSA     bool // RSA-2048; else P-256
+	// Crosses gives what TLS sends in a root's place: certificates that lead on from it to the roots of other generations,
+	// of which alone a client may know (RFC 9810 section 5.3.13). nil, or none: the root itself is sent.
+	Crosses func(root *x509.Certificate) []*x509.Certificate
+	// KeepsPrevious has the certificate before the current one kept with its key, until it ends.
+	KeepsPrevious bool
 	// Fits says why a certificate does not do, given with its chain, the root last; "" when it does. It is asked of
 	// every one that has the right names, key and usage.
 	Fits func(chain []*x509.Certificate) (why string)
@@ -130,7 +136,13 @@ func (o *Own) Ensure(ctx context.Context, want Want, issue Issue) error {
 func (o *Own) Prepare(ctx context.Context, want Want, issue Issue) (use func(), err error) {
 	found, why := o.load(&want)
 	if why == "" {
+		o.complete(found, &want)
 		return func() { o.current.Store(found) }, nil
+	}
+	if want.KeepsPrevious {
+		if err := o.setAside(); err != nil {
+			o.log.Error("the key of the certificate that is replaced cannot be kept", "what", o.what, "err", err)
+		}
 	}
 	fresh, err := o.renew(ctx, &want, issue)
 	if err != nil {
@@ -139,8 +151,10 @@ func (o *Own) Prepare(ctx context.Context, want Want, issue Issue) (use func(), 
 			return nil, err
 		}
 		o.log.Error("renewing failed, the old one goes on being used", "err", err)
+		o.complete(found, &want)
 		return func() { o.current.Store(found) }, nil
 	}
+	o.complete(fresh, &want)
 	leaf := fresh.identity.Certificate
 	o.log.Info(o.what+" for the gateway itself", "why", why, "serial", fmt.Sprintf("%x", leaf.SerialNumber),
 		"not-after", leaf.NotAfter.UTC().Format(time.RFC3339), "subject", leaf.Subject.String(), "names", want.Names.String())
@@ -192,6 +206,54 @@ func parseOwned(data []byte) (*owned, []*x509.Certificate, error) {
 		chain = append(chain, c)
 	}
 	return &owned{&pair, &gateway.Identity{Key: key, Certificate: chain[0], Chain: chain[1:]}}, chain, nil
+}
+
+// previousFile is where the certificate before the current one lies.
+func (o *Own) previousFile() string { return strings.TrimSuffix(o.path, ".pem") + ".previous.pem" }
+
+// setAside keeps a copy of the file that is about to be replaced, where it holds a certificate that has not ended.
+func (o *Own) setAside() error {
+	data, err := os.ReadFile(o.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if was, _, err := parseOwned(data); err != nil || o.clock().After(was.identity.Certificate.NotAfter) {
+		return nil
+	}
+	return WriteFile(o.previousFile(), data, 0o600)
+}
+
+// complete adds to a certificate what does not stand in its file.
+func (o *Own) complete(c *owned, want *Want) {
+	if n := len(c.identity.Chain); want.Crosses != nil && n > 0 {
+		if crosses := want.Crosses(c.identity.Chain[n-1]); len(crosses) > 0 {
+			sent := *c.tls
+			sent.Certificate = slices.Clone(sent.Certificate[:n])
+			for _, cross := range crosses {
+				sent.Certificate = append(sent.Certificate, cross.Raw)
+			}
+			c.tls = &sent
+		}
+	}
+	if !want.KeepsPrevious {
+		return
+	}
+	data, err := os.ReadFile(o.previousFile())
+	if err != nil {
+		return
+	}
+	was, chain, err := parseOwned(data)
+	if err != nil {
+		o.log.Warn("the certificate before the current one cannot be read", "what", o.what, "file", o.previousFile(), "err", err)
+		return
+	}
+	// A crash between the two files leaves the same in both.
+	if _, isRSA := chain[0].PublicKey.(*rsa.PublicKey); isRSA == want.RSA && !chain[0].Equal(c.identity.Certificate) && !o.clock().After(chain[0].NotAfter) {
+		c.identity.Previous = was.identity
+	}
 }
 
 func (o *Own) renew(ctx context.Context, want *Want, issue Issue) (*owned, error) {

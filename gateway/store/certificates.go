@@ -29,6 +29,10 @@ func (s *Store) MarkRevoked(ctx context.Context, r *gateway.Revocation) error {
 				return gateway.ErrStale
 			}
 		}
+		// Work before anything else, as in the other writes.
+		if _, err := u.exec(endRevocation, issuer, serial); err != nil {
+			return fmt.Errorf("work: %w", err)
+		}
 		n, err := u.exec(markRevoked, issuer, serial, micros(at), int64(r.Reason))
 		if err != nil {
 			return fmt.Errorf("certificate %x: %w", serial, err)
@@ -41,9 +45,6 @@ func (s *Store) MarkRevoked(ctx context.Context, r *gateway.Revocation) error {
 		}
 		if _, err := u.exec(freeRepeatOfCertificate, issuer, serial); err != nil {
 			return fmt.Errorf("repeat key: %w", err)
-		}
-		if _, err := u.exec(endRevocation, issuer, serial); err != nil {
-			return fmt.Errorf("work: %w", err)
 		}
 		return u.audit(body)
 	})

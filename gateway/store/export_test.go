@@ -66,3 +66,10 @@ func MigrateTo(t *testing.T, db *sql.DB, shared bool, version int64) {
 
 // ReadByWireID is the text of a statement that has to use its index.
 func ReadByWireID() string { return texts[readByWireID] }
+
+// ReadDevice and ReadAnyDevice too.
+func ReadDevice() string    { return texts[readDevice] }
+func ReadAnyDevice() string { return texts[readAnyDevice] }
+
+// Swept returns when what was to be swept after the start is.
+func Swept(s *Store) { s.behind.Wait() }

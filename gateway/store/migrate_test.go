@@ -59,7 +59,8 @@ func TestOlderRelease(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if tx.ID != id || tx.State != gateway.StateIssuing || tx.Device != "device "+id || tx.Resume != "" || tx.ConfirmWait != 0 || tx.Exchange != nil {
+			if tx.ID != id || tx.State != gateway.StateIssuing || tx.Device != "device "+id || tx.Resume != "" || tx.ConfirmWait != 0 || tx.Exchange != nil ||
+				tx.Hold != nil || tx.Changes != nil {
 				t.Errorf("%s: %+v", id, tx)
 			}
 			if found, err := s.ByWireID(t.Context(), "ran", "wire "+id); err != nil || found.ID != id {
@@ -98,51 +99,60 @@ func TestOlderRelease(t *testing.T) {
 	})
 }
 
+// plan is how the database goes about a prepared statement, with texts for parameters.
+func (d *database) plan(t *testing.T, statement string, params ...any) string {
+	t.Helper()
+	conn, err := d.rawDB(t).Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	explain, args := `EXPLAIN QUERY PLAN `+statement, params
+	if d.shared {
+		types := strings.TrimSuffix(strings.Repeat("text, ", len(params)), ", ")
+		for _, q := range []string{`SET enable_seqscan = off`, `SET plan_cache_mode = force_generic_plan`,
+			`PREPARE planned (` + types + `) AS ` + statement} {
+			if _, err := conn.ExecContext(t.Context(), q); err != nil {
+				t.Fatal(err)
+			}
+		}
+		values := strings.TrimSuffix(strings.Repeat("'x', ", len(params)), ", ")
+		explain, args = `EXPLAIN EXECUTE planned (`+values+`)`, nil
+	}
+	rows, err := conn.QueryContext(t.Context(), explain, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var plan strings.Builder
+	for rows.Next() {
+		columns, err := rows.Columns()
+		if err != nil {
+			t.Fatal(err)
+		}
+		line := make([]any, len(columns))
+		for i := range line {
+			line[i] = new(any)
+		}
+		if err := rows.Scan(line...); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(&plan, *(line[len(line)-1].(*any)))
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return plan.String()
+}
+
 // TestWireIDIndex: a look-up by wire ID comes before anybody is authenticated, and must not read the whole table.
 func TestWireIDIndex(t *testing.T) {
 	each(t, func(t *testing.T, d *database) {
 		d.Open(t, "one", nil)
-		conn, err := d.rawDB(t).Conn(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		explain, args := `EXPLAIN QUERY PLAN `+store.ReadByWireID(), []any{"ran", "0011"}
-		if d.shared {
-			for _, q := range []string{`SET enable_seqscan = off`, `SET plan_cache_mode = force_generic_plan`,
-				`PREPARE by_wire_id (text, text) AS ` + store.ReadByWireID()} {
-				if _, err := conn.ExecContext(t.Context(), q); err != nil {
-					t.Fatal(err)
-				}
-			}
-			explain, args = `EXPLAIN EXECUTE by_wire_id ('ran', '0011')`, nil
-		}
-		rows, err := conn.QueryContext(t.Context(), explain, args...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer rows.Close()
-		var plan strings.Builder
-		for rows.Next() {
-			columns, err := rows.Columns()
-			if err != nil {
-				t.Fatal(err)
-			}
-			line := make([]any, len(columns))
-			for i := range line {
-				line[i] = new(any)
-			}
-			if err := rows.Scan(line...); err != nil {
-				t.Fatal(err)
-			}
-			fmt.Fprintln(&plan, *(line[len(line)-1].(*any)))
-		}
-		if err := rows.Err(); err != nil {
-			t.Fatal(err)
-		}
-		if !strings.Contains(plan.String(), "transactions_wire") || strings.Contains(strings.ToLower(plan.String()), "sort") ||
-			strings.Contains(plan.String(), "TEMP B-TREE") {
-			t.Errorf("the plan:\n%s", &plan)
+		plan := d.plan(t, store.ReadByWireID(), "ran", "0011")
+		if !strings.Contains(plan, "transactions_wire") || strings.Contains(strings.ToLower(plan), "sort") ||
+			strings.Contains(plan, "TEMP B-TREE") {
+			t.Errorf("the plan:\n%s", plan)
 		}
 	})
 }

@@ -17,14 +17,14 @@ import (
 const (
 	transactionColumns = `id, wire_id, protocol, endpoint, operation, state, source, credentials, requester, device, subject,
 		verdicts, repeat, backend, profile, replaces, intent, reason, note, received, updated, ticket,
-		resume, confirm_wait, exchange`
+		resume, confirm_wait, exchange, hold, changes`
 	certificateColumns = `issuer, serial, tx, backend, endpoint, profile, device, requester, subject, subject_raw, key_hash,
 		not_before, not_after, der, chain, revoked_at, revocation, replaces`
 
 	// c.issuer is NULL where a transaction has no certificate.
 	readTransactionColumns = `t.id, t.wire_id, t.protocol, t.endpoint, t.operation, t.state, t.source, t.credentials,
 		t.requester, t.device, t.subject, t.verdicts, t.repeat, t.backend, t.profile, t.replaces, t.intent, t.reason,
-		t.note, t.received, t.updated, t.ticket, t.resume, t.confirm_wait`
+		t.note, t.received, t.updated, t.ticket, t.resume, t.confirm_wait, t.hold, t.changes`
 	readCertificateColumns = `c.issuer, c.serial, c.tx, c.backend, c.endpoint, c.profile, c.device, c.requester, c.subject,
 		c.subject_raw, c.key_hash, c.not_before, c.not_after, c.revoked_at, c.revocation, c.replaces`
 
@@ -72,6 +72,17 @@ func transactionArgs(t *gateway.Transaction) ([]any, error) {
 			return nil, fmt.Errorf("intent: %w", err)
 		}
 	}
+	hold, changes := "", ""
+	if t.Hold != nil {
+		if hold, err = marshal(t.Hold); err != nil {
+			return nil, fmt.Errorf("hold: %w", err)
+		}
+	}
+	if len(t.Changes) > 0 {
+		if changes, err = marshal(t.Changes); err != nil {
+			return nil, fmt.Errorf("changes: %w", err)
+		}
+	}
 	updated := t.Updated
 	if updated.IsZero() {
 		updated = t.Received
@@ -81,6 +92,7 @@ func transactionArgs(t *gateway.Transaction) ([]any, error) {
 		text(t.Source), credentials, text(t.Requester), text(t.Device), text(t.Subject), verdicts, string(t.Repeat),
 		text(t.Backend), text(t.Profile), nullable(t.Replaces), intent, string(t.Reason), text(t.Note),
 		micros(t.Received), micros(updated), text(t.Ticket), string(t.Resume), t.ConfirmWait.Microseconds(), nullable(t.Exchange),
+		hold, changes,
 	}, nil
 }
 
@@ -104,13 +116,13 @@ func certificateArgs(c *gateway.Certificate) (args []any, hash []byte, body stri
 // transactionRow scans a row of selectTransaction or listTransactions.
 func transactionRow(scan func(...any) error) (*gateway.Transaction, error) {
 	var t gateway.Transaction
-	var credentials, verdicts, intent string
+	var credentials, verdicts, intent, hold, changes string
 	var received, updated, confirmWait int64
 	var c certificateRow
 	dest := append([]any{
 		&t.ID, &t.WireID, &t.Protocol, &t.Endpoint, &t.Operation, &t.State, &t.Source, &credentials,
 		&t.Requester, &t.Device, &t.Subject, &verdicts, &t.Repeat, &t.Backend, &t.Profile, &t.Replaces, &intent, &t.Reason,
-		&t.Note, &received, &updated, &t.Ticket, &t.Resume, &confirmWait,
+		&t.Note, &received, &updated, &t.Ticket, &t.Resume, &confirmWait, &hold, &changes,
 	}, c.dest()...)
 	if err := scan(append(dest, &t.Exchange)...); err != nil {
 		return nil, notFound(err)
@@ -120,6 +132,12 @@ func transactionRow(scan func(...any) error) (*gateway.Transaction, error) {
 	err := errors.Join(json.Unmarshal([]byte(credentials), &t.Credentials), json.Unmarshal([]byte(verdicts), &t.Verdicts))
 	if intent != "" {
 		err = errors.Join(err, json.Unmarshal([]byte(intent), &t.Intent))
+	}
+	if hold != "" {
+		err = errors.Join(err, json.Unmarshal([]byte(hold), &t.Hold))
+	}
+	if changes != "" {
+		err = errors.Join(err, json.Unmarshal([]byte(changes), &t.Changes))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("transaction %s in the store: %w", t.ID, err)

@@ -74,6 +74,8 @@ func sensible(st *gateway.Settlement) error {
 		}
 	case "":
 		return errors.New("a settlement says where the transaction stands")
+	case gateway.StateDenied:
+		return errors.New("what is held is denied by Deny alone")
 	default:
 		if st.Certificate != nil {
 			return fmt.Errorf("a certificate only with an outcome that has one: not %q", st.State)

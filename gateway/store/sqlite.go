@@ -47,7 +47,11 @@ func openSQLite(ctx context.Context, path string) (*database, error) {
 		err = checkDurable(ctx, d.write)
 	}
 	if err == nil {
-		d.read, err = openFile(path, 4, common, url.Values{"_query_only": {"1"}})
+		d.read, err = openFile(path, 4, common, url.Values{
+			"_query_only": {"1"},
+			// For the inner pages of the indexes of a large inventory.
+			"_pragma": {"cache_size(-8192)"},
+		})
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("sqlite %s: %w", path, err), d.close())

@@ -57,12 +57,18 @@ const (
 	insertAudit
 	touchInstance
 
+	// Messages.
+	hear
+
 	// Reads, by the read pool.
 	readRepeat
 	readTransaction
 	readByWireID
 	readCertificate
 	readSecret
+	readDevice
+	readAnyDevice
+	readChallenge
 	anyDue
 	readInstance
 
@@ -97,7 +103,7 @@ var texts = [statements]string{
 	noteUse: `INSERT INTO uses (tx, key, n) VALUES ($1, $2, 1) ON CONFLICT (tx, key) DO UPDATE SET n = uses.n + 1`,
 	insertTransaction: `INSERT INTO transactions (` + transactionColumns + `)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-			$23, $24, $25)`,
+			$23, $24, $25, $26, $27)`,
 	insertWork: `INSERT INTO work (tx, kind, due, owner, lease_until, epoch, attempts, note)
 		VALUES ($1, $2, now($7) + $3, $4, now($7) + $5, $6, 0, '')`,
 
@@ -158,6 +164,8 @@ var texts = [statements]string{
 	touchInstance: `INSERT INTO instances (name, started, seen) VALUES ($1, $2, $3)
 		ON CONFLICT (name) DO UPDATE SET started = excluded.started, seen = excluded.seen`,
 
+	hear: hearText,
+
 	readRepeat: selectTransaction + ` JOIN repeats r ON r.tx = t.id
 		WHERE r.key = $1 AND r.expires > $2 AND (r.expires < $3 OR t.state IN ` + open + `)`,
 	readTransaction: selectTransaction + ` WHERE t.id = $1`,
@@ -166,6 +174,9 @@ var texts = [statements]string{
 		(` + ofWireID + `state <> 'refused' ORDER BY id DESC LIMIT 1))`,
 	readCertificate: selectCertificate + ` WHERE c.issuer = $1 AND c.serial = $2`,
 	readSecret:      selectSecret + ` WHERE endpoint = $1 AND reference = $2`,
+	readDevice:      readDeviceText,
+	readAnyDevice:   readAnyDeviceText,
+	readChallenge:   selectChallenge + ` WHERE hash = $1`,
 	anyDue:          `SELECT 1 FROM work WHERE due <= now($1) AND lease_until <= now($1) LIMIT 1`,
 	readInstance:    `SELECT 1 FROM instances WHERE name = $1`,
 }

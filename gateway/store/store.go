@@ -46,6 +46,10 @@ type Store struct {
 	head     head         // of the audit stream; the writer's goroutine alone
 	sessions atomic.Int64 // that the writer has had
 	chains   sync.Map     // hashes of chains known to be in the table
+
+	inventory chan struct{}  // holds one element while this instance has or waits for the inventory's lock
+	behind    sync.WaitGroup // what runs beside: see sweepBehind
+	stop      func()         // ends it
 }
 
 var _ gateway.Store = (*Store)(nil)
@@ -78,7 +82,7 @@ func (d *database) close() error {
 // dsn is "sqlite:PATH" (of a file in an existing directory) or a "postgres://" URL, which must reach one session per
 // connection (no transaction pooling).
 func Open(ctx context.Context, dsn string, o Options) (*Store, error) {
-	s := &Store{instance: o.Instance, clock: o.Clock, log: o.Log}
+	s := &Store{instance: o.Instance, clock: o.Clock, log: o.Log, inventory: make(chan struct{}, 1), stop: func() {}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -118,6 +122,9 @@ func Open(ctx context.Context, dsn string, o Options) (*Store, error) {
 	s.writer = groupcommit.New(s.writeDB, groupcommit.Options{
 		Log: s.log, Timeout: db.timeout, Retryable: s.dialect.retryable, RolledBack: func() { s.head = head{} },
 	})
+	if err := s.sweepBehind(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("store: %w", err), s.Close())
+	}
 	return s, nil
 }
 
@@ -186,6 +193,8 @@ func (s *Store) probe(ctx context.Context) error {
 
 // Close waits for the writes under way and closes the database.
 func (s *Store) Close() error {
+	s.stop()
+	s.behind.Wait()
 	errs := []error{s.writer.Close()}
 	for _, p := range s.prepared {
 		errs = append(errs, p.Close())

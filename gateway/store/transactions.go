@@ -18,7 +18,8 @@ import (
 // never is when the repeat key of an open transaction expires.
 const never = math.MaxInt64
 
-// Begin is gateway.Store. The epoch is 1 for StateIssuing, and 0 for StateHeld, which no work waits for.
+// Begin is gateway.Store. The epoch is 1 for StateIssuing, and 0 for StateHeld: its WorkHold, due at Hold.Until, is nobody's.
+// Without Transaction.Hold no work waits for it.
 func (s *Store) Begin(ctx context.Context, b *gateway.Beginning) (int64, error) {
 	t := b.Transaction
 	if t.State != gateway.StateIssuing && t.State != gateway.StateHeld {
@@ -26,6 +27,9 @@ func (s *Store) Begin(ctx context.Context, b *gateway.Beginning) (int64, error) 
 	}
 	if t.State == gateway.StateIssuing && b.Lease <= 0 {
 		return 0, errors.New("a transaction that is issued begins under a lease")
+	}
+	if t.Hold != nil && (t.State != gateway.StateHeld || t.Hold.Until.IsZero()) {
+		return 0, fmt.Errorf("a hold until %v of a transaction that begins as %q", t.Hold.Until, t.State)
 	}
 	args, err := transactionArgs(t)
 	if err != nil {
@@ -62,6 +66,11 @@ func (s *Store) Begin(ctx context.Context, b *gateway.Beginning) (int64, error) 
 			lease := b.Lease.Microseconds()
 			if _, err := u.exec(insertWork, t.ID, string(gateway.WorkSettle), lease, s.instance, lease, epoch, s.dbNow()); err != nil {
 				return fmt.Errorf("work of %s: %w", t.ID, err)
+			}
+		}
+		if t.Hold != nil {
+			if err := u.insertHold(t.ID, t.Hold.Until.Sub(now)); err != nil {
+				return err
 			}
 		}
 		return u.audit(body)

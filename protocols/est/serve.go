@@ -181,6 +181,7 @@ func (x *exchange) enroll() *wire.Refusal {
 	if ref := c.fill(x.Request, x.Request.Operation, binding); ref != nil {
 		return ref
 	}
+	x.Request.Notes = append(x.Request.Notes, x.facts(c, len(der)))
 	return x.ask()
 }
 

@@ -143,8 +143,8 @@ func TestRecipes(t *testing.T) {
 		want    string
 	}{
 		{"curl", nil, ""},
-		{"micromdm", []Legacy{LegacyDES, LegacySHA1}, "enroll challenge, renew message-signer"},
-		{"strongSwan", nil, "enroll challenge, rekey message-signer"},
+		{"micromdm", []Legacy{LegacyDES, LegacySHA1}, "enroll message-key challenge, renew message-signer"},
+		{"strongSwan", nil, "enroll message-key challenge, rekey message-signer"},
 	} {
 		t.Run(tt.section, func(t *testing.T) {
 			b := newBench(t, Config{Legacy: tt.legacy})
@@ -171,7 +171,7 @@ func TestCertmonger(t *testing.T) {
 			Replace(regexp.MustCompile(`getcert (\S+)`).ReplaceAllString(r, "getcert $1 -s")) + "\n"
 	}
 	out := b.must(t, script+"END\n")
-	if got := b.asked(); got != "enroll challenge, renew message-signer" {
+	if got := b.asked(); got != "enroll message-key challenge, renew message-signer" {
 		t.Errorf("the gateway was asked for %s\n%s", got, out)
 	}
 }
@@ -181,12 +181,12 @@ func TestScepclient(t *testing.T) {
 	b := newBench(t, Config{Legacy: []Legacy{LegacyDES, LegacySHA1}})
 	const enroll = `scepclient -server-url "$MUSTER_HTTP/scep" -private-key d/key.pem -certificate d/cert.pem -cn device-0001 `
 	out, ok := b.run(t, "mkdir d; "+enroll+"-challenge guess")
-	if ok || !strings.Contains(out, "failInfo: badRequest (2)") || b.asked() != "enroll challenge" {
+	if ok || !strings.Contains(out, "failInfo: badRequest (2)") || b.asked() != "enroll message-key challenge" {
 		t.Errorf("a wrong challenge: %s", out)
 	}
 	b.must(t, "rm d/csr.pem; "+enroll+`-challenge "$MUSTER_SCEP_CHALLENGE" && cp d/cert.pem 1.pem; `+enroll+"; cp d/cert.pem 2.pem; "+enroll+
 		"; ! cmp 1.pem 2.pem && ! cmp 2.pem d/cert.pem")
-	if got := b.asked(); got != "enroll challenge, renew message-signer, renew message-signer" {
+	if got := b.asked(); got != "enroll message-key challenge, renew message-signer, renew message-signer" {
 		t.Errorf("%s", got)
 	}
 	plain := newBench(t, Config{})

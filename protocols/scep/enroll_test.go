@@ -39,8 +39,9 @@ func TestEnroll(t *testing.T) {
 	if !bytes.Equal(r.Subject, csr.Subject) || !bytes.Equal(r.PublicKey, csr.PublicKey) || len(r.Extensions) != 1 {
 		t.Errorf("%+v", r)
 	}
-	// The challenge is the only credential: the self-signed certificate is worth nothing.
-	if len(r.Credentials) != 1 || r.Credentials[0].Kind != gateway.CredentialChallenge || string(r.Credentials[0].Secret) != testChallenge || r.Credentials[0].ID != "" {
+	// Beside the challenge there is the key, as that by which the sender is known again: the self-signed certificate is worth nothing.
+	if len(r.Credentials) != 2 || r.Credentials[0].Kind != gateway.CredentialKey || r.Credentials[0].ID != gateway.KeyFingerprint(signer) || r.Credentials[0].Chain != nil ||
+		r.Credentials[1].Kind != gateway.CredentialChallenge || string(r.Credentials[1].Secret) != testChallenge || r.Credentials[1].ID != "" {
 		t.Errorf("credentials %v", r.Credentials)
 	}
 	if strings.Contains(w.log.String(), testChallenge) {
@@ -65,7 +66,7 @@ func TestTypesChallengesCertificates(t *testing.T) {
 		"17 wrong own":     "renew",
 		"17 right own":     "renew",
 	}
-	for _, kind := range []string{"17", "18", "19", "99", "20", "21", "22", "3", "0", " ", "019", "19 ", "-19"} {
+	for _, kind := range []string{"17", "18", "19", "99", "21", "22", "3", "0", " ", "019", "19 ", "-19"} { // 20 asks for nothing new: TestPoll
 		for challenge, secret := range map[string]string{"none": "-", "wrong": "guess", "right": testChallenge} {
 			for certificate, signer := range map[string]*x509.Certificate{"none": nil, "foreign": others, "own": own} {
 				name := kind + " " + challenge + " " + certificate
@@ -94,7 +95,7 @@ func TestTypesChallengesCertificates(t *testing.T) {
 
 func TestUnsupportedTypesSayWhy(t *testing.T) {
 	w := newWorld(t, worldOptions{})
-	for kind, want := range map[string]string{"20": "CertPoll", "21": "GetCert", "22": "GetCRL", "18": `messageType "18" is no request`, "3": `"3"`} {
+	for kind, want := range map[string]string{"21": "GetCert", "22": "GetCRL", "18": `messageType "18" is no request`, "3": `"3"`} {
 		a := w.ask(t, wish{kind: kind})
 		if !strings.Contains(a.text, want) || !strings.HasSuffix(a.text, "(reference "+testReference+")") {
 			t.Errorf("%s: %q", kind, a.text)
@@ -126,15 +127,15 @@ func TestRenewal(t *testing.T) {
 		if c.Kind != gateway.CredentialSigner || c.ID != gateway.Fingerprint(own) || len(c.Chain) != 2 || !bytes.Equal(c.Chain[0].Raw, own.Raw) {
 			t.Errorf("%s: %+v", kind, c)
 		}
-		if len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "challenge was not looked at") || !strings.Contains(r.Notes[0], "renewal") {
+		if len(r.Notes) != 2 || !strings.Contains(r.Notes[0], "signed with SHA-256 by CN=device-0001") || !strings.Contains(r.Notes[1], "challenge was not looked at") || !strings.Contains(r.Notes[1], "renewal") {
 			t.Errorf("%s: notes %q", kind, r.Notes)
 		}
-		if strings.Contains(w.log.String()+r.Notes[0], "spent long ago") {
+		if strings.Contains(w.log.String()+strings.Join(r.Notes, " "), "spent long ago") {
 			t.Errorf("%s: the challenge is told: %q, log %s", kind, r.Notes, w.log)
 		}
 		// Another key: signed with the old one, and the answer is encrypted to the old one.
 		a = w.ask(t, wish{kind: kind, signer: own, signerKey: deviceKey(), key: otherKey(), challenge: "-"})
-		if r := w.gateway.lastEnrolled(t); a.status != "0" || r.Operation != gateway.Rekey || len(r.Notes) != 0 || !otherKey().PublicKey.Equal(a.certs[0].PublicKey) {
+		if r := w.gateway.lastEnrolled(t); a.status != "0" || r.Operation != gateway.Rekey || len(r.Notes) != 1 || !otherKey().PublicKey.Equal(a.certs[0].PublicKey) {
 			t.Errorf("%s: %+v, %s", kind, a, r.Operation)
 		}
 	}
@@ -156,12 +157,12 @@ func TestSignerAndKey(t *testing.T) {
 	a = w.ask(t, wish{key: otherKey(), signerKey: foreignKey(), signer: foreign(foreignKey().Public())})
 	r := w.gateway.lastEnrolled(t)
 	if a.status != "2" || len(r.Credentials) != 1 || r.Credentials[0].Kind != gateway.CredentialSigner || r.Operation != gateway.Enroll ||
-		len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "another key") {
+		len(r.Notes) != 2 || !strings.Contains(r.Notes[1], "another key") {
 		t.Errorf("a foreign certificate of another key: %+v, %v", a, r.Credentials)
 	}
 	a = w.ask(t, wish{signer: foreign(deviceKey().Public())})
 	r = w.gateway.lastEnrolled(t)
-	if a.status != "0" || len(r.Notes) != 0 || len(r.Credentials) != 2 || r.Credentials[0].Kind != gateway.CredentialSigner || r.Credentials[1].Kind != gateway.CredentialChallenge {
+	if a.status != "0" || len(r.Notes) != 1 || len(r.Credentials) != 2 || r.Credentials[0].Kind != gateway.CredentialSigner || r.Credentials[1].Kind != gateway.CredentialChallenge {
 		t.Errorf("a foreign certificate of the key: %+v, %v", a, r.Credentials)
 	}
 }
@@ -263,7 +264,7 @@ func TestRequestContents(t *testing.T) {
 		t.Errorf("subjectAltName: %+v", a)
 	}
 	w.ask(t, wish{csr: withAttribute(deviceKey(), plain, challengeOID, cbasn1.UTF8String, "")})
-	if r := w.gateway.lastEnrolled(t); len(r.Credentials) != 0 {
+	if r := w.gateway.lastEnrolled(t); len(r.Credentials) != 1 {
 		t.Errorf("an empty challenge is a credential: %v", r.Credentials)
 	}
 }

@@ -47,5 +47,10 @@ func (x *exchange) identify() *wire.Refusal {
 	if x.ra, err = checkIdentity(id); err != nil {
 		return wire.Refused(gateway.Internal, "", err)
 	}
+	if id.Previous != nil {
+		if previous, err := checkIdentity(id.Previous); err == nil {
+			x.previous = &previous
+		}
+	}
 	return nil
 }

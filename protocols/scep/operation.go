@@ -53,6 +53,9 @@ func (x *exchange) pkiOperation() *wire.Refusal {
 	if ref := x.allow(); ref != nil {
 		return ref
 	}
+	if x.message.kind == typeCertPoll {
+		return x.poll()
+	}
 	csr, ref := x.open(key)
 	if ref != nil {
 		return ref
@@ -108,10 +111,8 @@ func (x *exchange) allow() *wire.Refusal {
 		return wire.Refused(gateway.Unsupported, name+" is not supported", nil)
 	}
 	switch x.message.kind {
-	case typePKCSReq, typeRenewalReq:
+	case typePKCSReq, typeRenewalReq, typeCertPoll:
 		return nil
-	case typeCertPoll:
-		return unsupported("CertPoll (messageType 20): send the request itself again; polling")
 	case typeGetCert:
 		return unsupported("GetCert (messageType 21)")
 	case typeGetCRL:
@@ -123,14 +124,9 @@ func (x *exchange) allow() *wire.Refusal {
 	}
 }
 
-// open takes the certification request out of the envelope. signer is the key that signed the message.
-//
-// From RecipientInfo to a request whose signature holds there is one refusal, and the same work whatever is wrong:
-// decrypting does its own share of that (cms.Enveloped.Decrypt), what comes of it is parsed in any case, and where no
-// request comes of that, one with the signer's key and a signature that does not hold takes its place. The sender chooses
-// the keys, though, and so how long a verification takes: RSA-8192 costs milliseconds more than RSA-2048. So the refusal
-// goes out when the clock says, not when the work is done.
-func (x *exchange) open(signer *rsa.PublicKey) (*pkix.CSR, *wire.Refusal) {
+// envelope reads what the pkcsPKIEnvelope says in clear: the cipher, which is the answer's too, and the RA that it is
+// encrypted to. Where that is the one before the current, the answer is that one's: the client knows no other.
+func (x *exchange) envelope() (*cms.Enveloped, *wire.Refusal) {
 	s, config := x.message.signed, x.endpoint.Config
 	envelope, err := cms.ParseEnveloped(s.Content, cms.Limits{Size: len(s.Content)})
 	if err != nil {
@@ -144,7 +140,25 @@ func (x *exchange) open(signer *rsa.PublicKey) (*pkix.CSR, *wire.Refusal) {
 		return nil, wire.Refused(gateway.BadAlgorithm, "the envelope is encrypted with "+name+", which is not accepted here: use AES in CBC mode", nil)
 	}
 	x.message.cipher = envelope.Cipher
+	if p := x.previous; p != nil && !envelope.For(x.ra.cert) && envelope.For(p.cert) && !x.h.now().After(p.cert.NotAfter) {
+		x.ra = *p
+	}
+	return envelope, nil
+}
 
+// open takes the certification request out of the envelope. signer is the key that signed the message.
+//
+// From RecipientInfo to a request whose signature holds there is one refusal, and the same work whatever is wrong:
+// decrypting does its own share of that (cms.Enveloped.Decrypt), what comes of it is parsed in any case, and where no
+// request comes of that, one with the signer's key and a signature that does not hold takes its place. The sender chooses
+// the keys, though, and so how long a verification takes: RSA-8192 costs milliseconds more than RSA-2048. So the refusal
+// goes out when the clock says, not when the work is done.
+func (x *exchange) open(signer *rsa.PublicKey) (*pkix.CSR, *wire.Refusal) {
+	s, config := x.message.signed, x.endpoint.Config
+	envelope, ref := x.envelope()
+	if ref != nil {
+		return nil, ref
+	}
 	started := time.Now()
 	content, sealed := envelope.Decrypt(x.ra.key, x.ra.cert)
 	csr, err := readCSR(content, config.judges())
@@ -209,18 +223,23 @@ func readCSR(der []byte, judges []pkix.Option) (csr *pkix.CSR, err error) {
 // ask passes the request to the gateway and answers with what comes of it.
 func (x *exchange) ask() *wire.Refusal {
 	result, err := x.h.gateway.Enroll(x.R.Context(), x.Request)
+	return x.answer(result, err)
+}
+
+// answer renders what the gateway said.
+func (x *exchange) answer(result *gateway.Result, err error) *wire.Refusal {
 	switch {
 	case err != nil:
 		x.writeError(gateway.AsError(err), 0, "") // the gateway has noted it
 		return nil
 	case result == nil:
-		return wire.Refused(gateway.Internal, "", errors.New("the gateway answered an enrollment with nothing"))
+		return wire.Refused(gateway.Internal, "", errors.New("the gateway answered with nothing"))
 	case result.Kind == gateway.ResultIssued && result.Certificate != nil:
 		return x.failed(x.writeSuccess(x.issued(result)))
 	case result.Kind == gateway.ResultPending:
 		return x.failed(x.writePending())
 	default:
-		return wire.Refused(gateway.Internal, "", fmt.Errorf("the gateway answered an enrollment with %q", result.Kind))
+		return wire.Refused(gateway.Internal, "", fmt.Errorf("the gateway answered with %q", result.Kind))
 	}
 }
 

@@ -27,13 +27,14 @@ const maxChallenge = 1024
 // fill writes what the message asks for into the request. key is that which signed the message.
 //
 //	type | signer's certificate       | operation     | credentials                | key of the request
-//	19   | self-signed                | Enroll        | challenge                  | the signer's
+//	19   | self-signed                | Enroll        | message-key, challenge     | the signer's
 //	19   | one that was issued here   | Renew, Rekey  | signer                     | any
 //	19   | another                    | Enroll        | signer, challenge          | the signer's
 //	19   | another                    | Enroll        | signer                     | any other
 //	17   | any                        | Renew, Rekey  | signer                     | any
 //
-// A self-signed certificate says nothing that the message's signature does not, so it is no credential. A challenge
+// A self-signed certificate says nothing that the message's signature does not: that the key is the sender's, so that he
+// is known again when he polls or repeats himself, and nothing about who he is. A challenge
 // counts only beside a signature by the key that is to be certified: somebody who took an envelope from the wire and
 // signed it anew with a certificate of his own making would be the one who gets the answer. In a renewal it is left out:
 // clients resend the one that they were enrolled with, spent long ago (RFC 8894 section 2.4), and it must not stand in
@@ -46,6 +47,7 @@ func (x *exchange) fill(csr *pkix.CSR, key *rsa.PublicKey) *wire.Refusal {
 		return wire.Refused(gateway.BadAlgorithm, "the request is for a key of type "+pkix.KeyName(csr.Key)+": SCEP here certifies RSA keys only, since answers are encrypted to them", nil)
 	}
 	r.POP = gateway.POPSignature
+	r.Notes = append(r.Notes, x.facts(csr))
 	if ref := x.checkContents(csr); ref != nil {
 		return ref
 	}
@@ -72,6 +74,7 @@ func (x *exchange) fill(csr *pkix.CSR, key *rsa.PublicKey) *wire.Refusal {
 		r.Credentials = []gateway.Credential{signerCredential(x.message.signed.Certificates, signer)}
 	case selfSigned:
 		r.Operation = gateway.Enroll
+		r.Credentials = []gateway.Credential{keyCredential(signer)}
 		if !same {
 			return wire.Refused(gateway.BadPOP, "the message is signed with another key than the request's: a self-signed certificate has to be that of the key to be certified (RFC 8894 section 2.3)", nil)
 		}
@@ -103,6 +106,11 @@ func (x *exchange) checkContents(csr *pkix.CSR) *wire.Refusal {
 		}
 	}
 	return nil
+}
+
+// keyCredential is the key that signed the message, whatever the certificate says that came with it.
+func keyCredential(signer *x509.Certificate) gateway.Credential {
+	return gateway.Credential{Kind: gateway.CredentialKey, ID: gateway.KeyFingerprint(signer)}
 }
 
 // signerCredential is the certificate that signed the message, with the others that came along.

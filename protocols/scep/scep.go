@@ -27,9 +27,11 @@ type Gateway interface {
 	// Reject takes note of a request that never became one (malformed, unknown type, signature wrong): it is logged,
 	// counted and kept for `muster explain`. It returns the error with Transaction set.
 	Reject(ctx context.Context, r *gateway.Request, e *gateway.Error) *gateway.Error
-	// CACertificates returns the endpoint's CA certificates: the issuing CA first, the root last, then those of a
-	// rollover. The error is a *gateway.Error.
-	CACertificates(ctx context.Context, endpoint string) ([]*x509.Certificate, error)
+	// Poll answers who asks after an earlier request of his, found by WireID and a proven credential; nothing is judged
+	// anew. UnknownCert when he has none. The error is always a *gateway.Error.
+	Poll(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
+	// Authority returns the CA that certifies for an endpoint, with its chain. The error is a *gateway.Error.
+	Authority(ctx context.Context, endpoint string) (*gateway.Authority, error)
 	// Issued reports whether the gateway had exactly this certificate issued, revoked since or not. The error is a
 	// *gateway.Error.
 	Issued(ctx context.Context, cert *x509.Certificate) (bool, error)

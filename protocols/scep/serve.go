@@ -45,6 +45,7 @@ type exchange struct {
 	h        *Handler
 	endpoint *Endpoint   // nil until the path is resolved
 	ra       ra          // set by identify
+	previous *ra         // the one before it, nil for none
 	message  *pkiMessage // nil until it can be answered in CMS
 }
 
@@ -116,20 +117,21 @@ func (x *exchange) caCaps() *wire.Refusal {
 }
 
 // caCert answers RFC 8894 section 4.2: always a list, since the RA's certificate is in it. It stands first, for clients
-// that encrypt to the first one.
+// that encrypt to the first one. While the CA changes over there is the current chain in it, and nothing else: clients tell
+// the certificates of the list apart by name and CA flag alone, and take the wrong one of two generations.
 func (x *exchange) caCert() *wire.Refusal {
 	if ref := x.identify(); ref != nil {
 		return ref
 	}
-	certs, err := x.h.gateway.CACertificates(x.R.Context(), x.endpoint.Name)
+	ca, err := x.h.gateway.Authority(x.R.Context(), x.endpoint.Name)
 	if err != nil {
 		return &wire.Refusal{Err: gateway.AsError(err)}
 	}
-	if len(certs) == 0 {
+	if ca == nil || len(ca.Chain) == 0 {
 		return wire.Refused(gateway.Internal, "", errors.New("the endpoint has no CA certificates"))
 	}
 	raw := [][]byte{x.ra.cert.Raw}
-	for i, c := range certs {
+	for i, c := range ca.Chain {
 		if _, ok := c.PublicKey.(*rsa.PublicKey); !ok {
 			// Clients encrypt to every certificate of the list, and fail at this one.
 			return wire.Refused(gateway.Internal, "", fmt.Errorf("the CA certificate %q has no RSA key: a SCEP endpoint needs an issuing CA with an RSA chain", c.Subject))

@@ -19,7 +19,7 @@ func TestSscepRecipe(t *testing.T) {
 	for _, script := range recipes(t, "sscep") {
 		b.must(t, script)
 	}
-	if got := b.asked(); got != "enroll challenge, rekey message-signer" {
+	if got := b.asked(); got != "enroll message-key challenge, rekey message-signer" {
 		t.Errorf("the gateway was asked for %s", got)
 	}
 }

@@ -104,6 +104,8 @@ var _ Gateway = (*gateway.Gateway)(nil)
 // fakeGateway answers as told, and keeps what it was asked.
 type fakeGateway struct {
 	enroll    func(*gateway.Request) (*gateway.Result, error)
+	poll      func(enrolled *gateway.Request) (*gateway.Result, error)
+	rollover  []*x509.Certificate
 	caCerts   func() ([]*x509.Certificate, error)
 	panics    bool // in Reject
 	issuedErr error
@@ -111,6 +113,7 @@ type fakeGateway struct {
 	mu       sync.Mutex
 	issued   map[string]bool // by DER
 	enrolled []*gateway.Request
+	polled   []*gateway.Request
 	rejected []rejection
 }
 
@@ -140,8 +143,24 @@ func (g *fakeGateway) Reject(_ context.Context, r *gateway.Request, e *gateway.E
 	return &noted
 }
 
-func (g *fakeGateway) CACertificates(context.Context, string) ([]*x509.Certificate, error) {
-	return g.caCerts()
+func (g *fakeGateway) Authority(context.Context, string) (*gateway.Authority, error) {
+	chain, err := g.caCerts()
+	return &gateway.Authority{Chain: chain, Rollover: g.rollover}, err
+}
+
+// Poll finds a transaction by its wire ID and a credential that both requests have, as the gateway does.
+func (g *fakeGateway) Poll(_ context.Context, r *gateway.Request) (*gateway.Result, error) {
+	g.mu.Lock()
+	g.polled = append(g.polled, r)
+	g.mu.Unlock()
+	for _, e := range g.allEnrolled() {
+		for _, c := range e.Credentials {
+			if e.WireID == r.WireID && e.Endpoint == r.Endpoint && c.Proven() && slices.ContainsFunc(r.Credentials, func(o gateway.Credential) bool { return o.Kind == c.Kind && o.ID == c.ID }) {
+				return g.poll(e)
+			}
+		}
+	}
+	return nil, &gateway.Error{Reason: gateway.UnknownCert, Detail: "no such request", Transaction: testReference}
 }
 
 func (g *fakeGateway) Issued(_ context.Context, cert *x509.Certificate) (bool, error) {
@@ -181,6 +200,12 @@ func (g *fakeGateway) rejections() int {
 	return len(g.rejected)
 }
 
+func (g *fakeGateway) polls() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.polled)
+}
+
 // world is a SCEP server with a fake gateway behind it.
 type world struct {
 	t       testing.TB
@@ -205,7 +230,7 @@ func newWorld(t testing.TB, o worldOptions) *world {
 	t.Helper()
 	w := &world{t: t, ca: newTestCA(), log: &lockedBuffer{}}
 	w.gateway = &fakeGateway{issued: map[string]bool{}}
-	w.gateway.enroll = w.decide
+	w.gateway.enroll, w.gateway.poll = w.decide, w.sign
 	w.gateway.caCerts = func() ([]*x509.Certificate, error) { return []*x509.Certificate{w.ca.issuer, w.ca.root}, nil }
 	identity := &gateway.Identity{Key: raKey(), Certificate: w.ca.ra, Chain: []*x509.Certificate{w.ca.issuer, w.ca.root}}
 	log := slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))

@@ -38,6 +38,8 @@ type modelTx struct {
 	hasCert  bool
 	cert     *gateway.Certificate
 	original *gateway.Transaction
+
+	approvals []string
 }
 
 // holder is who holds a key.
@@ -91,11 +93,11 @@ func testModel(e *env) {
 	e.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	m := &model{txs: map[string]*modelTx{}, holders: map[gateway.RepeatKey]hold{}, used: map[string]int64{}}
-	for step := range 900 {
+	for step := range 1100 {
 		if e.Failed() {
 			e.Fatalf("at step %d of seed %d", step, seed)
 		}
-		switch op := r.IntN(26); {
+		switch op := r.IntN(33); {
 		case op < 6:
 			m.begin(e, r)
 		case op < 12:
@@ -115,6 +117,17 @@ func testModel(e *env) {
 		case op < 24:
 			key := randomKey(r)
 			e.wantRepeat(key, m.holder(key, e.clock.Now()))
+		case op < 27:
+			m.approve(e, r)
+		case op < 28:
+			m.deny(e, r)
+		case op < 29:
+			m.orderRevocation(e, r)
+		case op < 30:
+			m.uses(e)
+			if r.IntN(3) == 0 {
+				m.freeClaim(e, r)
+			}
 		default:
 			m.look(e, r)
 		}
@@ -138,6 +151,10 @@ func (m *model) begin(e *env, r *rand.Rand) {
 		due: e.clock.Now().Add(lease), original: tx}
 	if r.IntN(6) == 0 {
 		tx.State, want.state, want.epoch, want.leased = gateway.StateHeld, gateway.StateHeld, 0, false
+		if r.IntN(4) != 0 {
+			tx.Hold = &gateway.HoldRecord{Approvers: r.IntN(3), Until: e.clock.Now().Add(time.Duration(r.Int64N(int64(4 * lease))))}
+			want.due = tx.Hold.Until
+		}
 	}
 	lost := ""
 	used := map[string]int64{}
@@ -166,6 +183,9 @@ func (m *model) begin(e *env, r *rand.Rand) {
 	}
 	if err != nil || epoch != want.epoch {
 		e.Errorf("Begin: epoch %d, %v", epoch, err)
+	}
+	if tx.Hold != nil {
+		want.epoch = -1 // there is work, whose first epoch is not given yet
 	}
 	for k, n := range used {
 		m.used[k] += n

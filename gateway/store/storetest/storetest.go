@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -42,10 +43,7 @@ type Database interface {
 
 // Run runs the suite; fresh makes an empty database.
 func Run(t *testing.T, fresh func(t testing.TB) Database) {
-	for _, c := range []struct {
-		name string
-		test func(*env)
-	}{
+	for _, c := range slices.Concat([]part{
 		{"begin", testBegin},
 		{"begin refuses nonsense", testBeginNonsense},
 		{"held", testHeld},
@@ -97,7 +95,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"crash between the messages of an exchange", testCrashUnconfirmed},
 		{"instance in use", testInstanceInUse},
 		{"random operations", testModel},
-	} {
+	}, holdTests, revocationTests, inventoryTests, challengeTests) {
 		t.Run(c.name, func(t *testing.T) {
 			e := &env{T: t, db: fresh(t), clock: NewClock()}
 			e.s = e.db.Open(t, "one", e.clock.Now)
@@ -107,6 +105,12 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 			}
 		})
 	}
+}
+
+// part is one test of the suite.
+type part struct {
+	name string
+	test func(*env)
 }
 
 // Clock is a clock that stands until it is told otherwise.

@@ -1,0 +1,63 @@
+package e2e
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A certificate checked against the CRL before and after it is revoked; then the CA and its root get new keys, without a
+// restart: who trusts the old root alone still verifies TLS and CMP, and each generation's certificates have a CRL.
+func TestCRLAndBothGenerations(t *testing.T) {
+	g := startIn(t, filepath.Join(t.TempDir(), "data"))
+	dir := t.TempDir()
+	const est = `-H 'Content-Type: application/pkcs10' --data-binary @device.b64 "$MUSTER_HTTPS/.well-known/est/simpleenroll" | openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs -out `
+	const check = `curl -sS --fail "$MUSTER_HTTP/ca/local/$1.crt" | openssl x509 -inform DER -out issuing.crt
+		curl -sS --fail "$MUSTER_HTTP/crl/local/$1.crl" | openssl crl -inform DER -out issuing.crl
+		openssl verify -crl_check -CAfile "$2" -untrusted issuing.crt -CRLfile issuing.crl "$3"`
+	g.sh(dir, `cp "$MUSTER_CA" old.pem; set -- /CN=device-0001; `+makeKey+"; "+makeCSR+`
+		for c in first second; do curl -sS --fail --cacert old.pem -u "$MUSTER_EST_USER:$MUSTER_EST_PASSWORD" `+est+`$c.crt
+			set -- /CN=device-0002; `+makeCSR+`; done
+		set -- ec old.pem first.crt; `+check)
+	serial := strings.TrimSpace(g.sh(dir, `openssl x509 -in first.crt -noout -serial | cut -d= -f2`))
+	g.muster("revoke", serial, "--reason", "keyCompromise")
+	for range 250 { // the CA is told at once, by a worker where that fails
+		if out, code := g.run(dir, "sh", "-c", `set -- ec old.pem first.crt; `+check); code != 0 && strings.Contains(out, "revoked") {
+			serial = ""
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if serial != "" {
+		t.Fatal("the CRL does not show the revocation")
+	}
+	g.sh(dir, `set -- ec.1 old.pem second.crt; `+check)
+
+	g.muster("ca", "rekey", "local/ec", "--root", "--yes")
+	for range 500 { // until our own certificates have followed
+		if out, _ := g.run(dir, "sh", "-c", `echo | openssl s_client -connect "${MUSTER_HTTPS#https://}" -showcerts 2>/dev/null | grep -c BEGIN`); strings.TrimSpace(out) == "3" &&
+			strings.Count(g.stderr.String(), "TLS certificate for the gateway itself") == 2 {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	g.sh(dir, `set -- /CN=device-0003; `+makeCSR+`
+		curl -sS --fail --cacert old.pem -u "$MUSTER_EST_USER:$MUSTER_EST_PASSWORD" `+est+`third.crt
+		curl -sS --fail "$MUSTER_HTTPS/.well-known/est/cacerts" --cacert old.pem | openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs -out cas.pem
+		openssl verify -CAfile cas.pem third.crt; openssl verify -CAfile cas.pem second.crt
+		set -- ec.1 old.pem second.crt; `+check+`
+		curl -sS --fail "$MUSTER_HTTP/ca/local/ec.2.crt" | openssl x509 -inform DER -out new-issuing.crt
+		openssl verify -partial_chain -CAfile new-issuing.crt third.crt
+		curl -sS --fail "$MUSTER_HTTP/crl/local/ec.crl" | openssl crl -inform DER -CAfile new-issuing.crt -noout 2>&1 | grep "verify OK"
+		test "$(curl -sS "$MUSTER_HTTP/ca/local/ec.p7c" | openssl pkcs7 -inform DER -print_certs -noout | grep -c '^subject')" = 2
+		openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out cmp.key
+		openssl cmp -config "" -cmd ir -server "$MUSTER_HTTP" -path .well-known/cmp -trusted old.pem -ref "$MUSTER_CMP_REF" -secret "pass:$MUSTER_CMP_SECRET" \
+			-newkey cmp.key -subject /CN=device-0004 -certout cmp.crt -out_trusted old.pem
+		openssl cmp -config "" -cmd kur -server "$MUSTER_HTTP" -path .well-known/cmp -trusted old.pem -cert cmp.crt -key cmp.key -newkey cmp.key -certout cmp2.crt`)
+	// A certificate of the earlier key renews.
+	g.sh(dir, `set -- /CN=device-0002; `+makeCSR+`
+		curl -sS --fail --cacert old.pem --cert second.crt --key device.key -H 'Content-Type: application/pkcs10' --data-binary @device.b64 \
+			"$MUSTER_HTTPS/.well-known/est/simplereenroll" | openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs -out renewed.crt
+		openssl verify -CAfile cas.pem renewed.crt`)
+}

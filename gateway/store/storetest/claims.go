@@ -1,0 +1,96 @@
+package storetest
+
+import (
+	"fmt"
+
+	"github.com/muster-pki/muster/gateway"
+)
+
+func (e *env) freed(keys ...string) {
+	e.Helper()
+	e.must(e.s.FreeClaims(e.ctx(), keys, gateway.AuditEvent{Kind: "claims-freed", At: e.clock.Now(), Transaction: "x"}))
+}
+
+func (e *env) wantUses(want map[string]int64) {
+	e.Helper()
+	got, err := e.s.Uses(e.ctx(), []string{"a", "b", "c", "nobody's", "", "\xff"})
+	e.must(err)
+	e.equal("uses", got, want)
+}
+
+func testFreeClaims(e *env) {
+	claim := func(key string, limit int64) gateway.Claim { return gateway.Claim{Key: key, Limit: limit} }
+	e.wantUses(map[string]int64{})
+	first, epoch := e.begun(claim("a", 3), claim("a", 3), claim("b", 1))
+	second, secondEpoch := e.begun(claim("a", 3), claim("c", 1))
+	e.wantUses(map[string]int64{"a": 3, "b": 1, "c": 1})
+	e.wantAudited("claims-freed", "x", false)
+	e.freed("a", "nobody's", "a")
+	e.wantAudited("claims-freed", "x", true)
+	e.wantUses(map[string]int64{"b": 1, "c": 1})
+	e.begun(claim("a", 1))
+	// Those that had used it give nothing of it back any more, and everything else.
+	e.must(e.s.Settle(e.ctx(), e.failed(first, epoch)))
+	e.must(e.s.Settle(e.ctx(), e.failed(second, secondEpoch)))
+	e.wantUses(map[string]int64{"a": 1})
+	e.wantClaim(claim("a", 1), false)
+	// Freed twice is not below none.
+	e.freed("a", "b")
+	e.freed("a", "b")
+	e.wantUses(map[string]int64{})
+	e.wantClaim(claim("a", 1), true)
+	e.wantClaim(claim("a", 1), false)
+	e.freed()
+	for _, key := range []string{"", "\xff", "a\x00"} {
+		if e.s.FreeClaims(e.ctx(), []string{key}, gateway.AuditEvent{Kind: "claims-freed"}) == nil {
+			e.Errorf("the claim %q was freed", key)
+		}
+	}
+	if e.s.FreeClaims(e.ctx(), []string{"a"}, gateway.AuditEvent{}) == nil {
+		e.Error("freed without an audit event")
+	}
+	e.wantUses(map[string]int64{"a": 1})
+	var many []string
+	for i := range 1200 {
+		many = append(many, fmt.Sprint("many ", i))
+	}
+	e.begun(claim(many[1199], 1))
+	got, err := e.s.Uses(e.ctx(), many)
+	e.must(err)
+	e.equal("uses of many", got, map[string]int64{many[1199]: 1})
+}
+
+// testRaceOfFreed: while claims are used and given back all the time they are freed; none goes below zero, or stays used by nobody.
+func testRaceOfFreed(e *env) {
+	stores, txs := e.instances(), e.transactions(2*racers)
+	keys := []string{"a", "b"}
+	for _, err := range together(16, func(i int) error {
+		for n := i; n < len(txs); n += 16 {
+			s, tx := stores[n%2], txs[n]
+			if n%8 == 7 {
+				if err := s.FreeClaims(e.ctx(), keys, gateway.AuditEvent{Kind: "claims-freed", At: tx.Received}); err != nil {
+					return err
+				}
+				continue
+			}
+			epoch, err := s.Begin(e.ctx(), &gateway.Beginning{Transaction: tx, Lease: lease,
+				Claims: []gateway.Claim{{Key: "b", Limit: 1000}, {Key: "a", Limit: 1000}}})
+			if err != nil {
+				return fmt.Errorf("begin: %w", err)
+			}
+			err = s.Settle(e.ctx(), &gateway.Settlement{Transaction: tx.ID, Epoch: epoch, State: gateway.StateFailed, Release: true,
+				Now: tx.Received, Audit: event("failed", tx)})
+			if err != nil {
+				return fmt.Errorf("settle: %w", err)
+			}
+		}
+		return nil
+	}) {
+		e.must(err)
+	}
+	e.wantUses(map[string]int64{}) // all were given back, or freed
+	for _, key := range keys {
+		e.wantClaim(gateway.Claim{Key: key, Limit: 1}, true) // and not below none
+		e.wantClaim(gateway.Claim{Key: key, Limit: 1}, false)
+	}
+}
