@@ -13,6 +13,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "serve" {
+		calm()
+	}
 	err := newRootCommand().Execute()
 	var code exitCode
 	switch {
