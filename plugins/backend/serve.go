@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
@@ -81,7 +82,9 @@ func Serve(b Backend) {
 		VersionedPlugins: map[int]plugin.PluginSet{protocolVersion: {pluginName: &grpcPlugin{server: s}}},
 		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
 			return grpc.NewServer(append(opts, grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
-				grpc.StaticStreamWindowSize(Window), grpc.StaticConnWindowSize(Window))...)
+				grpc.StaticStreamWindowSize(Window), grpc.StaticConnWindowSize(Window),
+				// A goroutine that has served a call has a stack of the size that calls need: a new one would grow its own.
+				grpc.NumStreamWorkers(uint32(4*runtime.GOMAXPROCS(0))))...)
 		},
 		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: stderr, JSONFormat: true}),
 	})
