@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"database/sql"
 	"errors"
 	"io"
 	"math/big"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/groupcommit"
 	"google.golang.org/grpc/codes"
 )
 
@@ -177,7 +177,7 @@ func (l *ledger) revoked(ctx context.Context, issuer string) ([]revokedRow, erro
 // recordCRL records the CRL that follows on s, and takes off the next one the rows that are over: they expired before
 // this CRL was made and are on it, so they have appeared once beyond their validity (RFC 5280 section 3.3).
 func (l *ledger) recordCRL(ctx context.Context, name string, s *crlState, list *x509.RevocationList, der []byte, over []int64) error {
-	return l.writer.Do(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return l.writer.Do(ctx, func(ctx context.Context, tx *groupcommit.Tx) error {
 		result, err := tx.ExecContext(ctx, `UPDATE keys SET crl_number = ?, crl_covers = ?, crl_made = ?, crl_next = ?, crl = ?
 			WHERE name = ? AND crl_number = ?`,
 			list.Number.Int64(), s.revocations, list.ThisUpdate.Unix(), list.NextUpdate.Unix(), der, name, s.number)

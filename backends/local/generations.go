@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/muster-pki/muster/plugins/backend/groupcommit"
 )
 
 // What the ledger knows of generations: which there are, so that none gets lost, and when the last certificate of one
@@ -76,7 +78,7 @@ func (l *ledger) adopt(ctx context.Context, a *authority, dir string) (map[gener
 	if bound != nil && len(unknown)+len(unsettled) == 0 {
 		return ends, nil
 	}
-	err = l.writer.Do(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = l.writer.Do(ctx, func(ctx context.Context, tx *groupcommit.Tx) error {
 		if bound == nil {
 			if _, err := tx.ExecContext(ctx, `INSERT INTO authority (identity) VALUES (?)`, a.identity()); err != nil {
 				return err

@@ -22,8 +22,7 @@ type ledger struct {
 	write  *sql.DB // one connection, behind writer
 	writer *groupcommit.Writer
 
-	insert, byID *sql.Stmt // byID reads
-	byIDWriting  *sql.Stmt // the same statement for the writer
+	byID *sql.Stmt // reads
 }
 
 // ledgerSchema: entry n leads from version n to n+1 (SQLite's user_version).
@@ -129,21 +128,19 @@ func openLedger(ctx context.Context, dir string, log *slog.Logger) (_ *ledger, e
 	}
 	l.read.SetMaxIdleConns(readers)
 	l.read.SetMaxOpenConns(readers)
-	const byID = `SELECT issuer, generation, template, certificate FROM certificates WHERE id = ?`
 	if l.byID, err = l.read.PrepareContext(ctx, byID); err != nil {
 		return nil, err
 	}
-	if l.byIDWriting, err = l.write.PrepareContext(ctx, byID); err != nil {
-		return nil, err
-	}
-	if l.insert, err = l.write.PrepareContext(ctx, `INSERT INTO certificates
-		(id, issuer, generation, serial, device, template, certificate, issued_at, not_after) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (id) DO NOTHING`); err != nil {
-		return nil, err
-	}
-	l.writer = groupcommit.New(l.write, groupcommit.Options{Log: log})
+	l.writer = groupcommit.New(l.write, groupcommit.Options{Log: log, Begin: "BEGIN IMMEDIATE"})
 	return l, nil
 }
+
+const (
+	byID   = `SELECT issuer, generation, template, certificate FROM certificates WHERE id = ?`
+	insert = `INSERT INTO certificates
+		(id, issuer, generation, serial, device, template, certificate, issued_at, not_after) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (id) DO NOTHING`
+)
 
 // readers is the number of connections that read.
 const readers = 4
@@ -208,9 +205,9 @@ func scanEntry(row *sql.Row, id string) (*entry, error) {
 // caller must not stop being "under way" while the row may still appear.
 func (l *ledger) record(e *entry) (*entry, error) {
 	var stands *entry
-	err := l.writer.Do(context.Background(), func(ctx context.Context, tx *sql.Tx) error {
+	err := l.writer.Do(context.Background(), func(ctx context.Context, tx *groupcommit.Tx) error {
 		stands = e
-		result, err := tx.StmtContext(ctx, l.insert).ExecContext(ctx,
+		result, err := tx.ExecContext(ctx, insert,
 			e.id, e.issuer, e.generation, e.serial, e.device, e.template, e.certificate, e.issuedAt.Unix(), e.notAfter.Unix())
 		if err != nil {
 			return err
@@ -218,7 +215,7 @@ func (l *ledger) record(e *entry) (*entry, error) {
 		if n, err := result.RowsAffected(); err != nil || n == 1 {
 			return err
 		}
-		if stands, err = scanEntry(tx.StmtContext(ctx, l.byIDWriting).QueryRowContext(ctx, e.id), e.id); err == nil && stands == nil {
+		if stands, err = scanEntry(tx.QueryRowContext(ctx, byID, e.id), e.id); err == nil && stands == nil {
 			err = errSerialTaken
 		}
 		return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/groupcommit"
 	"google.golang.org/grpc/codes"
 )
 
@@ -57,7 +58,7 @@ func (c *CA) Revoke(ctx context.Context, q *backend.RevokeRequest) error {
 // revoke records a revocation. It changes nothing about a certificate that is revoked already, and fails with
 // errNoSuchSerial when no one of the generations has it.
 func (l *ledger) revoke(ctx context.Context, issuer string, generations []int, serial []byte, at time.Time, reason int) error {
-	return l.writer.Do(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return l.writer.Do(ctx, func(ctx context.Context, tx *groupcommit.Tx) error {
 		var revoked sql.NullInt64
 		var generation int
 		err := tx.QueryRowContext(ctx, `SELECT revoked_at, generation FROM certificates WHERE issuer = ? AND serial = ?`, issuer, serial).Scan(&revoked, &generation)

@@ -34,9 +34,7 @@ func TestAuditRewritten(t *testing.T) {
 	}
 	set := func(hash []byte, body string) {
 		t.Helper()
-		if _, err := s.writeDB.ExecContext(ctx, `UPDATE audit SET hash = $1, body = $2 WHERE seq = 2`, hash, body); err != nil {
-			t.Fatal(err)
-		}
+		exec(t, s, `UPDATE audit SET hash = $1, body = $2 WHERE seq = 2`, hash, body)
 	}
 	set(link("one", 2, prev, "{}"), "{}")
 	wantBreak(3)
@@ -44,14 +42,10 @@ func TestAuditRewritten(t *testing.T) {
 	wantBreak(2)
 
 	// Record 3 gone, and a number left out.
-	if _, err := s.writeDB.ExecContext(ctx, `DELETE FROM audit WHERE seq > 1`); err != nil {
-		t.Fatal(err)
-	}
+	exec(t, s, `DELETE FROM audit WHERE seq > 1`)
 	if err := s.VerifyAudit(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.writeDB.ExecContext(ctx, s.dialect.sql(texts[insertAudit]), "one", 4, prev, link("one", 4, prev, "{}"), "{}"); err != nil {
-		t.Fatal(err)
-	}
+	exec(t, s, s.dialect.sql(texts[insertAudit]), "one", 4, prev, link("one", 4, prev, "{}"), "{}")
 	wantBreak(4)
 }

@@ -10,10 +10,14 @@ import (
 	"github.com/pressly/goose/v3"
 )
 
-// exec runs a statement on the writer's connection, between units.
-func exec(t *testing.T, s *Store, query string) {
+// exec runs a statement on the writer's connection, as a unit.
+func exec(t *testing.T, s *Store, query string, args ...any) {
 	t.Helper()
-	if _, err := s.writeDB.ExecContext(t.Context(), query); err != nil {
+	err := s.write(t.Context(), func(u unit) error {
+		_, err := u.tx.ExecContext(u.ctx, query, args...)
+		return err
+	})
+	if err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
 }

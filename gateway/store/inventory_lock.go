@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/muster-pki/muster/plugins/backend/groupcommit"
 )
 
 // inventoryLock is held by the one who changes the inventory, among all instances: an import that was checked meets nothing
@@ -74,7 +76,7 @@ func (l *inventoryLock) chunk(ctx context.Context, fn func(u unit) error) error 
 		return err
 	}
 	if _, err = tx.ExecContext(ctx, `SET LOCAL synchronous_commit = off`); err == nil {
-		err = fn(unit{l.s, ctx, tx})
+		err = fn(unit{l.s, ctx, groupcommit.Of(tx)})
 	}
 	if err != nil {
 		return errors.Join(err, tx.Rollback())

@@ -25,7 +25,7 @@ func openSQLite(ctx context.Context, path string) (*database, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: %w", err)
 	}
-	d := &database{dialect: &sqliteDialect}
+	d := &database{dialect: &sqliteDialect, begin: "BEGIN IMMEDIATE"}
 	if d.lock, err = lockFile(path); err != nil {
 		return nil, fmt.Errorf("sqlite: %w", err)
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+
+	"github.com/muster-pki/muster/plugins/backend/groupcommit"
 )
 
-// statement names a prepared statement.
+// statement names a statement.
 type statement int
 
 const (
@@ -90,7 +92,7 @@ const keysOf = `((SELECT repeat FROM transactions WHERE id = $1), (SELECT resume
 // ofWireID has the conditions of the index transactions_wire, or it would not be used.
 const ofWireID = `SELECT id FROM transactions WHERE wire_id = $2 AND endpoint = $1 AND wire_id <> '' AND length(wire_id) <= 500 AND `
 
-// texts is the SQL of every prepared statement. now($n) is the database's clock.
+// texts is the SQL of every statement. now($n) is the database's clock.
 var texts = [statements]string{
 	// Where the key's time is over, the newer transaction takes it; also from one that was closed by an older release, which knows
 	// nothing of resume keys. Not where the holder is not seen: it may have been committed a moment ago.
@@ -181,14 +183,14 @@ var texts = [statements]string{
 	readInstance:    `SELECT 1 FROM instances WHERE name = $1`,
 }
 
-// prepare prepares all statements, each for the pool that runs it.
+// prepare renders all statements, and prepares those of the read pool; the writer prepares its own.
 func (s *Store) prepare(ctx context.Context) error {
 	for i, text := range texts {
-		db := s.writeDB
-		if statement(i) >= firstRead {
-			db = s.readDB
+		s.texts[i] = s.dialect.sql(text)
+		if statement(i) < firstRead {
+			continue
 		}
-		p, err := db.PrepareContext(ctx, s.dialect.sql(text))
+		p, err := s.readDB.PrepareContext(ctx, s.texts[i])
 		if err != nil {
 			return fmt.Errorf("prepare %q: %w", text, err)
 		}
@@ -197,20 +199,20 @@ func (s *Store) prepare(ctx context.Context) error {
 	return nil
 }
 
-// unit runs prepared statements in one unit of the writer.
+// unit runs statements in one unit of the writer.
 type unit struct {
 	s   *Store
 	ctx context.Context
-	tx  *sql.Tx
+	tx  *groupcommit.Tx
 }
 
 func (s *Store) write(ctx context.Context, fn func(u unit) error) error {
-	return s.writer.Do(ctx, func(ctx context.Context, tx *sql.Tx) error { return fn(unit{s, ctx, tx}) })
+	return s.writer.Do(ctx, func(ctx context.Context, tx *groupcommit.Tx) error { return fn(unit{s, ctx, tx}) })
 }
 
 // exec runs a statement and returns how many rows it changed.
 func (u unit) exec(st statement, args ...any) (int64, error) {
-	res, err := u.tx.StmtContext(u.ctx, u.s.prepared[st]).ExecContext(u.ctx, args...)
+	res, err := u.tx.ExecContext(u.ctx, u.s.texts[st], args...)
 	if err != nil {
 		return 0, err
 	}
@@ -218,14 +220,18 @@ func (u unit) exec(st statement, args ...any) (int64, error) {
 }
 
 func (u unit) query(st statement, args ...any) (*sql.Rows, error) {
-	return u.tx.StmtContext(u.ctx, u.s.prepared[st]).QueryContext(u.ctx, args...)
+	return u.tx.QueryContext(u.ctx, u.s.texts[st], args...)
 }
 
 func (u unit) queryRow(st statement, args ...any) *sql.Row {
-	return u.tx.StmtContext(u.ctx, u.s.prepared[st]).QueryRowContext(u.ctx, args...)
+	return u.tx.QueryRowContext(u.ctx, u.s.texts[st], args...)
 }
 
-// read runs a prepared read outside of any unit.
+// read runs a prepared read outside of any unit. Once begun, one of SQLite's runs to its end: a row is read in microseconds,
+// and to watch a context meanwhile costs two goroutines, one of database/sql and one of the driver.
 func (s *Store) read(ctx context.Context, st statement, args ...any) *sql.Row {
+	if s.dialect == &sqliteDialect && ctx.Err() == nil {
+		ctx = context.Background()
+	}
 	return s.prepared[st].QueryRowContext(ctx, args...)
 }

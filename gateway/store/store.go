@@ -40,8 +40,9 @@ type Store struct {
 	writeDB  *sql.DB // one connection, the writer's
 	readDB   *sql.DB
 	writer   *groupcommit.Writer
-	prepared [statements]*sql.Stmt
-	lock     io.Closer // what keeps a second process away
+	texts    [statements]string    // in the database's dialect
+	prepared [statements]*sql.Stmt // the reads
+	lock     io.Closer             // what keeps a second process away
 
 	head     head         // of the audit stream; the writer's goroutine alone
 	sessions atomic.Int64 // that the writer has had
@@ -61,6 +62,7 @@ type database struct {
 	read    *sql.DB
 	lock    io.Closer
 	timeout time.Duration // of one transaction; 0 for none
+	begin   string        // groupcommit.Options.Begin
 }
 
 func (d *database) close() error {
@@ -120,7 +122,7 @@ func Open(ctx context.Context, dsn string, o Options) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("store: %w", err), db.close())
 	}
 	s.writer = groupcommit.New(s.writeDB, groupcommit.Options{
-		Log: s.log, Timeout: db.timeout, Retryable: s.dialect.retryable, RolledBack: func() { s.head = head{} },
+		Log: s.log, Timeout: db.timeout, Begin: db.begin, Retryable: s.dialect.retryable, RolledBack: func() { s.head = head{} },
 	})
 	if err := s.sweepBehind(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("store: %w", err), s.Close())
@@ -146,7 +148,7 @@ func (s *Store) start(ctx context.Context) error {
 		}
 	}
 	now := micros(s.clock())
-	if _, err := s.prepared[touchInstance].ExecContext(ctx, s.instance, now, now); err != nil {
+	if _, err := s.writeDB.ExecContext(ctx, s.texts[touchInstance], s.instance, now, now); err != nil {
 		return fmt.Errorf("instance %s: %w", s.instance, err)
 	}
 	return nil
@@ -196,7 +198,7 @@ func (s *Store) Close() error {
 	s.stop()
 	s.behind.Wait()
 	errs := []error{s.writer.Close()}
-	for _, p := range s.prepared {
+	for _, p := range s.prepared[firstRead:] {
 		errs = append(errs, p.Close())
 	}
 	d := database{write: s.writeDB, read: s.readDB, lock: s.lock}

@@ -1,6 +1,6 @@
-// Package groupcommit commits concurrent writes to one database together: one goroutine takes the units that
+// Package groupcommit commits concurrent writes to one database together: one of the callers takes the units that
 // wait, gives each a savepoint of one transaction, commits once, and answers them all. So 32 callers share one fsync,
-// and a lone one waits for nobody.
+// and a lone one waits for nobody, not even for another goroutine to wake.
 //
 // It is not a store: it knows neither schema nor dialect. gateway/store and the ledgers of CA backends write through it.
 package groupcommit
@@ -31,6 +31,11 @@ type Options struct {
 	// statement rolls the whole transaction back.
 	Timeout time.Duration
 
+	// Begin is the statement that begins a transaction, "" to leave it to database/sql, whose Tx costs a goroutine each.
+	// With it, the writer keeps one connection of the database, with its statements prepared, until a transaction does
+	// not begin on it. It is for SQLite.
+	Begin string
+
 	// Retryable reports whether an error means that the database gave up this transaction in favour of another one
 	// (PostgreSQL: SQLSTATE 40001 and 40P01). The batch is then rolled back, and its units run again, each in a
 	// transaction of its own. nil for never.
@@ -46,35 +51,34 @@ const retries = 5
 
 // Writer commits units to one database. Do may be called from any number of goroutines.
 type Writer struct {
-	db      *sql.DB
-	o       Options
-	health  atomic.Pointer[error]
-	wake    chan struct{} // buffered, 1: there is something in the queue, or closed changed
-	stopped chan struct{} // closed when the goroutine has ended
+	db     *sql.DB
+	o      Options
+	health atomic.Pointer[error]
+	own    *Tx // the connection that is kept, with Options.Begin; of the leader alone
 
 	mu     sync.Mutex
 	queue  []*unit
+	led    bool // some caller is at it
 	closed bool
-
-	savepoint, release, rollback *sql.Stmt // of the goroutine alone
+	idle   chan struct{} // closed when closed and not led
 }
 
 // Where a unit is on its way. A caller may give up only a waiting one.
 const (
 	waiting int32 = iota
-	begun
+	begun         // or appointed to lead
 	abandoned
 )
 
 type unit struct {
 	ctx   context.Context
-	fn    func(context.Context, *sql.Tx) error
+	fn    func(context.Context, *Tx) error
 	state atomic.Int32
 	err   error
-	done  chan struct{}
+	turn  chan bool // buffered, 1: false when it is done, true when it is to lead
 }
 
-// New starts a writer on db. Nothing else should write to a SQLite database beside it.
+// New makes a writer on db. Nothing else should write to a SQLite database beside it.
 func New(db *sql.DB, o Options) *Writer {
 	if o.MaxBatch <= 0 {
 		o.MaxBatch = 128
@@ -88,9 +92,7 @@ func New(db *sql.DB, o Options) *Writer {
 	if o.RolledBack == nil {
 		o.RolledBack = func() {}
 	}
-	w := &Writer{db: db, o: o, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
-	go w.run()
-	return w
+	return &Writer{db: db, o: o, idle: make(chan struct{})}
 }
 
 // Do runs fn in a transaction that it may share with other callers' units, and returns nil after the commit is durable.
@@ -101,29 +103,35 @@ func New(db *sql.DB, o Options) *Writer {
 //   - ctx's error when ctx ended before fn was begun: fn does not run. Once begun, a unit runs to its end;
 //   - ErrClosed.
 //
-// fn runs on the writer's goroutine, so it must do nothing but its statements, on tx alone, with the context it is
+// fn may run on another caller's goroutine, so it must do nothing but its statements, on tx alone, with the context it is
 // given, which does not end with ctx. It may run more than once (Options.Retryable), each time on a clean slate:
-// what it leaves in variables of the caller counts only after Do returned nil.
-func (w *Writer) Do(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx) error) error {
+// what it leaves in variables of the caller counts only after Do returned nil. No two units run at the same time.
+func (w *Writer) Do(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	u := &unit{ctx: ctx, fn: fn, done: make(chan struct{})}
+	u := &unit{ctx: ctx, fn: fn, turn: make(chan bool, 1)}
 	w.mu.Lock()
 	if w.closed {
 		w.mu.Unlock()
 		return ErrClosed
 	}
 	w.queue = append(w.queue, u)
+	lead := !w.led
+	w.led = true
 	w.mu.Unlock()
-	w.signal()
-	select {
-	case <-u.done:
-	case <-ctx.Done():
-		if u.state.CompareAndSwap(waiting, abandoned) {
-			return ctx.Err()
+	if !lead {
+		select {
+		case lead = <-u.turn:
+		case <-ctx.Done():
+			if u.state.CompareAndSwap(waiting, abandoned) {
+				return ctx.Err()
+			}
+			lead = <-u.turn
 		}
-		<-u.done
+	}
+	if lead {
+		w.lead(u)
 	}
 	return u.err
 }
@@ -140,61 +148,73 @@ func (w *Writer) Healthy() error {
 // Close waits until all units that were accepted have run. It leaves the database open.
 func (w *Writer) Close() error {
 	w.mu.Lock()
+	first := !w.closed
 	w.closed = true
+	if first && !w.led {
+		close(w.idle)
+	}
 	w.mu.Unlock()
-	w.signal()
-	<-w.stopped
+	<-w.idle
+	if first {
+		w.giveUp()
+	}
 	return nil
 }
 
-func (w *Writer) signal() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (w *Writer) run() {
-	defer close(w.stopped)
-	defer w.closeStatements()
-	for {
-		batch, closed := w.take()
-		if len(batch) > 0 {
-			w.together(batch)
-			for _, u := range batch {
-				close(u.done)
-			}
-			continue
+// lead commits the batch that begins with the leader's own unit, then appoints the first that waits.
+func (w *Writer) lead(own *unit) {
+	own.state.CompareAndSwap(waiting, begun) // nobody else can give it up: its caller is here
+	batch := w.take(own)
+	w.together(batch)
+	for _, u := range batch {
+		if u != own {
+			u.turn <- false
 		}
-		if closed {
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, u := range w.queue {
+		if u.state.CompareAndSwap(waiting, begun) {
+			w.drop(i)
+			u.turn <- true
 			return
 		}
-		<-w.wake
+	}
+	w.drop(len(w.queue))
+	w.led = false
+	if w.closed {
+		close(w.idle)
 	}
 }
 
-// take removes the next batch from the queue, without the units whose callers have gone.
-func (w *Writer) take() (batch []*unit, closed bool) {
+// take removes the next batch from the queue, without the units whose callers have gone. own leads it.
+func (w *Writer) take(own *unit) (batch []*unit) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := 0
 	for ; n < len(w.queue) && len(batch) < w.o.MaxBatch; n++ {
-		u := w.queue[n]
-		if err := u.ctx.Err(); err != nil {
+		switch u := w.queue[n]; {
+		case u == own:
+			batch = append(batch, u)
+		case u.ctx.Err() != nil:
+			// Its caller sees that too, or comes here first.
 			if u.state.CompareAndSwap(waiting, abandoned) {
-				u.err = err
-				close(u.done)
+				u.err = u.ctx.Err()
+				u.turn <- false
 			}
-			continue
-		}
-		if u.state.CompareAndSwap(waiting, begun) {
+		case u.state.CompareAndSwap(waiting, begun):
 			batch = append(batch, u)
 		}
 	}
+	w.drop(n)
+	return batch
+}
+
+// drop takes n units off the queue. It needs the lock.
+func (w *Writer) drop(n int) {
 	rest := copy(w.queue, w.queue[n:])
 	clear(w.queue[rest:])
 	w.queue = w.queue[:rest]
-	return batch, w.closed
 }
 
 // together commits the batch as one transaction, or, when the database wants it retried, one by one.
@@ -203,11 +223,7 @@ func (w *Writer) together(batch []*unit) {
 		w.alone(batch[0])
 		return
 	}
-	err := w.prepare()
-	committed := false
-	if err == nil {
-		committed, err = w.transact(func(ctx context.Context, tx *sql.Tx) (bool, error) { return w.savepoints(ctx, tx, batch) })
-	}
+	committed, err := w.transact(func(ctx context.Context, tx *Tx) (bool, error) { return w.savepoints(ctx, tx, batch) })
 	if err != nil && w.o.Retryable(err) {
 		w.o.Log.Info("transaction retried unit by unit", "units", len(batch), "error", err)
 		pause(0)
@@ -226,9 +242,9 @@ func (w *Writer) together(batch []*unit) {
 
 // savepoints runs each unit of the batch under a savepoint and reports whether any is to be committed. Its error is
 // one that ends the whole transaction; a unit's own error stays with the unit.
-func (w *Writer) savepoints(ctx context.Context, tx *sql.Tx, batch []*unit) (commit bool, err error) {
+func (w *Writer) savepoints(ctx context.Context, tx *Tx, batch []*unit) (commit bool, err error) {
 	for _, u := range batch {
-		if _, err := tx.StmtContext(ctx, w.savepoint).ExecContext(ctx); err != nil {
+		if _, err := tx.ExecContext(ctx, "SAVEPOINT unit"); err != nil {
 			return false, fmt.Errorf("savepoint: %w", err)
 		}
 		if u.err = w.call(ctx, tx, u); u.err == nil {
@@ -239,12 +255,12 @@ func (w *Writer) savepoints(ctx context.Context, tx *sql.Tx, batch []*unit) (com
 			}
 			// A database that cannot undo this unit (SQLite drops the transaction after an I/O error or a full disk)
 			// cannot be trusted with the others of the batch.
-			if _, err := tx.StmtContext(ctx, w.rollback).ExecContext(ctx); err != nil {
+			if _, err := tx.ExecContext(ctx, "ROLLBACK TO SAVEPOINT unit"); err != nil {
 				return false, fmt.Errorf("roll back to savepoint: %w", errors.Join(err, u.err))
 			}
 			w.o.RolledBack()
 		}
-		if _, err := tx.StmtContext(ctx, w.release).ExecContext(ctx); err != nil {
+		if _, err := tx.ExecContext(ctx, "RELEASE SAVEPOINT unit"); err != nil {
 			return false, fmt.Errorf("release savepoint: %w", err)
 		}
 	}
@@ -255,7 +271,7 @@ func (w *Writer) savepoints(ctx context.Context, tx *sql.Tx, batch []*unit) (com
 func (w *Writer) alone(u *unit) {
 	for try := 0; ; try++ {
 		u.err = nil
-		committed, err := w.transact(func(ctx context.Context, tx *sql.Tx) (bool, error) {
+		committed, err := w.transact(func(ctx context.Context, tx *Tx) (bool, error) {
 			u.err = w.call(ctx, tx, u)
 			return u.err == nil, nil
 		})
@@ -276,22 +292,22 @@ func pause(try int) { time.Sleep(rand.N(time.Duration(try+1) * 10 * time.Millise
 
 // transact runs body in a transaction, commits when body says so, else rolls back. Its error is the transaction's:
 // of BEGIN, COMMIT or ROLLBACK, or body's.
-func (w *Writer) transact(body func(context.Context, *sql.Tx) (commit bool, err error)) (committed bool, err error) {
+func (w *Writer) transact(body func(context.Context, *Tx) (commit bool, err error)) (committed bool, err error) {
 	ctx, cancel := w.bound()
 	defer cancel()
-	tx, err := w.db.BeginTx(ctx, nil)
+	tx, err := w.begin(ctx)
 	if err != nil {
 		return false, fmt.Errorf("begin: %w", err)
 	}
 	commit, err := body(ctx, tx)
 	if err == nil && commit {
-		if err = tx.Commit(); err != nil {
+		if err = tx.commit(ctx); err != nil {
 			w.o.RolledBack()
 			return false, fmt.Errorf("commit: %w", err)
 		}
 		return true, nil
 	}
-	rollbackErr := tx.Rollback()
+	rollbackErr := tx.rollback(ctx)
 	w.o.RolledBack()
 	if err == nil && rollbackErr != nil {
 		return false, fmt.Errorf("roll back: %w", rollbackErr)
@@ -306,40 +322,8 @@ func (w *Writer) bound() (context.Context, context.CancelFunc) {
 	return context.Background(), func() {}
 }
 
-// prepare prepares the savepoint statements, outside of any transaction since the pool may hold one connection only.
-func (w *Writer) prepare() error {
-	ctx, cancel := w.bound()
-	defer cancel()
-	for _, p := range []struct {
-		text string
-		stmt **sql.Stmt
-	}{
-		{"SAVEPOINT unit", &w.savepoint},
-		{"ROLLBACK TO SAVEPOINT unit", &w.rollback},
-		{"RELEASE SAVEPOINT unit", &w.release},
-	} {
-		if *p.stmt != nil {
-			continue
-		}
-		prepared, err := w.db.PrepareContext(ctx, p.text)
-		if err != nil {
-			return fmt.Errorf("prepare savepoints: %w", err)
-		}
-		*p.stmt = prepared
-	}
-	return nil
-}
-
-func (w *Writer) closeStatements() {
-	for _, s := range []*sql.Stmt{w.savepoint, w.release, w.rollback} {
-		if s != nil {
-			_ = s.Close() // the connection ends with its database anyway
-		}
-	}
-}
-
 // call runs the unit's function and turns a panic into an error.
-func (w *Writer) call(ctx context.Context, tx *sql.Tx, u *unit) (err error) {
+func (w *Writer) call(ctx context.Context, tx *Tx, u *unit) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			w.o.Log.Error("a write panicked and was rolled back", "panic", v, "stack", string(debug.Stack()))

@@ -25,7 +25,7 @@ func open(t testing.TB) *sql.DB {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
-	db.SetMaxOpenConns(1)
+	db.SetMaxOpenConns(2) // the writer's, and the test's own to look
 	for _, q := range []string{
 		`CREATE TABLE parent (id INTEGER PRIMARY KEY)`,
 		`CREATE TABLE line (id INTEGER PRIMARY KEY, body TEXT, parent INTEGER REFERENCES parent(id) DEFERRABLE INITIALLY DEFERRED)`,
@@ -37,21 +37,49 @@ func open(t testing.TB) *sql.DB {
 	return db
 }
 
+// begin is Options.Begin.
+var begin string
+
+// Test runs all tests, with transactions of database/sql and with the writer's own.
+func Test(t *testing.T) {
+	for _, mode := range []struct{ name, begin string }{{"database/sql", ""}, {"own", "BEGIN IMMEDIATE"}} {
+		begin = mode.begin
+		t.Run(mode.name, func(t *testing.T) {
+			t.Run("ConcurrentCallers", testConcurrentCallers)
+			t.Run("UnitsOfOneBatchAreIsolated", testUnitsOfOneBatchAreIsolated)
+			t.Run("LoneUnitFails", testLoneUnitFails)
+			t.Run("FailedCommit", testFailedCommit)
+			t.Run("BrokenSavepointFailsTheBatch", testBrokenSavepointFailsTheBatch)
+			t.Run("BeginFails", testBeginFails)
+			t.Run("Retry", testRetry)
+			t.Run("Context", testContext)
+			t.Run("Timeout", testTimeout)
+			t.Run("Close", testClose)
+			t.Run("NoDelayWhenIdle", testNoDelayWhenIdle)
+		})
+	}
+}
+
 func writer(t testing.TB, db *sql.DB, o groupcommit.Options) *groupcommit.Writer {
-	w := groupcommit.New(db, o)
+	w := groupcommit.New(db, with(o))
 	t.Cleanup(func() { w.Close() })
 	return w
 }
 
-func insert(id int) func(context.Context, *sql.Tx) error {
-	return func(ctx context.Context, tx *sql.Tx) error {
+func with(o groupcommit.Options) groupcommit.Options {
+	o.Begin = begin
+	return o
+}
+
+func insert(id int) func(context.Context, *groupcommit.Tx) error {
+	return func(ctx context.Context, tx *groupcommit.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO line (id, body) VALUES (?, 'x')`, id)
 		return err
 	}
 }
 
 // orphan inserts a line that makes the COMMIT fail: its parent does not exist, which is checked there.
-func orphan(ctx context.Context, tx *sql.Tx) error {
+func orphan(ctx context.Context, tx *groupcommit.Tx) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO line (id, parent) VALUES (999, 4711)`)
 	return err
 }
@@ -66,12 +94,12 @@ func lines(t testing.TB, db *sql.DB) (n int) {
 
 // gather holds the writer with a unit of its own until all fns are queued, so that they become one batch.
 // It returns their errors.
-func gather(t *testing.T, w *groupcommit.Writer, fns ...func(context.Context, *sql.Tx) error) []error {
+func gather(t *testing.T, w *groupcommit.Writer, fns ...func(context.Context, *groupcommit.Tx) error) []error {
 	t.Helper()
 	held, release := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := w.Do(t.Context(), func(context.Context, *sql.Tx) error { close(held); <-release; return nil }); err != nil {
+		if err := w.Do(t.Context(), func(context.Context, *groupcommit.Tx) error { close(held); <-release; return nil }); err != nil {
 			t.Errorf("the holding unit: %v", err)
 		}
 	})
@@ -86,7 +114,7 @@ func gather(t *testing.T, w *groupcommit.Writer, fns ...func(context.Context, *s
 	return errs
 }
 
-func TestConcurrentCallers(t *testing.T) {
+func testConcurrentCallers(t *testing.T) {
 	db := open(t)
 	w := writer(t, db, groupcommit.Options{MaxBatch: 16})
 	var wg sync.WaitGroup
@@ -103,29 +131,29 @@ func TestConcurrentCallers(t *testing.T) {
 	}
 }
 
-func TestUnitsOfOneBatchAreIsolated(t *testing.T) {
+func testUnitsOfOneBatchAreIsolated(t *testing.T) {
 	db := open(t)
 	var undone atomic.Int32
 	w := writer(t, db, groupcommit.Options{RolledBack: func() { undone.Add(1) }})
 	broken := errors.New("broken")
-	var txs [4]*sql.Tx
+	var txs [4]*groupcommit.Tx
 	errs := gather(t, w,
-		func(ctx context.Context, tx *sql.Tx) error { txs[0] = tx; return insert(1)(ctx, tx) },
-		func(ctx context.Context, tx *sql.Tx) error {
+		func(ctx context.Context, tx *groupcommit.Tx) error { txs[0] = tx; return insert(1)(ctx, tx) },
+		func(ctx context.Context, tx *groupcommit.Tx) error {
 			txs[1] = tx
 			if err := insert(2)(ctx, tx); err != nil {
 				return err
 			}
 			return broken
 		},
-		func(ctx context.Context, tx *sql.Tx) error {
+		func(ctx context.Context, tx *groupcommit.Tx) error {
 			txs[2] = tx
 			if err := insert(3)(ctx, tx); err != nil {
 				return err
 			}
 			panic("at the disco")
 		},
-		func(ctx context.Context, tx *sql.Tx) error { txs[3] = tx; return insert(4)(ctx, tx) },
+		func(ctx context.Context, tx *groupcommit.Tx) error { txs[3] = tx; return insert(4)(ctx, tx) },
 	)
 	if txs[0] != txs[1] || txs[1] != txs[2] || txs[2] != txs[3] {
 		t.Fatal("the units did not share a transaction")
@@ -151,7 +179,7 @@ func TestUnitsOfOneBatchAreIsolated(t *testing.T) {
 	}
 }
 
-func TestLoneUnitFails(t *testing.T) {
+func testLoneUnitFails(t *testing.T) {
 	db := open(t)
 	w := writer(t, db, groupcommit.Options{})
 	broken := errors.New("broken")
@@ -159,7 +187,7 @@ func TestLoneUnitFails(t *testing.T) {
 		"error": func() error { return broken },
 		"panic": func() error { panic(broken) },
 	} {
-		err := w.Do(t.Context(), func(ctx context.Context, tx *sql.Tx) error {
+		err := w.Do(t.Context(), func(ctx context.Context, tx *groupcommit.Tx) error {
 			if err := insert(1)(ctx, tx); err != nil {
 				return err
 			}
@@ -177,7 +205,7 @@ func TestLoneUnitFails(t *testing.T) {
 	}
 }
 
-func TestFailedCommit(t *testing.T) {
+func testFailedCommit(t *testing.T) {
 	db := open(t)
 	undone := false
 	w := writer(t, db, groupcommit.Options{RolledBack: func() { undone = true }})
@@ -194,7 +222,7 @@ func TestFailedCommit(t *testing.T) {
 		t.Error("healthy after a failed commit")
 	}
 	// A transaction in which nothing was to be committed proves nothing.
-	if err := w.Do(t.Context(), func(context.Context, *sql.Tx) error { return errors.New("no") }); err == nil {
+	if err := w.Do(t.Context(), func(context.Context, *groupcommit.Tx) error { return errors.New("no") }); err == nil {
 		t.Error("no error")
 	}
 	if w.Healthy() == nil {
@@ -214,10 +242,10 @@ func TestFailedCommit(t *testing.T) {
 	}
 }
 
-func TestBrokenSavepointFailsTheBatch(t *testing.T) {
+func testBrokenSavepointFailsTheBatch(t *testing.T) {
 	db := open(t)
 	w := writer(t, db, groupcommit.Options{})
-	errs := gather(t, w, insert(1), func(ctx context.Context, tx *sql.Tx) error {
+	errs := gather(t, w, insert(1), func(ctx context.Context, tx *groupcommit.Tx) error {
 		// What SQLite does by itself after an I/O error: the transaction is gone, and the savepoint with it.
 		if _, err := tx.ExecContext(ctx, `ROLLBACK`); err != nil {
 			t.Error(err)
@@ -237,7 +265,7 @@ func TestBrokenSavepointFailsTheBatch(t *testing.T) {
 	}
 }
 
-func TestBeginFails(t *testing.T) {
+func testBeginFails(t *testing.T) {
 	db := open(t)
 	w := writer(t, db, groupcommit.Options{})
 	db.Close()
@@ -249,7 +277,7 @@ func TestBeginFails(t *testing.T) {
 	}
 }
 
-func TestRetry(t *testing.T) {
+func testRetry(t *testing.T) {
 	deadlock := errors.New("deadlock detected")
 	o := groupcommit.Options{Retryable: func(err error) bool { return errors.Is(err, deadlock) }}
 	t.Run("batch", func(t *testing.T) {
@@ -257,8 +285,8 @@ func TestRetry(t *testing.T) {
 		w := writer(t, db, o)
 		var tries, runs atomic.Int32
 		errs := gather(t, w,
-			func(ctx context.Context, tx *sql.Tx) error { runs.Add(1); return insert(1)(ctx, tx) },
-			func(ctx context.Context, tx *sql.Tx) error {
+			func(ctx context.Context, tx *groupcommit.Tx) error { runs.Add(1); return insert(1)(ctx, tx) },
+			func(ctx context.Context, tx *groupcommit.Tx) error {
 				if err := insert(2)(ctx, tx); err != nil {
 					return err
 				}
@@ -282,13 +310,13 @@ func TestRetry(t *testing.T) {
 	})
 	t.Run("ends", func(t *testing.T) {
 		w := writer(t, open(t), o)
-		if err := w.Do(t.Context(), func(context.Context, *sql.Tx) error { return deadlock }); !errors.Is(err, deadlock) {
+		if err := w.Do(t.Context(), func(context.Context, *groupcommit.Tx) error { return deadlock }); !errors.Is(err, deadlock) {
 			t.Errorf("got %v", err)
 		}
 	})
 }
 
-func TestContext(t *testing.T) {
+func testContext(t *testing.T) {
 	db := open(t)
 	w := writer(t, db, groupcommit.Options{})
 	t.Run("done before", func(t *testing.T) {
@@ -302,7 +330,7 @@ func TestContext(t *testing.T) {
 		held, release := make(chan struct{}), make(chan struct{})
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			_ = w.Do(t.Context(), func(context.Context, *sql.Tx) error { close(held); <-release; return nil })
+			_ = w.Do(t.Context(), func(context.Context, *groupcommit.Tx) error { close(held); <-release; return nil })
 		})
 		<-held
 		ctx, cancel := context.WithCancel(t.Context())
@@ -318,7 +346,7 @@ func TestContext(t *testing.T) {
 	})
 	t.Run("done once begun", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		err := w.Do(ctx, func(inner context.Context, tx *sql.Tx) error {
+		err := w.Do(ctx, func(inner context.Context, tx *groupcommit.Tx) error {
 			cancel()
 			if inner.Err() != nil {
 				t.Error("the caller's context reached a unit that had begun")
@@ -334,7 +362,7 @@ func TestContext(t *testing.T) {
 	}
 }
 
-func TestTimeout(t *testing.T) {
+func testTimeout(t *testing.T) {
 	db := open(t)
 	w := writer(t, db, groupcommit.Options{Timeout: time.Nanosecond})
 	if err := w.Do(t.Context(), insert(1)); !errors.Is(err, context.DeadlineExceeded) {
@@ -345,13 +373,13 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
-func TestClose(t *testing.T) {
+func testClose(t *testing.T) {
 	db := open(t)
-	w := groupcommit.New(db, groupcommit.Options{MaxBatch: 2})
+	w := groupcommit.New(db, with(groupcommit.Options{MaxBatch: 2}))
 	held, release := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_ = w.Do(t.Context(), func(context.Context, *sql.Tx) error { close(held); <-release; return nil })
+		_ = w.Do(t.Context(), func(context.Context, *groupcommit.Tx) error { close(held); <-release; return nil })
 	})
 	<-held
 	for i := range 5 {
@@ -375,14 +403,14 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// TestNoDelayWhenIdle: in a synctest bubble time stands still while anything can run, so a timer on the way of a lone
+// testNoDelayWhenIdle: in a synctest bubble time stands still while anything can run, so a timer on the way of a lone
 // unit would show as time passed.
-func TestNoDelayWhenIdle(t *testing.T) {
+func testNoDelayWhenIdle(t *testing.T) {
 	db := open(t)
 	synctest.Test(t, func(t *testing.T) {
-		w := groupcommit.New(db, groupcommit.Options{})
+		w := groupcommit.New(db, with(groupcommit.Options{}))
 		start := time.Now()
-		if err := w.Do(t.Context(), func(context.Context, *sql.Tx) error { return nil }); err != nil {
+		if err := w.Do(t.Context(), func(context.Context, *groupcommit.Tx) error { return nil }); err != nil {
 			t.Error(err)
 		}
 		if d := time.Since(start); d != 0 {
@@ -396,11 +424,8 @@ func BenchmarkDo(b *testing.B) {
 	for _, callers := range []int{1, 32} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
 			db := open(b)
+			begin = "BEGIN IMMEDIATE"
 			w := writer(b, db, groupcommit.Options{})
-			stmt, err := db.Prepare(`INSERT INTO line (body) VALUES (?)`)
-			if err != nil {
-				b.Fatal(err)
-			}
 			body := make([]byte, 1024)
 			var left atomic.Int64
 			left.Store(int64(b.N))
@@ -410,8 +435,8 @@ func BenchmarkDo(b *testing.B) {
 			for range callers {
 				wg.Go(func() {
 					for left.Add(-1) >= 0 {
-						if err := w.Do(context.Background(), func(ctx context.Context, tx *sql.Tx) error {
-							_, err := tx.StmtContext(ctx, stmt).ExecContext(ctx, body)
+						if err := w.Do(context.Background(), func(ctx context.Context, tx *groupcommit.Tx) error {
+							_, err := tx.ExecContext(ctx, `INSERT INTO line (body) VALUES (?)`, body)
 							return err
 						}); err != nil {
 							b.Error(err)
