@@ -1,12 +1,14 @@
 package backend
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -24,8 +26,9 @@ import (
 // which leaves the outcome of an Issue unknown. Errors keep their code and RetryInfo, lose every other detail, and
 // begin with the plugin's name. Whether a certificate is the one that was asked for is for the caller to check.
 type Client struct {
-	name string
-	rpc  pb.BackendClient
+	name  string
+	rpc   pb.BackendClient
+	chain atomic.Pointer[[][]byte] // the last that came with a certificate, checked: most often the next one's too
 }
 
 // NewClient makes the facade of the plugin that answers on the connection. name begins every error.
@@ -168,6 +171,16 @@ func (c *Client) issuance(method string, w *pb.Issuance) (*Issuance, error) {
 	i, err := issuanceFromWire(w)
 	if err != nil {
 		return nil, c.garbage(method, err)
+	}
+	if known := c.chain.Load(); known == nil || !slices.EqualFunc(*known, i.Chain, bytes.Equal) {
+		if err := checkChain(i.Chain); err != nil {
+			return nil, c.garbage(method, err)
+		}
+		kept := make([][]byte, len(i.Chain)) // the caller may do with his what he likes
+		for n, der := range i.Chain {
+			kept[n] = bytes.Clone(der)
+		}
+		c.chain.Store(&kept)
 	}
 	return i, nil
 }
