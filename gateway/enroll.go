@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,15 @@ type decision struct {
 	recorded bool // the store has the transaction
 	result   *Result
 	err      error
+	shown    string // subject's answer
+}
+
+// subject is what the request asks for as logs and lists show it, "" for none.
+func (d *decision) subject() string {
+	if d.shown == "" && d.request.Subject != nil {
+		d.shown = nameOf(d.request.Subject)
+	}
+	return d.shown
 }
 
 func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result, error) {
@@ -263,10 +273,7 @@ func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*
 	if d.grant != nil {
 		attrs = told(attrs, "device", d.grant.Device, "requester", d.grant.Requester)
 	}
-	if r.Subject != nil {
-		attrs = told(attrs, "subject", nameOf(r.Subject))
-	}
-	attrs = told(attrs, "reason", string(reason), "stage", d.stage, "note", cut(cause(failure, d.note), maxNote))
+	attrs = told(attrs, "subject", d.subject(), "reason", string(reason), "stage", d.stage, "note", cut(cause(failure, d.note), maxNote))
 	if r.Source.IsValid() {
 		attrs = told(attrs, "source", r.Source.String())
 	}
@@ -313,12 +320,10 @@ func transactionOf(d *decision, s State) *Transaction {
 	for _, c := range r.Credentials {
 		t.Credentials = append(t.Credentials, c.String())
 	}
-	if r.Subject != nil {
-		t.Subject = nameOf(r.Subject)
-	}
+	t.Subject = d.subject()
 	if d.grant != nil {
 		t.Requester, t.Device = d.grant.Requester, d.grant.Device
-		if s != StateRefused && d.grant.Subject != nil {
+		if s != StateRefused && d.grant.Subject != nil && !bytes.Equal(d.grant.Subject, r.Subject) {
 			t.Subject = nameOf(d.grant.Subject)
 		}
 	}
