@@ -152,7 +152,7 @@ func (s *DevicePassword) find(ctx context.Context, c gateway.Credential, r *gate
 	case d.Password == "":
 		return nil, "device " + shown(d.Name) + " has no password", nil
 	}
-	if fault := entryFault(d, r.Endpoint, s.now()); fault != "" {
+	if fault := d.Fault(r.Endpoint, s.now()); fault != "" {
 		return nil, "device " + shown(d.Name) + " " + fault, nil
 	}
 	return d, "", nil

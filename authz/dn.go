@@ -180,7 +180,17 @@ func formatSAN(der []byte) string {
 	if err != nil {
 		return "(malformed)"
 	}
-	return listNames(all)
+	return cutName(listNames(all))
+}
+
+// maxShownName bounds a name in a note, in bytes: what is said behind it must not be pushed out by a long one.
+const maxShownName = 256
+
+func cutName(s string) string {
+	if len(s) <= maxShownName {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxShownName], "") + "..."
 }
 
 // formatSubject writes a DER Name for the operator.
@@ -188,14 +198,17 @@ func formatSubject(der []byte) string {
 	if isEmptyName(der) {
 		return "(none)"
 	}
-	return pkix.FormatName(der)
+	return cutName(pkix.FormatName(der))
 }
 
 func isEmptyName(der []byte) bool {
 	return len(der) == 0 || len(der) == 2 && der[0] == 0x30 && der[1] == 0
 }
 
-const oidCommonName = "2.5.4.3"
+const (
+	oidCommonName  = "2.5.4.3"
+	oidCountryName = "2.5.4.6"
+)
 
 // attributeOID finds an attribute type by its long name, by its short name (RFC 4514 section 3), or as a dotted OID.
 func attributeOID(name string) (oid string, ok bool) {

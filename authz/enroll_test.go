@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/store"
+	"github.com/muster-pki/muster/gateway/store/storetest/pgtest"
 	"github.com/muster-pki/muster/plugins/backend"
 	"github.com/muster-pki/muster/plugins/backend/backendtest"
 )
@@ -42,9 +44,15 @@ func (p *plant) later(d time.Duration) {
 
 func newPlant(t *testing.T, pipeline func(p *plant) gateway.Pipeline) *plant {
 	t.Helper()
+	return newPlantOn(t, "sqlite:"+filepath.Join(t.TempDir(), "muster.db"), pipeline)
+}
+
+// newPlantOn has an EST endpoint beside it, with the same pipeline.
+func newPlantOn(t *testing.T, dsn string, pipeline func(p *plant) gateway.Pipeline) *plant {
+	t.Helper()
 	p := &plant{t: t, clock: noon}
 	var err error
-	if p.store, err = store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "muster.db"), store.Options{Instance: "test", Clock: p.now, Log: quiet()}); err != nil {
+	if p.store, err = store.Open(t.Context(), dsn, store.Options{Instance: "test", Clock: p.now, Log: quiet()}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.store.Close() }) //nolint:errcheck // the test has what it needs
@@ -57,7 +65,9 @@ func newPlant(t *testing.T, pipeline func(p *plant) gateway.Pipeline) *plant {
 		ConfirmWait: time.Minute,
 		Pipelines:   map[gateway.Operation]gateway.Pipeline{gateway.Enroll: pipeline(p)},
 	}
-	if err := p.gw.Swap(t.Context(), &gateway.Runtime{Endpoints: map[string]*gateway.Endpoint{"ran": e}, Backends: map[string]backend.Backend{"ca": p.ca}}); err != nil {
+	field := *e
+	field.Name, field.Protocol = "field", gateway.EST
+	if err := p.gw.Swap(t.Context(), &gateway.Runtime{Endpoints: map[string]*gateway.Endpoint{"ran": e, "field": &field}, Backends: map[string]backend.Backend{"ca": p.ca}}); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -223,4 +233,62 @@ func TestOneChallengeManyClients(t *testing.T) {
 	stranger := p.again(all[winner])
 	stranger.Credentials = []gateway.Credential{{Kind: gateway.CredentialChallenge, Secret: gateway.Secret("guessed")}, stranger.Credentials[1]}
 	p.wants("the same request without the challenge", stranger, gateway.Unauthenticated, "a valid challenge is required")
+}
+
+// One device, which may enrol once, asks at two endpoints of two protocols, 16 times at once, each time with another key and
+// under another of its names: it gets one certificate.
+func TestOneDeviceAtTwoEndpoints(t *testing.T) {
+	c := pgtest.Start(t, pgtest.Volatile)
+	for name, dsn := range map[string]string{"SQLite": "sqlite:" + filepath.Join(t.TempDir(), "muster.db"), "PostgreSQL": c.DSN(c.NewDatabase(t))} {
+		t.Run(name, func(t *testing.T) {
+			v := newVendor(t)
+			write(t, v.dir, "issuing.pem", pemOf(v.issuing.cert))
+			p := newPlantOn(t, dsn, func(p *plant) gateway.Pipeline {
+				vendor, err := NewVendorCA(VendorCAConfig{CAs: []string{"root.pem"}, Intermediates: []string{"issuing.pem"}, Serial: "subject.serialNumber"}, v.dir, quiet(), p.now)
+				if err != nil {
+					t.Fatal(err)
+				}
+				inventory, err := NewInventory(InventoryConfig{}, p.store, p.now)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return gateway.Pipeline{gateway.AnyOf(gateway.Pipeline{vendor, inventory}), inventory}
+			})
+			for round := range 4 {
+				names := []string{fmt.Sprintf("SN-first-%d", round), fmt.Sprintf("SN-second-%d", round)}
+				p.enter(false, &gateway.Device{Name: fmt.Sprintf("twin-%d", round), Identifiers: []gateway.DeviceID{
+					{Kind: "serial", Value: names[0]}, {Kind: "cse-id", Value: names[1]},
+				}})
+				before := p.ca.Total()
+				var all []*gateway.Request
+				for i := range 16 {
+					leaf := v.issuing.issue(int64(100*round+i+2), names[i/2%2][3:], nil)
+					r := p.ask(credential(gateway.CredentialSigner, leaf))
+					if i%2 == 1 {
+						r.Protocol, r.Endpoint, r.Credentials[0].Kind = gateway.EST, "field", gateway.CredentialTLS
+					}
+					all = append(all, r)
+				}
+				var wg sync.WaitGroup
+				errs := make([]error, len(all))
+				for i, r := range all {
+					wg.Go(func() { _, errs[i] = p.gw.Enroll(t.Context(), r) })
+				}
+				wg.Wait()
+				got := 0
+				for _, err := range errs {
+					var e *gateway.Error
+					switch {
+					case err == nil:
+						got++
+					case !errors.As(err, &e) || e.Reason != gateway.NotAuthorized || e.Detail != "the device has had its enrollments":
+						t.Error(err)
+					}
+				}
+				if issued := p.ca.Total() - before; got != 1 || issued != 1 {
+					t.Fatalf("%d got a certificate, %d were issued", got, issued)
+				}
+			}
+		})
+	}
 }

@@ -86,7 +86,10 @@ func checkKind(kind string) error {
 func (s *Inventory) Name() string { return "inventory" }
 
 // Claimed reports whether the stage may go by what the request says of itself, for which some other stage has to vouch.
-func (s *Inventory) Claimed() bool { return claimed(s.by) }
+func (c InventoryConfig) Claimed() bool {
+	by, err := parsePlaces(c.By)
+	return err == nil && claimed(by)
+}
 
 // What clients are told.
 const (
@@ -177,7 +180,7 @@ func (s *Inventory) Decide(ctx context.Context, r *gateway.Request, g *gateway.G
 	deny := func(format string, args ...any) gateway.Verdict {
 		return gateway.Denied(gateway.NotAuthorized, detailMayNot, fmt.Sprintf(format, args...))
 	}
-	if fault := entryFault(d, r.Endpoint, s.now()); fault != "" {
+	if fault := d.Fault(r.Endpoint, s.now()); fault != "" {
 		return deny("device %s %s", name, fault)
 	}
 	if d.Vendor != "" && g.Vendor != "" && d.Vendor != g.Vendor {
@@ -205,21 +208,6 @@ func (s *Inventory) Decide(ctx context.Context, r *gateway.Request, g *gateway.G
 		Lost:   fmt.Sprintf("device %s may enrol %s, and has", name, limit.times()),
 		Reason: gateway.NotAuthorized, Detail: "the device has had its enrollments",
 	})...)
-}
-
-// entryFault says why an entry does not count at an endpoint at a time, "" when it does. It reads on after "device X".
-func entryFault(d *gateway.Device, endpoint string, now time.Time) string {
-	switch {
-	case d.Disabled:
-		return "is disabled"
-	case !d.NotBefore.IsZero() && now.Before(d.NotBefore):
-		return "is not valid yet: its entry begins " + d.NotBefore.UTC().Format(time.RFC3339)
-	case !d.NotAfter.IsZero() && now.After(d.NotAfter):
-		return "is not valid any more: its entry ended " + d.NotAfter.UTC().Format(time.RFC3339)
-	case len(d.Endpoints) > 0 && !slices.Contains(d.Endpoints, endpoint):
-		return fmt.Sprintf("may ask at the endpoints %s, not at %s", strings.Join(d.Endpoints, ", "), endpoint)
-	}
-	return ""
 }
 
 // chooseProfile holds the profile against the entry's: one that was asked for, or that an earlier stage chose, has to be

@@ -254,6 +254,8 @@ func (s *Names) judgeSubject(subject []byte, hasSAN bool) (denied gateway.Verdic
 			return bad(gateway.BadTemplate, "the subject has an attribute that is not certified here", "the subject %s has a %s, which attributes does not list", formatSubject(subject), name)
 		case length == 0:
 			return bad(gateway.BadTemplate, "the subject has an empty attribute", "the %s is empty", name)
+		case a.oid == oidCountryName && length != 2: // RFC 5280 appendix A.1: SIZE (2)
+			return bad(gateway.BadTemplate, "the country of the subject is no code of two letters", "the countryName %s is no code of two letters", shown(a.value))
 		case length > bound:
 			return bad(gateway.BadTemplate, "an attribute of the subject is too long", "the %s has %d characters, the most is %d", name, length, bound)
 		}

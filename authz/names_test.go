@@ -76,6 +76,8 @@ func TestNames(t *testing.T) {
 		"an attribute without a name":      {subject: name("CN=d", "1.2.3.4=x"), reason: gateway.BadTemplate, note: "1.2.3.4"},
 		"an empty value":                   {subject: name("CN="), reason: gateway.BadTemplate, note: "commonName is empty"},
 		"65 characters":                    {subject: name("CN=" + strings.Repeat("x", 65)), reason: gateway.BadTemplate, note: "65 characters"},
+		"a country of one letter":          {subject: name("C=D", "CN=d"), reason: gateway.BadTemplate, note: "no code of two letters"},
+		"a URI with a quotation mark":      {config: NamesConfig{SAN: SANConfig{URI: all}}, subject: device, san: sans(t, 6, `http://a.example/"onload`), reason: gateway.BadTemplate, note: "is not a URI"},
 		"a country of three letters":       {subject: name("C=DEU", "CN=d"), reason: gateway.BadTemplate, note: "countryName"},
 		"over the configured bound":        {config: NamesConfig{MaxLength: 4}, subject: device, reason: gateway.BadTemplate, note: "most is 4"},
 		"two common names":                 {subject: name("CN=device-1", "CN=victim"), reason: gateway.BadTemplate, note: "more than one commonName"},

@@ -73,18 +73,20 @@ func (l *serialList) read(last *serialLook, at time.Time) (*serialLook, error) {
 
 // reread puts into the look what the file holds now.
 func (l *serialList) reread(next *serialLook, at time.Time) error {
+	// Before it is opened: opening a named pipe waits for a writer, and every request would wait with it.
+	if info, err := os.Stat(l.path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a file", l.path)
+	}
 	f, err := os.Open(l.path)
 	if err != nil {
 		return err
 	}
 	defer f.Close() //nolint:errcheck // opened for reading
 	info, err := f.Stat()
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is not a file", l.path)
-	case info.Size() > maxListSize:
+	}
+	if info.Size() > maxListSize {
 		return fmt.Errorf("%s is larger than %d bytes", l.path, maxListSize)
 	}
 	// A file changed just now may change again without another size or time: it is read until it has come to rest.
@@ -137,6 +139,11 @@ func parseSerials(r io.Reader, most int) (map[string]struct{}, error) {
 			return nil, fmt.Errorf("%d: %w", n, err)
 		}
 		header := first && isHeader(serial)
+		if first && !header {
+			if title := furtherHeader(line); title != "" {
+				return nil, fmt.Errorf("%d: the column %s is not the first one: the serial numbers have to stand first", n, shown(title))
+			}
+		}
 		first = false
 		if header {
 			continue
@@ -197,6 +204,19 @@ func firstColumn(line []byte) (string, error) {
 		return "", errors.New("the serial number has control or invisible characters")
 	}
 	return value, nil
+}
+
+// furtherHeader returns the title of a column of serial numbers that stands behind the first, "" where there is none. It is for
+// a message: what stands in quotes is not taken apart.
+func furtherHeader(line []byte) string {
+	fields := strings.FieldsFunc(string(line), func(r rune) bool { return strings.ContainsRune(",;\t", r) })
+	for i, f := range fields {
+		f = strings.TrimSpace(strings.Trim(strings.TrimSpace(f), `"`))
+		if i > 0 && isHeader(f) && strings.HasPrefix(strings.ToLower(f), "s") {
+			return f
+		}
+	}
+	return ""
 }
 
 // isHeader reports whether a first line's first column is a title.

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,6 +46,8 @@ func TestParseSerials(t *testing.T) {
 		"behind a quotation":  {"\"SN1\"x,b\n", "1: something stands behind"},
 		"not UTF-8":           {"SN1\nSN\xff\n", "2: it is not UTF-8"},
 		"UTF-16":              {"\xff\xfeS\x00N\x001\x00", "1: it is not UTF-8"},
+		"another column":      {"model;Serial Number\nX;SN1\n", "1: the column \"Serial Number\" is not the first one"},
+		"another column's":    {"SN1,name\nSN2,id\n", "SN1 SN2"},
 		"unprintable":         {"SN\x011\n", "1: the serial number has control"},
 		"too long":            {strings.Repeat("x", 257) + "\n", "1: the serial number has 257 bytes"},
 		"too many":            {"a\nb\nc\nd\n", "4: more than 3 serial numbers"},
@@ -278,5 +281,38 @@ func TestVendorListErrors(t *testing.T) {
 		change(&c)
 		_, err := NewVendorCA(c, v.dir, quiet(), atNoon)
 		wantError(t, err, want)
+	}
+}
+
+// A named pipe at the list's place is no list, and holds nobody up. The list before counts on.
+func TestVendorListIsAPipe(t *testing.T) {
+	dir, now := t.TempDir(), noon
+	path := write(t, dir, "list.csv", []byte("SN1\n"))
+	l := newSerialList(path, quiet(), func() time.Time { return now })
+	if _, err := l.look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Minute)
+	looked := make(chan error, 1)
+	go func() {
+		look, err := l.look(context.Background())
+		if err == nil && len(look.serials) != 1 {
+			err = fmt.Errorf("%d serial numbers", len(look.serials))
+		}
+		looked <- err
+	}()
+	select {
+	case err := <-looked:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second): // only a fault waits for it
+		t.Fatal("a look at a pipe does not end")
 	}
 }

@@ -281,7 +281,7 @@ func (s *SharedSecret) entered(ctx context.Context, endpoint string, reference [
 	case len(d.Sealed) == 0:
 		return nil, fmt.Errorf("device %s has no shared secret: %w", shown(d.Name), gateway.ErrNotFound)
 	}
-	if fault := entryFault(d, endpoint, s.now()); fault != "" {
+	if fault := d.Fault(endpoint, s.now()); fault != "" {
 		return nil, fmt.Errorf("device %s %s: %w", shown(d.Name), fault, gateway.ErrNotFound)
 	}
 	return &sharedSecret{device: d.Name, entry: d}, nil

@@ -239,3 +239,19 @@ func TestVendorCAConfigErrors(t *testing.T) {
 		t.Error("made without a log")
 	}
 }
+
+// What was wrong stands in the note, however long the names before it are.
+func TestNotesKeepTheirEnd(t *testing.T) {
+	v := newVendor(t)
+	leaf := v.issuing.issue(77, "radio", func(c *x509.Certificate) { c.Subject.SerialNumber = strings.Repeat("S", 10<<10) })
+	s, err := NewVendorCA(VendorCAConfig{CAs: []string{"root.pem"}, Serial: "subject.serialNumber"}, v.dir, quiet(), atNoon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := credential(gateway.CredentialSigner, leaf)
+	c.Chain = append(c.Chain, v.issuing.cert)
+	got := s.Decide(t.Context(), &gateway.Request{Operation: gateway.Enroll, Credentials: []gateway.Credential{c}}, &gateway.Grant{})
+	if got.Decision != gateway.Deny || len(got.Note) > 1024 || !strings.HasSuffix(got.Note, "subject.serialNumber has 10240 bytes, 1 to 256 are taken") {
+		t.Errorf("%d bytes: %+v", len(got.Note), got)
+	}
+}

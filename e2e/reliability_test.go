@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -46,10 +47,13 @@ type reliable struct {
 	name   string
 	cert   []byte
 	silent bool // it never confirms
+
+	cmp, held, revoked bool
 }
 
 // enrolCMP has a device enrol over CMP: each message is sent, byte for byte the same, until it is answered. Every fourth
-// device never confirms its certificate, and another fourth begins anew after its first answer.
+// device never confirms its certificate, and another fourth begins anew after its first answer. Those that are held or revoked
+// all confirm.
 func (d *cmpDevice) enrolCMP(i int, retry func() bool) (cert []byte, silent bool, err error) {
 	// answered sends a message until the answer is neither missing, nor waiting, nor that of a server that cannot answer now.
 	answered := func(der []byte) (*cmpmsg.Message, error) {
@@ -82,7 +86,11 @@ func (d *cmpDevice) enrolCMP(i int, retry func() bool) (cert []byte, silent bool
 		return nil, false, err
 	}
 	cert = d.cert.Raw
-	switch i / 2 % 4 {
+	kind := i / 2 % 4
+	if kind == 1 && (isHeld(i) || isRevoked(i)) {
+		kind = 0
+	}
+	switch kind {
 	case 1:
 		return cert, true, nil
 	case 2: // its answer was lost, and it forgot what it asked
@@ -102,7 +110,8 @@ func (d *cmpDevice) enrolCMP(i int, retry func() bool) (cert []byte, silent bool
 }
 
 // TestReliability kills the CA's process and the gateway, KILLS times each, while devices enrol, every second one over CMP; each
-// device sends the same message until it has its answer. Then ledger, gateway and devices have to agree.
+// device sends the same message until it has its answer. Three in twenty are held, and approved by `muster approve`; three in twenty
+// are revoked by `muster revoke`. Then ledger, gateway, audit trail and devices have to agree.
 func TestReliability(t *testing.T) {
 	kills, total := setting(t, "MUSTER_KILLS", 50), setting(t, "MUSTER_ENROLLMENTS", 2000)
 	seed := uint64(setting(t, "MUSTER_SEED", int(time.Now().UnixNano())))
@@ -120,7 +129,7 @@ func TestReliability(t *testing.T) {
 	if short == string(text) {
 		t.Fatal("the quickstart's configuration has no cmp endpoint")
 	}
-	if err := os.WriteFile(config, []byte(short), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(withHeld(t, short)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, u := range []struct {
@@ -137,7 +146,8 @@ func TestReliability(t *testing.T) {
 	if err := g.ready(); err != nil {
 		t.Fatal(err)
 	}
-	asBegun := &instance{t: t, env: g.env} // which a restart does not change
+	asBegun := &instance{t: t, dir: g.dir, env: g.env} // which a restart does not change
+	rest := asBegun.operators()
 
 	// After how many enrollments which process dies.
 	type death struct {
@@ -159,26 +169,48 @@ func TestReliability(t *testing.T) {
 			client := g.client(nil)
 			for i := range next {
 				name := fmt.Sprintf("reliable-%d", i)
+				attempts := 0
+				retry := func() bool {
+					attempts++
+					retries.Add(1)
+					time.Sleep(50 * time.Millisecond)
+					return attempts < 600
+				}
+				// ended is what a device does that has its certificate.
+				ended := func(c reliable) {
+					c.name, c.cmp, c.held, c.revoked = name, i%2 == 1, isHeld(i), isRevoked(i)
+					certs[i] = c
+					if leaf, err := x509.ParseCertificate(c.cert); err != nil {
+						t.Errorf("device %d: %v", i, err)
+					} else if c.revoked {
+						if err := asBegun.revoke(fmt.Sprintf("%x", leaf.SerialNumber), retry); err != nil {
+							t.Errorf("device %d: %v", i, err)
+						}
+					}
+				}
 				if i%2 == 1 {
-					attempts := 0
-					cert, silent, err := asBegun.cmpDevice(name).enrolCMP(i, func() bool {
-						attempts++
-						retries.Add(1)
-						time.Sleep(50 * time.Millisecond)
-						return attempts < 600
-					})
+					d := asBegun.cmpDevice(name)
+					if isHeld(i) {
+						d.url += "/p/held-cmp"
+					}
+					cert, silent, err := d.enrolCMP(i, retry)
 					if err != nil {
 						t.Errorf("device %d: %v", i, err)
+					} else {
+						ended(reliable{cert: cert, silent: silent})
 					}
-					certs[i] = reliable{name, cert, silent}
 					done.Add(1)
 					continue
 				}
-				d := newDevice(t, name)
+				d, operation := newDevice(t, name), "simpleenroll"
+				if isHeld(i) {
+					operation = "held-devices/" + operation
+				}
 				for attempt := 0; ; attempt++ {
-					a, err := g.enroll(t.Context(), client, d)
+					a, err := asBegun.post(t.Context(), client, operation, asBegun.env["MUSTER_EST_USER"], asBegun.env["MUSTER_EST_PASSWORD"],
+						"application/pkcs10", []byte(toBase64(d.csr)))
 					if err == nil && a.status == http.StatusOK {
-						certs[i] = reliable{name, a.cert.Raw, false}
+						ended(reliable{cert: a.cert.Raw})
 						break
 					}
 					if err == nil && a.status != http.StatusAccepted && a.status != http.StatusServiceUnavailable {
@@ -235,6 +267,7 @@ func TestReliability(t *testing.T) {
 	close(next)
 	wg.Wait()
 	<-killer
+	rest()
 	if t.Failed() {
 		t.FailNow()
 	}
@@ -254,6 +287,16 @@ func TestReliability(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	untold := func(e local.Entry) bool {
+		at := slices.IndexFunc(certs, func(c reliable) bool { return c.name == commonName(e.Subject) })
+		return at >= 0 && certs[at].revoked && e.RevokedAt.IsZero()
+	}
+	for time.Now().Before(until.Add(30*time.Second)) && slices.ContainsFunc(ledger, untold) {
+		time.Sleep(200 * time.Millisecond)
+		if ledger, err = local.ReadLedger(t.Context(), filepath.Join(g.dir, "ca")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	inLedger := map[string][]local.Entry{}
 	for _, e := range ledger {
 		inLedger[commonName(e.Subject)] = append(inLedger[commonName(e.Subject)], e)
@@ -262,6 +305,7 @@ func TestReliability(t *testing.T) {
 	for _, tr := range listing[admin.Transaction](g, "--limit", "1000000") {
 		inStore[commonName(tr.Subject)] = append(inStore[commonName(tr.Subject)], tr)
 	}
+	byID := map[string]reliable{}
 	for _, c := range certs {
 		l, s := inLedger[c.name], inStore[c.name]
 		state := "issued"
@@ -270,11 +314,17 @@ func TestReliability(t *testing.T) {
 		}
 		if len(l) != 1 || len(s) != 1 || s[0].State != state || l[0].ID != s[0].ID || !bytes.Equal(l[0].Certificate, c.cert) {
 			t.Errorf("%s: %d in the ledger, %d in the store %+v, want one that is %s", c.name, len(l), len(s), s, state)
-		} else if l[0].RevokedAt.IsZero() == c.silent {
-			t.Errorf("%s is %s, and in the ledger revoked at %v", c.name, state, l[0].RevokedAt)
+		} else if revoked := c.silent || c.revoked; l[0].RevokedAt.IsZero() == revoked || (s[0].Certificate.RevokedAt == nil) == revoked {
+			t.Errorf("%s is %s, in the store revoked at %v, in the ledger at %v", c.name, state, s[0].Certificate.RevokedAt, l[0].RevokedAt)
+		} else if (s[0].Hold != nil) != c.held || c.held && len(s[0].Hold.Approvals) != 1 {
+			t.Errorf("%s was held: %+v", c.name, s[0].Hold)
+		} else {
+			byID[s[0].ID] = c
 		}
 	}
-	t.Logf("ledger, store and clients agree on %d certificates", len(certs))
+	g.stop()
+	g.auditTells(byID)
+	t.Logf("ledger, store, audit trail and clients agree on %d certificates", len(byID))
 }
 
 func commonName(subject string) string {

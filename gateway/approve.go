@@ -21,17 +21,16 @@ func (g *Gateway) Approve(ctx context.Context, id, actor, reason string) (*Trans
 	}
 	rt := g.runtime.Load()
 	b, desc := rt.Backends[t.Backend], rt.descriptions[t.Backend]
-	if b == nil || desc == nil {
-		return nil, unavailable("the CA of the request is no longer configured", fmt.Errorf("%w: %s", errNoBackend, t.Backend))
-	}
 	now := g.now()
 	intent := redated(t, now)
+	if err := g.stands(ctx, rt, t, intent, now); err != nil {
+		return nil, err
+	}
 	t.Updated, t.Note = now, reason
 	audit := auditOf(t, "approved", t.Hold.Stage)
 	audit.Actor = actor
 
-	land := g.takeOff(t.ID)
-	defer land()
+	g.opt.Crash(CrashBeforeIntent)
 	deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.lease())
 	defer cancel()
@@ -43,6 +42,8 @@ func (g *Gateway) Approve(ctx context.Context, id, actor, reason string) (*Trans
 	}
 	g.decided(ctx, t, "approved", actor, reason)
 	if epoch != 0 {
+		land := g.takeOff(t.ID)
+		defer land()
 		g.opt.Crash(CrashAfterIntent)
 		t.State, t.Intent = StateIssuing, intent
 		// What the CA says of it stands in the transaction, whether it issued or refused.

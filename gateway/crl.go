@@ -82,9 +82,9 @@ func (g *Gateway) CRL(ctx context.Context, backend, name string) (der []byte, in
 	return crl.der, crl.info, nil
 }
 
-// Issuers returns the certificate that a name means, and the others of the same CA's name: with a CA's name, its current
-// issuing certificate, then the earlier ones; with the name of an earlier key's CRL, that key's certificate first. The
-// error is as CRL's.
+// Issuers returns the certificate that a name means, then the others of the same CA's name and the links between its
+// roots: with a CA's name, its current issuing certificate, then the earlier ones; with the name of an earlier key's CRL, that
+// key's certificate first. The error is as CRL's.
 func (g *Gateway) Issuers(ctx context.Context, backend, name string) ([]*x509.Certificate, error) {
 	all := g.runtime.Load().crls[backend]
 	if all == nil {
@@ -108,13 +108,19 @@ func (g *Gateway) Issuers(ctx context.Context, backend, name string) ([]*x509.Ce
 		}
 		certs := []*x509.Certificate{first}
 		for _, c := range ca.Certificates() {
-			if bytes.Equal(c.RawSubject, first.RawSubject) && !slices.ContainsFunc(certs, c.Equal) {
+			if (bytes.Equal(c.RawSubject, first.RawSubject) || links(c)) && !slices.ContainsFunc(certs, c.Equal) {
 				certs = append(certs, c)
 			}
 		}
 		return certs, nil
 	}
 	return nil, fmt.Errorf("%w: backend %s has no CA %q", ErrNotFound, backend, cut(name, 64))
+}
+
+// links reports whether a certificate leads from one key of a CA to another (RFC 9810 section 4.4: OldWithNew, NewWithOld):
+// issued to itself, and not signed by its own key.
+func links(c *x509.Certificate) bool {
+	return bytes.Equal(c.RawSubject, c.RawIssuer) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) != nil
 }
 
 // crlsChanged has a backend's CRLs asked for anew: something was revoked.

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -135,6 +136,25 @@ func NormalIdentifier(kind, value string) string {
 	return value
 }
 
+// ErrEarlyDate is the fault of an entry's date that programs write for "none".
+var ErrEarlyDate = errors.New("the date is 1970-01-01 or earlier: leave it out where there is none, and disable a device that is to get nothing")
+
+// CheckIdentifier says what is wrong with an identifier in its normal form, of the kinds whose form is known. Device.Check does
+// not ask it: whoever takes an entry from people does.
+func CheckIdentifier(kind, value string) error {
+	switch kind {
+	case "imei":
+		if !imeiPattern.MatchString(value) {
+			return errors.New("an IMEI has 15 digits (14 without its check digit, 16 with the software version)")
+		}
+	case "mac":
+		if _, err := net.ParseMAC(value); err != nil {
+			return errors.New("a MAC address has six pairs of hexadecimal digits, e.g. 00:1a:2b:3c:4d:5e")
+		}
+	}
+	return nil
+}
+
 // Bounds of an entry.
 const (
 	MaxDeviceName  = 256 // bytes, of names and identifiers
@@ -181,6 +201,11 @@ func (d *Device) Check() error {
 	if d.Enrollments < Unlimited {
 		return fmt.Errorf("enrollments: %d", d.Enrollments)
 	}
+	for _, t := range []time.Time{d.NotBefore, d.NotAfter} {
+		if !t.IsZero() && t.UnixMicro() <= 0 { // stores keep 0 for "none": the entry would be good for ever
+			return ErrEarlyDate
+		}
+	}
 	if !d.NotBefore.IsZero() && !d.NotAfter.IsZero() && !d.NotBefore.Before(d.NotAfter) {
 		return fmt.Errorf("the entry ends (%s) before it begins (%s)", d.NotAfter.UTC().Format(time.RFC3339), d.NotBefore.UTC().Format(time.RFC3339))
 	}
@@ -219,9 +244,25 @@ func (d *Device) Check() error {
 }
 
 var (
+	imeiPattern      = regexp.MustCompile(`^[0-9]{14,16}$`)
 	kindPattern      = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 	attributePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,63}$`)
 )
+
+// Fault says why an entry does not count at an endpoint at a time, "" when it does. It reads on after "device X".
+func (d *Device) Fault(endpoint string, now time.Time) string {
+	switch {
+	case d.Disabled:
+		return "is disabled"
+	case !d.NotBefore.IsZero() && now.Before(d.NotBefore):
+		return "is not valid yet: its entry begins " + d.NotBefore.UTC().Format(time.RFC3339)
+	case !d.NotAfter.IsZero() && now.After(d.NotAfter):
+		return "is not valid any more: its entry ended " + d.NotAfter.UTC().Format(time.RFC3339)
+	case len(d.Endpoints) > 0 && !slices.Contains(d.Endpoints, endpoint):
+		return fmt.Sprintf("may ask at the endpoints %s, not at %s", strings.Join(d.Endpoints, ", "), endpoint)
+	}
+	return ""
+}
 
 // Identifier returns the device's first identifier of the kind, "" for none. The kind "name" is its name.
 func (d *Device) Identifier(kind string) string {

@@ -22,6 +22,55 @@ type watched struct {
 	reading  func() error // before Transaction
 	record   func() error // before Record
 	adopting func() error // before Adopt
+
+	// fails is asked before the calls of operators and of those who poll, by name; done says that the call was made, and its
+	// answer is lost.
+	fails func(call string, done bool) error
+}
+
+// guarded makes a call unless it is to fail, before or after.
+func guarded[T any](s *watched, name string, call func() (T, error)) (out T, err error) {
+	if s.fails == nil {
+		return call()
+	}
+	if err := s.fails(name, false); err != nil {
+		return out, err
+	}
+	got, err := call()
+	if lost := s.fails(name, true); err == nil && lost != nil {
+		return out, lost
+	}
+	return got, err
+}
+
+func (s *watched) Approve(ctx context.Context, a *gateway.ApprovalOrder) (int64, error) {
+	return guarded(s, "Approve", func() (int64, error) { return s.Store.Approve(ctx, a) })
+}
+
+func (s *watched) Deny(ctx context.Context, d *gateway.DenialOrder) error {
+	_, err := guarded(s, "Deny", func() (struct{}, error) { return struct{}{}, s.Store.Deny(ctx, d) })
+	return err
+}
+
+func (s *watched) OrderRevocation(ctx context.Context, o *gateway.RevocationOrder) (int64, error) {
+	return guarded(s, "OrderRevocation", func() (int64, error) { return s.Store.OrderRevocation(ctx, o) })
+}
+
+func (s *watched) MarkRevoked(ctx context.Context, r *gateway.Revocation) error {
+	_, err := guarded(s, "MarkRevoked", func() (struct{}, error) { return struct{}{}, s.Store.MarkRevoked(ctx, r) })
+	return err
+}
+
+func (s *watched) Certificate(ctx context.Context, issuer, serial []byte) (*gateway.Certificate, error) {
+	return guarded(s, "Certificate", func() (*gateway.Certificate, error) { return s.Store.Certificate(ctx, issuer, serial) })
+}
+
+func (s *watched) Device(ctx context.Context, kind, value string) (*gateway.Device, error) {
+	return guarded(s, "Device", func() (*gateway.Device, error) { return s.Store.Device(ctx, kind, value) })
+}
+
+func (s *watched) AskedUnder(ctx context.Context, endpoint, wireID string, credentials []string) (*gateway.Transaction, error) {
+	return guarded(s, "AskedUnder", func() (*gateway.Transaction, error) { return s.Store.AskedUnder(ctx, endpoint, wireID, credentials) })
 }
 
 func (s *watched) Adopt(ctx context.Context, a *gateway.Adoption) error {
@@ -34,7 +83,7 @@ func (s *watched) Adopt(ctx context.Context, a *gateway.Adoption) error {
 }
 
 func (s *watched) Begin(ctx context.Context, b *gateway.Beginning) (int64, error) {
-	epoch, err := s.Store.Begin(ctx, b)
+	epoch, err := guarded(s, "Begin", func() (int64, error) { return s.Store.Begin(ctx, b) })
 	if err == nil && s.begun != nil {
 		s.begun(b)
 	}
@@ -71,7 +120,7 @@ func (s *watched) Transaction(ctx context.Context, id string) (*gateway.Transact
 			return nil, err
 		}
 	}
-	return s.Store.Transaction(ctx, id)
+	return guarded(s, "Transaction", func() (*gateway.Transaction, error) { return s.Store.Transaction(ctx, id) })
 }
 
 func (s *watched) Record(ctx context.Context, e gateway.AuditEvent) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -156,7 +157,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	t.Intent = intentOf(d.request, d.grant, desc)
 	t.Changes = changesOf(d.request, d.grant)
 	t.Updated = g.now()
-	begin := &Beginning{Transaction: t, Claims: out.Claims, Lease: g.lease()}
+	begin := &Beginning{Transaction: t, Claims: onceEach(out.Claims), Lease: g.lease()}
 	if out.Decision == Hold {
 		t.State, t.Note = StateHeld, out.stage+": "+out.Note
 		t.Hold = holdOf(out, d.grant, t.Updated)
@@ -208,6 +209,21 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 		d.stage, d.note = "ca", cause(AsError(err), "")
 	}
 	return res, err
+}
+
+// onceEach is the claims that a request makes: of two stages that count the same thing it is one use, by the stricter's limit.
+func onceEach(claims []Claim) []Claim {
+	var once []Claim
+	for _, c := range claims {
+		i := slices.IndexFunc(once, func(o Claim) bool { return o.Key == c.Key })
+		switch {
+		case i < 0:
+			once = append(once, c)
+		case c.Limit < once[i].Limit:
+			once[i] = c
+		}
+	}
+	return once
 }
 
 // leaseMargin lies between the end of the last commit and when another worker may take the transaction.

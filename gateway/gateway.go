@@ -87,6 +87,16 @@ const (
 // CrashPoints lists those that every issuance passes.
 var CrashPoints = []string{CrashBeforeIntent, CrashAfterIntent, CrashAfterIssue, CrashAfterSettle}
 
+// Crash points of Rollover.
+const (
+	CrashRolloverOrdered  = "gateway.rollover-ordered"  // the audit trail has the order, the CA does not
+	CrashRolloverDone     = "gateway.rollover-done"     // the CA has changed over, the audit trail has the order alone
+	CrashRolloverRecorded = "gateway.rollover-recorded" // the audit trail has the outcome, nobody was told
+)
+
+// RolloverCrashPoints lists them, in their order.
+var RolloverCrashPoints = []string{CrashRolloverOrdered, CrashRolloverDone, CrashRolloverRecorded}
+
 // Gateway takes canonical requests from the protocol adapters and answers them. One lives as long as the process.
 type Gateway struct {
 	opt     Options

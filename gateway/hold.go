@@ -37,6 +37,8 @@ type HoldRecord struct {
 	Since     time.Time  `json:"since"` // what the dates in the intent count from
 	Until     time.Time  `json:"until"`
 	Fixed     bool       `json:"fixed,omitempty"` // the dates in the intent are as asked for: approval does not move them
+	Entry     string     `json:"entry,omitempty"` // the device's name in the inventory, where a stage found it there
+	Replaces  *Replaced  `json:"replaces,omitempty"`
 	Approvals []Approval `json:"approvals,omitempty"`
 	Denied    *Approval  `json:"denied,omitempty"` // who denied it; By "" for the time that ran out
 }
@@ -56,7 +58,8 @@ type Holds interface {
 	// ErrStale when it is no longer held, or its time is over; ErrApproved when the same person has approved before.
 	Approve(ctx context.Context, a *ApprovalOrder) (epoch int64, err error)
 	// Deny commits that a held transaction becomes StateDenied, with its audit event: its claims are given back, and its
-	// repeat keys stand until RepeatUntil, so that the requester is told. ErrStale when it is no longer held, or the lease
+	// repeat key stands until RepeatUntil, so that the requester is told. The resume key is free at once: the same wish in a
+	// new exchange is judged anew, and goes on from nothing but that. ErrStale when it is no longer held, or the lease
 	// (Work) was lost.
 	Deny(ctx context.Context, d *DenialOrder) error
 }

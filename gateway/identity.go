@@ -11,5 +11,5 @@ type Identity struct {
 	Key         crypto.Signer // *ecdsa.PrivateKey or ed25519.PrivateKey; for SCEP *rsa.PrivateKey, which decrypts too
 	Certificate *x509.Certificate
 	Chain       []*x509.Certificate // its issuer first, the root last
-	Previous    *Identity           // the one before, while there may be requests that are encrypted to it; nil for none
+	Previous    *Identity           // the one before, while there may be requests that are encrypted to it, and so on; nil for none
 }

@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -80,6 +82,7 @@ func (g *Gateway) Rollover(ctx context.Context, name string, r *backend.Rollover
 	if err := g.store.Record(ctx, event); err != nil {
 		return nil, unavailable("the audit trail cannot be written", err)
 	}
+	g.opt.Crash(CrashRolloverOrdered)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rolloverTimeout)
 	defer cancel()
 	ca, err := shielded(g, func() (*backend.CA, error) { return roller.Rollover(ctx, r) })
@@ -87,6 +90,16 @@ func (g *Gateway) Rollover(ctx context.Context, name string, r *backend.Rollover
 	if err != nil {
 		return nil, rolloverFailed(err)
 	}
+	g.opt.Crash(CrashRolloverDone)
+	event.Kind, event.At = "ca-rolled-over", g.now()
+	if len(ca.Chain) > 0 {
+		sum := sha256.Sum256(ca.Chain[0])
+		event.Fingerprint = hex.EncodeToString(sum[:])
+	}
+	if err := g.store.Record(ctx, event); err != nil {
+		return nil, unavailable("the CA has changed over, and the audit trail cannot be written; asking again makes nothing twice", err)
+	}
+	g.opt.Crash(CrashRolloverRecorded)
 	g.log.Info("CA rolled over", "backend", name, "ca", ca.Name, "kind", string(r.Kind), "root", r.Root, "actor", actor)
 	return ca, nil
 }

@@ -8,7 +8,7 @@ import (
 
 // Poll answers a protocol's question after an earlier request (SCEP CertPoll), found by r.WireID at r.Endpoint: its
 // certificate, pending, or the refusal that it ended with. Only its own requester is answered: a credential of r that is
-// proven has to be one of the transaction's. Anyone else is told what somebody is told who asks after nothing: UnknownCert.
+// proven has to be one of the transaction's; of several transactions with that ID it is the requester's own. Anyone else is told what somebody is told who asks after nothing: UnknownCert.
 // Nothing is judged anew, and nothing is issued. The error is an *Error.
 func (g *Gateway) Poll(ctx context.Context, r *Request) (*Result, error) {
 	start := g.now()
@@ -31,16 +31,22 @@ func (g *Gateway) poll(ctx context.Context, r *Request, d *decision) (*Result, e
 		d.endpoint = "unknown"
 		return nil, Errorf(NotAuthorized, "no such endpoint", "endpoint %q is not configured for %s", r.Endpoint, r.Protocol)
 	}
-	t, err := g.store.ByWireID(ctx, r.Endpoint, r.WireID)
+	var proven []string
+	for _, c := range r.Credentials {
+		if c.Proven() {
+			proven = append(proven, c.String())
+		}
+	}
+	t, err := g.store.AskedUnder(ctx, r.Endpoint, r.WireID, proven)
 	if err == nil && t.State.Open() {
 		t, err = g.settledOrNot(ctx, t.ID)
 	}
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return nil, Errorf(UnknownCert, "no such request", "nobody has asked for anything under this transaction ID")
+		return nil, Errorf(UnknownCert, "no such request", "nobody with the credentials of this message has asked for anything under this transaction ID")
 	case err != nil:
 		return nil, unavailable("the store cannot be read", err)
-	case !askedBy(t, r):
+	case !slices.ContainsFunc(proven, func(c string) bool { return slices.Contains(t.Credentials, c) }):
 		return nil, Errorf(UnknownCert, "no such request", "transaction %s is another requester's", t.ID)
 	}
 	res, err := g.replay(t)
@@ -59,13 +65,6 @@ func (g *Gateway) poll(ctx context.Context, r *Request, d *decision) (*Result, e
 		return nil, &Error{Reason: orDefault(t.Reason, NotAuthorized), Detail: "the request was refused", Err: errors.New("transaction " + t.ID + ": " + t.Note)}
 	}
 	return nil, Errorf(Revoked, "the certificate is no longer valid", "transaction %s is %s", t.ID, t.State)
-}
-
-// askedBy reports whether a proven credential of the request is one that the transaction was begun with.
-func askedBy(t *Transaction, r *Request) bool {
-	return slices.ContainsFunc(r.Credentials, func(c Credential) bool {
-		return c.Proven() && slices.Contains(t.Credentials, c.String())
-	})
 }
 
 // DerivesSubject reports whether the endpoint's profile with the name gives a subject whatever is asked for, so that a request

@@ -91,8 +91,10 @@ func TestAuthenticated(t *testing.T) {
 func TestRecogniseSpelling(t *testing.T) {
 	d := &gateway.Device{Name: "printer-1", Identifiers: []gateway.DeviceID{{Kind: "mac", Value: "00:11:22:33:44:55"}}}
 	g := gateway.Grant{Device: "00-11-22-33-44-55"}
-	if !g.Recognise(d) || !g.Recognise(d) || g.Device != "printer-1" {
-		t.Fatalf("%+v", g)
+	for range 2 {
+		if !g.Recognise(d) || g.Device != "printer-1" {
+			t.Fatalf("%+v", g)
+		}
 	}
 	for name, want := range map[string]bool{"printer-1": true, "00-11-22-33-44-55": true, "001122334455": true, "00:11:22:33:44:55": true, "00:11:22:33:44:56": false, "": false} {
 		if g.NameDevice(name) != want {

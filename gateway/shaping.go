@@ -40,18 +40,23 @@ func (g *Gateway) shapeBy(ctx context.Context, rt *Runtime, p *Profile, d *decis
 			return AsError(err)
 		}
 	}
+	return g.lintBefore(ctx, rt, p, d.grant.Backend, d.grant.Issuer, templateOf(d.grant))
+}
+
+// lintBefore lints what a CA would be asked to certify.
+func (g *Gateway) lintBefore(ctx context.Context, rt *Runtime, p *Profile, backendName, issuer string, tmpl *backend.Template) *Error {
 	if p.Linter == nil {
 		return nil
 	}
-	cas := rt.authorities[d.grant.Backend]
+	cas := rt.authorities[backendName]
 	if cas == nil {
-		return Errorf(Internal, "", "the grant names the backend %q, which is not configured", d.grant.Backend)
+		return Errorf(Internal, "", "the grant names the backend %q, which is not configured", backendName)
 	}
-	certs, err := cas.certificates(ctx, d.grant.Issuer)
+	certs, err := cas.certificates(ctx, issuer)
 	if err != nil {
 		return unavailable("the CA cannot be reached", err)
 	}
-	_, err = shielded(g, func() (struct{}, error) { return struct{}{}, p.Linter.Before(templateOf(d.grant), certs[0]) })
+	_, err = shielded(g, func() (struct{}, error) { return struct{}{}, p.Linter.Before(tmpl, certs[0]) })
 	if err != nil {
 		return Errorf(BadTemplate, cut("the certificate would break its rules: "+err.Error(), maxShown), "lint before issuing: %w", err)
 	}
@@ -163,9 +168,13 @@ func oidList(ids []asn1.ObjectIdentifier) string {
 // holdOf is the record of a hold that begins.
 func holdOf(out *ruling, gr *Grant, now time.Time) *HoldRecord {
 	since := gr.NotBefore.Add(gr.profile.Backdate)
-	return &HoldRecord{
+	h := &HoldRecord{
 		Stage: out.stage, Approvers: max(out.Terms.Approvers, 1), Since: since,
 		Until: now.Add(orDefault(out.Terms.Expires, DefaultHold)),
-		Fixed: !gr.NotAfter.Equal(since.Add(gr.profile.Validity - time.Second)),
+		Fixed: !gr.NotAfter.Equal(since.Add(gr.profile.Validity - time.Second)), Replaces: gr.Replaces,
 	}
+	if gr.Inventory != nil {
+		h.Entry = gr.Inventory.Name
+	}
+	return h
 }

@@ -170,6 +170,9 @@ type Store interface {
 	// ByWireID returns the transaction of the endpoint with the wire ID, with its certificate: the newest that is open, else
 	// the newest that was not refused. ErrNotFound.
 	ByWireID(ctx context.Context, endpoint, wireID string) (*Transaction, error)
+	// AskedUnder is ByWireID among the transactions that were begun with one of the credentials (Credential.String): clients
+	// that do not know of each other may use one wire ID. It looks at the newest thousand with that ID. ErrNotFound.
+	AskedUnder(ctx context.Context, endpoint, wireID string, credentials []string) (*Transaction, error)
 	// Transactions lists the newest first, without certificates' DER.
 	Transactions(ctx context.Context, f TransactionFilter) ([]*Transaction, error)
 	// Certificate returns one certificate by issuer and serial, with its State. ErrNotFound.

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/muster-pki/muster/gateway"
 )
@@ -15,6 +17,54 @@ func (s *Store) ByWireID(ctx context.Context, endpoint, wireID string) (*gateway
 	}
 	return transactionRow(s.read(ctx, readByWireID, endpoint, wireID).Scan)
 }
+
+// askedUnder are the newest transactions under a wire ID, of which %s selects by credentials, the open ones first. That
+// condition sees text only, so whoever reads a row looks again.
+const askedUnder = selectTransaction + ` WHERE t.id IN (SELECT id FROM (SELECT id, state, credentials FROM transactions
+		WHERE wire_id = $2 AND endpoint = $1 AND wire_id <> '' AND length(wire_id) <= 500 AND state <> 'refused' ORDER BY id DESC LIMIT 1000) AS newest
+		WHERE %s ORDER BY CASE WHEN state IN ` + open + ` THEN 0 ELSE 1 END, id DESC LIMIT 16)
+	ORDER BY CASE WHEN t.state IN ` + open + ` THEN 0 ELSE 1 END, t.id DESC`
+
+// maxAskers is how many credentials a transaction is looked for by: no request has as many.
+const maxAskers = 16
+
+// AskedUnder is gateway.Store. The wire ID is as for ByWireID.
+func (s *Store) AskedUnder(ctx context.Context, endpoint, wireID string, credentials []string) (*gateway.Transaction, error) {
+	if wireID == "" || text(wireID) != wireID || text(endpoint) != endpoint || len(credentials) == 0 {
+		return nil, gateway.ErrNotFound
+	}
+	if len(credentials) > maxAskers {
+		return nil, fmt.Errorf("a transaction is looked for by %d credentials, at most %d are taken", len(credentials), maxAskers)
+	}
+	q := filter{args: []any{endpoint, wireID}}
+	var conditions []string
+	for _, c := range credentials {
+		element, err := marshal(c) // as it stands in the list of them
+		if err != nil {
+			return nil, fmt.Errorf("credentials: %w", err)
+		}
+		conditions = append(conditions, "credentials LIKE "+q.param("%"+likeLiteral.Replace(element)+"%")+` ESCAPE '!'`)
+	}
+	rows, err := s.readDB.QueryContext(ctx, s.dialect.sql(fmt.Sprintf(askedUnder, strings.Join(conditions, " OR "))), q.args...)
+	if err != nil {
+		return nil, fmt.Errorf("transactions under a wire ID: %w", err)
+	}
+	var found *gateway.Transaction
+	err = each(rows, func(scan func(...any) error) error {
+		t, err := transactionRow(scan)
+		if err == nil && found == nil && slices.ContainsFunc(t.Credentials, func(c string) bool { return slices.Contains(credentials, c) }) {
+			found = t
+		}
+		return err
+	})
+	if err == nil && found == nil {
+		err = gateway.ErrNotFound
+	}
+	return found, err
+}
+
+// likeLiteral has LIKE take a text as it stands.
+var likeLiteral = strings.NewReplacer("!", "!!", "%", "!%", "_", "!_")
 
 // Adopt is gateway.Store. The resume key stays.
 //

@@ -182,7 +182,9 @@ func (s *Store) Deny(ctx context.Context, d *gateway.DenialOrder) error {
 			return err
 		}
 		if d.RepeatUntil.After(denied.At) {
-			_, err = u.exec(keepRepeat, d.Transaction, micros(d.RepeatUntil))
+			if _, err = u.exec(keepRepeat, d.Transaction, micros(d.RepeatUntil)); err == nil {
+				_, err = u.exec(freeResume, d.Transaction)
+			}
 		} else {
 			_, err = u.exec(freeRepeat, d.Transaction)
 		}

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/muster-pki/muster/gateway"
 )
@@ -34,6 +35,15 @@ func testFreeClaims(e *env) {
 	e.must(e.s.Settle(e.ctx(), e.failed(second, secondEpoch)))
 	e.wantUses(map[string]int64{"a": 1})
 	e.wantClaim(claim("a", 1), false)
+	// Nor does one that was held, or unconfirmed, and is ended by an operator: the use that stands is somebody else's.
+	held := e.held(1, claim("a", 2))
+	waits, s := e.waitsToBeConfirmed(time.Hour, claim("b", 1))
+	e.freed("a", "b")
+	e.begun(claim("a", 1), claim("b", 1))
+	e.must(e.s.Deny(e.ctx(), e.denial(held, "anna")))
+	e.ordered(e.order(s.Certificate))
+	e.wantState(waits.ID, gateway.StateRejected)
+	e.wantUses(map[string]int64{"a": 1, "b": 1})
 	// Freed twice is not below none.
 	e.freed("a", "b")
 	e.freed("a", "b")

@@ -14,6 +14,7 @@ var revocationTests = []part{
 	{"order revocation: unconfirmed", testOrderUnconfirmed},
 	{"order revocation: rejected before", testOrderRejected},
 	{"order revocation: races", testRaceOfOrders},
+	{"order revocation: race with the time-out", testRaceOfOrderAndTimeOut},
 }
 
 func (e *env) order(c *gateway.Certificate) *gateway.RevocationOrder {

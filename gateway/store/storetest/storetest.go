@@ -70,6 +70,8 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"conclude: of another exchange", concludeOtherExchange},
 		{"adopt", testAdopt},
 		{"by wire ID", testByWireID},
+		{"asked under a wire ID", testAskedUnder},
+		{"nothing without its audit event", testUnaudited},
 		{"state of a certificate", testCertificateState},
 		{"secrets", testSecrets},
 		{"secrets: nonsense", testSecretsNonsense},
