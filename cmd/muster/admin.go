@@ -185,7 +185,10 @@ func (p *process) takesChallenges(endpoint, profile string) error {
 		return fmt.Errorf("endpoint %s takes no challenges that are made here: put `- challenge: {issued: true}` into its pipeline, then reload", endpoint)
 	}
 	if made := rt.gateway.Endpoints[endpoint]; profile != "" && made != nil && profile != made.Profile.Name && made.Profiles[profile] == nil {
-		offered := append(byName(made.Profiles), made.Profile.Name)
+		offered := byName(made.Profiles)
+		if made.Profiles[made.Profile.Name] == nil { // an endpoint with one profile lists none
+			offered = append(offered, made.Profile.Name)
+		}
 		return fmt.Errorf("endpoint %s does not offer the profile %q%s", endpoint, profile, strictyaml.Suggest(profile, offered))
 	}
 	return nil

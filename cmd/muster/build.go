@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -242,7 +243,29 @@ func (rt *Runtime) abandon(old *Runtime) {
 	}
 }
 
-func (rt *Runtime) roots() ([]*x509.Certificate, error) { return rootsOf(rt.cas) }
+// roots are those that clients should trust: the roots of all chains, then those that a rollover has left behind, for as
+// long as the CAs name them: certificates under them are still out.
+func (rt *Runtime) roots() ([]*x509.Certificate, error) {
+	roots, err := rootsOf(rt.cas)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range byName(rt.cas) {
+		for _, ca := range rt.cas[name] {
+			for _, der := range ca.Rollover {
+				c, err := x509.ParseCertificate(der)
+				if err != nil {
+					return nil, fmt.Errorf("backend %s, CA %s: %w", name, ca.Name, err)
+				}
+				// Links have the root's name for both, but are not signed by their own key.
+				if bytes.Equal(c.RawSubject, c.RawIssuer) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil && !slices.ContainsFunc(roots, c.Equal) {
+					roots = append(roots, c)
+				}
+			}
+		}
+	}
+	return roots, nil
+}
 
 // rootsOf are the CA certificates at the end of each chain, the default CA's first.
 func rootsOf(cas map[string][]backend.CA) ([]*x509.Certificate, error) {

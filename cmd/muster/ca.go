@@ -5,14 +5,17 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
@@ -96,6 +99,7 @@ func listCAs(w io.Writer, width int, all []admin.CA, now time.Time) error {
 type rollFlags struct {
 	clientFlags
 	root, yes bool
+	id        string
 }
 
 func newCARollCommand(kind string) *cobra.Command {
@@ -112,6 +116,7 @@ expire or are revoked. docs/rollover.md says what devices notice.`,
 	f.add(cmd)
 	cmd.Flags().BoolVar(&f.root, "root", false, "the CA's root changes, and with it the issuing CA; else the issuing CA alone")
 	cmd.Flags().BoolVar(&f.yes, "yes", false, "do not ask")
+	cmd.Flags().StringVar(&f.id, "id", "", "`ID` of a change that was ordered before, of which no answer came: it is made if it was not, and never twice")
 	return cmd
 }
 
@@ -137,6 +142,9 @@ func findCA(ctx context.Context, c *admin.Client, given string) (*admin.CA, erro
 }
 
 func (f *rollFlags) run(cmd *cobra.Command, kind, given string) error {
+	if f.id != "" && !gateway.ValidID(f.id) {
+		return fmt.Errorf("--id %s: want the 26 letters and digits that were told when no answer came", shown(f.id))
+	}
 	c, ctx := f.client(), cmd.Context()
 	before, err := findCA(ctx, c, given)
 	if err != nil {
@@ -150,9 +158,17 @@ func (f *rollFlags) run(cmd *cobra.Command, kind, given string) error {
 			return err
 		}
 	}
-	after, err := c.Rollover(ctx, before.Backend, before.Name, kind, f.root)
+	order := admin.RolloverOrder{ID: f.id, Issuer: before.Name, Kind: kind, Root: f.root}
+	if order.ID == "" {
+		order.ID = gateway.NewID(time.Now())
+	}
+	after, err := c.Rollover(ctx, before.Backend, order)
 	if err != nil {
-		return f.explained(err)
+		err = f.explained(err)
+		if e, ok := errors.AsType[*admin.Error](err); !ok || e.Status >= http.StatusInternalServerError {
+			err = fmt.Errorf("%w\nIt may have been changed over. The same command with --id %s makes sure, and changes nothing twice", err, order.ID)
+		}
+		return err
 	}
 	w := cmd.OutOrStdout()
 	if f.json {
@@ -186,21 +202,26 @@ func changes(c *admin.CA, kind string, root bool) string {
 // changed says what has happened, and what is left to do.
 func changed(before, after *admin.CA, kind string, root bool) string {
 	a := &story{}
-	a.printf("%s is changed over:\n", caName(after))
-	old := map[string]bool{}
+	old, fresh := map[string]bool{}, &story{}
 	for _, x := range append(append([]admin.CACertificate{}, before.Chain...), before.Rollover...) {
 		old[x.Fingerprint] = true
 	}
 	for _, x := range append(append([]admin.CACertificate{}, after.Chain...), after.Rollover...) {
 		if !old[x.Fingerprint] {
-			a.printf("  new  %s  %s, %s, until %s\n       SHA-256 %s\n", x.Kind, x.Subject, x.Key, moment(x.NotAfter), x.Fingerprint)
+			fresh.printf("  new  %s  %s, %s, until %s\n       SHA-256 %s\n", x.Kind, x.Subject, x.Key, moment(x.NotAfter), x.Fingerprint)
 		}
 	}
+	if fresh.text.Len() == 0 {
+		a.printf("%s was changed over by this order before: nothing is new. `muster ca ls` shows every generation.\n", caName(after))
+		return a.text.String()
+	}
+	a.printf("%s is changed over:\n", caName(after))
+	a.text.WriteString(fresh.text.String())
 	a.printf("\nNext\n")
 	switch {
 	case root && kind == "rekey":
-		a.printf("  Give the new root to whoever trusts the present one: /cacerts (EST), GetCACert and GetNextCACert (SCEP) and CMP's\n" +
-			"  root updates serve both, with OldWithNew and NewWithOld for those who know one only.\n")
+		a.printf("  Give the new root to whoever trusts the present one, before that expires: until then OldWithNew and NewWithOld,\n" +
+			"  in cacerts (EST) and in the extraCerts of CMP, lead from one to the other. SCEP clients ask for GetCACert again.\n")
 	case root:
 		a.printf("  Give the renewed root to whoever trusts the present one, before that expires: the key is the same.\n")
 	default:

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -47,12 +48,13 @@ func TestCARoll(t *testing.T) {
 	after.Rollover = append(after.Rollover, after.Chain[0])
 	after.Chain[0].Fingerprint, after.CRLs = "new", []string{"ec", "ec-2"}
 	dir, asked := fakeAPI(t, map[string]any{"GET /v1/cas": someCAs(), "POST /v1/cas/local/rollover": after})
-	last := func() string { calls := asked(); return calls[len(calls)-1] }
+	someID := regexp.MustCompile(`"id":"[0-9a-hjkmnp-tv-z]{26}",`)
+	last := func() string { calls := asked(); return someID.ReplaceAllString(calls[len(calls)-1], `"id":ID,`) }
 	run := func(args ...string) (string, error) {
 		return runCommand(newCACommand(), append(args, "--data", dir)...)
 	}
 	out, err := run("rekey", "local/ec", "--yes")
-	if err != nil || last() != `POST /v1/cas/local/rollover {"issuer":"ec","kind":"rekey"}` {
+	if err != nil || last() != `POST /v1/cas/local/rollover {"id":ID,"issuer":"ec","kind":"rekey"}` {
 		t.Error(err, last())
 	}
 	says(t, out, "local/ec is changed over:\n  new  issuing  CN=Issuing, P-256, until 2116-03-01 12:00:00 UTC\n       SHA-256 new\n", "Devices that trust the root need nothing", "Both keys' CRLs have to be published", "ec, ec-2")
@@ -60,14 +62,17 @@ func TestCARoll(t *testing.T) {
 		t.Error(out)
 	}
 	out, err = run("renew", "local", "--root", "--yes")
-	if err != nil || last() != `POST /v1/cas/local/rollover {"issuer":"ec","kind":"renew","root":true}` || strings.Contains(out, "Both keys'") {
+	if err != nil || last() != `POST /v1/cas/local/rollover {"id":ID,"issuer":"ec","kind":"renew","root":true}` || strings.Contains(out, "Both keys'") {
 		t.Error(err, last(), out)
 	}
 	says(t, out, "Give the renewed root to whoever trusts the present one")
 	if out, err = run("rekey", "local", "--root", "--yes"); err != nil {
 		t.Error(err)
 	}
-	says(t, out, "OldWithNew and NewWithOld")
+	says(t, out, "OldWithNew and NewWithOld", "GetCACert")
+	if strings.Contains(out, "GetNextCACert") {
+		t.Errorf("it promises what is not implemented:\n%s", out)
+	}
 	if out, err := run("renew", "local/ec", "--yes", "--json"); err != nil || !strings.Contains(out, `"backend": "local"`) {
 		t.Error(err, out)
 	}
@@ -86,6 +91,51 @@ func TestCARoll(t *testing.T) {
 		if _, err := run("renew", arg, "--yes"); err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(last(), "GET") {
 			t.Error(arg, err)
 		}
+	}
+}
+
+// When no answer comes, the command says how to ask again; the same ID makes nothing twice, and is said to have not.
+func TestCARollAgain(t *testing.T) {
+	broken := func(w http.ResponseWriter, _ *http.Request, _ []byte) {
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		c.Close()
+	}
+	answer := func(status int) any {
+		return func(w http.ResponseWriter, _ *http.Request, _ []byte) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			w.Write([]byte(`{"error":"the CA says no"}`)) //nolint:errcheck // the client tells
+		}
+	}
+	for _, x := range []struct {
+		answer any
+		again  bool
+	}{{broken, true}, {answer(503), true}, {answer(409), false}} {
+		dir, asked := fakeAPI(t, map[string]any{"GET /v1/cas": someCAs(), "POST /v1/cas/local/rollover": x.answer})
+		_, err := runCommand(newCACommand(), "rekey", "local/ec", "--yes", "--data", dir)
+		if err == nil {
+			t.Fatal("no error")
+		}
+		id := regexp.MustCompile(`--id ([0-9a-z]{26}) makes sure`).FindStringSubmatch(err.Error())
+		if (id != nil) != x.again {
+			t.Errorf("%v", err)
+		}
+		if calls := asked(); id != nil && !strings.Contains(calls[len(calls)-1], id[1]) {
+			t.Errorf("%v after %s", err, calls[len(calls)-1])
+		}
+	}
+	id := "01jh5jqgc8f4xw6q0tqkz9e7ab"
+	dir, asked := fakeAPI(t, map[string]any{"GET /v1/cas": someCAs(), "POST /v1/cas/local/rollover": someCAs().CAs[0]})
+	out, err := runCommand(newCACommand(), "rekey", "local/ec", "--yes", "--id", id, "--data", dir)
+	if calls := asked(); err != nil || calls[len(calls)-1] != `POST /v1/cas/local/rollover {"id":"`+id+`","issuer":"ec","kind":"rekey"}` || !strings.HasPrefix(out, "local/ec was changed over by this order before") || strings.Contains(out, "Next") {
+		t.Error(err, out, calls)
+	}
+	if _, err := runCommand(newCACommand(), "rekey", "local/ec", "--yes", "--id", "x", "--data", dir); err == nil || !strings.Contains(err.Error(), "26 letters") {
+		t.Error(err)
 	}
 }
 

@@ -57,6 +57,7 @@ CHALLENGE=$(muster challenge new --endpoint phones).`,
 			return err
 		},
 	}
+	f.narrowing = []string{"endpoint", "device", "subject", "profile"}
 	f.add(cmd)
 	cmd.Flags().StringVar(&n.Endpoint, "endpoint", "", "the `ENDPOINT` where it is good")
 	cmd.Flags().StringVar(&n.Device, "device", "", "the `DEVICE` whose enrollment it is")

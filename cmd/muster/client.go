@@ -29,6 +29,8 @@ type clientFlags struct {
 	json         bool
 
 	made *admin.Client // for url
+
+	narrowing []string // flags that mean something else when they are empty, as by a variable that is not set: refused then
 }
 
 // remoteFlags have variables of the environment in their place: --url is MUSTER_URL. The variables count where neither
@@ -62,6 +64,19 @@ func (f *clientFlags) where(cmd *cobra.Command) {
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		if err := cmd.ValidateFlagGroups(); err != nil {
 			return err
+		}
+		names := append([]string{"data", "socket"}, f.narrowing...)
+		for _, flag := range remoteFlags {
+			names = append(names, flag.name)
+		}
+		for _, name := range names {
+			if !cmd.Flags().Changed(name) {
+				continue
+			}
+			switch cmd.Flags().Lookup(name).Value.String() {
+			case "", "[]", `[""]`:
+				return fmt.Errorf("--%s is given, and empty: say what, or leave it out", name)
+			}
 		}
 		return f.resolve(cmd.Flags().Changed, os.Getenv)
 	}

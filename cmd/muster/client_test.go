@@ -434,3 +434,24 @@ func TestExplainConfirmation(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// The one line is one that a person reads, whatever a device put into its names, and says what was wrong.
+func TestExplainInOneLine(t *testing.T) {
+	long := strings.Repeat("S", 3000)
+	for want, tx := range map[string]*admin.Transaction{
+		"A stranger, asking to enroll CN=" + strings.Repeat("S", 92) + "…, was refused by the stage vendor-ca: message-signer CN=": {
+			State: "refused", Operation: "enroll", Subject: "CN=" + long,
+			Verdicts: []admin.Verdict{{Stage: "vendor-ca", Decision: "deny", Note: "message-signer CN=" + long + ": it has two serial numbers"}},
+		},
+		"Device SSSS": {State: "failed", Operation: "enroll", Device: long, Note: "rpc error: code = InvalidArgument desc = local: " + long + ": it has two serial numbers"},
+		"User SSSS":   {State: "rejected", Operation: "enroll", Requester: "password:" + long, Note: long + ": it has two serial numbers"},
+	} {
+		got := summary(tx, time.Now())
+		if !strings.HasPrefix(got, want) || !strings.HasSuffix(got, ": it has two serial numbers") || len([]rune(got)) > 700 || strings.Contains(got, "rpc error") {
+			t.Errorf("%d characters: %s", len([]rune(got)), got)
+		}
+	}
+	if got := desc("the CA refused: rpc error: code = InvalidArgument desc = local: the extension"); got != "the CA refused: local: the extension" {
+		t.Error(got)
+	}
+}

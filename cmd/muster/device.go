@@ -185,6 +185,15 @@ func newDeviceResetCommand() *cobra.Command {
 	return cmd
 }
 
+// usedBefore says of enrollments that stay counted while there is no entry, "" where there are none: who takes one out and puts
+// another in under the same name does not let the device enrol once more.
+func usedBefore(d *admin.Device) string {
+	if d.Enrolled == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s used under this name, and counted for whatever entry has it: muster device reset starts anew\n", counted(int(d.Enrolled), "enrollment"))
+}
+
 func newDeviceRmCommand() *cobra.Command {
 	f := &clientFlags{}
 	cmd := &cobra.Command{
@@ -197,7 +206,7 @@ func newDeviceRmCommand() *cobra.Command {
 			case f.json:
 				return printJSON(cmd.OutOrStdout(), d)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is removed. Certificates that it has stay good: muster revoke --device %[1]s\n", plain(d.Name))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is removed. Certificates that it has stay good: muster revoke --device %[1]s\n%s", plain(d.Name), usedBefore(d))
 			return nil
 		},
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +39,7 @@ file; - is standard input.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0]) },
 	}
+	f.narrowing = []string{"serial", "id", "vendor", "endpoint", "profile", "enrollments", "not-before", "not-after", "expires", "password", "secret-file"}
 	f.add(cmd)
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.serials, "serial", nil, "its serial `NUMBER`")
@@ -63,6 +65,11 @@ file; - is standard input.`,
 func (f *deviceAddFlags) entry(name string, in io.Reader, now time.Time) (*admin.Device, error) {
 	e := &fileDevice{}
 	e.Disabled = f.disabled
+	for flag, all := range map[string][]string{"serial": f.serials, "endpoint": f.endpoints, "profile": f.profiles} {
+		if slices.Contains(all, "") {
+			return nil, fmt.Errorf("--%s: one of them is empty", flag)
+		}
+	}
 	put := func(flag, field, value string) error {
 		if value == "" {
 			return nil
@@ -185,15 +192,18 @@ func (f *deviceAddFlags) run(cmd *cobra.Command, name string) error {
 	}
 	if kept.NotAfter != nil {
 		said += ", until " + moment(*kept.NotAfter)
+		if kept.NotAfter.Before(time.Now()) {
+			said += ", which is over: it gets nothing"
+		}
 	}
 	switch {
 	case f.json:
 		return printJSON(w, kept)
 	case kept.Password == "":
-		fmt.Fprintln(w, said)
+		fmt.Fprintf(w, "%s\n%s", said, usedBefore(kept))
 	default:
 		// The password alone goes to standard output, for scripts.
-		fmt.Fprintf(cmd.ErrOrStderr(), "%s. Its one-time password, shown this once:\n", said)
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s%s. Its one-time password, shown this once:\n", usedBefore(kept), said)
 		fmt.Fprintln(w, kept.Password)
 	}
 	return nil

@@ -26,6 +26,9 @@ func TestDeviceAdd(t *testing.T) {
 			}
 			answer := got
 			answer.PasswordHash, answer.Secret = "", nil
+			if got.Name == "back" {
+				answer.Enrolled = 2
+			}
 			if answer.Password == "generate" {
 				answer.Password = "0123456789abcdef0123456789abcdef"
 			} else {
@@ -49,13 +52,13 @@ func TestDeviceAdd(t *testing.T) {
 		return out.String(), told.String(), err
 	}
 	out, told, err := add("bts-1", "--serial", "SN1", "--id", "mac=001A2B3C4D5E", "--id", "tag=x", "--vendor", "acme", "--endpoint", "ran,core", "--profile", "p", "--enrollments", "unlimited",
-		"--not-before", "2026-01-01", "--not-after", "2026-12-31", "--attr", "site=a=b", "--password", "-", "--secret-file", file, "--note", "n", "--disabled")
-	if err != nil || out != "bts-1 is in the inventory (serial=SN1, mac=00:1a:2b:3c:4d:5e, tag=x), until 2026-12-31 23:59:59 UTC\n" || told != "" {
+		"--not-before", "2026-01-01", "--not-after", "9026-12-31", "--attr", "site=a=b", "--password", "-", "--secret-file", file, "--note", "n", "--disabled")
+	if err != nil || out != "bts-1 is in the inventory (serial=SN1, mac=00:1a:2b:3c:4d:5e, tag=x), until 9026-12-31 23:59:59 UTC\n" || told != "" {
 		t.Errorf("%v %q %q", err, out, told)
 	}
 	line, _ := json.Marshal(got)
 	if want := `{"name":"bts-1","identifiers":[{"kind":"serial","value":"SN1"},{"kind":"mac","value":"00:1a:2b:3c:4d:5e"},{"kind":"tag","value":"x"}],"vendor":"acme","endpoints":["ran","core"],"profiles":["p"],` +
-		`"enrollments":"unlimited","not_before":"2026-01-01T00:00:00Z","not_after":"2026-12-31T23:59:59Z","disabled":true,"attributes":{"site":"a=b"},"note":"n","password":"open sesame","secret":"MDEyMzQ1Njc4OQ=="}`; string(line) != want {
+		`"enrollments":"unlimited","not_before":"2026-01-01T00:00:00Z","not_after":"9026-12-31T23:59:59Z","disabled":true,"attributes":{"site":"a=b"},"note":"n","password":"open sesame","secret":"MDEyMzQ1Njc4OQ=="}`; string(line) != want {
 		t.Errorf("got  %s\nwant %s", line, want)
 	}
 	// A generated password stands alone on standard output.
@@ -66,6 +69,12 @@ func TestDeviceAdd(t *testing.T) {
 	}
 	if _, _, err := add("stands"); err == nil || err.Error() != "it stands already: --replace puts this entry into its place" {
 		t.Error(err)
+	}
+	if out, _, err := add("back"); err != nil || out != "back is in the inventory\n2 enrollments used under this name, and counted for whatever entry has it: muster device reset starts anew\n" {
+		t.Error(err, out)
+	}
+	if out, _, err := add("late", "--not-after", "2020-01-01"); err != nil || !strings.Contains(out, "2020-01-01 23:59:59 UTC, which is over: it gets nothing\n") {
+		t.Error(err, out)
 	}
 	if _, _, err := add("other"); err == nil || err.Error() != "it stands already" {
 		t.Error(err)
@@ -87,6 +96,17 @@ func TestDeviceAdd(t *testing.T) {
 		`only one of them can be standard input`:                  {"x", "--password", "-", "--secret-file", "-"},
 		`serial "1" stands twice`:                                 {"x", "--serial", "1", "--serial", "1"},
 		"accepts 1 arg(s), received 0":                            {},
+		"--serial is given, and empty":                            {"x", "--serial", ""},
+		"--serial: one of them is empty":                          {"x", "--serial", "1", "--serial", ""},
+		"--endpoint is given, and empty":                          {"x", "--endpoint", ""},
+		"--endpoint: one of them is empty":                        {"x", "--endpoint", "ran,"},
+		"--profile is given, and empty":                           {"x", "--profile", ""},
+		"--not-after is given, and empty":                         {"x", "--not-after", ""},
+		"--expires is given, and empty":                           {"x", "--expires", ""},
+		"--enrollments is given, and empty":                       {"x", "--enrollments", ""},
+		"--vendor is given, and empty":                            {"x", "--vendor", ""},
+		"--data is given, and empty":                              {"x", "--data", ""},
+		"is 1970-01-01 or earlier":                                {"x", "--not-after", "1970-01-01T00:00:00Z"},
 	} {
 		if _, _, err := add(args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v, want %s", args, err, want)

@@ -93,6 +93,9 @@ func (d *deviceReader) header(line int, text []byte, separator byte) (columns []
 		return nil, nil
 	}
 	names, err := splitCSV(text, separator)
+	if bytes.Contains(text, []byte("\r")) {
+		err = errors.New("lines end with CR alone, as old Macs had them: save the file with LF or CRLF")
+	}
 	if err == nil && len(names) > maxDeviceColumns {
 		err = fmt.Errorf("%d columns, at most %d are taken", len(names), maxDeviceColumns)
 	}
@@ -135,8 +138,14 @@ func (d *deviceReader) row(line int, text []byte, separator byte, columns []*dev
 	faults := len(d.faults) + d.more
 	cells, err := splitCSV(text, separator)
 	if err == nil && len(cells) != len(columns) {
-		err = fmt.Errorf("%d values, the header names %d columns%s", len(cells), len(columns), map[bool]string{
-			true: ": a value with a separator in it is written in quotes"}[len(cells) > len(columns)])
+		hint := ""
+		switch {
+		case len(cells) > len(columns):
+			hint = ": a value with a separator in it is written in quotes"
+		case separatorOf(text) != separator && bytes.IndexByte(text, separator) < 0:
+			hint = fmt.Sprintf(": in the header %q stands between them, here %q", separator, separatorOf(text))
+		}
+		err = fmt.Errorf("%s, the header names %s%s", counted(len(cells), "value"), counted(len(columns), "column"), hint)
 	}
 	if err != nil {
 		d.rows++

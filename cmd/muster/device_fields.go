@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"regexp"
 	"slices"
 	"strconv"
@@ -37,7 +36,7 @@ const (
 
 // deviceFields are all but identifiers and attributes, in the order in which `muster device export` writes them.
 var deviceFields = []*deviceField{
-	{name: "name", number: true, put: func(e *fileDevice, v string) error { e.Name = v; return nil }},
+	{name: "name", number: true, put: func(e *fileDevice, v string) error { e.Name = v; return sheetError(v) }},
 	{name: "vendor", put: func(e *fileDevice, v string) error { e.Vendor = v; return nil }},
 	{name: "endpoints", many: true, split: true, put: func(e *fileDevice, v string) error { e.Endpoints = append(e.Endpoints, v); return nil }},
 	{name: "profiles", many: true, split: true, put: func(e *fileDevice, v string) error { e.Profiles = append(e.Profiles, v); return nil }},
@@ -96,7 +95,8 @@ func fieldNamed(name string) (*deviceField, error) {
 	}
 	folded := strings.ReplaceAll(strings.ToLower(name), "_", "-")
 	if kind, ok := strings.CutPrefix(folded, idPrefix); ok {
-		if err := (&gateway.Device{Name: "x", Identifiers: []gateway.DeviceID{{Kind: kind, Value: "x"}}}).Check(); err != nil {
+		sample := gateway.NormalIdentifier(kind, "x") // its kind is looked at
+		if err := (&gateway.Device{Name: "x", Identifiers: []gateway.DeviceID{{Kind: kind, Value: sample}}}).Check(); err != nil {
 			return nil, err
 		}
 		return identifierField(folded, kind), nil
@@ -130,23 +130,23 @@ func identifierField(name, kind string) *deviceField {
 // parseIdentifier makes an identifier of what people write, and refuses what cannot be one.
 func parseIdentifier(kind, value string) (gateway.DeviceID, error) {
 	id := gateway.DeviceID{Kind: kind, Value: gateway.NormalIdentifier(kind, value)}
-	switch kind {
-	case "imei":
-		if !imeiPattern.MatchString(id.Value) {
-			return id, errors.New("an IMEI has 15 digits (14 without its check digit, 16 with the software version)")
-		}
-	case "mac":
-		if _, err := net.ParseMAC(id.Value); err != nil {
-			return id, errors.New("a MAC address has six pairs of hexadecimal digits, e.g. 00:1a:2b:3c:4d:5e")
-		}
+	if err := sheetError(id.Value); err != nil {
+		return id, err
 	}
-	return id, nil
+	return id, gateway.CheckIdentifier(kind, id.Value)
 }
 
-var (
-	imeiPattern    = regexp.MustCompile(`^[0-9]{14,16}$`)
-	roundedPattern = regexp.MustCompile(`^[0-9]([.,][0-9]+)?[Ee]\+?[0-9]{1,2}$`)
-)
+func sheetError(v string) error {
+	if sheetErrors[v] || len(v) > 2 && strings.Trim(v, "#") == "" {
+		return errors.New("this is what a spreadsheet shows in the place of a value: mend it there, and export it again")
+	}
+	return nil
+}
+
+// sheetErrors are what spreadsheets export of cells that they cannot work out, or show.
+var sheetErrors = map[string]bool{"#N/A": true, "#REF!": true, "#VALUE!": true, "#NAME?": true, "#DIV/0!": true, "#NUM!": true, "#NULL!": true}
+
+var roundedPattern = regexp.MustCompile(`^[0-9]([.,][0-9]+)?[Ee]\+?[0-9]{1,2}$`)
 
 // rounded recognises what spreadsheets make of long numbers.
 func rounded(v string) bool {
@@ -173,13 +173,21 @@ func parseDate(v string, end bool) (time.Time, error) {
 		if end {
 			t = t.AddDate(0, 0, 1).Add(-time.Second)
 		}
-		return t, nil
+		return t, early(t)
 	}
 	t, err := time.Parse(time.RFC3339, v)
 	if err != nil {
 		return time.Time{}, errors.New("want a date such as 2027-12-31, or a time such as 2027-12-31T12:00:00Z")
 	}
-	return t.UTC(), nil
+	return t.UTC(), early(t)
+}
+
+// early refuses what stands for "no date" in programs: taken for a date, it would have the entry be good for ever.
+func early(t time.Time) error {
+	if t.UnixMicro() <= 0 {
+		return gateway.ErrEarlyDate
+	}
+	return nil
 }
 
 func parseYes(v string) (bool, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ const (
 	maxDeviceRows    = 1_000_000
 	maxDeviceFile    = 1 << 30  // bytes
 	maxDeviceLine    = 64 << 10 // bytes, of a line of CSV, or of a JSON object
+	maxDeviceEntry   = 16 << 10 // bytes, of an entry in the admin API's JSON, which takes no more
 	maxDeviceColumns = 256
 	maxFileFaults    = 50 // that are shown; further ones are counted
 )
@@ -135,8 +137,11 @@ func (d *deviceReader) read(r *bufio.Reader) error {
 	case bytes.HasPrefix(start, []byte("\xff\xfe")), bytes.HasPrefix(start, []byte("\xfe\xff")):
 		d.add(fileFault{why: "this is UTF-16: save it as UTF-8 (in a spreadsheet: CSV UTF-8)"})
 		return nil
-	case bytes.HasPrefix(start, []byte("PK\x03\x04")):
+	case bytes.HasPrefix(start, []byte("PK\x03\x04")), bytes.HasPrefix(start, []byte("\xd0\xcf\x11\xe0")), bytes.HasPrefix(start, []byte("\x1f\x8b")):
 		d.add(fileFault{why: "this is a spreadsheet or an archive: save it as CSV"})
+		return nil
+	case len(start) > 1 && (start[0] == 0) != (start[1] == 0): // without its mark
+		d.add(fileFault{why: "this is UTF-16: save it as UTF-8 (in a spreadsheet: CSV UTF-8)"})
 		return nil
 	case bytes.HasPrefix(start, []byte("\ufeff")):
 		r.Discard(3) //nolint:errcheck // they were seen
@@ -195,6 +200,8 @@ func (d *deviceReader) entry(e *fileDevice, faults int) {
 	default:
 		if err := e.Check(); err != nil {
 			d.place(e, err)
+		} else if n := e.size(); n > maxDeviceEntry {
+			d.add(fileFault{line: e.line, why: fmt.Sprintf("the device's entry has %d bytes as JSON, at most %d are taken", n, maxDeviceEntry)})
 		}
 	}
 	twice := false
@@ -243,6 +250,23 @@ func (d *deviceReader) full(line int) bool {
 	}
 	d.add(fileFault{line: line, why: fmt.Sprintf("more than %d devices: import them in parts", d.maxRows)})
 	return true
+}
+
+// size is that of the entry as the admin API takes it, 0 when it cannot be too large.
+func (e *fileDevice) size() int {
+	const grows, names = 6, 4 << 10 // a character becomes \u003c at worst; keys and the like
+	values := 0
+	for _, v := range e.values {
+		values += len(v.text) + len(v.label)
+	}
+	if grows*values+names <= maxDeviceEntry {
+		return 0
+	}
+	line, err := json.Marshal(e.wire())
+	if err != nil {
+		return 0 // the import says so
+	}
+	return len(line)
 }
 
 // wire is the entry as the admin API takes it.

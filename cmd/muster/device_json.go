@@ -264,6 +264,10 @@ func (d *deviceReader) scalar(e *fileDevice, at fileValue, raw json.RawMessage) 
 		}
 	default: // a number as it is written, true or false
 		at.text = string(raw)
+		if at.field.number && rounded(at.text) {
+			d.fault(at, "a program has rounded this number: write it as a string")
+			return
+		}
 	}
 	if at.text != "" {
 		d.put(e, at)

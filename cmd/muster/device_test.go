@@ -320,7 +320,7 @@ func TestDeviceShow(t *testing.T) {
 func TestDeviceSwitches(t *testing.T) {
 	d := admin.Device{Name: "bts-1", HasPassword: true}
 	dir, asked := fakeAPI(t, map[string]any{
-		"GET /v1/devices/SN1": d, "POST /v1/devices/bts-1/state": d, "POST /v1/devices/bts-1/reset": d, "DELETE /v1/devices/bts-1": d,
+		"GET /v1/devices/SN1": d, "POST /v1/devices/bts-1/state": d, "POST /v1/devices/bts-1/reset": d, "DELETE /v1/devices/bts-1": admin.Device{Name: "bts-1", Enrolled: 1},
 	})
 	for want, c := range map[string]struct {
 		args []string
@@ -328,8 +328,8 @@ func TestDeviceSwitches(t *testing.T) {
 	}{
 		"bts-1 is disabled: it gets no certificates. Those that it has stay good: muster revoke --device bts-1\n": {[]string{"disable", "SN1"}, `POST /v1/devices/bts-1/state {"disabled":true}`},
 		"bts-1 is enabled\n": {[]string{"enable", "SN1"}, `POST /v1/devices/bts-1/state {"disabled":false}`},
-		"bts-1 has used none of its enrollments now, and its one-time password is good again\n": {[]string{"reset", "SN1"}, `POST /v1/devices/bts-1/reset `},
-		"bts-1 is removed. Certificates that it has stay good: muster revoke --device bts-1\n":  {[]string{"rm", "bts-1"}, `DELETE /v1/devices/bts-1 `},
+		"bts-1 has used none of its enrollments now, and its one-time password is good again\n":                                                                                                           {[]string{"reset", "SN1"}, `POST /v1/devices/bts-1/reset `},
+		"bts-1 is removed. Certificates that it has stay good: muster revoke --device bts-1\n1 enrollment used under this name, and counted for whatever entry has it: muster device reset starts anew\n": {[]string{"rm", "bts-1"}, `DELETE /v1/devices/bts-1 `},
 	} {
 		out, err := runCommand(newDeviceCommand(), append(c.args, "--data", dir)...)
 		calls := asked()

@@ -109,7 +109,7 @@ func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (ga
 			return nil, c.unjudgedNames(path, e, profile)
 		}
 	}
-	if err := errors.Join(c.checkCredentials(path, e, p), c.checkOrder(path, nodes), c.checkClaims(path, p)); err != nil {
+	if err := errors.Join(c.checkCredentials(path, e, p), c.checkOrder(path, nodes), c.checkVouched(path, op, nodes)); err != nil {
 		return nil, err
 	}
 	if op == gateway.Enroll || op == gateway.Renew || op == gateway.Rekey {

@@ -9,12 +9,19 @@ import (
 	"github.com/muster-pki/muster/gateway/admin"
 )
 
+// What one line takes of a text that a device chose, and of a note, in characters. All of them stands below the line.
+const (
+	maxWho    = 64
+	maxAsked  = 96
+	maxReason = 400
+)
+
 // summary is the one line: who, what became of it, and why.
 func summary(t *admin.Transaction, now time.Time) string {
 	who := requesterOf(t)
 	asked := ""
 	if t.Subject != "" && t.State != string(gateway.StateIssued) {
-		asked = fmt.Sprintf(", asking to %s %s,", t.Operation, t.Subject)
+		asked = fmt.Sprintf(", asking to %s %s,", t.Operation, cut(t.Subject, maxAsked))
 	}
 	stage, note := decided(t)
 	by := ""
@@ -23,7 +30,7 @@ func summary(t *admin.Transaction, now time.Time) string {
 	}
 	because := ""
 	if note != "" {
-		because = ": " + note
+		because = ": " + ends(desc(note), maxReason)
 	}
 	switch gateway.State(t.State) {
 	case gateway.StateRefused:
@@ -34,7 +41,7 @@ func summary(t *admin.Transaction, now time.Time) string {
 		return fmt.Sprintf("%s%s was held, and denied%s", who, asked, ending(t.Note))
 	case gateway.StateIssued:
 		if c := t.Certificate; c != nil {
-			return fmt.Sprintf("%s was issued a certificate for %s: %s, until %s", who, c.Subject, standing(c, now), moment(c.NotAfter))
+			return fmt.Sprintf("%s was issued a certificate for %s: %s, until %s", who, cut(c.Subject, maxAsked), standing(c, now), moment(c.NotAfter))
 		}
 	case gateway.StateUnconfirmed:
 		if t.ConfirmBy != nil {
@@ -53,21 +60,21 @@ func requesterOf(t *admin.Transaction) string {
 	kind, id, _ := strings.Cut(t.Requester, ":")
 	switch {
 	case t.Device != "":
-		return "Device " + t.Device
+		return "Device " + cut(t.Device, maxWho)
 	case t.Requester == "":
 		for _, c := range t.Credentials { // proven, and known to no stage that was reached
 			switch kind, id, _ := strings.Cut(c, ":"); kind {
 			case string(gateway.CredentialMAC):
-				return "The holder of shared secret " + id + from(t.Source)
+				return "The holder of shared secret " + cut(id, maxWho) + from(t.Source)
 			case string(gateway.CredentialTLS), string(gateway.CredentialSigner):
 				return "A stranger" + from(t.Source) + " with certificate " + cut(id, 13)
 			}
 		}
 		return "A stranger" + from(t.Source)
 	case kind == string(gateway.CredentialPassword):
-		return "User " + id
+		return "User " + cut(id, maxWho)
 	case kind == string(gateway.CredentialMAC):
-		return "The holder of shared secret " + id
+		return "The holder of shared secret " + cut(id, maxWho)
 	case kind == string(gateway.CredentialChallenge):
 		return "The holder of challenge " + id
 	case kind == string(gateway.CredentialTLS), kind == string(gateway.CredentialSigner):
@@ -80,7 +87,24 @@ func ending(note string) string {
 	if note == "" {
 		return ""
 	}
-	return ": " + note
+	return ": " + ends(desc(note), maxReason)
+}
+
+// ends shortens a note in its middle: who it was stands at its beginning, and what was wrong at its end.
+func ends(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n/2]) + " … " + string(r[len(r)-n/2:])
+	}
+	return s
+}
+
+// desc leaves out how gRPC says that what follows is an error of the CA's plugin: the words are the plugin's own.
+func desc(note string) string {
+	before, after, found := strings.Cut(note, "rpc error: code = ")
+	if _, words, ok := strings.Cut(after, " desc = "); found && ok {
+		return before + words
+	}
+	return note
 }
 
 // decided returns the stage that refused or holds, and its note; when no stage was reached, the transaction's.

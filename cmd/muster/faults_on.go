@@ -21,6 +21,8 @@ const (
 	// onceVariable names a file that is made before the crash; where it exists, nothing crashes. A plugin that is
 	// started again would die again otherwise.
 	onceVariable = "MUSTER_CRASH_ONCE"
+	// bothVariable, when set, has a plugin that dies take the gateway with it, as a power cut does.
+	bothVariable = "MUSTER_CRASH_BOTH"
 	// deafVariable names a file: while it exists, no stage gets an answer from the store.
 	deafVariable = "MUSTER_STAGES_DEAF"
 )
@@ -49,6 +51,9 @@ func crashFunc() func(point string) {
 			}
 			f.Close()
 		}
+		if len(os.Args) > 1 && os.Args[1] == "plugin" && os.Getenv(bothVariable) != "" {
+			syscall.Kill(os.Getppid(), syscall.SIGKILL) //nolint:errcheck // it may have ended
+		}
 		syscall.Kill(os.Getpid(), syscall.SIGKILL) //nolint:errcheck // it cannot fail on oneself
 		select {}                                  // the signal may take a moment
 	}
@@ -57,7 +62,7 @@ func crashFunc() func(point string) {
 // faultEnv passes the settings on to plugins, which inherit no environment.
 func faultEnv() []string {
 	var env []string
-	for _, name := range []string{crashVariable, onceVariable} {
+	for _, name := range []string{crashVariable, onceVariable, bothVariable} {
 		if v := os.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
 		}

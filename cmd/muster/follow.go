@@ -54,9 +54,13 @@ func (p *process) followed(ctx context.Context) {
 		return
 	}
 	p.log.Info("a CA has other certificates than before: the configuration is put into force again")
-	if err := p.enforce(ctx, rt.cfg); err != nil && p.life.Err() == nil {
-		p.log.Error("a CA has changed over, and the gateway's own certificates have not: it is tried again", "err", err)
+	if err := p.enforce(ctx, rt.cfg); err != nil {
+		if p.life.Err() == nil {
+			p.log.Error("a CA has changed over, and the gateway's own certificates have not: it is tried again", "err", err)
+		}
+		return
 	}
+	p.log.Info("the gateway's own certificates have followed the CA")
 }
 
 func sameCAs(a, b map[string][]backend.CA) bool {

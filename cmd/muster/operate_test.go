@@ -117,6 +117,9 @@ func TestDeny(t *testing.T) {
 	if _, err := runCommand(newDenyCommand(), "--data", dir, "one"); err == nil || !strings.Contains(err.Error(), `"reason" not set`) {
 		t.Error(err)
 	}
+	if _, err := runCommand(newDenyCommand(), "--data", dir, "one", "--reason", ""); err == nil || !strings.Contains(err.Error(), "--reason is given, and empty") {
+		t.Error(err)
+	}
 }
 
 func TestChallenge(t *testing.T) {
@@ -166,6 +169,10 @@ func TestChallenge(t *testing.T) {
 		"there is no challenge":                 {"rm", "00000000000000"},
 		`required flag(s) "endpoint" not set`:   {"new"},
 		"--uses 0: at least 1":                  {"new", "--endpoint", "x", "--uses", "0"},
+		"--endpoint is given, and empty":        {"new", "--endpoint", ""},
+		"--device is given, and empty":          {"new", "--endpoint", "x", "--device", ""}, // else it would be good for any
+		"--subject is given, and empty":         {"new", "--endpoint", "x", "--subject", ""},
+		"--profile is given, and empty":         {"new", "--endpoint", "x", "--profile", ""},
 		"--expires soon: want a period such as": {"new", "--endpoint", "x", "--expires", "soon"},
 	} {
 		if _, err := runCommand(newChallengeCommand(), append(args, "--data", dir)...); err == nil || !strings.Contains(err.Error(), want) {
@@ -205,6 +212,12 @@ func TestRevoke(t *testing.T) {
 	says(t, out, `revoked aa  CN=\x1bx, of CN=CA, superseded`+"\n", "revoked bb  CN=x, of CN=CA, unspecified (its CA has not answered yet)\n", "goes on telling the CA")
 	if _, err := run("--transaction", "abcdef"); err != nil || last() != `POST /v1/certificates/revoke {"transaction":"abcdef"}` {
 		t.Error(err, last())
+	}
+	// What was revoked before is not said to be revoked for another reason now.
+	done.Revoked[0].Already, done.Revoked[0].Certificate.RevokedAt = true, timeAt(received)
+	dir2, _ := fakeAPI(t, map[string]any{"POST /v1/certificates/revoke": done})
+	if out, err := runCommand(newRevokeCommand(), "aa", "--reason", "keyCompromise", "--data", dir2); err != nil || !strings.HasPrefix(out, "aa was revoked before, as superseded, "+moment(received)+": nothing was changed\nrevoked bb  ") {
+		t.Error(err, out)
 	}
 	// One certificate needs no question, several do: without a terminal --yes.
 	if _, err := run("--device", "one"); err != nil || last() != `POST /v1/certificates/revoke {"device":"one","all":true}` {

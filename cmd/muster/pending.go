@@ -138,6 +138,7 @@ func newDenyCommand() *cobra.Command {
 			return err
 		},
 	}
+	f.narrowing = []string{"reason"}
 	f.add(cmd)
 	cmd.Flags().StringVar(&reason, "reason", "", "`TEXT` that says why: kept with the request and in the audit trail; the device is not told")
 	cmd.MarkFlagRequired("reason") //nolint:errcheck // it is there

@@ -34,6 +34,8 @@ const (
 	hashesAtOnce = 2                // argon2id computations, 19 MiB each
 	identityDir  = "identities"     // in the data directory, of RA certificates with their keys
 	sealKey      = "seal.key"       // in the data directory
+
+	crashOwnMade = "muster.own-made" // the gateway's own certificates are on the disk, not in force yet
 )
 
 // process is what outlives a configuration: store, gateway, listeners, metrics, and the Runtime that runs.
@@ -43,6 +45,7 @@ type process struct {
 	hostname string
 	instance string
 	clock    func() time.Time
+	crash    func(point string)
 	log      *slog.Logger
 	registry *prometheus.Registry
 	calls    *prometheus.HistogramVec
@@ -56,7 +59,8 @@ type process struct {
 	admin    *admin.Server
 	lock     *os.File
 
-	rolled    chan struct{} // a CA was changed over through this gateway
+	rolled    chan struct{}  // a CA was changed over through this gateway
+	inForce   func(*Runtime) // called when one has taken the place of another; set before start, nil for nobody
 	reloading sync.Mutex
 	runtime   atomic.Pointer[Runtime]
 	life      context.Context // ends when the work in the background shall
@@ -67,9 +71,12 @@ type process struct {
 // newProcess takes the data directory for this process and prepares what needs no configuration.
 func newProcess(data, instance string, log *slog.Logger) (*process, error) {
 	p := &process{
-		data: data, runDir: filepath.Join(data, "run"), clock: time.Now, log: log,
+		data: data, runDir: filepath.Join(data, "run"), clock: time.Now, crash: crashFunc(), log: log,
 		registry: prometheus.NewRegistry(), hashing: authz.NewHashing(hashesAtOnce), set: serve.NewSet(log),
 		owns: map[string]*serve.Own{}, rolled: make(chan struct{}, 1),
+	}
+	if p.crash == nil {
+		p.crash = func(string) {}
 	}
 	p.life, p.stopWork = context.WithCancel(context.Background())
 	var err error
@@ -152,7 +159,7 @@ func (p *process) start(ctx context.Context, cfg *Config) error {
 		return cfg.fault(at("store"), "%v", err)
 	}
 	if p.gateway, err = gateway.New(gateway.Options{
-		Store: p.store, Clock: p.clock, Log: p.log, Metrics: p.registry, Crash: crashFunc(), CAChanged: p.caChanged,
+		Store: p.store, Clock: p.clock, Log: p.log, Metrics: p.registry, Crash: p.crash, CAChanged: p.caChanged,
 	}); err != nil {
 		return err
 	}
@@ -214,6 +221,9 @@ func (p *process) enforce(ctx context.Context, cfg *Config) error {
 	if err != nil {
 		return undo(err)
 	}
+	if old != nil {
+		p.crash(crashOwnMade)
+	}
 	p.runtime.Store(rt)
 	use()
 	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
@@ -221,6 +231,9 @@ func (p *process) enforce(ctx context.Context, cfg *Config) error {
 	if old == nil {
 		cancel()
 		return nil
+	}
+	if p.inForce != nil {
+		p.inForce(rt)
 	}
 	p.work.Go(func() {
 		defer cancel()

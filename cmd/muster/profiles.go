@@ -132,7 +132,7 @@ func (c *Config) unjudged(e *EndpointConfig) string {
 
 // unjudgedNames is the fault of an enrollment without a stage for names.
 func (c *Config) unjudgedNames(path []string, e *EndpointConfig, profile string) error {
-	way := "add `- names: {}` (a subject, no subjectAltName), or say there what is allowed"
+	way := "add `- names: {device: subject.CN}` (the name of the device that authenticated) or `- names: {}` (any subject, no subjectAltName), or say there what is allowed"
 	if s, err := c.Profiles[profile].shaper(); err == nil && s != nil {
 		return c.fault(path, "no stage judges the names asked for, and profile %s certifies some of them: %s; or have it replace them (ask: {subject: replace, san: replace}, and no template that reads request)", profile, way)
 	}

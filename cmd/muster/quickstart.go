@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/muster-pki/muster/authz"
@@ -16,7 +18,8 @@ import (
 )
 
 // quickstart is what `muster serve` without a configuration makes in the data directory, beside what every gateway
-// has there: muster.yaml, secrets/ and vendor-ca/ once, roots.pem and quickstart.env with each start, when they changed.
+// has there: muster.yaml, secrets/ and vendor-ca/ once, roots.pem and quickstart.env with each start, when they
+// changed; roots.pem when a CA changes over, too.
 type quickstart struct{ data string }
 
 const (
@@ -67,7 +70,8 @@ func (q quickstart) secret(name string) (string, error) {
 }
 
 // writeRoots writes the PEM file that clients trust. The default CA's root comes first: some clients read one only.
-// When it held others, clients have to be told: the CA's folder may have been lost, and another CA made.
+// During a rollover those of before are in it too. When it held others, clients have to be told: the CA's folder may have
+// been lost, and another CA made.
 func (q quickstart) writeRoots(rt *Runtime, log *slog.Logger) error {
 	roots, err := rt.roots()
 	if err != nil {
@@ -80,9 +84,26 @@ func (q quickstart) writeRoots(rt *Runtime, log *slog.Logger) error {
 		}
 	}
 	if old, err := os.ReadFile(q.roots()); err == nil && !bytes.Equal(old, buf.Bytes()) {
-		log.Warn("the roots are not those of the last start: clients need the file anew, and if it is another CA, new certificates", "file", q.roots())
+		if holdsAll(roots, old) {
+			log.Info("a CA has a new root, beside those of before: give clients the file anew", "file", q.roots())
+		} else {
+			log.Warn("the roots are not those of before: clients need the file anew, and if it is another CA, new certificates", "file", q.roots())
+		}
 	}
 	return writeChanged(q.roots(), buf.Bytes(), 0o644)
+}
+
+// holdsAll reports whether every certificate of a PEM file is among the roots.
+func holdsAll(roots []*x509.Certificate, file []byte) bool {
+	for {
+		var b *pem.Block
+		if b, file = pem.Decode(file); b == nil {
+			return true
+		}
+		if !slices.ContainsFunc(roots, func(c *x509.Certificate) bool { return bytes.Equal(c.Raw, b.Bytes) }) {
+			return false
+		}
+	}
 }
 
 // setting is one line of quickstart.env.

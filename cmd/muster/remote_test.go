@@ -46,6 +46,9 @@ func TestRemote(t *testing.T) {
 	if out, err := ls(); err != nil || out != "no devices\n" || authorization != "Bearer "+token {
 		t.Errorf("by the environment: %v %s %s", err, out, authorization)
 	}
+	if _, err := ls("--url", ""); err == nil || !strings.Contains(err.Error(), "--url is given, and empty") { // else another gateway would be asked
+		t.Error(err)
+	}
 	// What a flag says counts before the environment; the machine's own gateway too.
 	if _, err := ls("--data", dir); err == nil || !strings.Contains(err.Error(), "no gateway answers on admin socket "+filepath.Join(dir, adminSocket)) {
 		t.Error(err)

@@ -83,11 +83,19 @@ func (f *revokeFlags) run(cmd *cobra.Command, args []string) error {
 	}
 	waiting := false
 	for _, r := range done.Revoked {
+		x := r.Certificate
+		if r.Already {
+			when := ""
+			if x.RevokedAt != nil {
+				when = ", " + moment(*x.RevokedAt)
+			}
+			fmt.Fprintf(w, "%s was revoked before, as %s%s: nothing was changed\n", plain(x.Serial), orElse(plain(x.Revocation), "unspecified"), when)
+			continue
+		}
 		told := ""
 		if !r.Told {
 			told, waiting = " (its CA has not answered yet)", true
 		}
-		x := r.Certificate
 		fmt.Fprintf(w, "revoked %s  %s, of %s, %s%s\n", plain(x.Serial), plain(x.Subject), plain(x.Issuer), orElse(plain(x.Revocation), "unspecified"), told)
 	}
 	if waiting {

@@ -156,13 +156,21 @@ func (o *serveOptions) begin(ctx context.Context, p *process, q quickstart, load
 	if err != nil {
 		return err
 	}
+	quick := o.config == "" || q.owns(o.config)
+	if quick {
+		p.inForce = func(rt *Runtime) {
+			if err := q.writeRoots(rt, p.log); err != nil {
+				p.log.Error("the roots for clients are not written", "file", q.roots(), "err", err)
+			}
+		}
+	}
 	if err := p.start(ctx, cfg); err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return fmt.Errorf("%w: another program listens there; stop it, or choose another address in %s, or by --http and --https", err, cfg.file)
 		}
 		return err
 	}
-	if o.config == "" || q.owns(o.config) {
+	if quick {
 		if err := q.tell(stdout, cfg, p, time.Since(began)); err != nil {
 			return err
 		}

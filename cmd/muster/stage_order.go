@@ -8,6 +8,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/muster-pki/muster/authz"
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
@@ -57,22 +58,75 @@ func (c *Config) waits(where string, n *yaml.Node, before bool, errs *[]error) b
 	return before
 }
 
-// checkClaims refuses a pipeline in which a device is known by nothing but what the request says of itself: whoever can
-// spell a serial number could have that device's certificate.
-func (c *Config) checkClaims(path []string, p gateway.Pipeline) error {
-	claims, vouched := false, false
-	p.Stages(func(s gateway.Stage) {
-		if i, ok := s.(interface{ Claimed() bool }); ok && i.Claimed() {
-			claims = true
-		}
-		r, ok := s.(interface {
-			Credentials() []gateway.CredentialKind
-		})
-		vouched = vouched || ok && len(r.Credentials()) > 0 || s.Name() == "approval"
-	})
-	if claims && !vouched {
-		return c.fault(path, "the stage inventory goes by what the request says of itself, and no stage authenticates who asks: whoever can spell "+
-			"a device's identifier could have its certificate. Add a stage that does (vendor-ca, challenge, device-password, ..., or approval)")
+// authenticators are the stages that only somebody passes who has shown who he is, or whom a person has let in.
+var authenticators = append([]string{"client-certificate", "vendor-ca", "own-certificate", "approval"}, secretStages...)
+
+// checkVouched refuses a pipeline with a way through it on which nobody is authenticated: whoever reaches the endpoint could
+// have a certificate. It says so in other words where a device is known by nothing but what the request says of itself.
+func (c *Config) checkVouched(path []string, op gateway.Operation, nodes []yaml.Node) error {
+	list := make([]*yaml.Node, len(nodes))
+	for i := range nodes {
+		list[i] = &nodes[i]
+	}
+	if c.claims(list, false) {
+		return c.fault(path, "the stage inventory goes by what the request says of itself, and not on every way to it does a stage authenticate who asks: whoever can spell "+
+			"a device's identifier could have its certificate, or learn that there is such a device. Put a stage before it that does (vendor-ca, challenge, device-password, ..., or approval)")
+	}
+	if op == gateway.Enroll && !c.vouched(list) {
+		return c.fault(path, "there is a way through these stages on which nobody is authenticated: whoever reaches the endpoint could have a certificate. "+
+			"Add a stage that says who asks (vendor-ca, challenge, device-password, ..., or approval), in each branch of anyOf")
 	}
 	return nil
+}
+
+// claims reports whether an inventory in the list goes by the request's own word where nobody before it vouches: then anybody
+// could have a device's certificate, or, where somebody vouches behind it, learn from the refusals which devices there are.
+func (c *Config) claims(list []*yaml.Node, before bool) bool {
+	for i, n := range list {
+		name, settings, err := stageNode(c.file, n)
+		before := before || c.vouched(list[:i])
+		switch {
+		case err != nil: // said already
+		case name == "inventory" && !before && c.claimed(settings):
+			return true
+		case name == "anyOf" && slices.ContainsFunc(settings.Content, func(b *yaml.Node) bool { return c.claims(branch(b), before) }):
+			return true
+		case name == "allOf" && c.claims(branch(settings), before):
+			return true
+		}
+	}
+	return false
+}
+
+// vouched reports whether nobody passes the list unauthenticated. What goes by what others have found lets nobody in by itself.
+func (c *Config) vouched(list []*yaml.Node) bool {
+	return slices.ContainsFunc(list, func(n *yaml.Node) bool {
+		name, settings, err := stageNode(c.file, n)
+		switch {
+		case err != nil:
+		case name == "inventory":
+			return !c.claimed(settings)
+		case name == "names": // of the device that an earlier stage found
+			var names authz.NamesConfig
+			return strictyaml.DecodeNode(c.file, settings, &names) == nil && names.Device != ""
+		case name == "anyOf":
+			return !slices.ContainsFunc(settings.Content, func(b *yaml.Node) bool { return !c.vouched(branch(b)) })
+		case name == "allOf":
+			return c.vouched(branch(settings))
+		}
+		return slices.Contains(authenticators, name)
+	})
+}
+
+func (c *Config) claimed(inventory *yaml.Node) bool {
+	var config authz.InventoryConfig
+	return strictyaml.DecodeNode(c.file, inventory, &config) == nil && config.Claimed()
+}
+
+// branch is the stages of a branch, which is one stage or a list of them.
+func branch(n *yaml.Node) []*yaml.Node {
+	if n.Kind == yaml.SequenceNode {
+		return n.Content
+	}
+	return []*yaml.Node{n}
 }

@@ -56,19 +56,33 @@ func TestSecretsStandBeforeApproval(t *testing.T) {
 // A device is not taken for what it says alone.
 func TestClaimsNeedSomebodyWhoVouches(t *testing.T) {
 	const refused = "muster.yaml:13: endpoints.ran.enroll: the stage inventory goes by what the request says of itself"
+	const open = "muster.yaml:13: endpoints.ran.enroll: there is a way through these stages on which nobody is authenticated"
+	deps := testDeps(t)
+	pemFile(t, filepath.Join(deps.Dir, "ca.pem"))
 	for stages, want := range map[string]string{
-		"      - inventory: {by: [subject.CN]}\n      - names: {}\n":                                                refused,
-		"      - anyOf: [inventory: {by: [san.dns]}]\n      - names: {}\n":                                          refused,
-		"      - inventory: {}\n      - names: {}\n":                                                                "",
-		"      - device-password: {}\n      - inventory: {by: [subject.CN]}\n      - names: {}\n":                   "",
-		"      - approval: {}\n      - inventory: {by: [device, subject.CN]}\n      - names: {}\n":                  "",
-		"      - password: {users: {a: " + testHash + "}}\n      - inventory: {by: [san.dns]}\n      - names: {}\n": "",
+		"      - inventory: {by: [subject.CN]}\n      - names: {}\n":       refused,
+		"      - anyOf: [inventory: {by: [san.dns]}]\n      - names: {}\n": refused,
+		"      - inventory: {}\n      - names: {}\n":                       "",
+		// A branch without one is a way around the others', and what a list of `not` denies is nobody in particular.
+		"      - anyOf: [[challenge: {issued: true, basic: true}, inventory: {by: [subject.CN]}], inventory: {by: [subject.CN]}]\n      - names: {}\n": refused,
+		"      - not: [challenge: {issued: true, basic: true}]\n      - inventory: {by: [subject.CN]}\n      - names: {}\n":                            refused,
+		"      - anyOf: [approval: {}, keys: {}]\n      - allOf: [inventory: {by: [device, san.dns]}]\n      - names: {}\n":                            refused,
+		"      - anyOf: [approval: {}, challenge: {issued: true, basic: true}]\n      - inventory: {by: [subject.CN]}\n      - names: {}\n":            "",
+		"      - anyOf: [inventory: {}, inventory: {by: [subject.CN]}]\n      - names: {}\n      - approval: {}\n":                                     refused, // strangers would learn which devices there are
+		"      - names: {}\n": open,
+		"      - keys: {}\n      - not: [client-certificate: {cas: [ca.pem]}]\n      - names: {}\n":                       open,
+		"      - anyOf: [challenge: {issued: true, basic: true}, keys: {}]\n      - names: {}\n":                          open,
+		"      - anyOf: [[keys: {}, allOf: [challenge: {issued: true, basic: true}]], approval: {}]\n      - names: {}\n": "",
+		"      - names: {device: subject.CN}\n":                                                                           "",
+		"      - device-password: {}\n      - inventory: {by: [subject.CN]}\n      - names: {}\n":                         "",
+		"      - approval: {}\n      - inventory: {by: [device, subject.CN]}\n      - names: {}\n":                        "",
+		"      - password: {users: {a: " + testHash + "}}\n      - inventory: {by: [san.dns]}\n      - names: {}\n":       "",
 	} {
-		c, err := parseConfig("muster.yaml", t.TempDir(), []byte(orderConfig(stages)))
+		c, err := parseConfig("muster.yaml", deps.Dir, []byte(orderConfig(stages)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = makeEndpoints(c, testDeps(t))
+		_, err = makeEndpoints(c, deps)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s%v, want %q", stages, err, want)
 		}

@@ -80,7 +80,7 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 			return authz.NewDevicePassword(c, deps.Devices, deps.Hashing, deps.Clock)
 		})
 	case "approval":
-		return makeStage(file, name, settings, func(c authz.ApprovalConfig) (gateway.Stage, error) { return authz.NewApproval(c) })
+		return makeStage(file, name, settings, func(c authz.ApprovalConfig) (gateway.Stage, error) { return authz.NewApproval(c, deps.Clock) })
 	case "keys":
 		return makeStage(file, name, settings, func(c authz.KeysConfig) (gateway.Stage, error) { return authz.NewKeys(c, deps.Dir) })
 	case "names":

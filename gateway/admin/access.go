@@ -205,8 +205,9 @@ func (a *Access) addressed(r *http.Request) error {
 // identify looks at the token, where there is one, else at the certificate. how is for the metric.
 func (s *Server) identify(a *Access, r *http.Request) (who caller, how string, err error) {
 	if headers := r.Header["Authorization"]; len(headers) > 0 {
-		presented, ok := strings.CutPrefix(headers[0], "Bearer ")
-		if t, found := a.tokens.find(presented); ok && found && len(headers) == 1 {
+		scheme, presented, _ := strings.Cut(headers[0], " ")
+		// The scheme's case does not matter (RFC 9110 section 11.1).
+		if t, found := a.tokens.find(presented); strings.EqualFold(scheme, "Bearer") && found && len(headers) == 1 {
 			return caller{"token:" + t.name, t.role}, "token", nil
 		}
 		return caller{}, "token", errUnknown

@@ -309,6 +309,9 @@ func TestWrongTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := "Bearer " + tokenOf("admin")
+	if resp, body := ask(t, c, "GET", "/v1/status", func(r *http.Request) { r.Header.Set("Authorization", "bearer"+good[6:]) }); resp.StatusCode != 200 {
+		t.Errorf("the scheme in another case: %s", body)
+	}
 	var first string
 	for _, headers := range [][]string{nil, {""}, {"Bearer"}, {"Bearer "}, {"Basic " + tokenOf("admin")}, {tokenOf("admin")}, {good + "x"}, {good[:len(good)-1]},
 		{good, good}, {"Bearer " + strings.Repeat("x", 8000)}} {

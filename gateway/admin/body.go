@@ -59,7 +59,57 @@ func strictJSON(data []byte, into any) error {
 	if _, err := d.Token(); err != io.EOF {
 		return errors.New("more than one JSON object")
 	}
+	if name, twice := twiceNamed(data); twice {
+		return fmt.Errorf("field %q stands twice", name[:min(len(name), 100)])
+	}
 	return nil
+}
+
+// twiceNamed finds a field that stands twice in one object: encoding/json merges the second into the first, so that another
+// reader of the same text may see something else. Names of structs' fields count as equal in any case, as encoding/json takes
+// them; those in an object within an object are a map's. data is valid JSON.
+func twiceNamed(data []byte) (name string, twice bool) {
+	type level struct {
+		object, folded bool
+		key            bool // a string here is a name
+		names          []string
+	}
+	var at []level
+	for i := 0; i < len(data); i++ {
+		top := len(at) - 1
+		switch data[i] {
+		case '{':
+			at = append(at, level{object: true, key: true, folded: top < 0 || !at[top].object})
+		case '[':
+			at = append(at, level{})
+		case '}', ']':
+			at = at[:top]
+		case ',':
+			at[top].key = at[top].object
+		case '"':
+			from := i
+			for i++; data[i] != '"'; i++ {
+				if data[i] == '\\' {
+					i++
+				}
+			}
+			if top < 0 || !at[top].key {
+				continue
+			}
+			at[top].key = false
+			name := string(data[from+1 : i])
+			if strings.Contains(name, `\`) {
+				_ = json.Unmarshal(data[from:i+1], &name) // it was decoded before
+			}
+			for _, other := range at[top].names {
+				if other == name || at[top].folded && strings.EqualFold(other, name) {
+					return name, true
+				}
+			}
+			at[top].names = append(at[top].names, name)
+		}
+	}
+	return "", false
 }
 
 func jsonFault(err error) error {

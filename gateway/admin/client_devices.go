@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 )
 
 // DeviceQuery selects devices; its zero value selects the first 100 by name.
@@ -94,8 +95,11 @@ func (c *Client) ImportDevices(ctx context.Context, devices []Device, replace bo
 		w.CloseWithError(b.Flush())
 	}()
 	defer r.Close() // ends the writer, however this ends
-	resp, err := c.send(ctx, http.MethodPost, "/v1/devices/import", values("replace", yes(replace)), r, ndjson)
-	if err != nil {
+	body := &begun{Reader: r}
+	resp, err := c.send(ctx, http.MethodPost, "/v1/devices/import", values("replace", yes(replace)), body, ndjson)
+	if _, answered := errors.AsType[*Error](err); err != nil && !answered && body.begun.Load() && ctx.Err() == nil {
+		return nil, fmt.Errorf("%s: the connection broke off: whether the devices were imported is not known", c.where)
+	} else if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
@@ -115,6 +119,17 @@ func (c *Client) ImportDevices(ctx context.Context, devices []Device, replace bo
 			progress(line.Done, line.Total)
 		}
 	}
+}
+
+// begun is a body that knows whether it was asked for: there was a connection then.
+type begun struct {
+	io.Reader
+	begun atomic.Bool
+}
+
+func (b *begun) Read(p []byte) (int, error) {
+	b.begun.Store(true)
+	return b.Reader.Read(p)
 }
 
 // ndjson is the media type of one JSON value a line.

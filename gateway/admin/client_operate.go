@@ -69,10 +69,11 @@ func (c *Client) CAs(ctx context.Context) (*CAList, error) {
 	return out, c.get(ctx, "/v1/cas", nil, out)
 }
 
-// Rollover changes a CA over, "" for the backend's default; kind is "renew" or "rekey". Errors as Transactions.
-func (c *Client) Rollover(ctx context.Context, backend, issuer, kind string, root bool) (*CA, error) {
+// Rollover changes a CA of a backend over. With an error that is no *Error, or has status 503, it may have happened: the
+// same ID finds out, and makes nothing twice. Errors as Transactions.
+func (c *Client) Rollover(ctx context.Context, backend string, o RolloverOrder) (*CA, error) {
 	out := &CA{}
-	return out, c.post(ctx, "/v1/cas/"+url.PathEscape(backend)+"/rollover", nil, RolloverOrder{Issuer: issuer, Kind: kind, Root: root}, out)
+	return out, c.post(ctx, "/v1/cas/"+url.PathEscape(backend)+"/rollover", nil, o, out)
 }
 
 // CRL returns a CRL, DER, by one of CA.CRLs, "" for the backend's default CA. Errors as Transactions.

@@ -26,19 +26,25 @@ const (
 
 // takes makes an entry of what was sent. bulk is for one of many: nothing that costs much is computed. password is the one
 // that was generated, "" for none.
-func (s *Server) takes(ctx context.Context, in *Device, replace, bulk bool, now time.Time) (d *gateway.Device, password string, err error) {
+func (s *Server) takes(in *Device, bulk bool, now time.Time) (d *gateway.Device, password string, err error) {
 	d = &gateway.Device{
 		Name: in.Name, Vendor: in.Vendor, Endpoints: in.Endpoints, Profiles: in.Profiles, Enrollments: int(in.Enrollments),
 		Disabled: in.Disabled, Attributes: in.Attributes, Note: in.Note, Created: now, Updated: now,
 	}
 	for _, i := range in.Identifiers {
-		d.Identifiers = append(d.Identifiers, gateway.DeviceID{Kind: i.Kind, Value: gateway.NormalIdentifier(i.Kind, i.Value)})
+		id := gateway.DeviceID{Kind: i.Kind, Value: gateway.NormalIdentifier(i.Kind, i.Value)}
+		if err := gateway.CheckIdentifier(id.Kind, id.Value); err != nil {
+			return nil, "", err
+		}
+		d.Identifiers = append(d.Identifiers, id)
 	}
-	if in.NotBefore != nil {
-		d.NotBefore = in.NotBefore.UTC()
-	}
-	if in.NotAfter != nil {
-		d.NotAfter = in.NotAfter.UTC()
+	for _, date := range []struct{ from, to *time.Time }{{in.NotBefore, &d.NotBefore}, {in.NotAfter, &d.NotAfter}} {
+		if date.from == nil {
+			continue
+		}
+		if *date.to = date.from.UTC(); date.to.IsZero() { // d.Check could not tell it from none
+			return nil, "", gateway.ErrEarlyDate
+		}
 	}
 	if err := d.Check(); err != nil {
 		return nil, "", err
@@ -52,7 +58,7 @@ func (s *Server) takes(ctx context.Context, in *Device, replace, bulk bool, now 
 		}
 		d.Sealed = s.config.Sealer().Seal(in.Secret, sealedForDevice, d.Name)
 	}
-	return d, password, s.keep(ctx, d, in, replace)
+	return d, password, nil
 }
 
 // takePassword sets the hash of what was sent.
@@ -82,43 +88,6 @@ func (s *Server) takePassword(d *gateway.Device, in *Device, bulk bool) (generat
 	}
 	return generated, err
 }
-
-// keep takes over what stands and was said to be kept.
-func (s *Server) keep(ctx context.Context, d *gateway.Device, in *Device, replace bool) error {
-	password, secret := in.HasPassword && d.Password == "", in.HasSecret && d.Sealed == nil
-	if !password && !secret {
-		return nil
-	}
-	const lacks = "the entry is said to have a %s, and gives none: give it, or leave has_%s out"
-	var old gateway.Device
-	if replace {
-		found, err := s.config.Store.Device(ctx, "name", d.Name)
-		if err != nil && !errors.Is(err, gateway.ErrNotFound) {
-			return &storeError{err}
-		}
-		if found != nil {
-			old = *found
-		}
-	}
-	if password && old.Password == "" {
-		return fmt.Errorf(lacks, "password", "password")
-	}
-	if secret && old.Sealed == nil {
-		return fmt.Errorf(lacks, "secret", "secret")
-	}
-	if password {
-		d.Password = old.Password
-	}
-	if secret {
-		d.Sealed = old.Sealed
-	}
-	return nil
-}
-
-// storeError is one that is not about the entry.
-type storeError struct{ error }
-
-func (e *storeError) Unwrap() error { return e.error }
 
 func deviceOf(d *gateway.Device, uses map[string]int64) Device {
 	out := Device{
@@ -200,11 +169,22 @@ func (s *Server) lookUp(c echo.Context, kind string) (*gateway.Device, error) {
 	if name == "" || len(name) > gateway.MaxDeviceName {
 		return nil, badRequest("a device's name has 1 to %d bytes", gateway.MaxDeviceName)
 	}
-	d, err := s.config.Store.Device(c.Request().Context(), kind, name)
+	d, err := s.found(c.Request().Context(), kind, name)
 	if err != nil {
 		return nil, deviceError(name, err)
 	}
 	return d, nil
+}
+
+// found is Store.Device for what people type: an identifier is found however it is spelled.
+func (s *Server) found(ctx context.Context, kind, given string) (*gateway.Device, error) {
+	d, err := s.config.Store.Device(ctx, kind, given)
+	for _, spelled := range [...]string{"mac", "imei", "udid"} {
+		if normal := gateway.NormalIdentifier(spelled, given); kind == "" && errors.Is(err, gateway.ErrNotFound) && normal != given {
+			d, err = s.config.Store.Device(ctx, spelled, normal)
+		}
+	}
+	return d, err
 }
 
 // device shows one.
@@ -252,14 +232,14 @@ func (s *Server) devices(c echo.Context) error {
 	return c.JSON(http.StatusOK, list)
 }
 
-// turn waits until nobody else changes devices: what is read before still stands when it is written. The function ends it,
-// and may be called again.
-func (s *Server) turn(ctx context.Context) (end func(), err error) {
+// turn waits for one's turn: of s.changing, so that what is read still stands when it is written, and nobody waits for a client
+// in it; of s.importing, so that one list at a time is in memory. The function ends it, and may be called again.
+func turn(ctx context.Context, of chan struct{}) (end func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	select {
-	case s.changing <- struct{}{}:
-		return sync.OnceFunc(func() { <-s.changing }), nil
+	case of <- struct{}{}:
+		return sync.OnceFunc(func() { <-of }), nil
 	case <-ctx.Done():
 		return nil, conflict("devices are being imported by somebody else: try again later")
 	}
@@ -267,7 +247,7 @@ func (s *Server) turn(ctx context.Context) (end func(), err error) {
 
 // change runs a change of devices in its turn.
 func (s *Server) change(ctx context.Context, do func() error) error {
-	end, err := s.turn(ctx)
+	end, err := turn(ctx, s.changing)
 	if err != nil {
 		return err
 	}
@@ -287,7 +267,12 @@ func (s *Server) addDevice(c echo.Context) error {
 	}
 	ctx, now := c.Request().Context(), s.config.Clock()
 	return s.change(ctx, func() error {
-		d, password, err := s.takes(ctx, &in, replace, false, now)
+		d, password, err := s.takes(&in, false, now)
+		if err == nil {
+			if k, some := keepingOf(0, d, &in); some {
+				err = s.keep(ctx, k, replace)
+			}
+		}
 		if _, ours := errors.AsType[*storeError](err); ours {
 			return err
 		} else if err != nil {

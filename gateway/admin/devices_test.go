@@ -5,7 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -40,7 +44,7 @@ func TestDevice(t *testing.T) {
 	want := in
 	want.Identifiers = []Identifier{{"mac", "00:1a:2b:3c:4d:5e"}, {"serial", "S1"}, {"serial", "S2"}}
 	want.Password, want.Secret, want.HasPassword, want.HasSecret, want.PasswordUsed, want.Enrolled = "", nil, true, true, true, 2
-	for _, by := range []string{in.Name, "S2", "00:1a:2b:3c:4d:5e"} {
+	for _, by := range []string{in.Name, "S2", "00:1a:2b:3c:4d:5e", "00-1A-2B-3C-4D-5E", "001A2B3C4D5E"} { // as it stands on the label
 		got, err := c.Device(t.Context(), by)
 		if err != nil {
 			t.Fatal(err)
@@ -161,8 +165,19 @@ func TestDevicesRefused(t *testing.T) {
 	s := &source{}
 	c, _ := serve(t, s)
 	for body, want := range map[string]string{
-		`{"name": "a", "nam": "b"}`:                                      `unknown field "nam"`,
-		`{"name": "a"} {}`:                                               "more than one JSON object",
+		`{"name": "a", "nam": "b"}`:                       `unknown field "nam"`,
+		`{"name": "a"} {}`:                                "more than one JSON object",
+		`{"name": "a", "name": "b"}`:                      `field "name" stands twice`,
+		`{"name": "a", "note": "b,\"x\":{", "NAME": "b"}`: `field "NAME" stands twice`,
+		`{"name": "a", "n\u0061me": "b"}`:                 `field "name" stands twice`,
+		`{"name": "a", "identifiers": [{"kind": "serial", "value": "S"}], "identifiers": [{"kind": "udid"}]}`: `field "identifiers" stands twice`,
+		`{"name": "a", "identifiers": [{"kind": "serial", "Kind": "udid", "value": "S"}]}`:                    `field "Kind" stands twice`,
+		`{"name": "a", "attributes": {"x": "1", "x": "2"}}`:                                                   `field "x" stands twice`,
+		`{"name": "a", "not_after": "1970-01-01T00:00:00Z"}`:                                                  "is 1970-01-01 or earlier",
+		`{"name": "a", "not_after": "0001-01-01T00:00:00Z"}`:                                                  "is 1970-01-01 or earlier",
+		`{"name": "a", "not_before": "0001-01-01T00:00:00Z"}`:                                                 "is 1970-01-01 or earlier",
+		`{"name": "a", "identifiers": [{"kind": "mac", "value": "00:1a"}]}`:                                   "a MAC address has",
+		`{"name": "a", "identifiers": [{"kind": "imei", "value": "4.9E+14"}]}`:                                "an IMEI has 15 digits",
 		`{"name": "a"`:                                                   "not a JSON object",
 		`["a"]`:                                                          "not a JSON object",
 		`{"name": 1}`:                                                    `field "name" is of another type`,
@@ -372,10 +387,10 @@ func (c *Client) importRaw(t *testing.T, kind, body string) error {
 func TestImportsDoNotMeet(t *testing.T) {
 	s := &source{}
 	server := newServer(t, s)
-	server.changing <- struct{}{}
 	impatient, stop := context.WithCancel(t.Context())
 	stop()
-	for _, path := range []string{"/v1/devices/import", "/v1/devices"} {
+	for path, busy := range map[string]chan struct{}{"/v1/devices/import": server.importing, "/v1/devices/import?replace=true": server.changing, "/v1/devices": server.changing} {
+		busy <- struct{}{}
 		kind := ndjson
 		if path == "/v1/devices" {
 			kind = "application/json"
@@ -383,10 +398,70 @@ func TestImportsDoNotMeet(t *testing.T) {
 		if got := request(impatient, server, "POST", path, kind, []byte(`{"name": "a"}`)); got.status != 409 || !strings.Contains(got.body, "try again later") || len(s.devices) != 0 {
 			t.Errorf("%s: %+v", path, got)
 		}
+		<-busy
 	}
-	<-server.changing
 	if got := request(t.Context(), server, "POST", "/v1/devices/import", ndjson, []byte(`{"name": "a"}`)); got.status != 200 || len(s.devices) != 1 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A client that sends its list slowly keeps nobody else from changing devices, and one that sends nothing is given up.
+func TestSlowImport(t *testing.T) {
+	s := &source{}
+	server := newServer(t, s)
+	w := &deadlined{ResponseRecorder: httptest.NewRecorder()}
+	body := &slowBody{text: `{"name": "a"}`, before: func() {
+		if time.Until(w.read) > time.Minute {
+			t.Error("the list may stand still until", w.read)
+		}
+		if got := request(t.Context(), server, "POST", "/v1/devices", "application/json", []byte(`{"name": "b"}`)); got.status != 200 {
+			t.Errorf("meanwhile: %+v", got)
+		}
+	}}
+	r := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/devices/import", body)
+	r.Header.Set("Content-Type", ndjson)
+	server.handler(func(*http.Request) (caller, error) { return caller{"test", Admin}, nil }).ServeHTTP(w, r)
+	if w.Code != 200 || len(s.devices) != 2 {
+		t.Errorf("%d %s: %v", w.Code, w.Body, s.devices)
+	}
+	if time.Until(w.read) < importTimeout { // else the server would take the client for gone while it stores
+		t.Error("the deadline of the upload holds on:", w.read)
+	}
+}
+
+// slowBody calls before ahead of its one text.
+type slowBody struct {
+	text   string
+	before func()
+}
+
+func (b *slowBody) Read(p []byte) (int, error) {
+	if b.text == "" {
+		return 0, io.EOF
+	}
+	b.before()
+	n := copy(p, b.text)
+	b.text = b.text[n:]
+	return n, nil
+}
+
+// Whether a gateway that goes away has imported them, nobody knows.
+func TestImportBreaksOff(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if conn, err := l.Accept(); err == nil {
+			io.CopyN(io.Discard, conn, 1<<20) //nolint:errcheck // it goes away in any case
+			conn.Close()
+		}
+	}()
+	_, err = NewClient(path).ImportDevices(t.Context(), make([]Device, 200_000), false, nil)
+	if err == nil || !strings.HasSuffix(err.Error(), "the connection broke off: whether the devices were imported is not known") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -82,7 +82,7 @@ func (s *source) DropDevice(_ context.Context, name string, e gateway.AuditEvent
 func (s *source) Device(_ context.Context, kind, value string) (*gateway.Device, error) {
 	var found []*gateway.Device
 	for _, d := range s.devices {
-		if d.Name == value && (kind == "" || kind == "name") || kind == "" && slices.ContainsFunc(d.Identifiers, func(i gateway.DeviceID) bool { return i.Value == value }) {
+		if d.Name == value && (kind == "" || kind == "name") || slices.ContainsFunc(d.Identifiers, func(i gateway.DeviceID) bool { return i.Value == value && (kind == "" || kind == i.Kind) }) {
 			found = append(found, d)
 		}
 	}
@@ -196,7 +196,7 @@ func (s *source) Deny(_ context.Context, id, actor, reason string) (*gateway.Tra
 func (s *source) RevokeCertificate(_ context.Context, issuer, serial []byte, reason int, actor, note string) (*gateway.Certificate, bool, error) {
 	for _, c := range s.certs {
 		if bytes.Equal(c.Issuer, issuer) && bytes.Equal(c.Serial, serial) {
-			if note == "fire" && c.Serial[0] == 2 {
+			if note == "unspecified: fire" && c.Serial[0] == 2 {
 				return nil, false, &gateway.Error{Reason: gateway.Unavailable, Detail: "the store cannot be written"}
 			}
 			c.RevokedAt, c.Revocation = noon, reason

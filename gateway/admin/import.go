@@ -3,7 +3,6 @@ package admin
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +22,7 @@ const (
 	maxImport   = 1 << 30 // bytes, of all entries
 	maxFailures = 100     // that are named
 	toldEvery   = 200 * time.Millisecond
+	uploadIdle  = 30 * time.Second // without a byte of the list: others wait to import
 )
 
 // importDevices adds many, or none: one entry a line. What is wrong with them is told of all that are.
@@ -35,71 +35,99 @@ func (s *Server) importDevices(c echo.Context) error {
 		return err
 	}
 	ctx := c.Request().Context()
-	end, err := s.turn(ctx)
+	next, err := turn(ctx, s.importing)
+	if err != nil {
+		return err
+	}
+	defer next()
+	conn := http.NewResponseController(c.Response())
+	all, kept, wrong, err := s.readEntries(steady{http.MaxBytesReader(c.Response(), c.Request().Body, s.imported), conn})
+	if err == nil {
+		err = conn.SetReadDeadline(time.Now().Add(importTimeout + askTimeout))
+	}
+	if err != nil {
+		return err
+	}
+	// From here on the client has said everything: who changes a single device waits for the store alone.
+	end, err := turn(ctx, s.changing)
 	if err != nil {
 		return err
 	}
 	defer end()
-	all, err := s.readEntries(ctx, http.MaxBytesReader(c.Response(), c.Request().Body, s.imported), replace)
-	if err != nil {
-		return err
+	for _, k := range kept {
+		err := s.keep(ctx, k, replace)
+		if _, ours := errors.AsType[*storeError](err); ours {
+			return err
+		} else if err != nil {
+			wrong.add(k.index, err.Error())
+		}
 	}
-	return s.store(c, all, replace, end)
+	if len(wrong.list) > 0 {
+		return wrong.refusal()
+	}
+	if len(all) == 0 {
+		return badRequest("there is no entry to import")
+	}
+	return s.store(c, all, replace, func() { end(); next() })
 }
 
-// readEntries reads and checks them all.
-func (s *Server) readEntries(ctx context.Context, body io.Reader, replace bool) ([]*gateway.Device, error) {
-	var all []*gateway.Device
-	wrong := &failures{}
+// steady is a body that must not stand still.
+type steady struct {
+	body io.Reader
+	conn *http.ResponseController
+}
+
+func (s steady) Read(p []byte) (int, error) {
+	if err := s.conn.SetReadDeadline(time.Now().Add(uploadIdle)); err != nil {
+		return 0, err
+	}
+	return s.body.Read(p)
+}
+
+// readEntries reads and checks them all. wrong has those that are, kept those that what stands has to be added to.
+func (s *Server) readEntries(body io.Reader) (all []*gateway.Device, kept []keeping, wrong *failures, err error) {
+	wrong = &failures{}
 	now := s.config.Clock()
 	lines := bufio.NewReaderSize(body, maxBody+2) // with the line's end
 	for index := 0; ; {
 		text, err := lines.ReadSlice('\n')
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
-			return nil, &refusal{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("entry %d is larger than %d bytes", index+1, maxBody),
+			return nil, nil, nil, &refusal{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("entry %d is larger than %d bytes", index+1, maxBody),
 				failures: []ImportFailure{{index, fmt.Sprintf("larger than %d bytes", maxBody)}}}
 		case err != nil && !errors.Is(err, io.EOF):
 			if _, large := errors.AsType[*http.MaxBytesError](err); large {
-				return nil, &refusal{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("the entries are larger than %d bytes together", s.imported)}
+				return nil, nil, nil, &refusal{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("the entries are larger than %d bytes together", s.imported)}
 			}
-			return nil, badRequest("the list ended early: nothing was imported")
+			return nil, nil, nil, badRequest("the list ended early, or stood still for %d s: nothing was imported", uploadIdle/time.Second)
 		}
 		ended := err != nil
 		if text = bytes.TrimSpace(text); len(text) > 0 {
 			if index == s.entries {
-				return nil, &refusal{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("more than %d entries: import them in parts", s.entries)}
+				return nil, nil, nil, &refusal{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("more than %d entries: import them in parts", s.entries)}
 			}
-			d, err := s.readEntry(ctx, text, replace, now)
-			if _, ours := errors.AsType[*storeError](err); ours {
-				return nil, err
-			} else if err != nil {
+			var in Device
+			var d *gateway.Device
+			err := strictJSON(text, &in)
+			if err == nil {
+				d, _, err = s.takes(&in, true, now)
+			}
+			if err != nil {
 				wrong.add(index, err.Error())
-			} else if len(wrong.list) == 0 {
-				all = append(all, d)
+			} else {
+				if len(wrong.list) == 0 {
+					all = append(all, d)
+				}
+				if k, some := keepingOf(index, d, &in); some {
+					kept = append(kept, k)
+				}
 			}
 			index++
 		}
 		if ended {
-			break
+			return all, kept, wrong, nil
 		}
 	}
-	if len(wrong.list) > 0 {
-		return nil, wrong.refusal()
-	}
-	if len(all) == 0 {
-		return nil, badRequest("there is no entry to import")
-	}
-	return all, nil
-}
-
-func (s *Server) readEntry(ctx context.Context, text []byte, replace bool, now time.Time) (*gateway.Device, error) {
-	var in Device
-	if err := strictJSON(text, &in); err != nil {
-		return nil, err
-	}
-	d, _, err := s.takes(ctx, &in, replace, true, now)
-	return d, err
 }
 
 // failures are the entries that are wrong.

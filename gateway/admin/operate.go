@@ -138,7 +138,7 @@ func (s *Server) named(ctx context.Context, given string) (string, error) {
 	if err := line("the device's name", given); err != nil {
 		return "", err
 	}
-	d, err := s.config.Store.Device(ctx, "", given)
+	d, err := s.found(ctx, "", given)
 	switch {
 	case errors.Is(err, gateway.ErrNotFound):
 		return given, nil

@@ -236,17 +236,17 @@ func TestCAs(t *testing.T) {
 	if one.Rollover[2].KeyID != one.Chain[1].KeyID || one.Rollover[1].KeyID != one.Rollover[0].KeyID || !strings.HasPrefix(one.Chain[0].PEM, "-----BEGIN CERTIFICATE-----") {
 		t.Error("keys")
 	}
-	rolled, err := c.Rollover(t.Context(), "local", "ec", "rekey", true)
+	rolled, err := c.Rollover(t.Context(), "local", RolloverOrder{Issuer: "ec", Kind: "rekey", Root: true})
 	if err != nil || rolled.Name != "ec" || s.rolled.Kind != backend.RolloverRekey || !s.rolled.Root || s.rolled.Issuer != "ec" || !gateway.ValidID(s.rolled.ID) {
 		t.Errorf("%+v, %v, %+v", rolled, err, s.rolled)
 	}
 	if !strings.HasPrefix(s.audit[0].Actor, "unix:") {
 		t.Errorf("%+v", s.audit)
 	}
-	if _, err := c.Rollover(t.Context(), "other", "", "renew", false); status(err) != 409 || err.Error() != "this CA is not changed over through the gateway" {
+	if _, err := c.Rollover(t.Context(), "other", RolloverOrder{Kind: "renew"}); status(err) != 409 || err.Error() != "this CA is not changed over through the gateway" {
 		t.Errorf("unsupported: %v", err)
 	}
-	if _, err := c.Rollover(t.Context(), "local", "", "new", false); status(err) != 400 {
+	if _, err := c.Rollover(t.Context(), "local", RolloverOrder{Kind: "new"}); status(err) != 400 {
 		t.Errorf("kind: %v", err)
 	}
 	if err := c.post(t.Context(), "/v1/cas/local/rollover", nil, RolloverOrder{Kind: "renew", ID: "x"}, &CA{}); status(err) != 400 {
@@ -328,11 +328,17 @@ func TestRevoke(t *testing.T) {
 			}
 			for i, want := range x.want {
 				reason := crlReason(want.Revocation)
-				if want.RevokedAt.IsZero() || !strings.EqualFold(reason, x.reason) && x.reason != "" || got.Revoked[i].Told != (want != three) || s.audit[i].Note != "lost on the way" || !strings.HasPrefix(s.audit[i].Actor, "unix:") {
+				if want.RevokedAt.IsZero() || !strings.EqualFold(reason, x.reason) && x.reason != "" || got.Revoked[i].Told != (want != three) || got.Revoked[i].Already || s.audit[i].Note != reason+": lost on the way" || !strings.HasPrefix(s.audit[i].Actor, "unix:") {
 					t.Errorf("%+v, %+v, %+v", want, got.Revoked[i], s.audit[i])
 				}
 			}
 		})
+	}
+	reset()
+	for _, before := range []bool{false, true} {
+		if got, err := c.Revoke(t.Context(), RevokeQuery{Serial: "01ab"}, "superseded", ""); err != nil || got.Revoked[0].Already != before || s.audit[0].Note != "superseded" {
+			t.Errorf("again: %+v, %v, %+v", got, err, s.audit)
+		}
 	}
 	reset()
 	if _, err := c.Revoke(t.Context(), RevokeQuery{Device: "S1", All: true}, "", "fire"); status(err) != 503 || !strings.Contains(err.Error(), "1 of 3 certificates are revoked, then") {

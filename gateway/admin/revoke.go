@@ -41,8 +41,13 @@ func (s *Server) revoke(c echo.Context) error {
 		return err
 	}
 	out := RevokeResult{Revoked: []Revoked{}}
+	note := crlReason(reason) // the audit trail has it nowhere else
+	if in.Note != "" {
+		note += ": " + in.Note
+	}
 	for _, one := range meant {
-		revoked, told, err := s.config.Gateway.RevokeCertificate(ctx, one.Issuer, one.Serial, reason, actorOf(c), in.Note)
+		already := !one.RevokedAt.IsZero()
+		revoked, told, err := s.config.Gateway.RevokeCertificate(ctx, one.Issuer, one.Serial, reason, actorOf(c), note)
 		if err != nil {
 			if n := len(out.Revoked); n > 0 {
 				status, body := s.failureOf(err, c.Request().URL.Path)
@@ -50,7 +55,7 @@ func (s *Server) revoke(c echo.Context) error {
 			}
 			return err
 		}
-		out.Revoked = append(out.Revoked, Revoked{Certificate: certificateOf(revoked, false), Told: told})
+		out.Revoked = append(out.Revoked, Revoked{Certificate: certificateOf(revoked, false), Told: told, Already: already})
 	}
 	return c.JSON(http.StatusOK, out)
 }

@@ -83,8 +83,10 @@ type Server struct {
 	http     *http.Server
 	denied   *denials
 	changing chan struct{} // holds a value while devices change
-	entries  int           // that one import may have
-	imported int64         // bytes, of them together
+
+	importing chan struct{} // and while a list of them is taken in
+	entries   int           // that one import may have
+	imported  int64         // bytes, of them together
 }
 
 // Bounds on what one request may take.
@@ -100,7 +102,7 @@ func New(c Config) (*Server, error) {
 		c.TakesChallenges == nil || c.Started == nil || c.Metrics == nil || c.Clock == nil || c.Log == nil {
 		return nil, errors.New("admin: all of Config is required")
 	}
-	s := &Server{config: c, started: c.Clock(), denied: newDenials(&c), changing: make(chan struct{}, 1), entries: maxEntries, imported: maxImport}
+	s := &Server{config: c, started: c.Clock(), denied: newDenials(&c), changing: make(chan struct{}, 1), importing: make(chan struct{}, 1), entries: maxEntries, imported: maxImport}
 	if err := c.Metrics.Register(s.denied.total); err != nil {
 		return nil, fmt.Errorf("admin: %w", err)
 	}

@@ -89,6 +89,8 @@ type Revoked struct {
 	Certificate Certificate `json:"certificate"`
 	// Told: its CA has revoked it. Else the gateway goes on asking; here it is revoked at once.
 	Told bool `json:"told"`
+	// Already: it was revoked before, at the time and for the reason that stand in it. Nothing was changed.
+	Already bool `json:"already,omitempty"`
 }
 
 // CAList is the answer to GET /v1/cas.

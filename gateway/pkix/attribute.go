@@ -135,6 +135,10 @@ func IsMailbox(s string) bool {
 // what crypto/x509 does not read it could not read in the issued certificate either. A host is a name or an address (RFC
 // 5280 section 4.2.1.6).
 func IsURI(s string) bool {
+	// What RFC 3986 has in no place is read by url.Parse in some: quotation marks and brackets break out of what shows them.
+	if strings.ContainsAny(s, "\"<>\\^`{|} ") {
+		return false
+	}
 	u, err := url.Parse(s)
 	if err != nil {
 		return false

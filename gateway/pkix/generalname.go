@@ -1,6 +1,7 @@
 package pkix
 
 import (
+	"fmt"
 	"net/netip"
 	"strconv"
 
@@ -63,7 +64,7 @@ func ParseGeneralNames(der []byte) (*GeneralNames, error) {
 			return nil, malformed("GeneralName %d", count)
 		}
 		if !names.add(tag, content) {
-			return nil, malformed("GeneralName %d with tag %#x", count, uint8(tag))
+			return nil, malformed("name %d%s", count+1, faultOf(tag))
 		}
 	}
 	return names, nil
@@ -94,6 +95,24 @@ func (n *GeneralNames) add(tag cbasn1.Tag, content cryptobyte.String) bool {
 		return !content.Empty()
 	}
 	return false
+}
+
+// faultOf says what is wrong with a name that add does not take, read on behind "name 1".
+func faultOf(tag cbasn1.Tag) string {
+	const text = " is empty, or has other characters than printable ASCII without space"
+	switch tag {
+	case contextTag(tagRFC822Name):
+		return ", an rfc822Name," + text
+	case contextTag(tagDNSName):
+		return ", a dNSName," + text + " (names of other scripts are written xn--...)"
+	case contextTag(tagURI):
+		return ", a URI," + text
+	case contextTag(tagIPAddress):
+		return ", an iPAddress, has not 4 or 16 bytes"
+	case contextTag(tagDirectoryName).Constructed():
+		return ", a directoryName, is no Name"
+	}
+	return fmt.Sprintf(" has the tag %#02x, which no GeneralName has, or is empty", uint8(tag))
 }
 
 func contextTag(n uint8) cbasn1.Tag { return cbasn1.Tag(n).ContextSpecific() }

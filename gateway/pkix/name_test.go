@@ -232,6 +232,26 @@ func TestParseGeneralNames(t *testing.T) {
 	}
 }
 
+// What is wrong with a name is said in words, with its place and its kind.
+func TestGeneralNameFaults(t *testing.T) {
+	for want, n := range map[string]struct {
+		tag     cbasn1.Tag
+		content string
+	}{
+		"name 2, a dNSName, is empty, or has other characters than printable ASCII without space (names of other scripts are written xn--...)": {contextTag(tagDNSName), "bücher.example"},
+		"name 2, an rfc822Name, is empty":                {contextTag(tagRFC822Name), ""},
+		"name 2, a URI, is empty":                        {contextTag(tagURI), "http://a b/"},
+		"name 2, an iPAddress, has not 4 or 16 bytes":    {contextTag(tagIPAddress), "abc"},
+		"name 2, a directoryName, is no Name":            {contextTag(tagDirectoryName).Constructed(), "x"},
+		"name 2 has the tag 0x89, which no GeneralName ": {contextTag(9), "x"},
+	} {
+		der := text(cbasn1.SEQUENCE, string(text(contextTag(tagDNSName), "a.example"))+string(text(n.tag, n.content)))
+		if _, err := ParseGeneralNames(der); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
 // printable checks what FormatName promises for any input.
 func printable(t *testing.T, s string) {
 	t.Helper()

@@ -269,6 +269,8 @@ func (s *Shaper) shapeExtensions(r *gateway.Request, g *gateway.Grant) error {
 			return badTemplate(g, "the extension %s is asked for twice", e.Id)
 		case len(granted) == maxAskedExtensions || len(e.Value) > maxAskedValue:
 			return badTemplate(g, "the extensions asked for are too many or too long")
+		case !isDER(e.Value):
+			return badTemplate(g, "the value of the extension %s is not one DER element", e.Id)
 		}
 		granted = append(granted, e)
 	}
@@ -276,4 +278,11 @@ func (s *Shaper) shapeExtensions(r *gateway.Request, g *gateway.Grant) error {
 		g.Extensions = append(slices.Clip(g.Extensions), granted...)
 	}
 	return nil
+}
+
+// isDER reports whether a value is one element and no more. An extension of anything else breaks whoever reads the certificate.
+func isDER(der []byte) bool {
+	in := cryptobyte.String(der)
+	var element cryptobyte.String
+	return in.ReadAnyASN1Element(&element, new(cbasn1.Tag)) && in.Empty()
 }

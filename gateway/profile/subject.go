@@ -208,8 +208,8 @@ func checkAttribute(kind pkix.AttributeType, text string) error {
 	}
 	switch stringType(kind.OID) {
 	case cbasn1.PrintableString:
-		for _, c := range []byte(text) {
-			if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte(" '()+,-./:=?", c) >= 0) {
+		for _, c := range text {
+			if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune(" '()+,-./:=?", c)) {
 				return bad("has the character %q, which a PrintableString cannot hold (RFC 5280 appendix A.1)", c)
 			}
 		}

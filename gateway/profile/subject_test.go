@@ -79,6 +79,7 @@ func TestSubjectFaults(t *testing.T) {
 		`C=Germany`:                     "has 7 characters, at most 2",
 		`C=de`:                          "two capital letters",
 		`serialNumber=a_b`:              "PrintableString",
+		`serialNumber=ä`:                `the character 'ä'`,
 		`DC=köln`:                       "IA5String",
 		`emailAddress=x`:                "is no address",
 		`CN=\00`:                        "control or invisible characters",

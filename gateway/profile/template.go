@@ -135,6 +135,9 @@ func cutAction(s string) (content, after string, err error) {
 
 var parserPrefix = regexp.MustCompile(`^template: [^:]*:\d+: `)
 
+// control are the words of Go's templates that begin something else than a value.
+var control = []string{"if", "else", "end", "range", "break", "continue", "with", "define", "block", "template"}
+
 // parseAction reads what stands between {{ and }}.
 func parseAction(content string) (*action, error) {
 	source := "{{" + content + "}}"
@@ -144,13 +147,16 @@ func parseAction(content string) (*action, error) {
 	if strings.HasPrefix(content, "-") || strings.HasSuffix(content, "-") || strings.Contains(content, "/*") {
 		return fail("want a value and its pipes, without - and comments")
 	}
+	if word, _, _ := strings.Cut(strings.TrimSpace(content), " "); slices.Contains(control, word) {
+		return fail("only values stand in {{ }}: no conditions, loops or definitions. The pipes default, match and optional do for most")
+	}
 	tree := parse.New("profile")
 	tree.Mode = parse.SkipFuncCheck // so that the names are ours to judge
 	set := map[string]*parse.Tree{}
 	if _, err := tree.Parse(source, "{{", "}}", set); err != nil {
 		words := parserPrefix.ReplaceAllString(err.Error(), "")
 		if strings.Contains(words, "'-'") {
-			words = `a name with a hyphen is written in quotes: {{device.id "cse-id"}}`
+			words = `a name with a hyphen is written in quotes: {{device.id "cse-id"}}, {{device.attr "my-site"}}`
 		}
 		return fail("%s", words)
 	}

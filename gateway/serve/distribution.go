@@ -21,7 +21,7 @@ import (
 //
 //	/crl/BACKEND/NAME.crl  the CRL, DER (RFC 5280 section 4.2.1.13, RFC 2585)
 //	/ca/BACKEND/NAME.crt   the issuing certificate, DER (RFC 5280 section 4.2.2.1)
-//	/ca/BACKEND/NAME.p7c   it, and the certificates of the CA's earlier keys, in a certs-only message
+//	/ca/BACKEND/NAME.p7c   it, those of the CA's earlier keys, and the links between its roots, in a certs-only message
 //
 // NAME is a CA's name, or that of the CRL of one of its earlier keys.
 type Distribution struct {

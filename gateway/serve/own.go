@@ -16,9 +16,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -74,7 +72,7 @@ type Want struct {
 	// Crosses gives what TLS sends in a root's place: certificates that lead on from it to the roots of other generations,
 	// of which alone a client may know (RFC 9810 section 5.3.13). nil, or none: the root itself is sent.
 	Crosses func(root *x509.Certificate) []*x509.Certificate
-	// KeepsPrevious has the certificate before the current one kept with its key, until it ends.
+	// KeepsPrevious has the certificates before the current one kept with their keys, until they end.
 	KeepsPrevious bool
 	// Fits says why a certificate does not do, given with its chain, the root last; "" when it does. It is asked of
 	// every one that has the right names, key and usage.
@@ -208,24 +206,6 @@ func parseOwned(data []byte) (*owned, []*x509.Certificate, error) {
 	return &owned{&pair, &gateway.Identity{Key: key, Certificate: chain[0], Chain: chain[1:]}}, chain, nil
 }
 
-// previousFile is where the certificate before the current one lies.
-func (o *Own) previousFile() string { return strings.TrimSuffix(o.path, ".pem") + ".previous.pem" }
-
-// setAside keeps a copy of the file that is about to be replaced, where it holds a certificate that has not ended.
-func (o *Own) setAside() error {
-	data, err := os.ReadFile(o.path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if was, _, err := parseOwned(data); err != nil || o.clock().After(was.identity.Certificate.NotAfter) {
-		return nil
-	}
-	return WriteFile(o.previousFile(), data, 0o600)
-}
-
 // complete adds to a certificate what does not stand in its file.
 func (o *Own) complete(c *owned, want *Want) {
 	if n := len(c.identity.Chain); want.Crosses != nil && n > 0 {
@@ -238,21 +218,8 @@ func (o *Own) complete(c *owned, want *Want) {
 			c.tls = &sent
 		}
 	}
-	if !want.KeepsPrevious {
-		return
-	}
-	data, err := os.ReadFile(o.previousFile())
-	if err != nil {
-		return
-	}
-	was, chain, err := parseOwned(data)
-	if err != nil {
-		o.log.Warn("the certificate before the current one cannot be read", "what", o.what, "file", o.previousFile(), "err", err)
-		return
-	}
-	// A crash between the two files leaves the same in both.
-	if _, isRSA := chain[0].PublicKey.(*rsa.PublicKey); isRSA == want.RSA && !chain[0].Equal(c.identity.Certificate) && !o.clock().After(chain[0].NotAfter) {
-		c.identity.Previous = was.identity
+	if want.KeepsPrevious {
+		c.identity.Previous = o.previous(c.identity.Certificate, want)
 	}
 }
 
@@ -306,39 +273,4 @@ func (w *Want) csr(key crypto.Signer) ([]byte, error) {
 		t.IPAddresses = append(t.IPAddresses, a.AsSlice())
 	}
 	return x509.CreateCertificateRequest(rand.Reader, t, key)
-}
-
-// WriteFile puts data at path by rename, durably: a crash leaves the old file or the new one.
-func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(data); err != nil {
-		return err
-	}
-	if err = f.Chmod(mode); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
 }

@@ -328,55 +328,6 @@ func TestPolicyFromFiles(t *testing.T) {
 	}
 }
 
-// The certificate before the current one stays, with its key, for as long as it is valid; over a restart too.
-func TestOwnKeepsThePrevious(t *testing.T) {
-	ca := newTestCA(t)
-	path := filepath.Join(t.TempDir(), "scep.pem")
-	now := ca.now
-	want := Want{Subject: pkix.Name{CommonName: "RA"}, Usage: x509.KeyUsageDigitalSignature, RSA: true, KeepsPrevious: true}
-	why := ""
-	want.Fits = func(chain []*x509.Certificate) string {
-		if chain[1].Equal(ca.cert) {
-			return ""
-		}
-		return why
-	}
-	calls := 0
-	ensure := func() *Own {
-		t.Helper()
-		o := NewOwn(path, "SCEP RA certificate", func() time.Time { return now }, quiet())
-		if err := o.Ensure(t.Context(), want, ca.issuing(&calls)); err != nil {
-			t.Fatal(err)
-		}
-		return o
-	}
-	first := ensure().Identity()
-	if first.Previous != nil {
-		t.Error("the first has one before it")
-	}
-	ca, why = newTestCA(t), "the CA is another one"
-	ca.now = now
-	for range 2 { // made, and read again
-		second := ensure().Identity()
-		if p := second.Previous; calls != 2 || p == nil || !p.Certificate.Equal(first.Certificate) || !p.Key.Public().(*rsa.PublicKey).Equal(first.Key.Public()) {
-			t.Fatalf("%d issued, previous %+v", calls, p)
-		}
-	}
-	if info, err := os.Stat(strings.TrimSuffix(path, ".pem") + ".previous.pem"); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("%v, %v", info, err)
-	}
-	now = first.Certificate.NotAfter.Add(time.Second)
-	ca.now = now
-	if p := ensure().Identity().Previous; p != nil && p.Certificate.Equal(first.Certificate) {
-		t.Error("one that has ended is kept")
-	}
-	// Where nobody asks for it, none is kept.
-	want.KeepsPrevious = false
-	if ensure().Identity().Previous != nil {
-		t.Error("one that nobody wants")
-	}
-}
-
 // TLS sends what leads to the other generation in the root's place.
 func TestOwnSendsCrosses(t *testing.T) {
 	ca, cross := newTestCA(t), newTestCA(t)

@@ -3,8 +3,10 @@ package est
 import (
 	"bytes"
 	"crypto"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/hex"
 	"errors"
 	"slices"
 	"strings"
@@ -89,6 +91,11 @@ func (c *certification) fill(r *gateway.Request, op gateway.Operation, binding s
 		if ref := c.succeed(r); ref != nil {
 			return ref
 		}
+	}
+	if len(r.Credentials) == 0 {
+		// Nobody says who asks, so it is the key: a client that was told to come back has to find its request again.
+		sum := sha256.Sum256(c.PublicKey)
+		r.Credentials = []gateway.Credential{{Kind: gateway.CredentialKey, ID: hex.EncodeToString(sum[:])}}
 	}
 	if r.Content, err = c.content(); err != nil {
 		return wire.Refused(gateway.Malformed, "the request cannot be encoded again", err)

@@ -154,7 +154,8 @@ func TestSimpleEnroll(t *testing.T) {
 			asked := w.gateway.lastEnrolled(t)
 			if asked.Operation != gateway.Enroll || asked.Protocol != gateway.EST || asked.Endpoint != "ran" || asked.WireID != "" ||
 				asked.POP != gateway.POPSignature || !bytes.Equal(asked.CSR, csr) || !bytes.Equal(asked.Raw, c.body) ||
-				!asked.Received.Equal(testTime) || !gateway.ValidID(asked.ID) || !asked.Source.IsLoopback() || len(asked.Credentials) != 0 {
+				!asked.Received.Equal(testTime) || !gateway.ValidID(asked.ID) || !asked.Source.IsLoopback() ||
+				len(asked.Credentials) != 1 || asked.Credentials[0].Kind != gateway.CredentialKey { // who shows nothing goes by his key
 				t.Errorf("request %+v", asked)
 			}
 			if !bytes.Equal(asked.Subject, nameDER("device-0007")) || asked.OldCert != nil || asked.NewNames != nil {

@@ -47,9 +47,9 @@ func (x *exchange) identify() *wire.Refusal {
 	if x.ra, err = checkIdentity(id); err != nil {
 		return wire.Refused(gateway.Internal, "", err)
 	}
-	if id.Previous != nil {
-		if previous, err := checkIdentity(id.Previous); err == nil {
-			x.previous = &previous
+	for before := id.Previous; before != nil; before = before.Previous {
+		if previous, err := checkIdentity(before); err == nil {
+			x.previous = append(x.previous, previous)
 		}
 	}
 	return nil

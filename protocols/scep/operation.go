@@ -125,7 +125,7 @@ func (x *exchange) allow() *wire.Refusal {
 }
 
 // envelope reads what the pkcsPKIEnvelope says in clear: the cipher, which is the answer's too, and the RA that it is
-// encrypted to. Where that is the one before the current, the answer is that one's: the client knows no other.
+// encrypted to. Where that is one before the current, the answer is that one's: the client knows no other.
 func (x *exchange) envelope() (*cms.Enveloped, *wire.Refusal) {
 	s, config := x.message.signed, x.endpoint.Config
 	envelope, err := cms.ParseEnveloped(s.Content, cms.Limits{Size: len(s.Content)})
@@ -140,8 +140,13 @@ func (x *exchange) envelope() (*cms.Enveloped, *wire.Refusal) {
 		return nil, wire.Refused(gateway.BadAlgorithm, "the envelope is encrypted with "+name+", which is not accepted here: use AES in CBC mode", nil)
 	}
 	x.message.cipher = envelope.Cipher
-	if p := x.previous; p != nil && !envelope.For(x.ra.cert) && envelope.For(p.cert) && !x.h.now().After(p.cert.NotAfter) {
-		x.ra = *p
+	if !envelope.For(x.ra.cert) {
+		for _, p := range x.previous {
+			if envelope.For(p.cert) && !x.h.now().After(p.cert.NotAfter) {
+				x.ra = p
+				break
+			}
+		}
 	}
 	return envelope, nil
 }

@@ -154,6 +154,11 @@ func TestPreviousRA(t *testing.T) {
 	if a := w.ask(t, wish{recipient: before}); a.status != "0" {
 		t.Errorf("to the one before: %+v", a)
 	}
+	between := w.ca.issue(template, foreignKey().Public())
+	now.Previous = &gateway.Identity{Key: foreignKey(), Certificate: between, Previous: now.Previous}
+	if a := w.ask(t, wish{recipient: before}); a.status != "0" {
+		t.Errorf("to the one before that: %+v", a)
+	}
 	w.ca.ra = next
 	if a := w.ask(t, wish{recipient: next}); a.status != "0" {
 		t.Errorf("to the current one: %+v", a)

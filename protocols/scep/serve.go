@@ -45,7 +45,7 @@ type exchange struct {
 	h        *Handler
 	endpoint *Endpoint   // nil until the path is resolved
 	ra       ra          // set by identify
-	previous *ra         // the one before it, nil for none
+	previous []ra        // those before it, the last first
 	message  *pkiMessage // nil until it can be answered in CMS
 }
 

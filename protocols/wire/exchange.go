@@ -81,11 +81,19 @@ func (x *Exchange) Write(status int, contentType string, body []byte) {
 	if x.R.Method == http.MethodHead {
 		return
 	}
+	if x.R.TLS != nil && len(body) > buffered {
+		// net/http would send as much as its buffer holds in one TLS record, and the rest in another. strongSwan's pki reads
+		// the beginning, then the rest, and does not wait for a record more: so the header is one record, the body another.
+		http.NewResponseController(x.W).Flush() //nolint:errcheck // other clients read it either way
+	}
 	if _, err := x.W.Write(body); err != nil {
 		// The client is gone; it repeats its request, and gets the same answer.
 		x.Log.Debug("answer not delivered", "protocol", x.Request.Protocol, "id", x.Request.ID, "err", err)
 	}
 }
+
+// buffered is how large a body can be that net/http is sure to send together with the header: 4096 bytes are buffered.
+const buffered = 2048
 
 // Text answers with a Line of plain text.
 func (x *Exchange) Text(status int, detail, transaction string) {
