@@ -18,6 +18,11 @@ import (
 // It looks for an earlier, equal request; runs the endpoint's pipeline; commits the intent; asks the CA; compares
 // the certificate with the grant; commits the outcome with its audit event; and only then answers.
 func (g *Gateway) Enroll(ctx context.Context, r *Request) (*Result, error) {
+	return g.answer(ctx, r, g.enroll)
+}
+
+// answer has one of the bounded number of requests under way answered, within its time, and concludes it.
+func (g *Gateway) answer(ctx context.Context, r *Request, by func(context.Context, *Request, *decision) (*Result, error)) (*Result, error) {
 	start := g.now()
 	ctx, cancel := context.WithTimeout(ctx, g.opt.CheckTimeout)
 	defer cancel()
@@ -25,9 +30,9 @@ func (g *Gateway) Enroll(ctx context.Context, r *Request) (*Result, error) {
 	select {
 	case g.slots <- struct{}{}:
 		defer func() { <-g.slots }()
-		d.result, d.err = g.enroll(ctx, r, d)
+		d.result, d.err = by(ctx, r, d)
 	default:
-		d.err = tooMany()
+		d.err = &Error{Reason: Busy, Detail: "too many requests at once", RetryAfter: time.Second}
 	}
 	return g.conclude(ctx, d, start)
 }
@@ -54,12 +59,22 @@ func (d *decision) subject() string {
 	return d.shown
 }
 
-func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result, error) {
-	rt := g.runtime.Load()
+// at is the endpoint that the request came to.
+func (d *decision) at(rt *Runtime) (*Endpoint, error) {
+	r := d.request
 	e := rt.Endpoints[r.Endpoint]
 	if e == nil || e.Protocol != r.Protocol {
 		d.endpoint = "unknown"
 		return nil, Errorf(NotAuthorized, "no such endpoint", "endpoint %q is not configured for %s", r.Endpoint, r.Protocol)
+	}
+	return e, nil
+}
+
+func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result, error) {
+	rt := g.runtime.Load()
+	e, err := d.at(rt)
+	if err != nil {
+		return nil, err
 	}
 	pipeline := e.pipeline(r.Operation)
 	if pipeline == nil {
@@ -231,10 +246,6 @@ const leaseMargin = 5 * time.Second
 
 // lease is how long a transaction is ours: until the CA's deadline has passed and its answer is committed.
 func (g *Gateway) lease() time.Duration { return g.opt.IssueTimeout + settleTimeout + leaseMargin }
-
-func tooMany() *Error {
-	return &Error{Reason: Busy, Detail: "too many requests at once", RetryAfter: time.Second}
-}
 
 func unavailable(detail string, err error) *Error {
 	return &Error{Reason: Unavailable, Detail: detail, RetryAfter: retryUnavailable, Err: err}

@@ -8,28 +8,15 @@ import (
 
 // Poll answers a protocol's question after an earlier request (SCEP CertPoll), found by r.WireID at r.Endpoint: its
 // certificate, pending, or the refusal that it ended with. Only its own requester is answered: a credential of r that is
-// proven has to be one of the transaction's; of several transactions with that ID it is the requester's own. Anyone else is told what somebody is told who asks after nothing: UnknownCert.
-// Nothing is judged anew, and nothing is issued. The error is an *Error.
+// proven has to be one of the transaction's; of several transactions with that ID it is the requester's own. Anyone else is
+// told what somebody is told who asks after nothing: UnknownCert. Nothing is judged anew, and nothing is issued. The error is an *Error.
 func (g *Gateway) Poll(ctx context.Context, r *Request) (*Result, error) {
-	start := g.now()
-	ctx, cancel := context.WithTimeout(ctx, g.opt.CheckTimeout)
-	defer cancel()
-	d := &decision{request: r, endpoint: r.Endpoint}
-	select {
-	case g.slots <- struct{}{}:
-		defer func() { <-g.slots }()
-		d.result, d.err = g.poll(ctx, r, d)
-	default:
-		d.err = tooMany()
-	}
-	return g.conclude(ctx, d, start)
+	return g.answer(ctx, r, g.poll)
 }
 
 func (g *Gateway) poll(ctx context.Context, r *Request, d *decision) (*Result, error) {
-	e := g.runtime.Load().Endpoints[r.Endpoint]
-	if e == nil || e.Protocol != r.Protocol {
-		d.endpoint = "unknown"
-		return nil, Errorf(NotAuthorized, "no such endpoint", "endpoint %q is not configured for %s", r.Endpoint, r.Protocol)
+	if _, err := d.at(g.runtime.Load()); err != nil {
+		return nil, err
 	}
 	var proven []string
 	for _, c := range r.Credentials {

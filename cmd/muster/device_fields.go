@@ -206,7 +206,7 @@ func parseSecret(v string) ([]byte, error) {
 	if digits, ok := strings.CutPrefix(v, "hex:"); ok {
 		var err error
 		if secret, err = hex.DecodeString(digits); err != nil {
-			return nil, errors.New("want hexadecimal digits behind hex:")
+			return nil, errors.New("want hex: and hexadecimal digits")
 		}
 	}
 	if len(secret) < minDeviceSecret || len(secret) > maxDeviceSecret {

@@ -105,7 +105,7 @@ func TestReadDevicesFaults(t *testing.T) {
 		"the end before the begin":                {"name,not-before,not-after\na,2026-02-01,2026-01-01\n", "f:2: the entry ends (2026-01-01T23:59:59Z) before it begins (2026-02-01T00:00:00Z)"},
 		"disabled":                                {"name,disabled\na,maybe\n", `f:2: disabled "maybe": want yes or no`},
 		"a short secret":                          {"name,secret\na,sesame\n", "f:2: secret: a shared secret has 8 to 1024 bytes"},
-		"hexadecimal":                             {"name,secret\na,hex:sesameopen\n", "f:2: secret: want hexadecimal digits behind hex:"},
+		"hexadecimal":                             {"name,secret\na,hex:sesameopen\n", "f:2: secret: want hex: and hexadecimal digits"},
 		"no hash":                                 {"name,password-hash\na,sesame\n", "f:2: password-hash: want \"{sha256}\" and the SHA-256 of a generated secret in hexadecimal or base64, or an argon2id PHC string ($argon2id$v=19$m=...,t=...,p=...$salt$hash)"},
 		"a short password":                        {"name,password\na,sesame\n", "f:2: password: in a file a password is a random one of 20 characters or more: others take long to hash, and stand as password-hash (`muster password`)"},
 		"a password to be made":                   {"name,password\na,generate\n", "f:2: password: passwords are made for single devices only: `muster device add --password generate`"},

@@ -174,23 +174,7 @@ func namesOf(der []byte) []string {
 	if err != nil {
 		return []string{"(malformed)"}
 	}
-	var out []string
-	for _, s := range names.DNS {
-		out = append(out, "dns:"+s)
-	}
-	for _, ip := range names.IP {
-		out = append(out, "ip:"+ip.String())
-	}
-	for _, s := range names.Email {
-		out = append(out, "email:"+s)
-	}
-	for _, s := range names.URI {
-		out = append(out, "uri:"+s)
-	}
-	if names.Other > 0 {
-		out = append(out, "other:"+strconv.Itoa(names.Other))
-	}
-	return out
+	return names.List()
 }
 
 func certificateOf(c *gateway.Certificate, whole bool) Certificate {

@@ -48,7 +48,7 @@ func (l *Linter) Before(t *backend.Template, issuer *x509.Certificate) error {
 	if err != nil {
 		return fmt.Errorf("what is to be certified makes no certificate: %w", err)
 	}
-	return l.lint(der)
+	return l.lint(der, true)
 }
 
 // After lints a certificate, as Before does.
@@ -56,7 +56,7 @@ func (l *Linter) After(cert *x509.Certificate) error {
 	if cert == nil || len(cert.Raw) == 0 {
 		return errors.New("there is no certificate to lint")
 	}
-	return l.lint(cert.Raw)
+	return l.lint(cert.Raw, false)
 }
 
 const (
@@ -64,7 +64,7 @@ const (
 	maxDetails  = 200 // bytes, of what zlint says of one finding
 )
 
-func (l *Linter) lint(der []byte) error {
+func (l *Linter) lint(der []byte, draft bool) error {
 	cert, err := parse(der)
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func (l *Linter) lint(der []byte) error {
 	var found []string
 	more := 0
 	for _, one := range l.lints {
-		if one.extension != nil && !has(cert, one.extension) {
+		if one.extension != nil && !has(cert, one.extension) || draft && one.addedByCA {
 			continue
 		}
 		// It makes a panic of a lint Fatal.

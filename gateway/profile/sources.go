@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -87,16 +88,25 @@ func fieldsOf(origin string) []string {
 	return certFields
 }
 
+// identifierKind is what the inventory takes for a kind (gateway.Device.Check).
+var identifierKind = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+
 func deviceSource(field string, rest []string) (func(*facts) (string, error), error) {
 	switch field {
 	case "attributes", "attr":
 		if len(rest) != 1 || rest[0] == "" {
 			return nil, fmt.Errorf("device.%s wants the attribute: device.attributes.site or device.attr \"site\"", field)
 		}
+		if err := (&gateway.Device{Name: "x", Attributes: map[string]string{rest[0]: "x"}}).Check(); err != nil {
+			return nil, fmt.Errorf("no device has such an attribute: %w", err)
+		}
 		return func(f *facts) (string, error) { return f.attribute(rest[0]) }, nil
 	case "id":
 		if len(rest) != 1 || rest[0] == "" {
 			return nil, fmt.Errorf(`device.id wants the kind of identifier: device.id "cse-id"`)
+		}
+		if !identifierKind.MatchString(rest[0]) {
+			return nil, fmt.Errorf("no device has such an identifier: %q is no kind of one: lower-case letters, digits and hyphens, such as cse-id", rest[0])
 		}
 		return func(f *facts) (string, error) { return f.identifier(rest[0]) }, nil
 	}

@@ -156,7 +156,7 @@ func parseAction(content string) (*action, error) {
 	if _, err := tree.Parse(source, "{{", "}}", set); err != nil {
 		words := parserPrefix.ReplaceAllString(err.Error(), "")
 		if strings.Contains(words, "'-'") {
-			words = `a name with a hyphen is written in quotes: {{device.id "cse-id"}}, {{device.attr "my-site"}}`
+			words = `a name with a hyphen is written in quotes: {{device.id "cse-id"}}; an attribute's has none`
 		}
 		return fail("%s", words)
 	}
