@@ -115,14 +115,11 @@ var unsuited = map[string]string{
 		"to its certificate (RFC 8894 section 2.3); RFC 5280 section 4.2.1.12 says which bits may be consistent, and forbids none",
 }
 
-// addedByCA are lints that want what a CA adds to an end entity's certificate by itself: where its CRL and OCSP responder are, its
-// policies, timestamps of CT logs. No draft has that, so they are run on the certificate only.
+// addedByCA are lints that want what a CA adds to an end entity's certificate by itself: where its CRL and OCSP responder are, and
+// its policies. No draft has that, so they are run on the certificate only.
 var addedByCA = []string{
-	"e_missing_crl_distrib_point", "e_subscribers_shall_have_crl_distribution_points", "e_cs_crl_distribution_points",
-	"e_sub_cert_aia_missing", "e_sub_cert_aia_does_not_contain_ocsp_url", "w_sub_cert_aia_does_not_contain_issuing_ca_url",
-	"e_cs_authority_information_access", "e_cs_aia_missing_ca_issuers_http_url",
-	"e_sub_cert_cert_policy_empty", "e_sub_cert_certificate_policies_missing", "e_exactly_one_smime_policy",
-	"e_sub_cert_given_name_surname_contains_correct_policy", "w_ct_sct_policy_count_unsatisfied",
+	"e_missing_crl_distrib_point", "e_sub_cert_aia_missing", "e_sub_cert_aia_does_not_contain_ocsp_url", "w_sub_cert_aia_does_not_contain_issuing_ca_url",
+	"e_sub_cert_cert_policy_empty", "e_sub_cert_certificate_policies_missing", "e_sub_cert_given_name_surname_contains_correct_policy",
 }
 
 // looksAt names the extension without which a lint finds nothing, by a part of the lint's name. It is not run then: these are

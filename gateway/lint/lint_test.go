@@ -474,3 +474,45 @@ func BenchmarkNew(b *testing.B) {
 		New(nil)
 	}
 }
+
+// What only the CA can know is not missed in a draft, and is in a certificate.
+func TestWhatTheCAAdds(t *testing.T) {
+	serverAuth := template(t, keys(t)["EC"])
+	serverAuth.ExtKeyUsage = []asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 1}}
+	ec := issuers(t)["EC"]
+	l := New(&Config{Set: Set{"RFC5280", "CABF_BR"}, Fail: Warn})
+	before := l.Before(serverAuth, ec)
+	if before == nil {
+		t.Fatal("the name of a device is one of a public TLS server")
+	}
+	der, err := draft(serverAuth, ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := ""
+	for _, name := range []Name{"e_sub_cert_aia_missing", "e_sub_cert_certificate_policies_missing", "e_missing_crl_distrib_point"} {
+		one := New(&Config{Set: Set{setNone}, Add: []Name{name}})
+		if err := one.Before(serverAuth, ec); err != nil {
+			t.Errorf("of a draft: %v", err)
+		}
+		if err := one.After(cert); err == nil || !strings.Contains(err.Error(), string(name)) {
+			t.Errorf("of a certificate: %v", err)
+		}
+		if strings.Contains(before.Error(), string(name)) {
+			after += string(name) + " "
+		}
+	}
+	if after != "" {
+		t.Errorf("%sbefore: %v", after, before)
+	}
+	all := zlint.GlobalRegistry().CertificateLints()
+	for _, name := range addedByCA {
+		if all.ByName(name) == nil {
+			t.Errorf("there is no lint %s", name)
+		}
+	}
+}
