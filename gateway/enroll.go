@@ -97,7 +97,7 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 	}
 	profile := e.offers(r.Profile)
 	if profile == nil {
-		return nil, Errorf(BadTemplate, "no such profile here", "the profile %q was asked for, endpoint %s has %s", cut(r.Profile, 64), e.Name, e.Profile.Name)
+		return nil, Errorf(BadTemplate, "no such profile here", "the profile %q was asked for, endpoint %s has %s", cut(r.Profile, 64), e.Name, e.offered())
 	}
 
 	d.grant = newGrant(r, e, profile, g.now())
@@ -204,9 +204,12 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	}
 	switch {
 	case errors.As(err, &lost):
-		d.stage, d.note = "claim", lost.Claim.Key+": "+lost.Claim.Lost
 		c := lost.Claim
-		return nil, g.refuse(ctx, d, Errorf(orDefault(c.Reason, NotAuthorized), orDefault(c.Detail, "already used"), "%w", lost))
+		d.stage, d.note = orDefault(c.stage, "claim"), orDefault(c.Lost, "nothing is left of "+c.Key)
+		reason := orDefault(c.Reason, NotAuthorized)
+		// The stage allowed what was left when it looked; meanwhile, or before, it was used up.
+		d.trail = append(d.trail, Judged{Stage: d.stage, Decision: Deny, Reason: reason, Note: d.note})
+		return nil, g.refuse(ctx, d, Errorf(reason, orDefault(c.Detail, "already used"), "%w", lost))
 	case errors.As(err, &twin):
 		// Its twin failed while we waited. The client's next try is a request of its own.
 		return nil, unavailable("the same request has just failed", twin)

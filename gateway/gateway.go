@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +47,17 @@ func (e *Endpoint) offers(name string) *Profile {
 		return e.Profile
 	}
 	return e.Profiles[name]
+}
+
+// offered lists the names of its profiles, its own first.
+func (e *Endpoint) offered() string {
+	names := []string{e.Profile.Name}
+	for _, name := range slices.Sorted(maps.Keys(e.Profiles)) {
+		if name != e.Profile.Name {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // Runtime is what a configuration makes: it never changes once it runs, and is swapped as a whole.

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -26,6 +27,7 @@ func (p Pipeline) run(ctx context.Context, r *Request, g *Grant, clock func() ti
 	for _, s := range p {
 		start := clock()
 		v := decide(ctx, s, r, g)
+		v.Claims = claimedBy(s.Name(), v.Claims)
 		out.trail = append(out.trail, Judged{
 			Stage: s.Name(), Decision: v.Decision, Reason: v.Reason, Note: v.Note, Took: clock().Sub(start), Parts: v.parts,
 		})
@@ -46,6 +48,15 @@ func (p Pipeline) run(ctx context.Context, r *Request, g *Grant, clock func() ti
 		}
 	}
 	return out
+}
+
+// claimedBy says on each claim which stage made it; a composed one does not speak for its parts.
+func claimedBy(stage string, claims []Claim) []Claim {
+	claims = slices.Clone(claims)
+	for i := range claims {
+		claims[i].stage = orDefault(claims[i].stage, stage)
+	}
+	return claims
 }
 
 // decide asks one stage, and turns all that is not a decision into CannotAnswer.

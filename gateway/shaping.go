@@ -25,7 +25,7 @@ func (g *Gateway) shape(ctx context.Context, rt *Runtime, d *decision) *Error {
 	err := g.shapeBy(ctx, rt, p, d)
 	j := Judged{Stage: "profile", Decision: Allow, Note: p.Name, Took: g.now().Sub(start)}
 	if err != nil {
-		j.Decision, j.Reason, j.Note = Deny, err.Reason, cut(p.Name+": "+cause(err, ""), maxNote)
+		j.Decision, j.Reason, j.Note = Deny, err.Reason, cut(cause(err, ""), maxNote)
 		if err.Reason == Unavailable {
 			j.Decision = CannotAnswer
 		}
@@ -58,7 +58,7 @@ func (g *Gateway) lintBefore(ctx context.Context, rt *Runtime, p *Profile, backe
 	}
 	_, err = shielded(g, func() (struct{}, error) { return struct{}{}, p.Linter.Before(tmpl, certs[0]) })
 	if err != nil {
-		return Errorf(BadTemplate, cut("the certificate would break its rules: "+err.Error(), maxShown), "lint before issuing: %w", err)
+		return Errorf(BadTemplate, cut("the certificate would break its rules: "+err.Error(), maxShown), "profile %s, lint before issuing: %w", p.Name, err)
 	}
 	return nil
 }

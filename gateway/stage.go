@@ -59,6 +59,8 @@ type Claim struct {
 
 	Reason Reason // of the refusal when it is lost; "": NotAuthorized
 	Detail string // for the client then; "": "already used"
+
+	stage string // that made it
 }
 
 // Judged is a stage's verdict as it is kept with the transaction.

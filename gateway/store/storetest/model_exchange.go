@@ -77,11 +77,16 @@ func (m *model) conclude(e *env, r *rand.Rand) {
 		return
 	}
 	tx.epoch = 0
+	m.onlyRepeat(id, tx, c.RepeatUntil, now)
+}
+
+// onlyRepeat keeps a transaction's repeat key until a time, and frees its resume key.
+func (m *model) onlyRepeat(id string, tx *modelTx, until, now time.Time) {
 	if tx.resume != tx.repeat {
 		m.free(id, tx.resume)
 	}
-	if c.RepeatUntil.After(now) {
-		m.keep(id, c.RepeatUntil, tx.repeat)
+	if until.After(now) {
+		m.keep(id, until, tx.repeat)
 	} else {
 		m.free(id, tx.repeat)
 	}

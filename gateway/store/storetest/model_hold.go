@@ -83,11 +83,7 @@ func (m *model) deny(e *env, r *rand.Rand) {
 		return
 	}
 	tx.state, tx.epoch, tx.leased = gateway.StateDenied, 0, false
-	if d.RepeatUntil.After(now) {
-		m.keep(id, d.RepeatUntil, tx.repeat, tx.resume)
-	} else {
-		m.free(id, tx.repeat, tx.resume)
-	}
+	m.onlyRepeat(id, tx, d.RepeatUntil, now)
 	m.release(tx)
 }
 
