@@ -293,7 +293,7 @@ func TestPanicIsContained(t *testing.T) {
 	for _, inReject := range []bool{false, true} {
 		w.gateway.panics = inReject
 		got := send(t, client, w.enrollment(root+"/simpleenroll", body))
-		if got.StatusCode != 500 || !strings.HasPrefix(got.body, "internal server error (reference ") || strings.Contains(got.body, "42") {
+		if got.StatusCode != 500 || !strings.HasPrefix(got.body, "internal server error (reference ") || strings.Contains(got.body, "broke") {
 			t.Errorf("reject panics %v: %d %q", inReject, got.StatusCode, got.body)
 		}
 	}
