@@ -104,7 +104,7 @@ func (p *process) openAdmin() error {
 	p.admin, err = admin.New(admin.Config{
 		Store: p.store, Gateway: p.gateway, Backends: p.backendStates, CAs: p.adminCAs, CRL: p.adminCRL, Metrics: p.registry,
 		Version: version(), Instance: p.instance,
-		Sealer: func() admin.Sealer { return p.runtime.Load().sealer }, TakesSecrets: p.takesSecrets, TakesChallenges: p.takesChallenges,
+		Sealer: func() admin.Sealer { return p.runtime.Load().sealer }, TakesSecrets: p.takesSecrets, TakesChallenges: p.takesChallenges, ProcessCMP: p.processCMP,
 		Started: func() bool { return p.runtime.Load() != nil }, Clock: p.clock, Log: p.log,
 	})
 	if err != nil {

@@ -6,21 +6,15 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"path/filepath"
 	"slices"
 	"sync"
-
-	"github.com/labstack/echo/v4"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/seal"
 	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/plugins/backend"
 	"github.com/muster-pki/muster/plugins/host"
-	"github.com/muster-pki/muster/protocols/cms"
 )
 
 // Runtime is what one configuration makes. It never changes; a reload makes another one and swaps it as a whole.
@@ -285,126 +279,4 @@ func rootsOf(cas map[string][]backend.CA) ([]*x509.Certificate, error) {
 		}
 	}
 	return roots, nil
-}
-
-// makeListeners makes what each listener serves.
-func (p *process) makeListeners(rt *Runtime) (map[string]serve.Spec, error) {
-	specs := map[string]serve.Spec{}
-	for _, name := range byName(rt.cfg.Listeners) {
-		l := rt.cfg.Listeners[name]
-		spec := serve.Spec{Address: l.Address, Connections: l.Connections}
-		if l.TLS != nil {
-			cas, err := rt.advertised(name)
-			if err != nil {
-				return nil, err
-			}
-			if spec.TLS, err = l.TLS.Policy(rt.cfg.dir, p.own.Certificate, cas, p.clock); err != nil {
-				return nil, rt.cfg.fault(at("listeners", name, "tls"), "%v", err)
-			}
-		}
-		router := echo.New()
-		router.Logger.SetOutput(io.Discard)
-		for _, protocol := range protocols {
-			if err := p.register(rt, protocol, name, router); err != nil {
-				return nil, err
-			}
-		}
-		if m := rt.cfg.Metrics; m != nil && slices.Contains(m.Listeners, name) {
-			router.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{})))
-		}
-		var handler http.Handler = router
-		if d := rt.cfg.Distribution; d != nil && slices.Contains(d.Listeners, name) {
-			handler = (&serve.Distribution{
-				Publisher: p.gateway, CertsOnly: cms.CertsOnly, Clock: p.clock, Log: p.log.With("listener", name),
-			}).Handler(router)
-		}
-		spec.Handler = serve.Health(p.ready, p.log.With("listener", name), handler)
-		specs[name] = spec
-	}
-	return specs, p.addAdmin(rt.cfg, specs)
-}
-
-// register serves a protocol's endpoints on one listener. A default belongs to its listener, so each has a handler.
-// EST has one on every listener: who sends a password to one without TLS is told so.
-func (p *process) register(rt *Runtime, protocol protocol, listener string, router *echo.Echo) error {
-	var all []served
-	for _, name := range byName(rt.cfg.Endpoints) {
-		if e := rt.cfg.Endpoints[name]; e.Protocol == protocol.name && slices.Contains(e.Listeners, listener) {
-			all = append(all, served{name, e})
-		}
-	}
-	if len(all) == 0 && protocol.name != gateway.EST {
-		return nil
-	}
-	h, err := protocol.make(adapterDeps{
-		gateway: p.gateway, clock: p.clock, log: p.log,
-		identity: func(endpoint string) *gateway.Identity { return rt.identities[endpoint]() },
-	}, all)
-	if err != nil {
-		return err
-	}
-	h.Register(router, func(endpoint string) bool { return slices.Contains(rt.cfg.Endpoints[endpoint].Listeners, listener) })
-	return nil
-}
-
-// anchored is a stage that knows the CAs of the certificates it looks at.
-type anchored interface{ Anchors() []*x509.Certificate }
-
-// advertised are the CAs that a listener's TLS names to clients: those of our own certificates, and those that the
-// stages trust. None, which means any (RFC 8446 section 4.2.4), when a stage reads certificates of CAs it does not tell.
-func (rt *Runtime) advertised(listener string) ([]*x509.Certificate, error) {
-	var cas []*x509.Certificate
-	anyCA := false
-	for _, name := range byName(rt.cfg.Endpoints) {
-		e := rt.cfg.Endpoints[name]
-		// The other protocols authenticate their messages, whoever's TLS they come through.
-		if s, _ := spoken(e.Protocol); !slices.Contains(e.Listeners, listener) || !slices.Contains(s.carries, gateway.CredentialTLS) {
-			continue
-		}
-		for _, p := range rt.gateway.Endpoints[name].Pipelines {
-			p.Stages(func(s gateway.Stage) {
-				r, ok := s.(interface {
-					Credentials() []gateway.CredentialKind
-				})
-				if !ok || !slices.Contains(r.Credentials(), gateway.CredentialTLS) || s.Name() == "own-certificate" {
-					return
-				}
-				if a, ok := s.(anchored); ok {
-					cas = append(cas, a.Anchors()...)
-				} else {
-					anyCA = true
-				}
-			})
-		}
-		for _, profile := range e.offered() {
-			for _, ca := range rt.cas[rt.cfg.Profiles[profile].Backend] {
-				for _, der := range append(slices.Clone(ca.Chain), ca.Rollover...) {
-					c, err := x509.ParseCertificate(der)
-					if err != nil {
-						return nil, fmt.Errorf("CA %s: %w", ca.Name, err)
-					}
-					cas = append(cas, c)
-				}
-			}
-		}
-	}
-	if anyCA {
-		return nil, nil
-	}
-	return cas, nil
-}
-
-// ready is /readyz: the gateway can issue, and every plugin runs.
-func (p *process) ready(ctx context.Context) error {
-	errs := []error{p.gateway.Ready(ctx)}
-	if rt := p.runtime.Load(); rt != nil {
-		for _, name := range byName(rt.plugins) {
-			if err := rt.plugins[name].plugin.Healthy(); err != nil {
-				errs = append(errs, fmt.Errorf("backend %s: %w", name, err))
-			}
-		}
-	} else {
-		errs = append(errs, errors.New("starting"))
-	}
-	return errors.Join(errs...)
 }

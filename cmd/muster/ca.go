@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
@@ -85,7 +86,7 @@ func listCAs(w io.Writer, width int, all []admin.CA, now time.Time) error {
 			if n >= len(c.Chain) && (kind == "issuing" || kind == "root") {
 				kind = "other " + kind
 			}
-			t.row(name, kind, x.Subject, x.Key, cut(x.KeyID, 9), until, crls)
+			t.row(name, kind, x.Subject, x.Key, words.Cut(x.KeyID, 9), until, crls)
 		}
 	}
 	if err := t.print(w, width, "no CAs", false); err != nil || len(t.rows) == 0 {
@@ -138,12 +139,12 @@ func findCA(ctx context.Context, c *admin.Client, given string) (*admin.CA, erro
 			return one, nil
 		}
 	}
-	return nil, fmt.Errorf("there is no CA %s%s", shown(given), strictyaml.Suggest(given, known))
+	return nil, fmt.Errorf("there is no CA %s%s", words.Quote(given), strictyaml.Suggest(given, known))
 }
 
 func (f *rollFlags) run(cmd *cobra.Command, kind, given string) error {
 	if f.id != "" && !gateway.ValidID(f.id) {
-		return fmt.Errorf("--id %s: want the 26 letters and digits that were told when no answer came", shown(f.id))
+		return fmt.Errorf("--id %s: want the 26 letters and digits that were told when no answer came", words.Quote(f.id))
 	}
 	c, ctx := f.client(), cmd.Context()
 	before, err := findCA(ctx, c, given)
@@ -189,7 +190,7 @@ func changes(c *admin.CA, kind string, root bool) string {
 	}
 	for i, x := range c.Chain {
 		if i == 0 || root {
-			a.printf("  %s  %s, %s, until %s\n", x.Kind, x.Subject, x.Key, moment(x.NotAfter))
+			a.printf("  %s  %s, %s, until %s\n", x.Kind, x.Subject, x.Key, words.Moment(x.NotAfter))
 		}
 	}
 	a.printf("Certificates are issued under the new one at once. Those issued before stay good.\n")
@@ -208,7 +209,7 @@ func changed(before, after *admin.CA, kind string, root bool) string {
 	}
 	for _, x := range append(append([]admin.CACertificate{}, after.Chain...), after.Rollover...) {
 		if !old[x.Fingerprint] {
-			fresh.printf("  new  %s  %s, %s, until %s\n       SHA-256 %s\n", x.Kind, x.Subject, x.Key, moment(x.NotAfter), x.Fingerprint)
+			fresh.printf("  new  %s  %s, %s, until %s\n       SHA-256 %s\n", x.Kind, x.Subject, x.Key, words.Moment(x.NotAfter), x.Fingerprint)
 		}
 	}
 	if fresh.text.Len() == 0 {
@@ -282,7 +283,7 @@ func newCACRLCommand() *cobra.Command {
 			case f.json:
 				return printJSON(w, said)
 			case file != "":
-				_, err = fmt.Fprintf(w, "%s: %s, of %s, next update %s\n", plain(file), counted(said.Revoked, "revoked certificate"), plain(said.Issuer), moment(said.NextUpdate))
+				_, err = fmt.Fprintf(w, "%s: %s, of %s, next update %s\n", words.Plain(file), words.Counted(said.Revoked, "revoked certificate"), words.Plain(said.Issuer), words.Moment(said.NextUpdate))
 			case widthOf(w) > 0:
 				err = pem.Encode(w, &pem.Block{Type: "X509 CRL", Bytes: der})
 			default:

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway/admin"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
@@ -50,7 +51,7 @@ CHALLENGE=$(muster challenge new --endpoint phones).`,
 			case f.json:
 				return printJSON(w, made)
 			case widthOf(w) == 0:
-				_, err = fmt.Fprintln(w, plain(made.Challenge))
+				_, err = fmt.Fprintln(w, words.Plain(made.Challenge))
 			default:
 				_, err = io.WriteString(w, challengeScreen(made))
 			}
@@ -74,8 +75,8 @@ func challengeScreen(c *admin.Challenge) string {
 	a := &story{}
 	a.printf("%s\n\n", c.Challenge)
 	a.row("Good at", "endpoint "+c.Endpoint)
-	a.row("For", counted(int(c.Uses), "enrollment"))
-	a.row("Until", moment(c.NotAfter))
+	a.row("For", words.Counted(int(c.Uses), "enrollment"))
+	a.row("Until", words.Moment(c.NotAfter))
 	a.row("Device", c.Device)
 	a.row("Subject", c.Subject)
 	a.row("Profile", c.Profile)
@@ -141,7 +142,7 @@ func newChallengeRmCommand() *cobra.Command {
 			if f.json {
 				return printJSON(cmd.OutOrStdout(), map[string]string{"id": args[0]})
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "challenge %s is removed\n", plain(args[0]))
+			fmt.Fprintf(cmd.OutOrStdout(), "challenge %s is removed\n", words.Plain(args[0]))
 			return nil
 		},
 	}

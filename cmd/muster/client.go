@@ -7,13 +7,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"unicode"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway/admin"
 )
 
@@ -177,7 +177,7 @@ type harmless struct{ error }
 func (e harmless) Error() string {
 	lines := strings.Split(e.error.Error(), "\n")
 	for i := range lines {
-		lines[i] = plain(lines[i])
+		lines[i] = words.Plain(lines[i])
 	}
 	return strings.Join(lines, "\n")
 }
@@ -189,22 +189,6 @@ func printJSON(w io.Writer, v any) error {
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
-}
-
-// plain makes what strangers sent fit to be shown: nothing in it moves the cursor, breaks the line or hides.
-func plain(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }) < 0 {
-		return s
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if unicode.IsPrint(r) && r != unicode.ReplacementChar {
-			b.WriteRune(r)
-		} else {
-			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
-		}
-	}
-	return b.String()
 }
 
 // widthOf is the number of columns of the terminal that w is, 0 when it is none.

@@ -56,6 +56,7 @@ type records struct {
 	admin.Sealer
 	stored, strangers []*gateway.Transaction
 	certs             []*gateway.Certificate
+	answer            []byte // to every CMP message
 }
 
 func (s *records) Transactions(_ context.Context, f gateway.TransactionFilter) ([]*gateway.Transaction, error) {
@@ -96,6 +97,7 @@ func serveAdmin(t *testing.T, s *records) string {
 		CRL:     func(context.Context, string, string) ([]byte, error) { return nil, gateway.ErrNotFound },
 		Metrics: prometheus.NewRegistry(), Clock: time.Now, Log: slog.New(slog.DiscardHandler), Started: func() bool { return true },
 		Sealer: func() admin.Sealer { return s }, TakesSecrets: func(string) error { return nil }, TakesChallenges: func(string, string) error { return nil },
+		ProcessCMP: s.processCMP,
 	})
 	if err != nil {
 		t.Fatal(err)

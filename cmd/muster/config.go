@@ -220,6 +220,7 @@ func parseConfig(file, dir string, data []byte) (*Config, error) {
 	f.backends()
 	f.profiles()
 	f.endpoints()
+	f.spools()
 	f.admin()
 	f.serverCertificate()
 	if err := errors.Join(f.errs...); err != nil {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/muster-pki/muster/cmd/muster/words"
 )
 
 // errNotConfirmed ends a command that somebody did not confirm.
@@ -36,7 +38,7 @@ func isTerminal(r io.Reader) bool {
 // ask takes y or yes for an answer, and everything else for no.
 func ask(in io.Reader, out io.Writer, question string) error {
 	fmt.Fprintf(out, "%s [y/N] ", question)
-	line, _, err := readLineOf(bufio.NewReaderSize(in, 4096))
+	line, _, err := words.ReadLine(bufio.NewReaderSize(in, 4096))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("reading the answer: %w", err)
 	}

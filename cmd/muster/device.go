@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway/admin"
 )
 
@@ -145,9 +146,9 @@ func newDeviceSwitchCommand(name, short string, disabled bool) *cobra.Command {
 			case f.json:
 				return printJSON(cmd.OutOrStdout(), d)
 			case disabled:
-				fmt.Fprintf(cmd.OutOrStdout(), "%s is disabled: it gets no certificates. Those that it has stay good: muster revoke --device %[1]s\n", plain(d.Name))
+				fmt.Fprintf(cmd.OutOrStdout(), "%s is disabled: it gets no certificates. Those that it has stay good: muster revoke --device %[1]s\n", words.Plain(d.Name))
 			default:
-				fmt.Fprintf(cmd.OutOrStdout(), "%s is enabled\n", plain(d.Name))
+				fmt.Fprintf(cmd.OutOrStdout(), "%s is enabled\n", words.Plain(d.Name))
 			}
 			return nil
 		},
@@ -177,7 +178,7 @@ func newDeviceResetCommand() *cobra.Command {
 			if d.HasPassword {
 				password = ", and its one-time password is good again"
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s has used none of its enrollments now%s\n", plain(d.Name), password)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s has used none of its enrollments now%s\n", words.Plain(d.Name), password)
 			return nil
 		},
 	}
@@ -191,7 +192,7 @@ func usedBefore(d *admin.Device) string {
 	if d.Enrolled == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s used under this name, and counted for whatever entry has it: muster device reset starts anew\n", counted(int(d.Enrolled), "enrollment"))
+	return fmt.Sprintf("%s used under this name, and counted for whatever entry has it: muster device reset starts anew\n", words.Counted(int(d.Enrolled), "enrollment"))
 }
 
 func newDeviceRmCommand() *cobra.Command {
@@ -206,7 +207,7 @@ func newDeviceRmCommand() *cobra.Command {
 			case f.json:
 				return printJSON(cmd.OutOrStdout(), d)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is removed. Certificates that it has stay good: muster revoke --device %[1]s\n%s", plain(d.Name), usedBefore(d))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is removed. Certificates that it has stay good: muster revoke --device %[1]s\n%s", words.Plain(d.Name), usedBefore(d))
 			return nil
 		},
 	}

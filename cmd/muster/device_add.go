@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/muster-pki/muster/cmd/muster/devicefile"
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway/admin"
 	"github.com/muster-pki/muster/gateway/passhash"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
@@ -63,7 +65,7 @@ file; - is standard input.`,
 
 // entry makes the entry of the flags; what is wrong with one names it.
 func (f *deviceAddFlags) entry(name string, in io.Reader, now time.Time) (*admin.Device, error) {
-	e := &fileDevice{}
+	e := &devicefile.Entry{}
 	e.Disabled = f.disabled
 	for flag, all := range map[string][]string{"serial": f.serials, "endpoint": f.endpoints, "profile": f.profiles} {
 		if slices.Contains(all, "") {
@@ -74,12 +76,8 @@ func (f *deviceAddFlags) entry(name string, in io.Reader, now time.Time) (*admin
 		if value == "" {
 			return nil
 		}
-		into, err := fieldNamed(field)
-		if err == nil {
-			err = into.put(e, value)
-		}
-		if err != nil {
-			return fmt.Errorf("%s %s: %w", flag, shown(value), err)
+		if err := e.Put(field, value); err != nil {
+			return fmt.Errorf("%s %s: %w", flag, words.Quote(value), err)
 		}
 		return nil
 	}
@@ -94,14 +92,14 @@ func (f *deviceAddFlags) entry(name string, in io.Reader, now time.Time) (*admin
 		for _, pair := range all {
 			key, value, ok := strings.Cut(pair, "=")
 			if !ok || key == "" || value == "" {
-				errs = append(errs, fmt.Errorf("%s %s: want %s", flag, shown(pair), shape))
+				errs = append(errs, fmt.Errorf("%s %s: want %s", flag, words.Quote(pair), shape))
 				continue
 			}
 			errs = append(errs, put(flag+" "+key, prefix+key, value))
 		}
 	}
-	pairs("--id", idPrefix, "KIND=VALUE, e.g. imei=490154203237518", f.ids)
-	pairs("--attr", attrPrefix, "NAME=VALUE", f.attributes)
+	pairs("--id", devicefile.IDPrefix, "KIND=VALUE, e.g. imei=490154203237518", f.ids)
+	pairs("--attr", devicefile.AttrPrefix, "NAME=VALUE", f.attributes)
 	for _, s := range f.endpoints {
 		errs = append(errs, put("--endpoint", "endpoints", s))
 	}
@@ -121,29 +119,33 @@ func (f *deviceAddFlags) entry(name string, in io.Reader, now time.Time) (*admin
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	var err error
+	var secret []byte
 	if f.secretFile != "" {
-		if e.secret, err = readSharedSecret(f.secretFile, in); err != nil {
+		var err error
+		if secret, err = readSharedSecret(f.secretFile, in); err != nil {
 			return nil, err
 		}
-		if n := len(e.secret); n < minDeviceSecret || n > maxDeviceSecret {
-			return nil, fmt.Errorf("--secret-file: a shared secret has %d to %d bytes, this one %d", minDeviceSecret, maxDeviceSecret, n)
+		if n := len(secret); n < devicefile.MinSecret || n > devicefile.MaxSecret {
+			return nil, fmt.Errorf("--secret-file: a shared secret has %d to %d bytes, this one %d", devicefile.MinSecret, devicefile.MaxSecret, n)
 		}
 	}
-	switch f.password {
-	case "", generate:
-		e.password = f.password
-	default:
-		if e.password, err = readPasswordFile(f.password, in); err != nil {
+	password := f.password
+	if password != "" && password != devicefile.Generate {
+		var err error
+		if password, err = readPasswordFile(f.password, in); err != nil {
 			return nil, fmt.Errorf("--password: %w", err)
 		}
 	}
 	if err := e.Check(); err != nil {
 		return nil, err
 	}
-	d := e.wire()
+	d := e.Wire()
+	d.Password, d.Secret = password, secret
 	return &d, nil
 }
+
+// maxPasswordLine is in bytes; what is longer is no password anyway.
+const maxPasswordLine = 64 << 10
 
 // readPasswordFile reads the first line of a file, "-" for standard input.
 func readPasswordFile(path string, in io.Reader) (string, error) {
@@ -155,7 +157,7 @@ func readPasswordFile(path string, in io.Reader) (string, error) {
 		defer file.Close()
 		in = file
 	}
-	line, _, err := readLineOf(bufio.NewReaderSize(in, maxDeviceLine))
+	line, _, err := words.ReadLine(bufio.NewReaderSize(in, maxPasswordLine))
 	switch {
 	case errors.Is(err, io.EOF), err == nil && len(line) == 0:
 		return "", errors.New("there is no password")
@@ -163,7 +165,7 @@ func readPasswordFile(path string, in io.Reader) (string, error) {
 		return "", err
 	case len(line) > passhash.MaxPassword:
 		return "", fmt.Errorf("a password has at most %d bytes", passhash.MaxPassword)
-	case string(line) == generate:
+	case string(line) == devicefile.Generate:
 		return "", errors.New("this password means that one is to be made")
 	}
 	return string(line), nil
@@ -186,12 +188,12 @@ func (f *deviceAddFlags) run(cmd *cobra.Command, name string) error {
 		return f.explained(err)
 	}
 	w := cmd.OutOrStdout()
-	said := fmt.Sprintf("%s is in the inventory", plain(kept.Name))
+	said := fmt.Sprintf("%s is in the inventory", words.Plain(kept.Name))
 	if ids := identifiersOf(kept, ", "); ids != "" {
-		said += " (" + plain(ids) + ")"
+		said += " (" + words.Plain(ids) + ")"
 	}
 	if kept.NotAfter != nil {
-		said += ", until " + moment(*kept.NotAfter)
+		said += ", until " + words.Moment(*kept.NotAfter)
 		if kept.NotAfter.Before(time.Now()) {
 			said += ", which is over: it gets nothing"
 		}

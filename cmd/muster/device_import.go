@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/muster-pki/muster/cmd/muster/devicefile"
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway/admin"
 )
 
@@ -76,7 +79,7 @@ func (f *deviceImportFlags) run(cmd *cobra.Command, path string) error {
 		defer file.Close()
 		in = file
 	}
-	entries, err := newDeviceReader(path).devicesOf(in)
+	entries, err := devicefile.Read(path, in)
 	if err != nil {
 		return err
 	}
@@ -85,12 +88,12 @@ func (f *deviceImportFlags) run(cmd *cobra.Command, path string) error {
 		if f.json {
 			return printJSON(w, imported{Devices: len(entries), DryRun: true, Took: time.Since(begun).Seconds()})
 		}
-		fmt.Fprintf(w, "%s: nothing is wrong with its %s. Nothing was imported (--dry-run)\n", plain(path), counted(len(entries), "device"))
+		fmt.Fprintf(w, "%s: nothing is wrong with its %s. Nothing was imported (--dry-run)\n", words.Plain(path), words.Counted(len(entries), "device"))
 		return nil
 	}
 	devices := make([]admin.Device, len(entries))
 	for i, e := range entries {
-		devices[i] = e.wire()
+		devices[i] = e.Wire()
 	}
 	p := &progress{w: cmd.ErrOrStderr(), width: widthOf(cmd.ErrOrStderr()), now: time.Now}
 	result, err := f.client().ImportDevices(cmd.Context(), devices, f.replace, p.show)
@@ -105,34 +108,18 @@ func (f *deviceImportFlags) run(cmd *cobra.Command, path string) error {
 	if f.json {
 		return printJSON(w, imported{Devices: len(entries), Added: result.Added, Replaced: result.Replaced, Took: took.Seconds()})
 	}
-	fmt.Fprintf(w, "imported %s (%d new, %d replaced) in %.1fs\n", counted(result.Added+result.Replaced, "device"), result.Added, result.Replaced, took.Seconds())
+	fmt.Fprintf(w, "imported %s (%d new, %d replaced) in %.1fs\n", words.Counted(result.Added+result.Replaced, "device"), result.Added, result.Replaced, took.Seconds())
 	return nil
 }
 
-// counted is a number with its noun.
-func counted(n int, noun string) string {
-	if n != 1 {
-		noun += "s"
-	}
-	return fmt.Sprintf("%d %s", n, noun)
-}
-
 // inFile says of the gateway's objections where in the file the entries stand.
-func inFile(path string, entries []*fileDevice, refused *admin.ImportError, replace bool) error {
-	e := &fileFaults{file: path, more: refused.More}
-	stands := false
-	for _, one := range refused.Failures {
-		f := fileFault{why: one.Error}
-		if one.Index >= 0 && one.Index < len(entries) {
-			f.line, f.label, f.value = entries[one.Index].line, "device", shown(entries[one.Index].Name)
-		}
-		stands = stands || strings.Contains(one.Error, "stands already")
-		e.add(f)
+func inFile(path string, entries []*devicefile.Entry, refused *admin.ImportError, replace bool) error {
+	err := devicefile.Refused(path, entries, refused)
+	stands := func(f admin.ImportFailure) bool { return strings.Contains(f.Error, "stands already") }
+	if !replace && slices.ContainsFunc(refused.Failures, stands) {
+		return fmt.Errorf("%w: --replace puts the file's entries into the place of those that stand", err)
 	}
-	if stands && !replace {
-		return fmt.Errorf("%w: --replace puts the file's entries into the place of those that stand", e)
-	}
-	return e
+	return err
 }
 
 // progress shows how far something has come: on a terminal a bar, redrawn at most ten times a second; else a line every five

@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/muster-pki/muster/cmd/muster/devicefile"
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway/admin"
 )
 
@@ -160,7 +162,7 @@ func (h *deviceHistory) summary(now time.Time) string {
 			valid++
 		}
 	}
-	certs := counted(valid, "valid certificate")
+	certs := words.Counted(valid, "valid certificate")
 	if h.moreCerts {
 		certs = "at least " + certs
 	}
@@ -189,10 +191,10 @@ func (h *deviceHistory) entry(a *story) {
 		a.row("Enrolled", enrolled(d))
 	}
 	if d.NotBefore != nil {
-		a.row("Good from", moment(*d.NotBefore))
+		a.row("Good from", words.Moment(*d.NotBefore))
 	}
 	if d.NotAfter != nil {
-		a.row("Good until", moment(*d.NotAfter))
+		a.row("Good until", words.Moment(*d.NotAfter))
 	}
 	if d.HasPassword {
 		a.row("Password", map[bool]string{true: "one-time, used up", false: "one-time, good"}[d.PasswordUsed])
@@ -201,15 +203,15 @@ func (h *deviceHistory) entry(a *story) {
 		a.row("Secret", "shared, sealed")
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.Attributes)) {
-		a.row(attrPrefix+name, d.Attributes[name])
+		a.row(devicefile.AttrPrefix+name, d.Attributes[name])
 	}
 	a.row("Note", d.Note)
 	if d.Created != nil {
 		changed := ""
 		if d.Updated != nil && d.Updated.After(*d.Created) {
-			changed = ", changed " + moment(*d.Updated)
+			changed = ", changed " + words.Moment(*d.Updated)
 		}
-		a.row("Added", moment(*d.Created)+changed)
+		a.row("Added", words.Moment(*d.Created)+changed)
 	}
 }
 

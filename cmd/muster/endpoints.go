@@ -76,7 +76,7 @@ func (p *ProfileConfig) profile(name string) (*gateway.Profile, error) {
 	}
 	made := &gateway.Profile{
 		Name: name, Backend: p.Backend, Issuer: p.Issuer, Validity: validity, Backdate: time.Duration(p.Backdate),
-		KeyUsage: usage, ExtKeyUsage: extended,
+		KeyUsage: usage, ExtKeyUsage: extended, Keys: p.Keys,
 	}
 	return made, p.furnish(made)
 }
@@ -109,7 +109,10 @@ func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (ga
 			return nil, c.unjudgedNames(path, e, profile)
 		}
 	}
-	if err := errors.Join(c.checkCredentials(path, e, p), c.checkOrder(path, nodes), c.checkVouched(path, op, nodes)); err != nil {
+	if op == gateway.Revoke && has("approval") {
+		return nil, c.fault(path, "the stage approval holds requests, and a revocation does not wait: leave it out. What the device may not do itself, an operator does (muster revoke)")
+	}
+	if err := errors.Join(c.checkCredentials(path, op, e, p), c.checkOrder(path, nodes), c.checkVouched(path, op, nodes), c.checkRA(path, op, nodes)); err != nil {
 		return nil, err
 	}
 	if op == gateway.Enroll || op == gateway.Renew || op == gateway.Rekey {
@@ -124,10 +127,14 @@ func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (ga
 
 // checkCredentials refuses a pipeline that reads passwords which would travel in clear, and stages that nobody could
 // pass since the protocol has no such credential.
-func (c *Config) checkCredentials(path []string, e *EndpointConfig, p gateway.Pipeline) error {
+func (c *Config) checkCredentials(path []string, op gateway.Operation, e *EndpointConfig, p gateway.Pipeline) error {
 	speaks, ok := spoken(e.Protocol)
 	if !ok {
 		return nil
+	}
+	title := speaks.title
+	if op == gateway.Revoke {
+		title += " revocation" // which others of the protocol's may well carry
 	}
 	var errs []error
 	p.Stages(func(s gateway.Stage) {
@@ -138,8 +145,8 @@ func (c *Config) checkCredentials(path []string, e *EndpointConfig, p gateway.Pi
 			return
 		}
 		kinds := r.Credentials()
-		if !slices.ContainsFunc(kinds, func(k gateway.CredentialKind) bool { return slices.Contains(speaks.carries, k) }) {
-			errs = append(errs, c.fault(path, "the stage %s looks at %s, which %s requests do not carry: nobody could pass it", s.Name(), wordsOf(kinds), speaks.title))
+		if !slices.ContainsFunc(kinds, func(k gateway.CredentialKind) bool { return slices.Contains(speaks.proofs(op), k) }) {
+			errs = append(errs, c.fault(path, "the stage %s looks at %s, which %s requests do not carry: nobody could pass it", s.Name(), wordsOf(kinds), title))
 			return
 		}
 		if !slices.Contains(kinds, gateway.CredentialPassword) || !slices.Contains(speaks.carries, gateway.CredentialPassword) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway/admin"
 )
 
@@ -83,7 +84,7 @@ func (f *explainFlags) newest(ctx context.Context) (string, error) {
 	case err != nil:
 		return "", err
 	case len(found.Transactions) == 0 && device != "":
-		return "", fmt.Errorf("the device %s has asked for nothing, as far as is known; \"muster ls --refused\" lists the requests of strangers", plain(f.device))
+		return "", fmt.Errorf("the device %s has asked for nothing, as far as is known; \"muster ls --refused\" lists the requests of strangers", words.Plain(f.device))
 	case len(found.Transactions) == 0:
 		return "", errors.New("nobody has asked for anything yet")
 	}

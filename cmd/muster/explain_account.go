@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
 )
@@ -46,7 +47,7 @@ func (a *story) request(t *admin.Transaction) {
 	if t.Reason != "" {
 		a.row("Reason", t.Reason+": "+reasons[gateway.Reason(t.Reason)])
 	}
-	a.row("Received", moment(t.Received)+from(t.Source))
+	a.row("Received", words.Moment(t.Received)+from(t.Source))
 	a.row("Request", fmt.Sprintf("%s at endpoint %s (%s)", t.Operation, t.Endpoint, t.Protocol))
 	notes, _ := facts(t)
 	for _, n := range notes {
@@ -69,9 +70,9 @@ func (a *story) hold(h *admin.Hold) {
 	}
 	a.printf("\nApproval\n")
 	a.below("Held by", "the stage "+h.Stage)
-	a.below("Needs", fmt.Sprintf("%d of %d approved, until %s", len(h.Approvals), h.Approvers, moment(h.Until)))
+	a.below("Needs", fmt.Sprintf("%d of %d approved, until %s", len(h.Approvals), h.Approvers, words.Moment(h.Until)))
 	said := func(label string, one admin.Approval) {
-		line := cmp.Or(one.By, "nobody in time") + " at " + moment(one.At)
+		line := cmp.Or(one.By, "nobody in time") + " at " + words.Moment(one.At)
 		if one.Reason != "" {
 			line += ": " + one.Reason
 		}
@@ -97,7 +98,7 @@ func (a *story) authority(t *admin.Transaction) {
 		a.below("Granted", g.Subject)
 		a.below("Alt names", strings.Join(g.SubjectAltName, ", "))
 		a.below("Key", g.Key)
-		a.below("Period", moment(g.NotBefore)+" to "+moment(g.NotAfter))
+		a.below("Period", words.Moment(g.NotBefore)+" to "+words.Moment(g.NotAfter))
 	}
 	for _, c := range t.Changes {
 		a.below("Changed", c)
@@ -105,9 +106,9 @@ func (a *story) authority(t *admin.Transaction) {
 	a.below("Replaces", t.Replaces)
 	a.below("Ticket", t.Ticket)
 	if t.ConfirmBy != nil {
-		a.below("Confirm by", moment(*t.ConfirmBy))
+		a.below("Confirm by", words.Moment(*t.ConfirmBy))
 	}
-	a.below("Came to", fmt.Sprintf("%s at %s", t.State, moment(t.Updated)))
+	a.below("Came to", fmt.Sprintf("%s at %s", t.State, words.Moment(t.Updated)))
 	if t.State != string(gateway.StateRefused) {
 		a.below("Note", t.Note)
 	}
@@ -121,11 +122,11 @@ func (a *story) certificate(c *admin.Certificate, now time.Time) {
 	a.below("Serial", c.Serial)
 	a.below("Subject", c.Subject)
 	a.below("Issuer", c.Issuer)
-	a.below("Period", moment(c.NotBefore)+" to "+moment(c.NotAfter))
+	a.below("Period", words.Moment(c.NotBefore)+" to "+words.Moment(c.NotAfter))
 	a.below("SHA-256", c.Fingerprint)
 	status := standing(c, now)
 	if c.RevokedAt != nil {
-		status += " at " + moment(*c.RevokedAt) + ": " + c.Revocation
+		status += " at " + words.Moment(*c.RevokedAt) + ": " + c.Revocation
 	}
 	a.below("Status", status)
 }
@@ -141,10 +142,10 @@ func (a *story) messages(all []admin.Message) {
 		if m.Note != "" {
 			line += " (" + m.Note + ")"
 		}
-		when := moment(m.Last)
+		when := words.Moment(m.Last)
 		if m.Count > 1 {
 			line += fmt.Sprintf(", %d times", m.Count)
-			when = moment(m.First) + " to " + moment(m.Last)
+			when = words.Moment(m.First) + " to " + words.Moment(m.Last)
 		}
 		a.printf("  %s: %s%s\n", line, when, from(m.Source))
 	}
@@ -156,7 +157,7 @@ type story struct{ text strings.Builder }
 func (a *story) printf(format string, args ...any) {
 	for i, arg := range args {
 		if s, ok := arg.(string); ok {
-			args[i] = plain(s)
+			args[i] = words.Plain(s)
 		}
 	}
 	fmt.Fprintf(&a.text, format, args...)

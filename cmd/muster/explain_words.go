@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
 )
@@ -21,7 +22,7 @@ func summary(t *admin.Transaction, now time.Time) string {
 	who := requesterOf(t)
 	asked := ""
 	if t.Subject != "" && t.State != string(gateway.StateIssued) {
-		asked = fmt.Sprintf(", asking to %s %s,", t.Operation, cut(t.Subject, maxAsked))
+		asked = fmt.Sprintf(", asking to %s %s,", t.Operation, words.Cut(t.Subject, maxAsked))
 	}
 	stage, note := decided(t)
 	by := ""
@@ -41,11 +42,11 @@ func summary(t *admin.Transaction, now time.Time) string {
 		return fmt.Sprintf("%s%s was held, and denied%s", who, asked, ending(t.Note))
 	case gateway.StateIssued:
 		if c := t.Certificate; c != nil {
-			return fmt.Sprintf("%s was issued a certificate for %s: %s, until %s", who, cut(c.Subject, maxAsked), standing(c, now), moment(c.NotAfter))
+			return fmt.Sprintf("%s was issued a certificate for %s: %s, until %s", who, words.Cut(c.Subject, maxAsked), standing(c, now), words.Moment(c.NotAfter))
 		}
 	case gateway.StateUnconfirmed:
 		if t.ConfirmBy != nil {
-			return fmt.Sprintf("%s%s was issued a certificate, which waits for the device's confirmation until %s", who, asked, moment(*t.ConfirmBy))
+			return fmt.Sprintf("%s%s was issued a certificate, which waits for the device's confirmation until %s", who, asked, words.Moment(*t.ConfirmBy))
 		}
 	case gateway.StateRejected:
 		return fmt.Sprintf("%s%s was issued a certificate that counts no more%s", who, asked, ending(t.Note))
@@ -60,25 +61,25 @@ func requesterOf(t *admin.Transaction) string {
 	kind, id, _ := strings.Cut(t.Requester, ":")
 	switch {
 	case t.Device != "":
-		return "Device " + cut(t.Device, maxWho)
+		return "Device " + words.Cut(t.Device, maxWho)
 	case t.Requester == "":
 		for _, c := range t.Credentials { // proven, and known to no stage that was reached
 			switch kind, id, _ := strings.Cut(c, ":"); kind {
 			case string(gateway.CredentialMAC):
-				return "The holder of shared secret " + cut(id, maxWho) + from(t.Source)
+				return "The holder of shared secret " + words.Cut(id, maxWho) + from(t.Source)
 			case string(gateway.CredentialTLS), string(gateway.CredentialSigner):
-				return "A stranger" + from(t.Source) + " with certificate " + cut(id, 13)
+				return "A stranger" + from(t.Source) + " with certificate " + words.Cut(id, 13)
 			}
 		}
 		return "A stranger" + from(t.Source)
 	case kind == string(gateway.CredentialPassword):
-		return "User " + cut(id, maxWho)
+		return "User " + words.Cut(id, maxWho)
 	case kind == string(gateway.CredentialMAC):
-		return "The holder of shared secret " + cut(id, maxWho)
+		return "The holder of shared secret " + words.Cut(id, maxWho)
 	case kind == string(gateway.CredentialChallenge):
 		return "The holder of challenge " + id
 	case kind == string(gateway.CredentialTLS), kind == string(gateway.CredentialSigner):
-		return "The holder of certificate " + cut(id, 13)
+		return "The holder of certificate " + words.Cut(id, 13)
 	}
 	return "Requester " + t.Requester
 }
@@ -139,8 +140,6 @@ func from(source string) string {
 	return " from " + source
 }
 
-func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
-
 // states says what each state means.
 var states = map[gateway.State]string{
 	gateway.StateRefused:     "refused: nothing was asked of the CA",
@@ -153,6 +152,7 @@ var states = map[gateway.State]string{
 	gateway.StateIssued:      "issued",
 	gateway.StateRejected:    "rejected: issued, and refused by the device or not confirmed in time; the certificate is revoked",
 	gateway.StateFailed:      "failed: the CA refused, or its certificate was not what was granted",
+	gateway.StateRevoked:     "revoked: the certificate that the request named counts no more; its CA is told until it has it",
 	gateway.StateDenied:      "denied: it was held, and nobody approved it; nothing was asked of the CA",
 }
 

@@ -104,6 +104,9 @@ func (rt *Runtime) suits(name, profileName string, described map[string]*backend
 			return rt.cfg.fault(at("endpoints", name), "backend %s (%s) cannot revoke, and a certificate that its device does not confirm has to be revoked: "+
 				"say `cmp: {unconfirmed: keep}`, or name a backend that revokes", profile.Backend, d.Name)
 		}
+		if _, given := e.stages(gateway.Revoke); given && !slices.Contains(d.Capabilities, backend.CapRevoke) {
+			return rt.cfg.fault(at("endpoints", name, "revoke"), "backend %s (%s) cannot revoke: leave it out, or name a backend that revokes", profile.Backend, d.Name)
+		}
 	case gateway.SCEP:
 		_, chain, err := issuerOf(rt.cas, profile.Backend, profile.Issuer)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway/admin"
 )
 
@@ -54,7 +55,7 @@ Refusals of those who did not authenticate are kept in memory only, and listed w
 		},
 	}
 	f.add(cmd)
-	cmd.Flags().StringSliceVar(&f.states, "state", nil, "only transactions in these `STATES`: refused, held, issuing, unknown, waiting, stuck, unconfirmed, issued, rejected, failed, denied")
+	cmd.Flags().StringSliceVar(&f.states, "state", nil, "only transactions in these `STATES`: refused, held, issuing, unknown, waiting, stuck, unconfirmed, issued, rejected, failed, revoked, denied")
 	cmd.Flags().StringVar(&f.endpoint, "endpoint", "", "only transactions of this `ENDPOINT`")
 	cmd.Flags().StringVar(&f.device, "device", "", "only this `DEVICE`'s")
 	cmd.Flags().StringVar(&f.requester, "requester", "", "only certificates that this `REQUESTER` asked for, as \"muster explain\" shows it")
@@ -172,7 +173,7 @@ type column struct {
 
 func (t *table) row(cells ...string) {
 	for i := range cells {
-		cells[i] = plain(cells[i])
+		cells[i] = words.Plain(cells[i])
 	}
 	t.rows = append(t.rows, cells)
 }
@@ -230,7 +231,7 @@ func (t *table) print(w io.Writer, width int, none string, more bool) error {
 		for _, i := range shown {
 			cell := cells(i)
 			if width > 0 {
-				cell = cut(cell, widths[i])
+				cell = words.Cut(cell, widths[i])
 			}
 			text += cell + strings.Repeat(" ", max(widths[i]-utf8.RuneCountInString(cell), 0)+gap)
 		}
@@ -245,12 +246,4 @@ func (t *table) print(w io.Writer, width int, none string, more bool) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-// cut shortens s to n characters.
-func cut(s string, n int) string {
-	if utf8.RuneCountInString(s) <= n {
-		return s
-	}
-	return string([]rune(s)[:max(n-1, 0)]) + "…"
 }

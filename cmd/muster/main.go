@@ -2,7 +2,8 @@
 // its shipped CA backends, and the other commands look at a running one or at its configuration.
 //
 // Everything is wired here, by hand and in one direction: config.go reads the file, build.go makes a Runtime of it,
-// process.go holds what outlives a configuration.
+// listeners.go what that serves, process.go holds what outlives a configuration. Packages below this one are for single
+// commands: decode, devicefile; words is for all.
 package main
 
 import (

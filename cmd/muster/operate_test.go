@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway/admin"
 )
 
@@ -216,7 +217,7 @@ func TestRevoke(t *testing.T) {
 	// What was revoked before is not said to be revoked for another reason now.
 	done.Revoked[0].Already, done.Revoked[0].Certificate.RevokedAt = true, timeAt(received)
 	dir2, _ := fakeAPI(t, map[string]any{"POST /v1/certificates/revoke": done})
-	if out, err := runCommand(newRevokeCommand(), "aa", "--reason", "keyCompromise", "--data", dir2); err != nil || !strings.HasPrefix(out, "aa was revoked before, as superseded, "+moment(received)+": nothing was changed\nrevoked bb  ") {
+	if out, err := runCommand(newRevokeCommand(), "aa", "--reason", "keyCompromise", "--data", dir2); err != nil || !strings.HasPrefix(out, "aa was revoked before, as superseded, "+words.Moment(received)+": nothing was changed\nrevoked bb  ") {
 		t.Error(err, out)
 	}
 	// One certificate needs no question, several do: without a terminal --yes.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
 )
@@ -168,7 +169,7 @@ func approved(x *admin.Transaction) string {
 	count, by := approvals(h)
 	switch state := gateway.State(x.State); {
 	case state == gateway.StateHeld:
-		a.printf("Approved, %s: it waits for another one until %s\n", count, moment(h.Until))
+		a.printf("Approved, %s: it waits for another one until %s\n", count, words.Moment(h.Until))
 	case state == gateway.StateFailed:
 		a.printf("Approved, but the CA %s issued nothing%s\n", x.Backend, ending(x.Note))
 	case x.Certificate != nil:
@@ -181,7 +182,7 @@ func approved(x *admin.Transaction) string {
 	a.row("Approved by", by)
 	if c := x.Certificate; c != nil {
 		a.row("Serial", c.Serial)
-		a.row("Period", moment(c.NotBefore)+" to "+moment(c.NotAfter))
+		a.row("Period", words.Moment(c.NotBefore)+" to "+words.Moment(c.NotAfter))
 	}
 	return a.text.String()
 }

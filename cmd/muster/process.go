@@ -53,6 +53,7 @@ type process struct {
 	hashing  *authz.Hashing
 	own      *serve.Own            // the TLS certificate
 	owns     map[string]*serve.Own // the RA certificates, by raName; guarded by reloading
+	spools   map[string]*watched   // folders of CMP messages, by path; guarded by reloading
 	set      *serve.Set
 	store    *store.Store
 	gateway  *gateway.Gateway
@@ -201,8 +202,15 @@ func (p *process) enforce(ctx context.Context, cfg *Config) error {
 		rt.abandon(old)
 		return err
 	}
+	spools, err := p.openSpools(rt)
+	if err != nil {
+		change.Abort()
+		rt.abandon(old)
+		return err
+	}
 	undo := func(err error) error {
 		change.Abort()
+		spools.abort()
 		if old != nil {
 			if back := p.gateway.Swap(ctx, old.gateway); back != nil {
 				err = errors.Join(err, back)
@@ -226,6 +234,7 @@ func (p *process) enforce(ctx context.Context, cfg *Config) error {
 	}
 	p.runtime.Store(rt)
 	use()
+	p.watchSpools(spools)
 	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	change.Commit(drain)
 	if old == nil {

@@ -212,3 +212,11 @@ func TestDocumentedProfiles(t *testing.T) {
 		t.Errorf("%d examples", count)
 	}
 }
+
+// The gateway tells devices which keys a profile certifies (CMP's certReqTemplate).
+func TestKeysOfProfile(t *testing.T) {
+	p, err := (&ProfileConfig{Backend: "local", Keys: []string{"P-256", "RSA>=3072"}}).profile("device")
+	if err != nil || strings.Join(p.Keys, " ") != "P-256 RSA>=3072" {
+		t.Errorf("%v, %v", p, err)
+	}
+}

@@ -19,7 +19,8 @@ type protocol struct {
 	title    string
 	identity bool                                               // it answers with an RA certificate
 	carries  []gateway.CredentialKind                           // what its requests can authenticate by
-	without  func(gateway.Operation) string                     // why it has no revoke and no query
+	revokes  bool                                               // it has requests to revoke
+	without  func(gateway.Operation) string                     // why it has no revoke, or no query
 	make     func(a adapterDeps, all []served) (handler, error) // the adapter, for some endpoints
 }
 
@@ -45,8 +46,8 @@ type served struct {
 // protocols are those that are spoken.
 var protocols = []protocol{
 	{
-		name: gateway.CMP, title: "CMP", identity: true, make: makeCMP,
-		carries: []gateway.CredentialKind{gateway.CredentialMAC, gateway.CredentialSigner},
+		name: gateway.CMP, title: "CMP", identity: true, make: makeCMP, revokes: true,
+		carries: []gateway.CredentialKind{gateway.CredentialMAC, gateway.CredentialSigner, gateway.CredentialNested},
 		without: func(op gateway.Operation) string { return "requests to " + string(op) + " are not served over CMP yet" },
 	},
 	{
@@ -64,6 +65,25 @@ var protocols = []protocol{
 			return "queries are not served over SCEP yet"
 		},
 	},
+}
+
+// serves reports whether the protocol has requests for the operation.
+func (p protocol) serves(op gateway.Operation) bool {
+	switch op {
+	case gateway.Revoke:
+		return p.revokes
+	case gateway.Query:
+		return false
+	}
+	return true
+}
+
+// proofs are the credentials that count for an operation: CMP's rr is signed.
+func (p protocol) proofs(op gateway.Operation) []gateway.CredentialKind {
+	if op == gateway.Revoke {
+		return slices.DeleteFunc(slices.Clone(p.carries), func(k gateway.CredentialKind) bool { return k == gateway.CredentialMAC })
+	}
+	return p.carries
 }
 
 func spoken(name gateway.Protocol) (protocol, bool) {

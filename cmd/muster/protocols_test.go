@@ -142,7 +142,7 @@ func TestProtocolConfigErrors(t *testing.T) {
 		{"name of an operation", "  ran:", "  initialization:", ":15: endpoints.initialization: "},
 		{"reserved name", "  ran:", "  self-cmp-local-ec:", ":15: endpoints.self-cmp-local-ec: the gateway uses this name for itself"},
 		{"default twice", "endpoints:\n", "endpoints:\n  other: {protocol: scep, listeners: [plain], profile: phone, default: true, renew: [own-certificate: {}]}\n", ":33: endpoints.phones.default: endpoint other is the default of listener plain already"},
-		{"revoke over CMP", "    renew:\n    - own-certificate: {}\n    cmp:", "    revoke:\n    - own-certificate: {}\n    cmp:", ":25: endpoints.ran.revoke: requests to revoke are not served over CMP yet: leave it out"},
+		{"query over CMP", "    renew:\n    - own-certificate: {}\n    cmp:", "    query:\n    - own-certificate: {}\n    cmp:", ":25: endpoints.ran.query: requests to query are not served over CMP yet: leave it out"},
 		{"query over SCEP", "    renew:\n    - own-certificate: {}\n    scep:", "    query:\n    - own-certificate: {}\n    scep:", ":36: endpoints.phones.query: queries are not served over SCEP yet: leave it out"},
 		{"revoke over SCEP", "    renew:\n    - own-certificate: {}\n    scep:", "    revoke:\n    - own-certificate: {}\n    scep:", ":36: endpoints.phones.revoke: SCEP has no such request: leave it out"},
 		{"SCEP under the EC CA", "    issuer: rsa\n", "    issuer: ec\n", ":31: endpoints.phones.profile: SCEP's clients encrypt to RSA keys"},
@@ -191,6 +191,7 @@ func TestProtocolsSuitBackends(t *testing.T) {
 		endpoint string
 		change   func(d *backend.Description)
 		keep     bool
+		revoke   bool
 		cas      []backend.CA
 		want     string
 	}{
@@ -198,6 +199,8 @@ func TestProtocolsSuitBackends(t *testing.T) {
 		"CMP, PKCS#10 only":           {endpoint: "ran", change: func(d *backend.Description) { d.Forms = []backend.Form{backend.FormPKCS10} }, want: ":18: endpoints.ran.profile: backend local (corp) certifies PKCS#10 requests only"},
 		"CMP, no revocation":          {endpoint: "ran", change: func(d *backend.Description) { d.Capabilities = nil }, want: "say `cmp: {unconfirmed: keep}`, or name a backend that revokes"},
 		"CMP, no revocation, kept":    {endpoint: "ran", change: func(d *backend.Description) { d.Capabilities = nil }, keep: true},
+		"CMP, no revocation, asked":   {endpoint: "ran", change: func(d *backend.Description) { d.Capabilities = nil }, keep: true, revoke: true, want: "endpoints.ran.revoke: backend local (corp) cannot revoke: leave it out"},
+		"CMP, revocation":             {endpoint: "ran", revoke: true},
 		"SCEP":                        {endpoint: "phones", cas: []backend.CA{{Name: "ec", Chain: ec}, {Name: "rsa", Chain: rsaChain}}},
 		"SCEP, an EC CA":              {endpoint: "phones", cas: []backend.CA{{Name: "rsa", Chain: ec}, {Name: "old", Chain: rsaChain}}, want: ":31: endpoints.phones.profile: SCEP's clients encrypt to RSA keys, and many fail where another kind stands in the CA's chain; that of profile phone, of backend local, is not RSA throughout: set `issuer: old`"},
 		"SCEP, an EC root":            {endpoint: "phones", cas: []backend.CA{{Name: "rsa", Chain: mixed}}, want: "is not RSA throughout: name another backend"},
@@ -207,6 +210,9 @@ func TestProtocolsSuitBackends(t *testing.T) {
 			text := goodBoth
 			if tc.keep {
 				text = strings.Replace(text, "{confirm-wait: 1h}", "{unconfirmed: keep}", 1)
+			}
+			if tc.revoke {
+				text = strings.Replace(text, "    cmp: {", "    revoke: [own-certificate: {}]\n    cmp: {", 1)
 			}
 			c, err := parseConfig("muster.yaml", t.TempDir(), []byte(text))
 			if err != nil {

@@ -108,6 +108,8 @@ endpoints:
           san: {dns: {}, ip: {}, email: {}, uri: {}}
     renew:
       - own-certificate: {}
+    revoke:                     # a device may revoke its own certificate
+      - own-certificate: {}
     # cmp: {confirm: explicit, clock-skew: any}  # as 3GPP base stations want it
 
   scep:                         # served at /scep/scep

@@ -48,10 +48,10 @@ func TestQuickstartConfigLoads(t *testing.T) {
 	}
 	for _, name := range []string{"cmp", "scep"} {
 		x := c.Endpoints[name]
-		if x == nil || len(x.Enroll) != 2 || len(x.Renew) != 1 || x.Rekey != nil || x.Revoke != nil || x.Query != nil {
+		if x == nil || len(x.Enroll) != 2 || len(x.Renew) != 1 || x.Rekey != nil || len(x.Revoke) != map[string]int{"cmp": 1}[name] || x.Query != nil {
 			t.Fatalf("endpoint %s: %+v", name, x)
 		}
-		x.Enroll, x.Renew = nil, nil
+		x.Enroll, x.Renew, x.Revoke = nil, nil, nil
 	}
 	e.Enroll, e.Renew, c.root, c.file, c.dir, c.Backends["local"].Config = nil, nil, nil, "", "", nil
 	day := strictyaml.Duration(24 * time.Hour)

@@ -120,7 +120,7 @@ func (f *review) pipelines(name string, e *EndpointConfig) {
 			f.fail(append(slices.Clone(path), string(op)), "the pipeline is empty: leave it out to deny the operation, or say who is allowed")
 		}
 		stages += len(nodes)
-		if p, ok := spoken(e.Protocol); given && ok && (op == gateway.Revoke || op == gateway.Query) {
+		if p, ok := spoken(e.Protocol); given && ok && !p.serves(op) {
 			f.fail(append(slices.Clone(path), string(op)), "%s: leave it out", p.without(op))
 		}
 	}

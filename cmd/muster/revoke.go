@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway/admin"
 )
 
@@ -87,16 +88,16 @@ func (f *revokeFlags) run(cmd *cobra.Command, args []string) error {
 		if r.Already {
 			when := ""
 			if x.RevokedAt != nil {
-				when = ", " + moment(*x.RevokedAt)
+				when = ", " + words.Moment(*x.RevokedAt)
 			}
-			fmt.Fprintf(w, "%s was revoked before, as %s%s: nothing was changed\n", plain(x.Serial), orElse(plain(x.Revocation), "unspecified"), when)
+			fmt.Fprintf(w, "%s was revoked before, as %s%s: nothing was changed\n", words.Plain(x.Serial), orElse(words.Plain(x.Revocation), "unspecified"), when)
 			continue
 		}
 		told := ""
 		if !r.Told {
 			told, waiting = " (its CA has not answered yet)", true
 		}
-		fmt.Fprintf(w, "revoked %s  %s, of %s, %s%s\n", plain(x.Serial), plain(x.Subject), plain(x.Issuer), orElse(plain(x.Revocation), "unspecified"), told)
+		fmt.Fprintf(w, "revoked %s  %s, of %s, %s%s\n", words.Plain(x.Serial), words.Plain(x.Subject), words.Plain(x.Issuer), orElse(words.Plain(x.Revocation), "unspecified"), told)
 	}
 	if waiting {
 		fmt.Fprintln(w, "The gateway takes it for revoked already, and goes on telling the CA until it has it in its CRL.")
@@ -135,9 +136,9 @@ func (f *revokeFlags) question(name string, several []admin.Certificate) string 
 			fmt.Fprintf(&b, "  ... and %d more\n", len(several)-i)
 			break
 		}
-		fmt.Fprintf(&b, "  %s  %s  until %s\n", plain(x.Serial), plain(x.Subject), x.NotAfter.UTC().Format(time.DateOnly))
+		fmt.Fprintf(&b, "  %s  %s  until %s\n", words.Plain(x.Serial), words.Plain(x.Subject), x.NotAfter.UTC().Format(time.DateOnly))
 	}
-	return fmt.Sprintf("Device %s has %d valid certificates:\n%sRevoke all of them?", plain(name), len(several), b.String())
+	return fmt.Sprintf("Device %s has %d valid certificates:\n%sRevoke all of them?", words.Plain(name), len(several), b.String())
 }
 
 // parseSerial reads a serial number as people copy it: 0x, colons and leading zeros count as nothing.
@@ -149,7 +150,7 @@ func parseSerial(s string) (string, error) {
 	}
 	raw, err := hex.DecodeString(digits)
 	if err != nil || len(raw) == 0 || len(raw) > 64 {
-		return "", fmt.Errorf("%s is no serial number: want hexadecimal digits; a device is named with --device", shown(s))
+		return "", fmt.Errorf("%s is no serial number: want hexadecimal digits; a device is named with --device", words.Quote(s))
 	}
 	for len(raw) > 1 && raw[0] == 0 {
 		raw = raw[1:]

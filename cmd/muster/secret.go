@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
@@ -87,7 +88,7 @@ func newSecretRmCommand() *cobra.Command {
 			if f.json {
 				return printJSON(cmd.OutOrStdout(), s)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s at %s is removed\n", plain(gateway.ReferenceID(s.Reference)), s.Endpoint)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s at %s is removed\n", words.Plain(gateway.ReferenceID(s.Reference)), s.Endpoint)
 			return nil
 		},
 	}
@@ -151,10 +152,10 @@ func (f *secretFlags) put(cmd *cobra.Command) error {
 	case f.json:
 		return printJSON(cmd.OutOrStdout(), addedSecret{kept, made})
 	case made == "":
-		fmt.Fprintf(cmd.OutOrStdout(), "%s at %s is good%s\n", plain(gateway.ReferenceID(kept.Reference)), kept.Endpoint, untilWhen(kept))
+		fmt.Fprintf(cmd.OutOrStdout(), "%s at %s is good%s\n", words.Plain(gateway.ReferenceID(kept.Reference)), kept.Endpoint, untilWhen(kept))
 	default:
 		// The secret alone goes to standard output, for scripts.
-		fmt.Fprintf(cmd.ErrOrStderr(), "%s at %s is good%s. Its secret, shown this once:\n", plain(gateway.ReferenceID(kept.Reference)), kept.Endpoint, untilWhen(kept))
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s at %s is good%s. Its secret, shown this once:\n", words.Plain(gateway.ReferenceID(kept.Reference)), kept.Endpoint, untilWhen(kept))
 		fmt.Fprintln(cmd.OutOrStdout(), made)
 	}
 	return nil
@@ -164,7 +165,7 @@ func untilWhen(s *admin.Secret) string {
 	if s.NotAfter == nil {
 		return ""
 	}
-	return " until " + moment(*s.NotAfter)
+	return " until " + words.Moment(*s.NotAfter)
 }
 
 // randomSecret has 128 bits, in characters that need no quoting anywhere.

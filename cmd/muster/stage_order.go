@@ -72,6 +72,14 @@ func (c *Config) checkVouched(path []string, op gateway.Operation, nodes []yaml.
 		return c.fault(path, "the stage inventory goes by what the request says of itself, and not on every way to it does a stage authenticate who asks: whoever can spell "+
 			"a device's identifier could have its certificate, or learn that there is such a device. Put a stage before it that does (vendor-ca, challenge, device-password, ..., or approval)")
 	}
+	if op == gateway.Revoke && !c.held(list) && c.anonymous(list) {
+		return c.fault(path, "the stage vendor-ca does not say which device asks: each of the vendor's devices could revoke the others' certificates. "+
+			"Say by `serial` what names the device, or put `own-certificate: {}` in its place")
+	}
+	if op == gateway.Revoke && !c.vouched(list) {
+		return c.fault(path, "there is a way through these stages on which nobody is authenticated: whoever reaches the endpoint could revoke its certificates. "+
+			"Add a stage that says who asks (own-certificate, or client-certificate for an RA), in each branch of anyOf")
+	}
 	if op == gateway.Enroll && !c.vouched(list) {
 		return c.fault(path, "there is a way through these stages on which nobody is authenticated: whoever reaches the endpoint could have a certificate. "+
 			"Add a stage that says who asks (vendor-ca, challenge, device-password, ..., or approval), in each branch of anyOf")
@@ -106,6 +114,8 @@ func (c *Config) vouched(list []*yaml.Node) bool {
 		case err != nil:
 		case name == "inventory":
 			return !c.claimed(settings)
+		case name == "ra": // one that has passed the request on says nothing of who asks
+			return c.speaks(settings)
 		case name == "names": // of the device that an earlier stage found
 			var names authz.NamesConfig
 			return strictyaml.DecodeNode(c.file, settings, &names) == nil && names.Device != ""
@@ -129,4 +139,22 @@ func branch(n *yaml.Node) []*yaml.Node {
 		return n.Content
 	}
 	return []*yaml.Node{n}
+}
+
+// anonymous reports whether a vendor-ca in the list leaves open which of the vendor's devices it is.
+func (c *Config) anonymous(list []*yaml.Node) bool {
+	return slices.ContainsFunc(list, func(n *yaml.Node) bool {
+		name, settings, err := stageNode(c.file, n)
+		switch {
+		case err != nil:
+		case name == "vendor-ca":
+			var vendor authz.VendorCAConfig
+			return strictyaml.DecodeNode(c.file, settings, &vendor) != nil || vendor.Serial == ""
+		case name == "anyOf":
+			return slices.ContainsFunc(settings.Content, func(b *yaml.Node) bool { return !c.held(branch(b)) && c.anonymous(branch(b)) })
+		case name == "allOf":
+			return c.anonymous(branch(settings))
+		}
+		return false
+	})
 }

@@ -145,3 +145,40 @@ func TestStagesAskTheStore(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
+
+// Nobody but who is known revokes, and none of a vendor's devices another's.
+func TestWhoMayRevoke(t *testing.T) {
+	deps := testDeps(t)
+	pemFile(t, filepath.Join(deps.Dir, "vendor.pem"))
+	const vendor = "vendor-ca: {cas: [vendor.pem]}"
+	const named = "vendor-ca: {cas: [vendor.pem], serial: subject.serialNumber}"
+	const client = "client-certificate: {cas: [vendor.pem], purposes: [cmcRA]}"
+	const open, anonymous = "there is a way through these stages on which nobody is authenticated: whoever reaches the endpoint could revoke", "the stage vendor-ca does not say which device asks"
+	for stages, want := range map[string]string{
+		"[own-certificate: {}]":                                   "",
+		"[own-certificate: {revoke: device}]":                     "",
+		"[own-certificate: {revoke: devices}]":                    `revoke: "devices" is neither itself nor device (did you mean "device"?)`,
+		"[" + client + "]":                                        "",
+		"[" + named + "]":                                         "",
+		"[" + vendor + "]":                                        anonymous,
+		"[" + vendor + ", own-certificate: {}]":                   "",
+		"[anyOf: [own-certificate: {}, " + vendor + "]]":          anonymous,
+		"[anyOf: [own-certificate: {}, allOf: [" + vendor + "]]]": anonymous,
+		"[anyOf: [own-certificate: {}, " + client + "]]":          "",
+		"[keys: {}]":                       open,
+		"[not: [own-certificate: {}]]":     open,
+		"[shared-secret: {devices: true}]": "the stage shared-secret looks at mac-key, which CMP revocation requests do not carry: nobody could pass it",
+		"[anyOf: [own-certificate: {}, shared-secret: {devices: true}]]": "nobody could pass it",
+		"[own-certificate: {}, approval: {}]":                            "the stage approval holds requests, and a revocation does not wait: leave it out",
+	} {
+		text := strings.Replace(orderConfig("      - shared-secret: {devices: true}\n      - names: {}\n"), "protocol: est", "protocol: cmp", 1)
+		c, err := parseConfig("muster.yaml", deps.Dir, []byte(text+"    revoke: "+stages+"\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = makeEndpoints(c, deps)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s\ngot  %v\nwant %q", stages, err, want)
+		}
+	}
+}

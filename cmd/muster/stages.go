@@ -35,7 +35,7 @@ type stageStore interface {
 
 // stageNames lists what decodeStage knows.
 var stageNames = []string{
-	"password", "client-certificate", "shared-secret", "challenge", "vendor-ca", "own-certificate", "inventory", "device-password", "approval",
+	"password", "client-certificate", "shared-secret", "challenge", "vendor-ca", "ra", "own-certificate", "inventory", "device-password", "approval",
 	"keys", "names", "anyOf", "allOf", "not",
 }
 
@@ -63,6 +63,8 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 		return makeStage(file, name, settings, func(c authz.VendorCAConfig) (gateway.Stage, error) {
 			return authz.NewVendorCA(c, deps.Dir, deps.Log, deps.Clock)
 		})
+	case "ra":
+		return makeStage(file, name, settings, func(c authz.RAConfig) (gateway.Stage, error) { return authz.NewRA(c, deps.Dir, deps.Clock) })
 	case "client-certificate":
 		return makeStage(file, name, settings, func(c authz.ClientCertificateConfig) (gateway.Stage, error) {
 			return authz.NewClientCertificate(c, deps.Dir, deps.Clock)

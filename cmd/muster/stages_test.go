@@ -215,6 +215,7 @@ func TestDecodeDocumentation(t *testing.T) {
 		t.Fatal(err)
 	}
 	pemFile(t, filepath.Join(deps.Dir, "vendor-ca", "root.pem"))
+	pemFile(t, filepath.Join(deps.Dir, "ra-ca.pem"))
 	if err := os.WriteFile(filepath.Join(deps.Dir, "users"), []byte("a:"+strings.Trim(testHash, `"`)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package main
+package devicefile
 
 import (
 	"bytes"
@@ -16,76 +16,80 @@ import (
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
-// deviceField is a column of a CSV file of devices, or a key of a JSON one.
-type deviceField struct {
+// field is a column of a CSV file of devices, or a key of a JSON one.
+type field struct {
 	name   string
 	many   bool // may have several values: columns that stand twice, arrays
 	split  bool // several in one column, parted by ; or space
 	secret bool // never shown
 	number bool // spreadsheets take its values for numbers
-	put    func(e *fileDevice, value string) error
+	put    func(e *Entry, value string) error
 }
 
 // identifierKinds are those that have a column of their own name; others are written id:KIND.
 var identifierKinds = []string{"serial", "imei", "udid", "mac", "cse-id", "ae-id", "node-id"}
 
+// What stands before the kind of an identifier that has no column of its own, and before the name of an attribute.
 const (
-	idPrefix   = "id:"
-	attrPrefix = "attr:"
+	IDPrefix   = "id:"
+	AttrPrefix = "attr:"
 )
 
-// deviceFields are all but identifiers and attributes, in the order in which `muster device export` writes them.
-var deviceFields = []*deviceField{
-	{name: "name", number: true, put: func(e *fileDevice, v string) error { e.Name = v; return sheetError(v) }},
-	{name: "vendor", put: func(e *fileDevice, v string) error { e.Vendor = v; return nil }},
-	{name: "endpoints", many: true, split: true, put: func(e *fileDevice, v string) error { e.Endpoints = append(e.Endpoints, v); return nil }},
-	{name: "profiles", many: true, split: true, put: func(e *fileDevice, v string) error { e.Profiles = append(e.Profiles, v); return nil }},
-	{name: "enrollments", put: func(e *fileDevice, v string) (err error) { e.Enrollments, err = parseEnrollments(v); return err }},
-	{name: "not-before", put: func(e *fileDevice, v string) (err error) { e.NotBefore, err = parseDate(v, false); return err }},
-	{name: "not-after", put: func(e *fileDevice, v string) (err error) { e.NotAfter, err = parseDate(v, true); return err }},
-	{name: "disabled", put: func(e *fileDevice, v string) (err error) { e.Disabled, err = parseYes(v); return err }},
-	{name: "password", secret: true, put: func(e *fileDevice, v string) (err error) {
+// fields are all but identifiers and attributes, in the order in which `muster device export` writes them.
+var fields = []*field{
+	{name: "name", number: true, put: func(e *Entry, v string) error { e.Name = v; return sheetError(v) }},
+	{name: "vendor", put: func(e *Entry, v string) error { e.Vendor = v; return nil }},
+	{name: "endpoints", many: true, split: true, put: func(e *Entry, v string) error { e.Endpoints = append(e.Endpoints, v); return nil }},
+	{name: "profiles", many: true, split: true, put: func(e *Entry, v string) error { e.Profiles = append(e.Profiles, v); return nil }},
+	{name: "enrollments", put: func(e *Entry, v string) (err error) { e.Enrollments, err = parseEnrollments(v); return err }},
+	{name: "not-before", put: func(e *Entry, v string) (err error) { e.NotBefore, err = parseDate(v, false); return err }},
+	{name: "not-after", put: func(e *Entry, v string) (err error) { e.NotAfter, err = parseDate(v, true); return err }},
+	{name: "disabled", put: func(e *Entry, v string) (err error) { e.Disabled, err = parseYes(v); return err }},
+	{name: "password", secret: true, put: func(e *Entry, v string) (err error) {
 		switch e.password = v; {
-		case v == generate:
+		case v == Generate:
 			err = errors.New("passwords are made for single devices only: `muster device add --password generate`")
-		case len(v) < minFilePassword:
-			err = fmt.Errorf("in a file a password is a random one of %d characters or more: others take long to hash, and stand as password-hash (`muster password`)", minFilePassword)
+		case len(v) < minPassword:
+			err = fmt.Errorf("in a file a password is a random one of %d characters or more: others take long to hash, and stand as password-hash (`muster password`)", minPassword)
 		case len(v) > passhash.MaxPassword:
 			err = fmt.Errorf("a password has at most %d bytes", passhash.MaxPassword)
 		}
 		return err
 	}},
-	{name: "password-hash", secret: true, put: func(e *fileDevice, v string) error {
+	{name: "password-hash", secret: true, put: func(e *Entry, v string) error {
 		e.Password = v
 		_, err := passhash.Parse(v)
 		return err
 	}},
-	{name: "secret", secret: true, put: func(e *fileDevice, v string) (err error) { e.secret, err = parseSecret(v); return err }},
-	{name: "note", put: func(e *fileDevice, v string) error { e.Note = v; return nil }},
+	{name: "secret", secret: true, put: func(e *Entry, v string) (err error) { e.secret, err = parseSecret(v); return err }},
+	{name: "note", put: func(e *Entry, v string) error { e.Note = v; return nil }},
 	// With --replace: what stands is kept.
-	{name: "has-password", put: func(e *fileDevice, v string) (err error) { e.hasPassword, err = parseYes(v); return err }},
-	{name: "has-secret", put: func(e *fileDevice, v string) (err error) { e.hasSecret, err = parseYes(v); return err }},
+	{name: "has-password", put: func(e *Entry, v string) (err error) { e.hasPassword, err = parseYes(v); return err }},
+	{name: "has-secret", put: func(e *Entry, v string) (err error) { e.hasSecret, err = parseYes(v); return err }},
 }
 
 // shownOnly are what lists show of an entry beside it; in a file they are passed over.
 var shownOnly = []string{"enrolled", "password-used", "created", "updated"}
 
-// generate asks for a password that the gateway makes.
-const generate = "generate"
+// Generate asks for a password that the gateway makes: in the place of one, and not in a file.
+const Generate = "generate"
 
+// minPassword is in characters, of a password in clear: as the admin API has it.
+const minPassword = 20
+
+// Bounds of a shared secret, in bytes.
 const (
-	minFilePassword = 20 // characters, of a password in clear: as the admin API has it
-	minDeviceSecret = 8  // bytes, of a shared secret
-	maxDeviceSecret = 1024
+	MinSecret = 8
+	MaxSecret = 1024
 )
 
 // fieldNamed finds a field by its name in any case, hyphens or underscores. The error says which name was meant.
-func fieldNamed(name string) (*deviceField, error) {
-	if key, ok := strings.CutPrefix(name, attrPrefix); ok {
+func fieldNamed(name string) (*field, error) {
+	if key, ok := strings.CutPrefix(name, AttrPrefix); ok {
 		if err := (&gateway.Device{Name: "x", Attributes: map[string]string{key: "x"}}).Check(); err != nil {
 			return nil, err
 		}
-		return &deviceField{name: name, put: func(e *fileDevice, v string) error {
+		return &field{name: name, put: func(e *Entry, v string) error {
 			if e.Attributes == nil {
 				e.Attributes = map[string]string{}
 			}
@@ -94,7 +98,7 @@ func fieldNamed(name string) (*deviceField, error) {
 		}}, nil
 	}
 	folded := strings.ReplaceAll(strings.ToLower(name), "_", "-")
-	if kind, ok := strings.CutPrefix(folded, idPrefix); ok {
+	if kind, ok := strings.CutPrefix(folded, IDPrefix); ok {
 		sample := gateway.NormalIdentifier(kind, "x") // its kind is looked at
 		if err := (&gateway.Device{Name: "x", Identifiers: []gateway.DeviceID{{Kind: kind, Value: sample}}}).Check(); err != nil {
 			return nil, err
@@ -102,7 +106,7 @@ func fieldNamed(name string) (*deviceField, error) {
 		return identifierField(folded, kind), nil
 	}
 	var known []string
-	for _, f := range deviceFields {
+	for _, f := range fields {
 		if f.name == folded {
 			return f, nil
 		}
@@ -112,15 +116,15 @@ func fieldNamed(name string) (*deviceField, error) {
 		return identifierField(folded, folded), nil
 	}
 	if slices.Contains(shownOnly, folded) {
-		return &deviceField{name: folded, put: func(*fileDevice, string) error { return nil }}, nil
+		return &field{name: folded, put: func(*Entry, string) error { return nil }}, nil
 	}
 	known = append(known, identifierKinds...)
-	hint := strictyaml.Suggest(name, append(known, idPrefix+"KIND", attrPrefix+"NAME"))
-	return nil, fmt.Errorf("unknown name%s; a property of your own is written %sNAME", hint, attrPrefix)
+	hint := strictyaml.Suggest(name, append(known, IDPrefix+"KIND", AttrPrefix+"NAME"))
+	return nil, fmt.Errorf("unknown name%s; a property of your own is written %sNAME", hint, AttrPrefix)
 }
 
-func identifierField(name, kind string) *deviceField {
-	return &deviceField{name: name, many: true, number: true, put: func(e *fileDevice, v string) error {
+func identifierField(name, kind string) *field {
+	return &field{name: name, many: true, number: true, put: func(e *Entry, v string) error {
 		id, err := parseIdentifier(kind, v)
 		e.Identifiers = append(e.Identifiers, id)
 		return err
@@ -209,8 +213,8 @@ func parseSecret(v string) ([]byte, error) {
 			return nil, errors.New("want hex: and hexadecimal digits")
 		}
 	}
-	if len(secret) < minDeviceSecret || len(secret) > maxDeviceSecret {
-		return nil, fmt.Errorf("a shared secret has %d to %d bytes", minDeviceSecret, maxDeviceSecret)
+	if len(secret) < MinSecret || len(secret) > MaxSecret {
+		return nil, fmt.Errorf("a shared secret has %d to %d bytes", MinSecret, MaxSecret)
 	}
 	return bytes.Clone(secret), nil
 }

@@ -1,4 +1,4 @@
-package main
+package devicefile
 
 import (
 	"bufio"
@@ -8,16 +8,18 @@ import (
 	"io"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/muster-pki/muster/cmd/muster/words"
 )
 
 // readCSV reads a header and a row for each device (RFC 4180, but for one thing: no value goes over a line's end, so that a
 // quote that is missing costs one row). The header tells the separator: comma, semicolon or tab.
-func (d *deviceReader) readCSV(r *bufio.Reader) error {
-	var columns []*deviceField
+func (d *reader) readCSV(r *bufio.Reader) error {
+	var columns []*field
 	var labels []string
 	separator := byte(0)
 	for line := 1; ; line++ {
-		text, tooLong, err := readLineOf(r)
+		text, tooLong, err := words.ReadLine(r)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -25,9 +27,9 @@ func (d *deviceReader) readCSV(r *bufio.Reader) error {
 			return err
 		}
 		switch {
-		case tooLong:
+		case tooLong || len(text) > maxLine:
 			d.rows++
-			d.add(fileFault{line: line, why: fmt.Sprintf("the line is longer than %d bytes", maxDeviceLine)})
+			d.add(fault{line: line, why: fmt.Sprintf("the line is longer than %d bytes", maxLine)})
 			if columns == nil {
 				return nil
 			}
@@ -58,20 +60,6 @@ func (d *deviceReader) readCSV(r *bufio.Reader) error {
 	}
 }
 
-// readLineOf returns a line without its end; of one that is too long, that it is. io.EOF comes alone.
-func readLineOf(r *bufio.Reader) (text []byte, tooLong bool, err error) {
-	text, err = r.ReadSlice('\n')
-	for errors.Is(err, bufio.ErrBufferFull) {
-		tooLong = true
-		_, err = r.ReadSlice('\n')
-	}
-	if err != nil && (!errors.Is(err, io.EOF) || len(text) == 0 && !tooLong) {
-		return nil, false, err
-	}
-	text = bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r"))
-	return text, tooLong || len(text) > maxDeviceLine, nil
-}
-
 // separators are those that may stand between values.
 const separators = ",;\t"
 
@@ -87,20 +75,20 @@ func separatorOf(header []byte) byte {
 }
 
 // header finds the columns; nil when something is wrong with them.
-func (d *deviceReader) header(line int, text []byte, separator byte) (columns []*deviceField, labels []string) {
+func (d *reader) header(line int, text []byte, separator byte) (columns []*field, labels []string) {
 	if !utf8.Valid(text) {
-		d.add(fileFault{line: line, why: "this is not UTF-8: save the file as UTF-8"})
+		d.add(fault{line: line, why: "this is not UTF-8: save the file as UTF-8"})
 		return nil, nil
 	}
 	names, err := splitCSV(text, separator)
 	if bytes.Contains(text, []byte("\r")) {
 		err = errors.New("lines end with CR alone, as old Macs had them: save the file with LF or CRLF")
 	}
-	if err == nil && len(names) > maxDeviceColumns {
-		err = fmt.Errorf("%d columns, at most %d are taken", len(names), maxDeviceColumns)
+	if err == nil && len(names) > maxColumns {
+		err = fmt.Errorf("%d columns, at most %d are taken", len(names), maxColumns)
 	}
 	if err != nil {
-		d.add(fileFault{line: line, why: err.Error()})
+		d.add(fault{line: line, why: err.Error()})
 		return nil, nil
 	}
 	unknown := 0
@@ -111,12 +99,12 @@ func (d *deviceReader) header(line int, text []byte, separator byte) (columns []
 		field, err := fieldNamed(name)
 		switch {
 		case name == "":
-			d.add(fileFault{line: line, why: column + " has no name"})
+			d.add(fault{line: line, why: column + " has no name"})
 		case err != nil:
 			unknown++
-			d.add(fileFault{line: line, label: column, value: shown(name), why: err.Error()})
+			d.add(fault{line: line, label: column, value: words.Quote(name), why: err.Error()})
 		case at[field.name] > 0 && !field.many:
-			d.add(fileFault{line: line, label: column, value: shown(name), why: fmt.Sprintf("column %d has this name already", at[field.name])})
+			d.add(fault{line: line, label: column, value: words.Quote(name), why: fmt.Sprintf("column %d has this name already", at[field.name])})
 		default:
 			at[field.name] = i + 1
 			columns = append(columns, field)
@@ -125,7 +113,7 @@ func (d *deviceReader) header(line int, text []byte, separator byte) (columns []
 	}
 	if unknown == len(names) {
 		d.faults, d.more = nil, 0
-		d.add(fileFault{line: line, label: "header", value: shown(string(text)), why: "none of these is a column: the first line names them, e.g. serial,vendor,endpoints"})
+		d.add(fault{line: line, label: "header", value: words.Quote(string(text)), why: "none of these is a column: the first line names them, e.g. serial,vendor,endpoints"})
 	}
 	if len(d.faults) > 0 {
 		return nil, nil
@@ -134,7 +122,7 @@ func (d *deviceReader) header(line int, text []byte, separator byte) (columns []
 }
 
 // row reads one device.
-func (d *deviceReader) row(line int, text []byte, separator byte, columns []*deviceField, labels []string) {
+func (d *reader) row(line int, text []byte, separator byte, columns []*field, labels []string) {
 	faults := len(d.faults) + d.more
 	cells, err := splitCSV(text, separator)
 	if err == nil && len(cells) != len(columns) {
@@ -145,16 +133,16 @@ func (d *deviceReader) row(line int, text []byte, separator byte, columns []*dev
 		case separatorOf(text) != separator && bytes.IndexByte(text, separator) < 0:
 			hint = fmt.Sprintf(": in the header %q stands between them, here %q", separator, separatorOf(text))
 		}
-		err = fmt.Errorf("%s, the header names %s%s", counted(len(cells), "value"), counted(len(columns), "column"), hint)
+		err = fmt.Errorf("%s, the header names %s%s", words.Counted(len(cells), "value"), words.Counted(len(columns), "column"), hint)
 	}
 	if err != nil {
 		d.rows++
-		d.add(fileFault{line: line, why: err.Error()})
+		d.add(fault{line: line, why: err.Error()})
 		return
 	}
-	e := &fileDevice{line: line, values: make([]fileValue, 0, len(columns))}
+	e := &Entry{line: line, values: make([]fieldValue, 0, len(columns))}
 	for i, cell := range cells {
-		v := fileValue{line: line, field: columns[i], label: labels[i]}
+		v := fieldValue{line: line, field: columns[i], label: labels[i]}
 		switch {
 		case cell.text == "":
 		case columns[i].split:

@@ -1,4 +1,4 @@
-package main
+package decode
 
 import (
 	"bytes"
@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
@@ -38,7 +39,7 @@ func (d *decoder) cmpMessage(der []byte, number string, base int) *node {
 		return n
 	}
 	tag := int(m.RawBody[0] & 0x1f)
-	n.value = fmt.Sprintf("%s, %s", numbered(cmpmsg.BodyType(tag), tag), bytesOf(len(m.Raw)))
+	n.value = summaryOf(m)
 	d.cmpHeader(n.add("header", ""), &m.Header, number, base, m.Raw)
 	d.cmpProtection(n, m)
 	body := n.add("body", numbered(cmpmsg.BodyType(tag), tag))
@@ -85,7 +86,7 @@ func (d *decoder) cmpHeader(n *node, h *cmpmsg.Header, number string, base int, 
 // keyIDText shows a key identifier: a hash of a key, or the reference of a shared secret, which often is text.
 func keyIDText(id []byte) string {
 	text := present(id)
-	if len(id) > 0 && utf8.Valid(id) && plain(string(id)) == string(id) {
+	if len(id) > 0 && utf8.Valid(id) && words.Plain(string(id)) == string(id) {
 		text += " (" + quoted(string(id)) + ")"
 	}
 	return text
@@ -381,4 +382,10 @@ func (d *decoder) within(n *node, der []byte, number string, base int, raw []byt
 	defer func() { d.nesting-- }()
 	base += offsetOf(raw, der)
 	n.children = append(n.children, d.cmpMessage(der, next, base))
+}
+
+// summaryOf is the kind of a message and its size.
+func summaryOf(m *cmpmsg.Message) string {
+	tag := int(m.RawBody[0] & 0x1f)
+	return fmt.Sprintf("%s, %s", numbered(cmpmsg.BodyType(tag), tag), bytesOf(len(m.Raw)))
 }

@@ -1,4 +1,4 @@
-package main
+package decode
 
 import (
 	"bytes"
@@ -174,7 +174,7 @@ func (w *decodeTestWorld) ir(t testing.TB) []byte {
 // secretArgs are the arguments that give the secret.
 func (w *decodeTestWorld) secretArgs(t testing.TB, secret []byte) []string {
 	t.Helper()
-	return []string{"cmp", "decode", "-", "--secret-file", tempFile(t, append(bytes.Clone(secret), '\n'))}
+	return []string{"cmp", "-", "--secret-file", tempFile(t, append(bytes.Clone(secret), '\n'))}
 }
 
 func TestDecodeCMPViews(t *testing.T) {
@@ -189,7 +189,7 @@ func TestDecodeCMPViews(t *testing.T) {
 			Status: cmpmsg.StatusRejection, FailInfo: cmpmsg.BadPOP | cmpmsg.NotAuthorized, Text: []string{"no", "never"},
 		}},
 	}}
-	golden(t, "ir-signed", decoded(t, w.ir(t), "cmp", "decode", "-"))
+	golden(t, "ir-signed", decoded(t, w.ir(t), "cmp", "-"))
 	golden(t, "kur-mac", decoded(t, w.maced(t, w.mac, w.request(t, cmpmsg.TypeKUR)), w.secretArgs(t, w.secret)...))
 	golden(t, "ip-pbmac1", decoded(t, w.maced(t, pbmac1, answer), w.secretArgs(t, w.secret)...))
 }
@@ -220,7 +220,7 @@ func TestDecodeCMPProtection(t *testing.T) {
 		{"changed", flip(w.signed(t, conf, w.ca, w.device), "\xaa\xaa"), nil,
 			[]string{"signature DOES NOT VERIFY with extraCerts 2, CN=device-1, nor with any other"}},
 		{"no extraCerts", w.signed(t, conf), nil, []string{"signature not checked: no extraCerts to check it with"}},
-		{"no secret", w.maced(t, w.mac, conf), []string{"cmp", "decode", "-"},
+		{"no secret", w.maced(t, w.mac, conf), []string{"cmp", "-"},
 			[]string{"MAC not checked: --secret-file names the file with the shared secret", `senderKID 6465766963652d31 ("device-1")`}},
 		{"secret", w.maced(t, w.mac, conf), w.secretArgs(t, w.secret), []string{"MAC verifies with the secret", "iterations 500"}},
 		{"wrong secret", w.maced(t, w.mac, conf), w.secretArgs(t, []byte("wrong")), []string{"MAC DOES NOT VERIFY with the secret"}},
@@ -228,7 +228,7 @@ func TestDecodeCMPProtection(t *testing.T) {
 	} {
 		args := tt.args
 		if args == nil {
-			args = []string{"cmp", "decode", "-"}
+			args = []string{"cmp", "-"}
 		}
 		t.Run(tt.name, func(t *testing.T) { has(t, decoded(t, tt.der, args...), tt.want...) })
 	}
@@ -280,7 +280,7 @@ func TestDecodeCMPEncryptedKey(t *testing.T) {
 	content := contentOf(s.encrypted(t, w.device.Raw, cms.AES256))
 	enveloped := append([]byte{0xa0}, content[1:]...) // [0] IMPLICIT EnvelopedData
 	body := &cmpmsg.CertRepMessage{Kind: cmpmsg.TypeIP, Responses: []cmpmsg.CertResponse{{ReqID: big.NewInt(0), EncrCert: enveloped, RspInfo: []byte{1}}}}
-	view := decoded(t, w.plain(t, body), "cmp", "decode", "-")
+	view := decoded(t, w.plain(t, body), "cmp", "-")
 	has(t, view, fmt.Sprintf("encryptedCert EnvelopedData, %d bytes", len(enveloped)), "key encryption rsaEncryption", "cipher AES-256-CBC", "rspInfo 01")
 }
 
@@ -293,7 +293,7 @@ func TestDecodeCRL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	view := decoded(t, w.plain(t, &cmpmsg.CRLAnn{CRLs: [][]byte{crl}}), "cmp", "decode", "-")
+	view := decoded(t, w.plain(t, &cmpmsg.CRLAnn{CRLs: [][]byte{crl}}), "cmp", "-")
 	has(t, view, "CRL 1 of CN=Test CA,O=Muster", "revoked 1", "next update 2036-01-01 00:00:00 UTC", "cRLNumber 8")
 }
 
@@ -368,7 +368,7 @@ func TestDecodeCMPBodies(t *testing.T) {
 				"unsupportedOIDs Ed25519", "implicitConfirm"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			view := decoded(t, w.plain(t, tt.body), "cmp", "decode", "-")
+			view := decoded(t, w.plain(t, tt.body), "cmp", "-")
 			has(t, view, tt.want...)
 			assertPrintable(t, view)
 		})
@@ -377,13 +377,13 @@ func TestDecodeCMPBodies(t *testing.T) {
 
 // What OpenSSL sends is shown without a fault, and verifies.
 func TestDecodeCMPVectors(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join("..", "..", "testdata", "cmp", "*-*.der"))
+	files, err := filepath.Glob(filepath.Join("..", "..", "..", "testdata", "cmp", "*-*.der"))
 	if err != nil || len(files) < 20 {
 		t.Fatalf("%d files: %v", len(files), err)
 	}
 	args := decodeWorld(t).secretArgs(t, []byte("vector-secret-1"))
 	for _, file := range files {
-		args[2] = file
+		args[1] = file
 		view := decoded(t, nil, args...)
 		assertPrintable(t, view)
 		if !strings.Contains(view, "MAC        verifies with the secret") && !strings.Contains(view, "signature  verifies with extraCerts 1") {
@@ -393,7 +393,7 @@ func TestDecodeCMPVectors(t *testing.T) {
 			t.Errorf("%s is not shown in full:\n%s", file, view)
 		}
 	}
-	args[2] = filepath.Join("..", "..", "testdata", "cmp", "cp-rejection.der")
+	args[1] = filepath.Join("..", "..", "..", "testdata", "cmp", "cp-rejection.der")
 	has(t, decoded(t, nil, args...), "status rejection (2)", "failInfo badCertTemplate (19)", `statusString "not this template"`)
 }
 
@@ -402,33 +402,33 @@ func TestDecodeCMPProofOfPossession(t *testing.T) {
 	w := decodeWorld(t)
 	bad := w.request(t, cmpmsg.TypeIR)
 	bad.Messages[0].POP.Signing.Signature[3] ^= 1
-	has(t, decoded(t, w.plain(t, bad), "cmp", "decode", "-"), "popo signature (1)", "proof DOES NOT VERIFY")
+	has(t, decoded(t, w.plain(t, bad), "cmp", "-"), "popo signature (1)", "proof DOES NOT VERIFY")
 	ra := w.request(t, cmpmsg.TypeIR)
 	ra.Messages[0].POP = &cmpmsg.ProofOfPossession{Kind: cmpmsg.POPRAVerified}
-	has(t, decoded(t, w.plain(t, ra), "cmp", "decode", "-"), "popo raVerified (0)")
+	has(t, decoded(t, w.plain(t, ra), "cmp", "-"), "popo raVerified (0)")
 	none := w.request(t, cmpmsg.TypeIR)
 	none.Messages[0].POP = nil
-	has(t, decoded(t, w.plain(t, none), "cmp", "decode", "-"), "popo none")
+	has(t, decoded(t, w.plain(t, none), "cmp", "-"), "popo none")
 	encr := w.request(t, cmpmsg.TypeIR)
 	encr.Messages[0].POP = &cmpmsg.ProofOfPossession{Kind: cmpmsg.POPKeyEncipherment, PrivKey: &cmpmsg.POPOPrivKey{Method: 1}}
-	has(t, decoded(t, w.plain(t, encr), "cmp", "decode", "-"), "popo keyEncipherment (2)", "method subsequentMessage (1), encrCert (0)")
+	has(t, decoded(t, w.plain(t, encr), "cmp", "-"), "popo keyEncipherment (2)", "method subsequentMessage (1), encrCert (0)")
 }
 
 func TestDecodeCMPSecrets(t *testing.T) {
 	der := decodeWorld(t).ir(t)
-	view := decoded(t, der, "cmp", "decode", "-")
+	view := decoded(t, der, "cmp", "-")
 	has(t, view, "regToken present (12 characters)")
 	if strings.Contains(view, "s3cret") {
 		t.Error("the token is shown")
 	}
-	has(t, decoded(t, der, "cmp", "decode", "-", "--show-secrets"), `regToken "s3cret token"`)
+	has(t, decoded(t, der, "cmp", "-", "--show-secrets"), `regToken "s3cret token"`)
 	// Nor in the outline of a message that is cut off behind it.
 	i := bytes.Index(der, []byte("s3cret token")) + 20
-	view, err := runDecode(t, der[:i], "cmp", "decode", "-")
+	view, err := runDecode(t, der[:i], "cmp", "-")
 	if err == nil || !strings.Contains(view, "regToken") || strings.Contains(view, "s3cret") {
 		t.Errorf("%v\n%s", err, view)
 	}
-	if view, _ = runDecode(t, der[:i], "cmp", "decode", "-", "--show-secrets"); !strings.Contains(view, "s3cret token") {
+	if view, _ = runDecode(t, der[:i], "cmp", "-", "--show-secrets"); !strings.Contains(view, "s3cret token") {
 		t.Errorf("not shown:\n%s", view)
 	}
 }
@@ -437,7 +437,7 @@ func TestDecodeCMPNested(t *testing.T) {
 	w := decodeWorld(t)
 	inner := w.ir(t)
 	batch := w.plain(t, &cmpmsg.Nested{Messages: [][]byte{inner, w.plain(t, &cmpmsg.Nested{Messages: [][]byte{w.plain(t, &cmpmsg.PKIConf{})}})}})
-	view := decoded(t, batch, "cmp", "decode", "-")
+	view := decoded(t, batch, "cmp", "-")
 	has(t, view, fmt.Sprintf("PKIMessage 1 ir (0), %d bytes", len(inner)), "signature verifies with extraCerts 1, CN=device-1")
 	if !strings.Contains(view, "\n        PKIMessage 2.1  pkiconf (19)") {
 		t.Errorf("not numbered or indented:\n%s", view)
@@ -459,7 +459,7 @@ func TestDecodeCMPNested(t *testing.T) {
 	if levels <= maxNesting {
 		t.Fatalf("only %d levels: maxNesting is never reached", levels)
 	}
-	view = decoded(t, deep, "cmp", "decode", "-")
+	view = decoded(t, deep, "cmp", "-")
 	if n := strings.Count(view, "PKIMessage"); n != maxNesting+2 || !strings.Contains(view, "nested deeper than 6 messages: left out") {
 		t.Errorf("%d of %d levels are shown:\n%s", n, levels, view)
 	}
@@ -471,7 +471,7 @@ func TestDecodeCMPBroken(t *testing.T) {
 	der := w.signed(t, &cmpmsg.ErrorMsg{Status: cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusRejection}}, w.device)
 	at := bytes.Index(der, []byte{0x30, 3, 2, 1, 2}) + 2
 	der[at] = 4 // OCTET STRING in the place of status
-	view, err := runDecode(t, der, "cmp", "decode", tempFile(t, der))
+	view, err := runDecode(t, der, "cmp", tempFile(t, der))
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("file: byte %d: PKIMessage: ", at)) {
 		t.Errorf("%v, want byte %d", err, at)
 	}
@@ -479,7 +479,7 @@ func TestDecodeCMPBroken(t *testing.T) {
 
 	nested := w.plain(t, &cmpmsg.Nested{Messages: [][]byte{w.plain(t, &cmpmsg.PKIConf{}), der}})
 	start := bytes.Index(nested, der)
-	if _, err = runDecode(t, nested, "cmp", "decode", "-"); err == nil ||
+	if _, err = runDecode(t, nested, "cmp", "-"); err == nil ||
 		!strings.HasPrefix(err.Error(), fmt.Sprintf("-: byte %d: PKIMessage 2: ", start+at)) {
 		t.Errorf("nested: %v, want byte %d", err, start+at)
 	}
@@ -487,7 +487,7 @@ func TestDecodeCMPBroken(t *testing.T) {
 	// Cut anywhere, what is there is shown.
 	whole := w.ir(t)
 	for n := 1; n < len(whole); n += 7 {
-		view, err := runDecode(t, whole[:n], "cmp", "decode", "-")
+		view, err := runDecode(t, whole[:n], "cmp", "-")
 		if err == nil || !strings.HasPrefix(err.Error(), "-: byte ") {
 			t.Fatalf("cut to %d: %v", n, err)
 		}
@@ -495,7 +495,7 @@ func TestDecodeCMPBroken(t *testing.T) {
 			t.Fatalf("cut to %d, the transactionID is not shown:\n%s", n, view)
 		}
 	}
-	if _, err := runDecode(t, append(bytes.Clone(whole), 0), "cmp", "decode", "-"); err == nil {
+	if _, err := runDecode(t, append(bytes.Clone(whole), 0), "cmp", "-"); err == nil {
 		t.Error("trailing byte")
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package decode
 
 import (
 	"bytes"
@@ -29,7 +29,7 @@ type scepTestWorld struct {
 
 func scepWorld(t testing.TB) *scepTestWorld {
 	t.Helper()
-	w := &scepTestWorld{raFile: filepath.Join("..", "..", "testdata", "cms", "key.pem")}
+	w := &scepTestWorld{raFile: filepath.Join("..", "..", "..", "testdata", "cms", "key.pem")}
 	data, err := os.ReadFile(w.raFile)
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +38,7 @@ func scepWorld(t testing.TB) *scepTestWorld {
 	if w.raKey, err = parseRSAKey(block.Bytes); err != nil {
 		t.Fatal(err)
 	}
-	if data, err = os.ReadFile(filepath.Join("..", "..", "testdata", "cms", "cert.pem")); err != nil {
+	if data, err = os.ReadFile(filepath.Join("..", "..", "..", "testdata", "cms", "cert.pem")); err != nil {
 		t.Fatal(err)
 	}
 	block, _ = pem.Decode(data)
@@ -145,7 +145,7 @@ var randomLines = regexp.MustCompile(`(?m)^( *messageDigest +).*$`)
 func TestDecodeSCEPViews(t *testing.T) {
 	w := scepWorld(t)
 	fixed := func(view string) string { return randomLines.ReplaceAllString(view, "$1(differs)") }
-	golden(t, "pkcsreq", fixed(decoded(t, w.request(t), "scep", "decode", "-", "--key", w.raFile)))
+	golden(t, "pkcsreq", fixed(decoded(t, w.request(t), "scep", "-", "--key", w.raFile)))
 
 	chain, err := cms.CertsOnly(w.client.Raw, w.ra.Raw)
 	if err != nil {
@@ -153,11 +153,11 @@ func TestDecodeSCEPViews(t *testing.T) {
 	}
 	reply := w.message(t, w.encrypted(t, chain, cms.TripleDES), cms.AttributePrintable(scepAttr(2), "3"),
 		cms.AttributePrintable(scepAttr(3), "0"), cms.AttributeOctets(scepAttr(6), bytes.Repeat([]byte{0xdd}, 16)))
-	golden(t, "certrep", fixed(decoded(t, reply, "scep", "decode", "-", "--key", w.raFile)))
+	golden(t, "certrep", fixed(decoded(t, reply, "scep", "-", "--key", w.raFile)))
 
 	failure := w.message(t, nil, cms.AttributePrintable(scepAttr(2), "3"), cms.AttributePrintable(scepAttr(3), "2"),
 		cms.AttributePrintable(scepAttr(4), "2"), cms.AttributeUTF8(asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 24, 1}, "no\x1b[2Jsuch"))
-	view := decoded(t, failure, "scep", "decode", "-")
+	view := decoded(t, failure, "scep", "-")
 	has(t, view, "messageType CertRep (3)", "pkiStatus FAILURE (2)", "failInfo badRequest (2)", `failInfoText "no\x1b[2Jsuch"`,
 		`transactionID "4711"`, "signature verifies, without content")
 	assertPrintable(t, view)
@@ -169,13 +169,13 @@ func TestDecodeSCEPOtherAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	has(t, decoded(t, chain, "scep", "decode", "-"), fmt.Sprintf("SignedData certificates only, %d bytes", len(chain)), "certificates 2", "1 CN=client", "2 CN=cms test")
-	has(t, decoded(t, w.ra.Raw, "scep", "decode", "-"), "certificate CN=cms test", "key RSA-2048")
-	has(t, decoded(t, w.encrypted(t, w.csr(t), cms.DES), "scep", "decode", "-", "--key", w.raFile), "cipher DES-CBC", "CSR CN=client", "self-signed verifies")
+	has(t, decoded(t, chain, "scep", "-"), fmt.Sprintf("SignedData certificates only, %d bytes", len(chain)), "certificates 2", "1 CN=client", "2 CN=cms test")
+	has(t, decoded(t, w.ra.Raw, "scep", "-"), "certificate CN=cms test", "key RSA-2048")
+	has(t, decoded(t, w.encrypted(t, w.csr(t), cms.DES), "scep", "-", "--key", w.raFile), "cipher DES-CBC", "CSR CN=client", "self-signed verifies")
 
 	// BER, as some clients send it.
 	for _, name := range []string{"signed-ber.der", "enveloped-ber.der"} {
-		view := decoded(t, nil, "scep", "decode", filepath.Join("..", "..", "testdata", "cms", name))
+		view := decoded(t, nil, "scep", filepath.Join("..", "..", "..", "testdata", "cms", name))
 		if name == "signed-ber.der" {
 			has(t, view, "signature verifies", "content 3000 bytes")
 		} else {
@@ -190,30 +190,30 @@ func TestDecodeSCEPOtherAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	der := w.message(t, w.encrypted(t, ias, cms.AES128), cms.AttributePrintable(scepAttr(2), "21"))
-	has(t, decoded(t, der, "scep", "decode", "-", "--key", w.raFile), "messageType GetCert (21)", "about serial beef of CN=cms test")
+	has(t, decoded(t, der, "scep", "-", "--key", w.raFile), "messageType GetCert (21)", "about serial beef of CN=cms test")
 	names, err := asn1.Marshal([]asn1.RawValue{{FullBytes: w.ra.RawIssuer}, {FullBytes: w.client.RawSubject}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	der = w.message(t, w.encrypted(t, names, cms.AES128), cms.AttributePrintable(scepAttr(2), "20"))
-	has(t, decoded(t, der, "scep", "decode", "-", "--key", w.raFile), "messageType CertPoll (20)", "issuer CN=cms test", "subject CN=client")
+	has(t, decoded(t, der, "scep", "-", "--key", w.raFile), "messageType CertPoll (20)", "issuer CN=cms test", "subject CN=client")
 	der = w.message(t, nil, cms.AttributePrintable(scepAttr(2), "18"), cms.AttributePrintable(scepAttr(3), "x\n"))
-	has(t, decoded(t, der, "scep", "decode", "-"), "messageType UpdateReq (18)", `pkiStatus unknown (x\n)`, "content none")
+	has(t, decoded(t, der, "scep", "-"), "messageType UpdateReq (18)", `pkiStatus unknown (x\n)`, "content none")
 }
 
 func TestDecodeSCEPSignature(t *testing.T) {
 	w := scepWorld(t)
 	der := w.message(t, []byte("content"), cms.AttributePrintable(scepAttr(2), "19"))
-	has(t, decoded(t, der, "scep", "decode", "-"), "signature verifies", "digest SHA-256", "content 7 bytes")
+	has(t, decoded(t, der, "scep", "-"), "signature verifies", "digest SHA-256", "content 7 bytes")
 	changed := bytes.Replace(der, []byte("content"), []byte("CONTENT"), 1)
-	if view := decoded(t, changed, "scep", "decode", "-"); !strings.Contains(view, "DOES NOT VERIFY") {
+	if view := decoded(t, changed, "scep", "-"); !strings.Contains(view, "DOES NOT VERIFY") {
 		t.Error(view)
 	}
 	bare, err := cms.Sign(cms.SignOptions{Content: []byte("x"), Key: w.clientKey, Certificate: w.client, Digest: crypto.SHA1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	has(t, decoded(t, bare, "scep", "decode", "-"), "signature not checked: the signer's certificate is not in the message", "digest SHA-1")
+	has(t, decoded(t, bare, "scep", "-"), "signature not checked: the signer's certificate is not in the message", "digest SHA-1")
 }
 
 func TestDecodeSCEPKeys(t *testing.T) {
@@ -229,18 +229,18 @@ func TestDecodeSCEPKeys(t *testing.T) {
 	for name, file := range map[string][]byte{
 		"PKCS #1": pkcs1, "with its certificate": append(bytes.Clone(cert), pkcs1...), "another key first": append(bytes.Clone(wrong), pkcs1...),
 	} {
-		view := decoded(t, der, "scep", "decode", "-", "--key", tempFile(t, file))
+		view := decoded(t, der, "scep", "-", "--key", tempFile(t, file))
 		has(t, view, "CSR CN=client", "challengePassword present (11 characters)")
 		if strings.Contains(view, "sesame") {
 			t.Errorf("%s: the challenge is shown", name)
 		}
 	}
-	has(t, decoded(t, der, "scep", "decode", "-", "--key", w.raFile, "--show-secrets"), `challengePassword "open sesame"`)
-	has(t, decoded(t, der, "scep", "decode", "-"), "decrypted no: --key names the file with the recipient's key",
+	has(t, decoded(t, der, "scep", "-", "--key", w.raFile, "--show-secrets"), `challengePassword "open sesame"`)
+	has(t, decoded(t, der, "scep", "-"), "decrypted no: --key names the file with the recipient's key",
 		fmt.Sprintf("recipient serial %x of CN=cms test", w.ra.SerialNumber))
 
 	// A wrong key gives sound padding once in 256 times; then it is an error, since what comes out is no message.
-	view, err := runDecode(t, der, "scep", "decode", "-", "--key", tempFile(t, wrong))
+	view, err := runDecode(t, der, "scep", "-", "--key", tempFile(t, wrong))
 	if err == nil && !strings.Contains(view, "NO: the key is none of the recipients'") || strings.Contains(view, "CN=client.example") {
 		t.Errorf("wrong key: %v\n%s", err, view)
 	}
@@ -249,7 +249,7 @@ func TestDecodeSCEPKeys(t *testing.T) {
 		"no RSA private key in PEM": string(cert), "neither PKCS #1 nor PKCS #8": "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n",
 		"the key is encrypted": "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n",
 	} {
-		if _, err := runDecode(t, der, "scep", "decode", "-", "--key", tempFile(t, []byte(file))); err == nil || !strings.Contains(err.Error(), name) {
+		if _, err := runDecode(t, der, "scep", "-", "--key", tempFile(t, []byte(file))); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -259,7 +259,7 @@ func TestDecodeSCEPBroken(t *testing.T) {
 	w := scepWorld(t)
 	der := w.request(t)
 	for n := 1; n < len(der); n += 41 {
-		view, err := runDecode(t, der[:n], "scep", "decode", "-", "--key", w.raFile)
+		view, err := runDecode(t, der[:n], "scep", "-", "--key", w.raFile)
 		if err == nil || !strings.HasPrefix(err.Error(), "-: byte ") {
 			t.Fatalf("cut to %d: %v", n, err)
 		}
@@ -269,17 +269,17 @@ func TestDecodeSCEPBroken(t *testing.T) {
 	}
 	// What was encrypted is no message: its offset counts in what was decrypted.
 	odd := w.message(t, w.encrypted(t, []byte{0x30, 3, 2, 5, 1}, cms.AES128), cms.AttributePrintable(scepAttr(2), "19"))
-	view, err := runDecode(t, odd, "scep", "decode", "-", "--key", w.raFile)
+	view, err := runDecode(t, odd, "scep", "-", "--key", w.raFile)
 	if err == nil || !strings.Contains(err.Error(), "byte 3: decrypted content") {
 		t.Errorf("%v\n%s", err, view)
 	}
 	has(t, view, "messageType PKCSReq (19)", "2: INTEGER 01 (cut short: 1 of 5 bytes)")
 
 	m := decodeWorld(t).ir(t)
-	if _, err := runDecode(t, m, "scep", "decode", "-"); err == nil || !strings.Contains(err.Error(), "muster cmp decode") {
+	if _, err := runDecode(t, m, "scep", "-"); err == nil || !strings.Contains(err.Error(), "muster cmp decode") {
 		t.Errorf("a CMP message: %v", err)
 	}
-	if _, err := runDecode(t, []byte{0x30, 0}, "scep", "decode", "-"); err == nil || !strings.Contains(err.Error(), "neither a CMS message nor a certificate") {
+	if _, err := runDecode(t, []byte{0x30, 0}, "scep", "-"); err == nil || !strings.Contains(err.Error(), "neither a CMS message nor a certificate") {
 		t.Errorf("nothing: %v", err)
 	}
 }
@@ -296,7 +296,7 @@ func TestDecodeOddCSR(t *testing.T) {
 		t.Fatal(err)
 	}
 	der = withChallenge(t, der, weak, "open sesame")
-	view := decoded(t, w.encrypted(t, der, cms.AES128), "scep", "decode", "-", "--key", w.raFile)
+	view := decoded(t, w.encrypted(t, der, cms.AES128), "scep", "-", "--key", w.raFile)
 	has(t, view, "subject CN=weak", "challengePassword present (11 characters)")
 	if !strings.Contains(view, "RSA-1024 (refused by the gateway") || strings.Contains(view, "sesame") {
 		t.Error(view)

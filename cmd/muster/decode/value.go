@@ -1,4 +1,4 @@
-package main
+package decode
 
 import (
 	"encoding/asn1"
@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway/pkix"
 )
 
@@ -111,7 +112,7 @@ func primitive(tag cbasn1.Tag, content, der []byte) string {
 		}
 	case cbasn1.UTCTime, cbasn1.GeneralizedTime:
 		if t, ok := readTime(&in); ok {
-			return moment(t)
+			return words.Moment(t)
 		}
 	case cbasn1.UTF8String, cbasn1.PrintableString, cbasn1.IA5String, cbasn1.T61String, cbasn1.Tag(18), cbasn1.Tag(26):
 		return quoted(string(content))

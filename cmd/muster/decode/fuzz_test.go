@@ -1,4 +1,4 @@
-package main
+package decode
 
 import (
 	"bytes"
@@ -25,7 +25,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte("-----BEGIN A-----\n-----END A-----\n"))
 	f.Add([]byte("\x30\x80\x24\x80\x04\x01a\x00\x00\x00\x00"))
-	files, err := filepath.Glob(filepath.Join("..", "..", "testdata", "c[m]*", "*.der"))
+	files, err := filepath.Glob(filepath.Join("..", "..", "..", "testdata", "c[m]*", "*.der"))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package main
+package decode
 
 import (
 	"encoding/hex"
@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/muster-pki/muster/cmd/muster/words"
 )
 
 const (
@@ -67,16 +69,16 @@ func (v *view) line(n *node, depth, column int) {
 		fmt.Fprintf(&v.text, "%s... (deeper than %d levels: left out)\n", indent, maxViewDepth)
 		return
 	}
-	label := plain(shorten(n.label))
+	label := words.Plain(shorten(n.label))
 	v.text.WriteString(indent + label)
 	if n.value != "" {
 		gap := max(column-utf8.RuneCountInString(label), 0) + 2
-		v.text.WriteString(strings.Repeat(" ", gap) + plain(shorten(n.value)))
+		v.text.WriteString(strings.Repeat(" ", gap) + words.Plain(shorten(n.value)))
 	}
 	v.text.WriteByte('\n')
 	column = 0
 	for _, c := range n.children {
-		if width := utf8.RuneCountInString(plain(shorten(c.label))); c.value != "" && width <= maxViewLabel {
+		if width := utf8.RuneCountInString(words.Plain(shorten(c.label))); c.value != "" && width <= maxViewLabel {
 			column = max(column, width)
 		}
 	}
@@ -135,7 +137,7 @@ func when(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return moment(t)
+	return words.Moment(t)
 }
 
 // bytesOf is a size in words.

@@ -1,4 +1,9 @@
-package main
+// Package decode shows captured CMP and SCEP messages to people: the commands `muster cmp decode` and `muster scep decode`.
+// Every byte of a capture is a stranger's: what is broken is shown as far as it can be read, and what is shown drives
+// nothing. A signature, MAC or proof that verifies says that the message is what its signer made; nothing is trusted by it.
+// It is not part of how the gateway reads messages (protocols/cmp, protocols/scep, which refuse what is broken), and asks no
+// gateway. cmd/muster calls it.
+package decode
 
 import (
 	"bytes"
@@ -15,6 +20,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 	"github.com/muster-pki/muster/protocols/cms"
 )
@@ -35,11 +41,11 @@ type decoder struct {
 	macs    int // computed so far
 }
 
-func newCMPCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "cmp", Short: "Look at CMP messages"}
+// NewCMPCommand makes `muster cmp decode`.
+func NewCMPCommand() *cobra.Command {
 	d := &decoder{}
 	var secret string
-	decode := &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "decode FILE", Short: "Show a CMP message: header, protection, body and certificates",
 		Long: `Shows a PKIMessage (RFC 9810) as a captured file holds it: DER, PEM or base64; "-" is standard input.
 Signatures are checked with the certificates in extraCerts, MACs with the secret in --secret-file. Nothing is trusted by
@@ -55,17 +61,16 @@ that: it tells whether the message is what its signer made, not who the signer i
 			return d.decode(cmd, args[0], func(der []byte) *node { return d.cmpMessage(der, "", 0) })
 		},
 	}
-	decode.Flags().StringVar(&secret, "secret-file", "", "`FILE` with the shared secret, to check MACs with; a line break at its end is dropped")
-	d.flags(decode)
-	cmd.AddCommand(decode)
+	cmd.Flags().StringVar(&secret, "secret-file", "", "`FILE` with the shared secret, to check MACs with; a line break at its end is dropped")
+	d.flags(cmd)
 	return cmd
 }
 
-func newSCEPCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "scep", Short: "Look at SCEP messages"}
+// NewSCEPCommand makes `muster scep decode`.
+func NewSCEPCommand() *cobra.Command {
 	d := &decoder{}
 	var key string
-	decode := &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "decode FILE", Short: "Show a SCEP message: signature, attributes, and with a key what is encrypted",
 		Long: `Shows what SCEP carries (RFC 8894) as a captured file holds it: a pkiMessage, the answer to GetCACert, an EnvelopedData;
 DER, PEM or base64; "-" is standard input. What is encrypted is shown with the recipient's key: of a request the RA's, of an
@@ -80,9 +85,8 @@ answer the client's.`,
 			return d.decode(cmd, args[0], d.scepMessage)
 		},
 	}
-	decode.Flags().StringVar(&key, "key", "", "PEM `FILE` with the recipient's RSA key (PKCS #1 or PKCS #8), its certificate too if at hand")
-	d.flags(decode)
-	cmd.AddCommand(decode)
+	cmd.Flags().StringVar(&key, "key", "", "PEM `FILE` with the recipient's RSA key (PKCS #1 or PKCS #8), its certificate too if at hand")
+	d.flags(cmd)
 	return cmd
 }
 
@@ -123,7 +127,7 @@ func (d *decoder) fail(what string, base int, err error) {
 			why = e.Err.Error() + ": " + why
 		}
 	}
-	d.faults = append(d.faults, fmt.Errorf("%s: byte %d: %s: %s", d.file, base+offset, plain(what), plain(why)))
+	d.faults = append(d.faults, fmt.Errorf("%s: byte %d: %s: %s", d.file, base+offset, words.Plain(what), words.Plain(why)))
 }
 
 // readCapture reads a file whole, "-" for standard input.
@@ -166,7 +170,7 @@ func unwrap(data []byte) (list []captured, err error) {
 		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
-		where := fmt.Sprintf(" (PEM block %d, %s)", len(list)+1, plain(shorten(block.Type)))
+		where := fmt.Sprintf(" (PEM block %d, %s)", len(list)+1, words.Plain(shorten(block.Type)))
 		list = append(list, captured{der: block.Bytes, where: where})
 	}
 	if list != nil {

@@ -1,4 +1,4 @@
-package main
+package decode
 
 import (
 	"crypto/sha256"
@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway/pkix"
 )
 
@@ -50,7 +51,7 @@ func parseCertificate(der []byte) (*certificate, bool) {
 	after, ok2 := readTime(&validity)
 	c.validity = "(not a Validity)"
 	if ok && ok2 {
-		c.validity = moment(before) + " to " + moment(after)
+		c.validity = words.Moment(before) + " to " + words.Moment(after)
 	}
 	var extensions cryptobyte.String
 	if tbs.PeekASN1Tag(contextTag(3).Constructed()) && tbs.ReadASN1(&extensions, contextTag(3).Constructed()) {
@@ -360,11 +361,11 @@ func addCRL(n *node, label string, der []byte) {
 	n = n.add(label, "of "+nameText(issuer))
 	n.add("signed with", algorithmOf(signature))
 	if t, ok := readTime(&tbs); ok {
-		n.add("this update", moment(t))
+		n.add("this update", words.Moment(t))
 	}
 	if tbs.PeekASN1Tag(cbasn1.UTCTime) || tbs.PeekASN1Tag(cbasn1.GeneralizedTime) {
 		if t, ok := readTime(&tbs); ok {
-			n.add("next update", moment(t))
+			n.add("next update", words.Moment(t))
 		}
 	}
 	entries := 0

@@ -1,4 +1,4 @@
-package main
+package decode
 
 import (
 	"bytes"
@@ -13,14 +13,14 @@ import (
 	"unicode"
 )
 
-var updateGolden = flag.Bool("update-decode", false, "write the views in testdata/decode anew")
+var updateGolden = flag.Bool("update", false, "write the views in testdata anew")
 
 // runDecode runs "muster cmp|scep decode" as the program does and returns what it prints.
 func runDecode(t testing.TB, stdin []byte, args ...string) (string, error) {
 	t.Helper()
-	cmd := newCMPCommand()
+	cmd := NewCMPCommand()
 	if args[0] == "scep" {
-		cmd = newSCEPCommand()
+		cmd = NewSCEPCommand()
 	}
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
 	var out bytes.Buffer
@@ -42,10 +42,10 @@ func decoded(t testing.TB, stdin []byte, args ...string) string {
 	return out
 }
 
-// golden compares a view with the one in testdata/decode.
+// golden compares a view with the one in testdata.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
-	file := filepath.Join("testdata", "decode", name+".txt")
+	file := filepath.Join("testdata", name+".txt")
 	if *updateGolden {
 		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
@@ -86,7 +86,7 @@ func tempFile(t testing.TB, data []byte) string {
 // Every form that a capture comes in shows the same.
 func TestDecodeInputForms(t *testing.T) {
 	der := decodeWorld(t).ir(t)
-	want := decoded(t, der, "cmp", "decode", "-")
+	want := decoded(t, der, "cmp", "-")
 	b64 := base64.StdEncoding.EncodeToString(der)
 	wrapped := strings.Join(splitEvery(b64, 60), "\r\n") + "\r\n"
 	for name, data := range map[string][]byte{
@@ -98,15 +98,15 @@ func TestDecodeInputForms(t *testing.T) {
 		"no padding":   []byte(base64.RawStdEncoding.EncodeToString(der)),
 		"from a URL":   []byte(url.QueryEscape(b64)),
 	} {
-		if got := decoded(t, data, "cmp", "decode", "-"); got != want {
+		if got := decoded(t, data, "cmp", "-"); got != want {
 			t.Errorf("%s: %s", name, got)
 		}
-		if got := decoded(t, nil, "cmp", "decode", tempFile(t, data)); got != want {
+		if got := decoded(t, nil, "cmp", tempFile(t, data)); got != want {
 			t.Errorf("%s from a file: %s", name, got)
 		}
 	}
 	two := bytes.Repeat(pem.EncodeToMemory(&pem.Block{Type: "PKIMESSAGE", Bytes: der}), 2)
-	if got := decoded(t, two, "cmp", "decode", "-"); got != want+"\n"+want {
+	if got := decoded(t, two, "cmp", "-"); got != want+"\n"+want {
 		t.Errorf("two blocks: %s", got)
 	}
 }
@@ -130,15 +130,15 @@ func TestDecodeRefusesWhatIsNoMessage(t *testing.T) {
 		{"large", bytes.Repeat([]byte{0x30}, maxCapture+1), "-: over 16 MiB"},
 	} {
 		for _, command := range []string{"cmp", "scep"} {
-			if out, err := runDecode(t, tt.data, command, "decode", "-"); err == nil || err.Error() != tt.want {
+			if out, err := runDecode(t, tt.data, command, "-"); err == nil || err.Error() != tt.want {
 				t.Errorf("%s %s: %v, want %s\n%s", command, tt.name, err, tt.want, out)
 			}
 		}
 	}
-	if _, err := runDecode(t, nil, "cmp", "decode", filepath.Join(t.TempDir(), "none")); !os.IsNotExist(err) {
+	if _, err := runDecode(t, nil, "cmp", filepath.Join(t.TempDir(), "none")); !os.IsNotExist(err) {
 		t.Errorf("no such file: %v", err)
 	}
-	if _, err := runDecode(t, nil, "cmp", "decode"); err == nil {
+	if _, err := runDecode(t, nil, "cmp"); err == nil {
 		t.Error("no FILE")
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package devicefile
 
 import (
 	"bufio"
@@ -10,12 +10,13 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
 // readJSON reads an array of objects, or objects one after another (NDJSON). Keys are the columns of a CSV file; beside
 // them stand `identifiers`, an object of kinds (or an array of {kind, value}), and `attributes`, an object.
-func (d *deviceReader) readJSON(r *bufio.Reader) error {
+func (d *reader) readJSON(r *bufio.Reader) error {
 	s := &objectScanner{r: r, line: 1}
 	for {
 		object, line, err := s.next()
@@ -24,7 +25,7 @@ func (d *deviceReader) readJSON(r *bufio.Reader) error {
 		case errors.Is(err, io.EOF):
 			return nil
 		case errors.As(err, &syntax):
-			d.add(fileFault{line: line, why: syntax.why})
+			d.add(fault{line: line, why: syntax.why})
 			if syntax.fatal {
 				return nil
 			}
@@ -119,54 +120,54 @@ func (s *objectScanner) object() (object []byte, line int, err error) {
 		case !text && (c == '}' || c == ']'):
 			depth--
 		}
-		if size < maxDeviceLine {
+		if size < maxLine {
 			s.buf = append(s.buf, c)
 		} else if depth == 0 {
-			return nil, line, &objectError{why: fmt.Sprintf("the object is longer than %d bytes", maxDeviceLine)}
+			return nil, line, &objectError{why: fmt.Sprintf("the object is longer than %d bytes", maxLine)}
 		}
 	}
 	return s.buf, line, nil
 }
 
 // object reads one device.
-func (d *deviceReader) object(line int, raw []byte) {
+func (d *reader) object(line int, raw []byte) {
 	faults := len(d.faults) + d.more
 	if !utf8.Valid(raw) {
 		d.rows++
-		d.add(fileFault{line: line, why: "this is not UTF-8: save the file as UTF-8"})
+		d.add(fault{line: line, why: "this is not UTF-8: save the file as UTF-8"})
 		return
 	}
-	e := &fileDevice{line: line}
+	e := &Entry{line: line}
 	seen := map[string]bool{}
 	err := members(raw, func(key string, value json.RawMessage, offset int) {
-		at := fileValue{line: line + bytes.Count(raw[:offset], []byte("\n")), label: key}
+		at := fieldValue{line: line + bytes.Count(raw[:offset], []byte("\n")), label: key}
 		switch key {
 		case "attributes":
-			d.within(e, at, value, attrPrefix)
+			d.within(e, at, value, AttrPrefix)
 		case "identifiers":
 			d.identifiers(e, at, value)
 		default:
 			var err error
 			if at.field, err = jsonField(key); err != nil {
-				d.add(fileFault{line: at.line, label: "key", value: shown(key), why: err.Error()})
+				d.add(fault{line: at.line, label: "key", value: words.Quote(key), why: err.Error()})
 				return
 			}
 			d.value(e, at, value)
 			key = at.field.name
 		}
 		if seen[key] {
-			d.add(fileFault{line: at.line, label: key, why: "stands twice in this object"})
+			d.add(fault{line: at.line, label: key, why: "stands twice in this object"})
 		}
 		seen[key] = true
 	})
 	if err != nil {
-		d.add(fileFault{line: line, why: "this is not JSON: " + err.Error()})
+		d.add(fault{line: line, why: "this is not JSON: " + err.Error()})
 	}
 	d.entry(e, faults)
 }
 
 // jsonField is fieldNamed, which also knows the two keys that only JSON has.
-func jsonField(key string) (*deviceField, error) {
+func jsonField(key string) (*field, error) {
 	field, err := fieldNamed(key)
 	if err == nil {
 		return field, nil
@@ -178,7 +179,7 @@ func jsonField(key string) (*deviceField, error) {
 }
 
 // within reads an object of fields whose names get the prefix.
-func (d *deviceReader) within(e *fileDevice, at fileValue, object json.RawMessage, prefix string) {
+func (d *reader) within(e *Entry, at fieldValue, object json.RawMessage, prefix string) {
 	if string(object) == "null" {
 		return
 	}
@@ -191,23 +192,23 @@ func (d *deviceReader) within(e *fileDevice, at fileValue, object json.RawMessag
 		at.field, err = fieldNamed(prefix + key)
 		switch {
 		case err != nil:
-			d.add(fileFault{line: at.line, label: at.label, why: err.Error()})
+			d.add(fault{line: at.line, label: at.label, why: err.Error()})
 		case seen[key]:
-			d.add(fileFault{line: at.line, label: at.label, why: "stands twice in this object"})
+			d.add(fault{line: at.line, label: at.label, why: "stands twice in this object"})
 		default:
 			d.value(e, at, value)
 		}
 		seen[key] = true
 	})
 	if err != nil {
-		d.add(fileFault{line: at.line, label: parent, why: "want an object, name by value"})
+		d.add(fault{line: at.line, label: parent, why: "want an object, name by value"})
 	}
 }
 
 // identifiers reads an object of kinds, or an array of {kind, value}, which is how the admin API writes them.
-func (d *deviceReader) identifiers(e *fileDevice, at fileValue, value json.RawMessage) {
+func (d *reader) identifiers(e *Entry, at fieldValue, value json.RawMessage) {
 	if !bytes.HasPrefix(value, []byte("[")) {
-		d.within(e, at, value, idPrefix)
+		d.within(e, at, value, IDPrefix)
 		return
 	}
 	var list []struct {
@@ -217,14 +218,14 @@ func (d *deviceReader) identifiers(e *fileDevice, at fileValue, value json.RawMe
 	strict := json.NewDecoder(bytes.NewReader(value))
 	strict.DisallowUnknownFields()
 	if err := strict.Decode(&list); err != nil {
-		d.add(fileFault{line: at.line, label: at.label, why: `want [{"kind": "serial", "value": "..."}], or {"serial": "..."}`})
+		d.add(fault{line: at.line, label: at.label, why: `want [{"kind": "serial", "value": "..."}], or {"serial": "..."}`})
 		return
 	}
 	for _, id := range list {
 		v := at
 		var err error
-		if v.field, err = fieldNamed(idPrefix + id.Kind); err != nil {
-			d.add(fileFault{line: at.line, label: at.label, why: err.Error()})
+		if v.field, err = fieldNamed(IDPrefix + id.Kind); err != nil {
+			d.add(fault{line: at.line, label: at.label, why: err.Error()})
 			continue
 		}
 		v.label, v.text = at.label+"."+id.Kind, strings.TrimSpace(id.Value)
@@ -233,11 +234,11 @@ func (d *deviceReader) identifiers(e *fileDevice, at fileValue, value json.RawMe
 }
 
 // value puts what stands behind a key: a string, number or truth value, or an array of them where a field takes several.
-func (d *deviceReader) value(e *fileDevice, at fileValue, raw json.RawMessage) {
+func (d *reader) value(e *Entry, at fieldValue, raw json.RawMessage) {
 	if at.field.many && bytes.HasPrefix(raw, []byte("[")) {
 		var list []json.RawMessage
 		if err := json.Unmarshal(raw, &list); err != nil {
-			d.add(fileFault{line: at.line, label: at.label, why: "this is not JSON"})
+			d.add(fault{line: at.line, label: at.label, why: "this is not JSON"})
 		}
 		for _, one := range list {
 			d.scalar(e, at, one)
@@ -247,16 +248,16 @@ func (d *deviceReader) value(e *fileDevice, at fileValue, raw json.RawMessage) {
 	d.scalar(e, at, raw)
 }
 
-func (d *deviceReader) scalar(e *fileDevice, at fileValue, raw json.RawMessage) {
+func (d *reader) scalar(e *Entry, at fieldValue, raw json.RawMessage) {
 	switch raw[0] {
 	case 'n':
 		return
 	case '[', '{':
-		d.add(fileFault{line: at.line, label: at.label, why: "want one value"})
+		d.add(fault{line: at.line, label: at.label, why: "want one value"})
 		return
 	case '"':
 		if err := json.Unmarshal(raw, &at.text); err != nil {
-			d.add(fileFault{line: at.line, label: at.label, why: "this is not JSON"})
+			d.add(fault{line: at.line, label: at.label, why: "this is not JSON"})
 			return
 		}
 		if !at.field.secret {
