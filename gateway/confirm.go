@@ -48,8 +48,8 @@ func (g *Gateway) Confirm(ctx context.Context, c *Confirmation) (*Transaction, e
 	}
 	t.State, t.Note, t.Exchange, t.Updated = end.State, end.Note, end.Exchange, now
 	end.Audit = certificateAudit(t, kind, t.Certificate)
-	if r := c.Request; r != nil && r.Source.IsValid() {
-		end.Audit.Source = r.Source.String()
+	if r := c.Request; r != nil {
+		end.Audit.Source = r.from()
 	}
 	// The certificate is out: whether it counts does not depend on the client's patience.
 	commit, done := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)

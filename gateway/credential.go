@@ -18,6 +18,9 @@ const (
 	CredentialSigner CredentialKind = "message-signer"  // the certificate that signed the message
 	CredentialMAC    CredentialKind = "mac-key"         // a shared secret, by its reference
 	CredentialKey    CredentialKind = "message-key"     // a key that signed the message, under no certificate that counts: two messages with it have one sender, whoever that is
+	// CredentialNested is the certificate of the one who passed the message on under a signature of his own. It was verified, but
+	// says nothing about who asks: the same request by another way is the same request.
+	CredentialNested CredentialKind = "nested-signer"
 	// Claimed kinds: a stage still has to compare the secret.
 	CredentialPassword  CredentialKind = "password"  // HTTP Basic
 	CredentialChallenge CredentialKind = "challenge" // SCEP challengePassword
@@ -31,7 +34,7 @@ type Credential struct {
 	Chain  []*x509.Certificate // certificates as the peer sent them, leaf first, not yet verified
 }
 
-// Proven reports whether the adapter verified the credential, whatever it is worth.
+// Proven reports whether the adapter verified that the credential is the requester's, whatever it is worth.
 func (c Credential) Proven() bool {
 	return c.Kind == CredentialTLS || c.Kind == CredentialSigner || c.Kind == CredentialMAC || c.Kind == CredentialKey
 }

@@ -164,7 +164,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	t.Repeat, t.Resume, t.Backend, t.Profile = k.repeat, k.resume, backendName, d.grant.Profile
 	t.Exchange = d.request.Exchange
 	if d.request.Confirm {
-		t.ConfirmWait = orDefault(e.ConfirmWait, defaultConfirmWait)
+		t.ConfirmWait = orDefault(d.request.ConfirmWait, orDefault(e.ConfirmWait, defaultConfirmWait))
 	}
 	if d.grant.Replaces != nil {
 		t.Replaces = d.grant.Replaces.Serial
@@ -204,12 +204,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	}
 	switch {
 	case errors.As(err, &lost):
-		c := lost.Claim
-		d.stage, d.note = orDefault(c.stage, "claim"), orDefault(c.Lost, "nothing is left of "+c.Key)
-		reason := orDefault(c.Reason, NotAuthorized)
-		// The stage allowed what was left when it looked; meanwhile, or before, it was used up.
-		d.trail = append(d.trail, Judged{Stage: d.stage, Decision: Deny, Reason: reason, Note: d.note})
-		return nil, g.refuse(ctx, d, Errorf(reason, orDefault(c.Detail, "already used"), "%w", lost))
+		return nil, g.claimLost(ctx, d, lost)
 	case errors.As(err, &twin):
 		// Its twin failed while we waited. The client's next try is a request of its own.
 		return nil, unavailable("the same request has just failed", twin)
@@ -227,6 +222,16 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 		d.stage, d.note = "ca", cause(AsError(err), "")
 	}
 	return res, err
+}
+
+// claimLost refuses a request that its stages allowed, and of whose claims one had no use left.
+func (g *Gateway) claimLost(ctx context.Context, d *decision, lost *ClaimLostError) *Error {
+	c := lost.Claim
+	d.stage, d.note = orDefault(c.stage, "claim"), orDefault(c.Lost, "nothing is left of "+c.Key)
+	reason := orDefault(c.Reason, NotAuthorized)
+	// The stage allowed what was left when it looked; meanwhile, or before, it was used up.
+	d.trail = append(d.trail, Judged{Stage: d.stage, Decision: Deny, Reason: reason, Note: d.note})
+	return g.refuse(ctx, d, Errorf(reason, orDefault(c.Detail, "already used"), "%w", lost))
 }
 
 // onceEach is the claims that a request makes: of two stages that count the same thing it is one use, by the stricter's limit.
@@ -304,9 +309,7 @@ func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*
 		attrs = told(attrs, "device", d.grant.Device, "requester", d.grant.Requester)
 	}
 	attrs = told(attrs, "subject", d.subject(), "reason", string(reason), "stage", d.stage, "note", cut(cause(failure, d.note), maxNote))
-	if r.Source.IsValid() {
-		attrs = told(attrs, "source", r.Source.String())
-	}
+	attrs = told(attrs, "source", r.from())
 	attrs = append(attrs, slog.Duration("duration", took))
 	g.log.LogAttrs(ctx, level, "transaction", attrs...)
 
@@ -344,9 +347,7 @@ func transactionOf(d *decision, s State) *Transaction {
 		ID: r.ID, WireID: r.WireID, Protocol: r.Protocol, Endpoint: r.Endpoint, Operation: r.Operation, State: s,
 		Verdicts: append(noted(r), d.trail...), Received: r.Received,
 	}
-	if r.Source.IsValid() {
-		t.Source = r.Source.String()
-	}
+	t.Source = r.from()
 	for _, c := range r.Credentials {
 		t.Credentials = append(t.Credentials, c.String())
 	}

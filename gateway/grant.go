@@ -18,8 +18,9 @@ type Profile struct {
 	Backdate    time.Duration // NotBefore lies this far in the past, for devices whose clock is slow
 	KeyUsage    x509.KeyUsage
 	ExtKeyUsage []asn1.ObjectIdentifier
-	Shaper      Shaper // nil: as asked for
-	Linter      Linter // nil for none
+	Keys        []string // that are certified, as a configuration writes them (P-256, RSA-3072, RSA>=3072); nil: all. A stage judges them, not the gateway
+	Shaper      Shaper   // nil: as asked for
+	Linter      Linter   // nil for none
 }
 
 // Grant is what will be certified. The gateway fills it from request and profile, stages shape it, issuing
@@ -39,18 +40,20 @@ type Grant struct {
 	ExtKeyUsage    []asn1.ObjectIdentifier // nil for no extension
 	Extensions     []pkix.Extension        // further ones, certified as they stand
 	Replaces       *Replaced               // the certificate that this one succeeds
+	Revokes        *Replaced               // the certificate of which a stage found that the request may revoke it
 
 	Inventory *Device // the device's entry, once a stage has looked it up; nobody changes it
 	Vendor    string  // the vendor under whose CA the device authenticated
 
 	authentic []string            // Credential.String of those that stages accepted
 	alias     string              // the name that the device had before it was recognised
+	vouched   bool                // an RA asks in the device's place
 	profile   *Profile            // that of Profile
 	profiles  map[string]*Profile // that the endpoint offers
 	chosen    bool                // a stage has chosen the profile
 }
 
-// Replaced identifies a certificate of ours that a renewal succeeds.
+// Replaced identifies a certificate of ours that a renewal succeeds, or a revocation ends.
 type Replaced struct {
 	Issuer []byte // DER Name
 	Serial []byte // big-endian
@@ -66,6 +69,13 @@ func (g *Grant) Authenticate(c Credential) {
 
 // Authenticated reports whether a stage has accepted the credential: what it names counts then.
 func (g *Grant) Authenticated(c Credential) bool { return slices.Contains(g.authentic, c.String()) }
+
+// Vouch records that a registration authority asks in the device's place: its word for the device and for the possession of
+// the key counts. Only a stage calls it that has found the requester to be an RA that may.
+func (g *Grant) Vouch() { g.vouched = true }
+
+// Vouched reports whether a registration authority asks in the device's place.
+func (g *Grant) Vouched() bool { return g.vouched }
 
 // NameDevice records which device this is. It reports false when another stage named another device:
 // the caller denies then, since no request may speak for two.

@@ -11,7 +11,7 @@ import (
 // together, so that a device that polls for days costs one row.
 type Message struct {
 	Transaction string
-	Kind        string // "poll", "repeat", "confirm", "reject"
+	Kind        string // "poll", "repeat", "confirm", "reject", "revocation"
 	Note        string // what was answered, in a few words of ours
 	Source      string // the last one's address
 	Count       int64

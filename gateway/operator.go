@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -37,19 +36,10 @@ func (g *Gateway) RevokeCertificate(ctx context.Context, issuer, serial []byte, 
 	deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.lease())
 	defer cancel()
-	epoch, err := g.store.OrderRevocation(ctx, &RevocationOrder{
-		Issuer: issuer, Serial: serial, Reason: reason, At: now, Note: note, Lease: g.lease(), Audit: audit,
-	})
+	_, done, err = g.carryOut(ctx, t.ID, &RevocationOrder{Issuer: issuer, Serial: serial, Reason: reason, At: now, Note: note, Audit: audit}, deadline)
 	if err != nil {
 		return nil, false, unavailable("the revocation cannot be recorded", err)
 	}
-	if epoch == 0 {
-		c, err = g.certificate(ctx, issuer, serial)
-		return c, true, err
-	}
-	g.log.LogAttrs(ctx, slog.LevelInfo, "revocation", told([]slog.Attr{slog.String("id", t.ID), slog.String("serial", audit.Serial)},
-		"actor", actor, "device", c.Device, "subject", c.Subject, "note", cut(note, maxNote))...)
-	done = g.do(ctx, Work{Transaction: t.ID, Kind: WorkRevoke, Epoch: epoch}, deadline) == nil
 	c, err = g.certificate(ctx, issuer, serial)
 	return c, done, err
 }

@@ -27,10 +27,11 @@ func keyOf(r *Request, kind, wireID string, content []byte) RepeatKey {
 	if len(content) == 0 || len(r.Credentials) == 0 {
 		return ""
 	}
-	// A challenge is left out: once spent it authenticates nobody, and the signer of the message is there beside it.
+	// A challenge is left out: once spent it authenticates nobody, and the signer of the message is there beside it. So is who
+	// passed the message on.
 	var who []string
 	for _, c := range r.Credentials {
-		if c.Kind != CredentialChallenge {
+		if c.Kind != CredentialChallenge && c.Kind != CredentialNested {
 			who = append(who, c.String())
 		}
 	}

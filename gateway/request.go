@@ -60,10 +60,12 @@ type Request struct {
 	Content     []byte            // what makes a repeat the same request, in the protocol's own canonical form
 	Resume      []byte            // what a new exchange has to ask for again to get the certificate of one that was never confirmed; nil: nothing does
 	Confirm     bool              // the certificate waits for Gateway.Confirm
+	ConfirmWait time.Duration     // and for how long; 0: as long as the endpoint says
 	OnlyRepeat  *Error            // what to refuse with unless it is the same message again: it came too late to be anything else
 	Exchange    []byte            // the adapter's own record of the exchange; stored with the transaction, and given back with its Result
 	Notes       []string          // what the operator should know of how the adapter read the request, without secrets; shown before the verdicts
 	Source      netip.Addr        // the peer, or what a trusted proxy says of it
+	Transport   string            // how it came when not over the network ("file"): shown where the source would be
 	Received    time.Time
 	Raw         []byte // the message as received; kept only while held or forwarded
 }
@@ -110,6 +112,14 @@ type CertID struct {
 	Issuer []byte // DER Name
 	Serial *big.Int
 	Reason int // CRLReason
+}
+
+// from is the peer's address, or by what other way the request came.
+func (r *Request) from() string {
+	if r.Source.IsValid() {
+		return r.Source.String()
+	}
+	return r.Transport
 }
 
 // Extension returns the value of the first requested extension with the OID, and whether there is one.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"log/slog"
 	"time"
 )
 
@@ -11,6 +12,9 @@ type Revocations interface {
 	// transaction's repeat keys free, and with WorkRevoke that tells its CA, under a lease of this instance. An unconfirmed
 	// transaction becomes StateRejected, with its claims given back. It returns the epoch of the lease; 0 when it was revoked
 	// before, which changes nothing and is no error. ErrNotFound for a certificate that is not ours.
+	//
+	// With a Request, its transaction is committed with it, its claims and its repeat key too: *ClaimLostError and *TwinError as
+	// Begin, and nothing is written then.
 	OrderRevocation(ctx context.Context, o *RevocationOrder) (epoch int64, err error)
 }
 
@@ -22,4 +26,22 @@ type RevocationOrder struct {
 	Note           string
 	Lease          time.Duration
 	Audit          AuditEvent
+	Request        *Transaction // that asked for it, StateRevoked; nil for an operator's order
+	Claims         []Claim      // with Request
+	RepeatUntil    time.Time    // with Request: until then its repeat key stands
+}
+
+// carryOut commits an order to revoke the certificate of a transaction, and tells its CA until the deadline, which lies within
+// the lease that began after it. ordered is false when the certificate was revoked before. done is false when the CA has not
+// said yes yet, which the worker pursues.
+func (g *Gateway) carryOut(ctx context.Context, transaction string, o *RevocationOrder, deadline time.Time) (ordered, done bool, err error) {
+	o.Lease = g.lease()
+	epoch, err := g.store.OrderRevocation(ctx, o)
+	if err != nil || epoch == 0 {
+		return false, err == nil, err
+	}
+	e := &o.Audit
+	g.log.LogAttrs(ctx, slog.LevelInfo, "revocation", told([]slog.Attr{slog.String("id", transaction), slog.String("serial", e.Serial)},
+		"actor", e.Actor, "device", e.Device, "subject", e.Subject, "note", cut(e.Note, maxNote))...)
+	return true, g.do(ctx, Work{Transaction: transaction, Kind: WorkRevoke, Epoch: epoch}, deadline) == nil, nil
 }

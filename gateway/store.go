@@ -24,6 +24,7 @@ const (
 	StateIssued      State = "issued"
 	StateRejected    State = "rejected" // issued, and refused by the requester or never confirmed; it is revoked
 	StateFailed      State = "failed"   // the CA refused, or its certificate was not what was granted
+	StateRevoked     State = "revoked"  // a request to revoke, carried out; the certificate is another transaction's
 	StateDenied      State = "denied"   // it was held, and somebody denied it, or nobody approved in time; nothing was asked of the CA
 )
 

@@ -37,6 +37,7 @@ type world struct {
 	gw     *gateway.Gateway
 	opts   gateway.Options
 	enroll gateway.Pipeline
+	revoke gateway.Pipeline
 	desc   func(*backend.Description)
 	wrap   func(gateway.Store) gateway.Store
 	keep   bool // unconfirmed certificates
@@ -116,10 +117,13 @@ func (w *world) swap() {
 		Name: "device", Backend: "ca", Validity: 72 * time.Hour,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 2}},
 	}
+	pipelines := map[gateway.Operation]gateway.Pipeline{gateway.Enroll: w.enroll}
+	if w.revoke != nil {
+		pipelines[gateway.Revoke] = w.revoke
+	}
 	err := w.gw.Swap(w.t.Context(), &gateway.Runtime{
 		Endpoints: map[string]*gateway.Endpoint{"est": {
-			Name: "est", Protocol: gateway.EST, Profile: profile, KeepUnconfirmed: w.keep,
-			Pipelines: map[gateway.Operation]gateway.Pipeline{gateway.Enroll: w.enroll},
+			Name: "est", Protocol: gateway.EST, Profile: profile, KeepUnconfirmed: w.keep, Pipelines: pipelines,
 		}},
 		Backends: map[string]backend.Backend{"ca": described{w.ca, w.desc}},
 	})

@@ -58,6 +58,8 @@ var calls = map[string]call{
 	"GET /v1/cas":                     {"List the CAs of all backends.", nil, nil, CAList{}, ""},
 	"GET /v1/cas/{backend}/crl":       {"A CRL, DER.", []string{"name: one of a CA's crls; absent: the default CA's"}, nil, nil, "application/pkix-crl"},
 	"POST /v1/cas/{backend}/rollover": {"Change a CA over to a new certificate or key.", nil, RolloverOrder{}, CA{}, ""},
+	"POST /v1/cmp":                    {"As POST /v1/cmp/{endpoint}, for the default CMP endpoint, or the only one.", nil, pkiMessage{}, nil, typePKIXCMP},
+	"POST /v1/cmp/{endpoint}":         {"Have a CMP endpoint answer a PKIMessage, DER, at most 262144 bytes, that somebody carried here. The answer is a PKIMessage too, be it a refusal.", nil, pkiMessage{}, nil, typePKIXCMP},
 	"GET /v1/status":                  {"How the gateway fares.", nil, nil, Status{}, ""},
 	"GET /v1/openapi.json":            {"This document.", nil, nil, map[string]any{}, ""},
 	"GET /metrics":                    {"Metrics for Prometheus.", nil, nil, nil, "text/plain"},
@@ -65,6 +67,9 @@ var calls = map[string]call{
 
 // importBody is an entry a line.
 type importBody struct{}
+
+// pkiMessage is no JSON.
+type pkiMessage struct{}
 
 var pathParameter = regexp.MustCompile(`:([a-z]+)`)
 
@@ -111,7 +116,13 @@ func document(t *testing.T, routes []route) []byte {
 			if typ == reflect.TypeFor[importBody]() {
 				typ, media = reflect.TypeFor[Device](), ndjson
 			}
-			operation["requestBody"] = object{"required": true, "content": object{media: object{"schema": schemas.of(typ)}}}
+			schema := object{"type": "string", "contentMediaType": typePKIXCMP}
+			if typ == reflect.TypeFor[pkiMessage]() {
+				media = typePKIXCMP
+			} else {
+				schema = schemas.of(typ)
+			}
+			operation["requestBody"] = object{"required": true, "content": object{media: object{"schema": schema}}}
 		}
 		at, _ := paths[path].(object)
 		if at == nil {
@@ -124,7 +135,7 @@ func document(t *testing.T, routes []route) []byte {
 		"openapi": "3.1.0",
 		"info": object{
 			"title": "Muster admin API", "version": "1",
-			"description": "What operators do. Roles: viewer reads; approver approves and denies held requests too, and makes challenges; admin does everything. x-role is the least that a call takes. Whoever opens the Unix socket is admin. Unknown parameters and fields are refused.",
+			"description": "What operators do. Roles: viewer reads; approver approves and denies held requests too, makes challenges, and passes CMP messages on; admin does everything. x-role is the least that a call takes. Whoever opens the Unix socket is admin. Unknown parameters and fields are refused.",
 		},
 		"security": []object{{"token": []string{}}, {"certificate": []string{}}, {}},
 		"paths":    paths,

@@ -8,7 +8,7 @@ type Role int
 const (
 	nobody   Role = iota
 	Viewer        // reads
-	Approver      // approves and denies held requests, and makes challenges
+	Approver      // approves and denies held requests, makes challenges, and passes CMP messages on
 	Admin         // everything
 )
 

@@ -67,6 +67,9 @@ type Config struct {
 	TakesSecrets func(endpoint string) error
 	// TakesChallenges says why an endpoint cannot have challenges, or not for the profile ("": its own), nil when it can.
 	TakesChallenges func(endpoint, profile string) error
+	// ProcessCMP has a CMP endpoint answer a message, DER; "" is the default endpoint. The error is a *gateway.Error: it wraps
+	// gateway.ErrNotFound when there is no such endpoint, and its reason is Malformed when the message is none.
+	ProcessCMP func(ctx context.Context, endpoint string, message []byte) ([]byte, error)
 	// Started reports whether a configuration runs: before, nothing is changed.
 	Started  func() bool
 	Metrics  *prometheus.Registry
@@ -99,7 +102,7 @@ const (
 // New makes a Server; it listens nowhere yet.
 func New(c Config) (*Server, error) {
 	if c.Store == nil || c.Gateway == nil || c.Backends == nil || c.CAs == nil || c.CRL == nil || c.Sealer == nil || c.TakesSecrets == nil ||
-		c.TakesChallenges == nil || c.Started == nil || c.Metrics == nil || c.Clock == nil || c.Log == nil {
+		c.TakesChallenges == nil || c.ProcessCMP == nil || c.Started == nil || c.Metrics == nil || c.Clock == nil || c.Log == nil {
 		return nil, errors.New("admin: all of Config is required")
 	}
 	s := &Server{config: c, started: c.Clock(), denied: newDenials(&c), changing: make(chan struct{}, 1), importing: make(chan struct{}, 1), entries: maxEntries, imported: maxImport}
@@ -159,6 +162,8 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/cas", Viewer, askTimeout, s.cas},
 		{"GET", "/v1/cas/:backend/crl", Viewer, askTimeout, s.crl},
 		{"POST", "/v1/cas/:backend/rollover", Admin, longTimeout, s.rollover},
+		{"POST", "/v1/cmp", Approver, longTimeout, s.processCMP},
+		{"POST", "/v1/cmp/:endpoint", Approver, longTimeout, s.processCMP},
 		{"GET", "/v1/status", Viewer, askTimeout, s.status},
 		{"GET", "/v1/openapi.json", Viewer, askTimeout, s.openAPI},
 		{"GET", "/metrics", Viewer, askTimeout, echo.WrapHandler(metrics)},

@@ -154,7 +154,7 @@ func newServer(t *testing.T, s *source) *Server {
 	var asks atomic.Int64
 	server, err := New(Config{
 		Store: s, Gateway: s, Metrics: registry, Version: "v1.2.3", Instance: "a", Log: slog.New(slog.NewTextHandler(&s.log, nil)),
-		CAs: s.cas, CRL: s.crl, Started: func() bool { return !s.starting }, TakesChallenges: takesChallenges,
+		CAs: s.cas, CRL: s.crl, Started: func() bool { return !s.starting }, TakesChallenges: takesChallenges, ProcessCMP: s.processCMP,
 		Sealer: func() Sealer { return reversing{} }, TakesSecrets: func(endpoint string) error {
 			if endpoint != "ran" && endpoint != "core" {
 				return fmt.Errorf("no endpoint %q", endpoint)

@@ -198,10 +198,7 @@ func certificateOf(c *gateway.Certificate, whole bool) Certificate {
 }
 
 // crlReasons are the names of CRLReason (RFC 5280 section 5.3.1); 7 is not used.
-var crlReasons = []string{
-	"unspecified", "keyCompromise", "cACompromise", "affiliationChanged", "superseded", "cessationOfOperation",
-	"certificateHold", "7", "removeFromCRL", "privilegeWithdrawn", "aACompromise",
-}
+var crlReasons = gateway.CRLReasons
 
 func crlReason(n int) string {
 	if n >= 0 && n < len(crlReasons) {

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
+	"slices"
 	"testing"
 	"time"
 )
@@ -72,6 +73,11 @@ func TestCrosses(t *testing.T) {
 				t.Errorf("%s: certificate %d is another", name, i)
 			}
 		}
+	}
+	// Whatever their order: a link may stand before the root of its key.
+	slices.Reverse(rollover)
+	if got := Crosses(c.self, rollover); len(got) != 2 || !got[0].Equal(cWithB) || !got[1].Equal(bWithA) {
+		t.Errorf("in another order: %d certificates", len(got))
 	}
 	if Crosses(c.self, nil) != nil {
 		t.Error("from nothing")

@@ -40,7 +40,8 @@ type part struct {
 // action is the content of one {{ }}.
 type action struct {
 	source   string
-	origin   string // device, request, certificate, old; "" for a literal
+	origin   string   // device, request, certificate, old; "" for a literal
+	fields   []string // of the source: subject, CN
 	lookup   func(*facts) (string, error)
 	pipes    []pipe
 	optional bool // | optional
@@ -173,7 +174,7 @@ func parseAction(content string) (*action, error) {
 	}
 	a := &action{source: source}
 	var err error
-	if a.origin, a.lookup, err = parseValue(commands[0]); err != nil {
+	if a.origin, a.fields, a.lookup, err = parseValue(commands[0]); err != nil {
 		return fail("%v", err)
 	}
 	for i, c := range commands[1:] {
@@ -194,42 +195,41 @@ func parseAction(content string) (*action, error) {
 }
 
 // parseValue reads the first command of an action: SOURCE.FIELD..., SOURCE.FIELD "name", or a text in quotes.
-func parseValue(c *parse.CommandNode) (origin string, lookup func(*facts) (string, error), err error) {
-	var fields []string
+func parseValue(c *parse.CommandNode) (origin string, fields []string, lookup func(*facts) (string, error), err error) {
 	switch first := c.Args[0].(type) {
 	case *parse.StringNode:
 		if len(c.Args) > 1 {
-			return "", nil, errors.New("a text takes no arguments")
+			return "", nil, nil, errors.New("a text takes no arguments")
 		}
-		return "", func(*facts) (string, error) { return first.Text, nil }, nil
+		return "", nil, func(*facts) (string, error) { return first.Text, nil }, nil
 	case *parse.IdentifierNode:
 		origin = first.Ident
 	case *parse.ChainNode:
 		id, ok := first.Node.(*parse.IdentifierNode)
 		if !ok {
-			return "", nil, errors.New("want a value such as device.serial")
+			return "", nil, nil, errors.New("want a value such as device.serial")
 		}
 		origin, fields = id.Ident, first.Field
 	case *parse.FieldNode:
-		return "", nil, errors.New("a value begins with its source, without a dot before it: device.serial")
+		return "", nil, nil, errors.New("a value begins with its source, without a dot before it: device.serial")
 	default:
-		return "", nil, errors.New("want a value such as device.serial")
+		return "", nil, nil, errors.New("want a value such as device.serial")
 	}
 	if !slices.Contains(originNames, origin) {
 		_, err := source(origin, nil)
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	args, err := texts(c.Args[1:])
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	if len(args) > 1 {
-		return "", nil, fmt.Errorf("%s takes one name at most; pipes stand behind |", origin)
+		return "", nil, nil, fmt.Errorf("%s takes one name at most; pipes stand behind |", origin)
 	}
 	// device.attr "site" reads as device.attr.site, but that the name may be any.
 	fields = append(slices.Clone(fields), args...)
 	lookup, err = source(origin, fields)
-	return origin, lookup, err
+	return origin, fields, lookup, err
 }
 
 // texts are arguments that have to be texts in quotes.

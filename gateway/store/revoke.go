@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/muster-pki/muster/gateway"
 )
@@ -24,12 +26,17 @@ var errRevokedBefore = errors.New("the certificate was revoked before")
 
 // OrderRevocation is gateway.Store. The note is the operator's line of a transaction that was unconfirmed; another keeps its own.
 //
-// Work, transaction, keys, claims are written in the order of Settle, the certificate between transaction and keys.
+// Work, transaction, keys, claims are written in the order of Settle, the certificate between transaction and keys; what belongs
+// to the request that asked for it comes last.
 func (s *Store) OrderRevocation(ctx context.Context, o *gateway.RevocationOrder) (int64, error) {
 	if o.Lease <= 0 {
 		return 0, errors.New("an order to revoke is carried out under a lease")
 	}
 	body, err := eventBody(&o.Audit, required)
+	if err != nil {
+		return 0, err
+	}
+	request, err := requestArgs(o)
 	if err != nil {
 		return 0, err
 	}
@@ -71,6 +78,11 @@ func (s *Store) OrderRevocation(ctx context.Context, o *gateway.RevocationOrder)
 				return err
 			}
 		}
+		if o.Request != nil {
+			if err := u.askedToRevoke(o, request); err != nil {
+				return err
+			}
+		}
 		return u.audit(body)
 	})
 	if errors.Is(err, errRevokedBefore) {
@@ -80,4 +92,53 @@ func (s *Store) OrderRevocation(ctx context.Context, o *gateway.RevocationOrder)
 		return 0, err
 	}
 	return epoch, nil
+}
+
+// requestArgs are the parameters of insertTransaction for the request of an order, nil for an operator's.
+func requestArgs(o *gateway.RevocationOrder) ([]any, error) {
+	t := o.Request
+	switch {
+	case t == nil && (len(o.Claims) > 0 || !o.RepeatUntil.IsZero()):
+		return nil, errors.New("an order to revoke has claims and a repeat key with a request only")
+	case t == nil:
+		return nil, nil
+	case t.State != gateway.StateRevoked || t.Intent != nil || t.Hold != nil || t.Resume != "":
+		return nil, fmt.Errorf("a request to revoke that was carried out is not %q, and certifies nothing", t.State)
+	}
+	for _, c := range o.Claims {
+		if err := validKey("claim", c.Key); err != nil {
+			return nil, err
+		}
+	}
+	return transactionArgs(t)
+}
+
+// askedToRevoke writes the request of an order, with its key and claims.
+func (u unit) askedToRevoke(o *gateway.RevocationOrder, args []any) error {
+	t := o.Request
+	keep := o.RepeatUntil.After(o.At)
+	if keep {
+		holder, err := u.takeRepeat(t.Repeat, t.ID, o.At)
+		if err != nil {
+			return err
+		}
+		if holder != "" {
+			return &gateway.TwinError{Transaction: holder}
+		}
+	}
+	// In one order everywhere, as in Begin.
+	for _, c := range slices.SortedStableFunc(slices.Values(o.Claims), func(a, b gateway.Claim) int { return cmp.Compare(a.Key, b.Key) }) {
+		if err := u.takeClaim(t.ID, c); err != nil {
+			return err
+		}
+	}
+	if _, err := u.exec(insertTransaction, args...); err != nil {
+		return fmt.Errorf("transaction %s: %w", t.ID, err)
+	}
+	if keep {
+		if _, err := u.exec(keepRepeat, t.ID, micros(o.RepeatUntil)); err != nil {
+			return fmt.Errorf("repeat key: %w", err)
+		}
+	}
+	return nil
 }

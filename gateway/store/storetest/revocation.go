@@ -13,6 +13,7 @@ var revocationTests = []part{
 	{"order revocation: issued", testOrderRevocation},
 	{"order revocation: unconfirmed", testOrderUnconfirmed},
 	{"order revocation: rejected before", testOrderRejected},
+	{"order revocation: by request", testOrderByRequest},
 	{"order revocation: races", testRaceOfOrders},
 	{"order revocation: race with the time-out", testRaceOfOrderAndTimeOut},
 }
@@ -224,4 +225,86 @@ func testRaceOfOrders(e *env) {
 		e.wantClaim(claim, false)
 		e.wantNoWork()
 	}
+}
+
+// testOrderByRequest: who asked to revoke is committed with the order, with its key and claims, or nothing is.
+func testOrderByRequest(e *env) {
+	certified := func() *gateway.Certificate {
+		tx, epoch := e.begun()
+		s := e.issued(tx, epoch)
+		e.must(e.s.Settle(e.ctx(), s))
+		return s.Certificate
+	}
+	claim := gateway.Claim{Key: "revocations", Limit: 2}
+	request := func(c *gateway.Certificate) *gateway.RevocationOrder {
+		o := e.order(c)
+		t := e.transaction(gateway.StateRevoked)
+		t.Operation, t.Intent, t.Resume = gateway.Revoke, nil, ""
+		o.Request, o.Claims, o.RepeatUntil, o.Audit.Transaction = t, []gateway.Claim{claim}, o.At.Add(time.Minute), t.ID
+		return o
+	}
+	c := certified()
+	o := request(c)
+	if e.ordered(o) == 0 {
+		e.Error("no epoch")
+	}
+	e.wantRevoked(c, o.At, 1)
+	got := e.get(o.Request.ID)
+	if got.State != gateway.StateRevoked || got.State.Open() || got.Operation != gateway.Revoke || got.Certificate != nil || got.Note != o.Request.Note {
+		e.Errorf("%+v", got)
+	}
+	e.wantAudited("revocation-ordered", o.Request.ID, true)
+	e.wantRepeat(o.Request.Repeat, o.Request.ID)
+	found, err := e.s.ByWireID(e.ctx(), o.Request.Endpoint, o.Request.WireID)
+	e.must(err)
+	if found.ID != o.Request.ID {
+		e.Errorf("by its wire ID: %s", found.ID)
+	}
+	// The second comes too late, and leaves nothing.
+	late := request(c)
+	if epoch := e.ordered(late); epoch != 0 {
+		e.Errorf("epoch %d for what is revoked", epoch)
+	}
+	_, err = e.s.Transaction(e.ctx(), late.Request.ID)
+	e.wantErr(err, gateway.ErrNotFound)
+	e.wantRepeat(late.Request.Repeat, "")
+	// Nor does one whose key is another's, or whose claim is used up.
+	valid := certified()
+	twin := request(valid)
+	twin.Request.Repeat = o.Request.Repeat
+	_, err = e.s.OrderRevocation(e.ctx(), twin)
+	if t, ok := errors.AsType[*gateway.TwinError](err); !ok || t.Transaction != o.Request.ID {
+		e.Errorf("a twin: %v", err)
+	}
+	e.wantClaim(claim, true)
+	spent := request(valid)
+	_, err = e.s.OrderRevocation(e.ctx(), spent)
+	if lost, ok := errors.AsType[*gateway.ClaimLostError](err); !ok || lost.Claim.Key != claim.Key {
+		e.Errorf("a claim that is used up: %v", err)
+	}
+	for _, o := range []*gateway.RevocationOrder{twin, spent} {
+		_, err = e.s.Transaction(e.ctx(), o.Request.ID)
+		e.wantErr(err, gateway.ErrNotFound)
+	}
+	e.wantRepeat(spent.Request.Repeat, "")
+	// Nor nonsense.
+	for name, change := range map[string]func(*gateway.RevocationOrder){
+		"another state":            func(o *gateway.RevocationOrder) { o.Request.State = gateway.StateIssued },
+		"an intent":                func(o *gateway.RevocationOrder) { o.Request.Intent = e.transaction(gateway.StateIssuing).Intent },
+		"a resume key":             func(o *gateway.RevocationOrder) { o.Request.Resume = o.Request.Repeat },
+		"claims without a request": func(o *gateway.RevocationOrder) { o.Request, o.RepeatUntil = nil, time.Time{} },
+		"a time without a request": func(o *gateway.RevocationOrder) { o.Request, o.Claims = nil, nil },
+		"a claim without a key":    func(o *gateway.RevocationOrder) { o.Claims = []gateway.Claim{{Limit: 1}} },
+	} {
+		o := request(valid)
+		o.Claims[0].Key = "another"
+		change(o)
+		if _, err := e.s.OrderRevocation(e.ctx(), o); err == nil {
+			e.Errorf("%s: no error", name)
+		}
+	}
+	e.wantRevoked(valid, time.Time{}, 0)
+	// Its key stands until its time is over.
+	e.clock.Advance(time.Minute + time.Second)
+	e.wantRepeat(o.Request.Repeat, "")
 }
