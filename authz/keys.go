@@ -20,7 +20,7 @@ type KeysConfig struct {
 	// (RSA>=3072). Default: each that the gateway reads (those named, and RSA>=2048).
 	Allowed []string `yaml:"allowed"`
 	// POP lists the proofs of possession that suffice: signature (with the key itself; tls-binding is one too),
-	// tls-binding, ra (an RA vouches), pending-confirm (the device decrypts the certificate). Default: signature.
+	// tls-binding, ra (an RA vouches, for which a stage `ra` has to stand before), pending-confirm (the device decrypts the certificate). Default: signature.
 	POP []string `yaml:"pop"`
 	// Blocklist is a file of keys that are refused whoever has them: the SHA-256 of a SubjectPublicKeyInfo in
 	// hexadecimal on each line, # for comments.
@@ -28,7 +28,8 @@ type KeysConfig struct {
 }
 
 // Keys is the stage `keys`. It denies with BadAlgorithm when no key of the kind is allowed, with BadTemplate when the
-// key is missing, too short or long, weak or on the block list, with BadPOP when possession is not proven as demanded.
+// key is missing, too short or long, weak or on the block list, with BadPOP when possession is not proven as demanded, with
+// NotAuthorized when somebody else than an RA vouches for it.
 type Keys struct {
 	names     map[string]bool // exact ones, as pkix.KeyName has them
 	rsaFrom   int             // bits from which on every RSA key is allowed; 0 for none
@@ -140,6 +141,10 @@ func (s *Keys) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant)
 	if !slices.Contains(s.pop, r.POP) && !(r.POP == gateway.POPLinked && slices.Contains(s.pop, gateway.POPSignature)) {
 		return gateway.Denied(gateway.BadPOP, "possession of the key is not proven as required",
 			fmt.Sprintf("proof of possession is %q; allowed are %q", r.POP, s.pop))
+	}
+	// RFC 9810 section 5.2.8.1: "An end entity MUST NOT use raVerified."
+	if r.POP == gateway.POPRA && !g.Vouched() {
+		return gateway.Denied(gateway.NotAuthorized, "only a registration authority can vouch for the possession of a key", "raVerified, and no stage ra before this one has found an RA to ask")
 	}
 	return gateway.Allowed(fmt.Sprintf("%s, possession proven by %s", name, r.POP))
 }

@@ -53,11 +53,12 @@ var testKeys = sync.OnceValue(func() map[string][]byte {
 
 func TestKeys(t *testing.T) {
 	for name, c := range map[string]struct {
-		config KeysConfig
-		key    string
-		pop    gateway.POP    // "" for signature
-		reason gateway.Reason // "" when allowed
-		note   string
+		config  KeysConfig
+		key     string
+		pop     gateway.POP    // "" for signature
+		vouched bool           // by a stage that knows RAs
+		reason  gateway.Reason // "" when allowed
+		note    string
 	}{
 		"default: P-256":                 {key: "P-256", note: "P-256, possession proven by signature"},
 		"default: P-384":                 {key: "P-384"},
@@ -69,7 +70,8 @@ func TestKeys(t *testing.T) {
 		"an RSA floor":                   {config: KeysConfig{Allowed: []string{"RSA>=2048"}}, key: "RSA-3072"},
 		"on the RSA floor":               {config: KeysConfig{Allowed: []string{"RSA>=3072"}}, key: "RSA-3072"},
 		"the lower of two floors":        {config: KeysConfig{Allowed: []string{"RSA>=2048", "RSA>=4096"}}, key: "RSA-2048"},
-		"an RA vouches, allowed":         {config: KeysConfig{POP: []string{"signature", "ra"}}, key: "P-256", pop: gateway.POPRA},
+		"an RA vouches, allowed":         {config: KeysConfig{POP: []string{"signature", "ra"}}, key: "P-256", pop: gateway.POPRA, vouched: true},
+		"somebody vouches":               {config: KeysConfig{POP: []string{"signature", "ra"}}, key: "P-256", pop: gateway.POPRA, reason: gateway.NotAuthorized},
 		"confirmed later, allowed":       {config: KeysConfig{POP: []string{"pending-confirm"}}, key: "P-256", pop: gateway.POPConfirm},
 		"no key":                         {key: "none", reason: gateway.BadTemplate, note: "no public key"},
 		"a key that does not parse":      {key: "garbage", reason: gateway.BadTemplate},
@@ -84,7 +86,7 @@ func TestKeys(t *testing.T) {
 		"on the block list":              {config: KeysConfig{Blocklist: "block"}, key: "P-256", reason: gateway.BadTemplate, note: "blocklist"},
 		"not on the block list":          {config: KeysConfig{Blocklist: "block"}, key: "P-384"},
 		"no proof":                       {key: "P-256", pop: gateway.POPNone, reason: gateway.BadPOP, note: `"none"`},
-		"an RA vouches":                  {key: "P-256", pop: gateway.POPRA, reason: gateway.BadPOP},
+		"an RA vouches":                  {key: "P-256", pop: gateway.POPRA, vouched: true, reason: gateway.BadPOP},
 		"confirmed later":                {key: "P-256", pop: gateway.POPConfirm, reason: gateway.BadPOP},
 		"no session where one is wanted": {config: KeysConfig{POP: []string{"tls-binding"}}, key: "P-256", reason: gateway.BadPOP},
 		"a proof of no kind":             {key: "P-256", pop: "hearsay", reason: gateway.BadPOP},
@@ -100,7 +102,11 @@ func TestKeys(t *testing.T) {
 				c.pop = gateway.POPSignature
 			}
 			r := &gateway.Request{PublicKey: testKeys()[c.key], POP: c.pop}
-			v := s.Decide(context.Background(), r, &gateway.Grant{PublicKey: r.PublicKey})
+			g := &gateway.Grant{PublicKey: r.PublicKey}
+			if c.vouched {
+				g.Vouch()
+			}
+			v := s.Decide(context.Background(), r, g)
 			if c.reason == "" {
 				expect(t, v, gateway.Allow, "", c.note)
 			} else {

@@ -22,7 +22,8 @@ type Certificates interface {
 }
 
 // OwnCertificateConfig configures the stage `own-certificate`: the requester holds a certificate that this gateway
-// had issued, and renews, rekeys or revokes that very certificate.
+// had issued, and renews, rekeys or revokes that very certificate. Behind a stage `ra` it is the certificate that the RA asks
+// to renew or revoke.
 type OwnCertificateConfig struct {
 	// Kinds of credential to look at, in this order; the first that the request carries counts.
 	// Default: tls-certificate, message-signer.
@@ -38,7 +39,16 @@ type OwnCertificateConfig struct {
 	// of the CA, unless that is rejected, or never confirmed (RFC 9810 section 5.3.5). Repeats of the request that
 	// renewed it get their answer all the same. Without it, a certificate renews itself until it ends.
 	Once bool `yaml:"once"`
+	// Revoke says which certificates a requester may revoke: itself, the one that it shows, or device, also the others that
+	// the same device has from these endpoints. Default: itself.
+	Revoke string `yaml:"revoke"`
 }
+
+// What OwnCertificateConfig.Revoke may be.
+const (
+	revokeItself = "itself"
+	revokeDevice = "device"
+)
 
 // OwnCertificate is the stage `own-certificate`. It denies with Unauthenticated without a certificate, with Untrusted
 // when this gateway did not issue it or it is not valid now, with Revoked (from when it was rejected on, and when Once
@@ -67,6 +77,9 @@ func NewOwnCertificate(c OwnCertificateConfig, store Certificates, now func() ti
 	if slices.Contains(c.Endpoints, "") {
 		return nil, errors.New("endpoints: a name is empty")
 	}
+	if whole := []string{"", revokeItself, revokeDevice}; !slices.Contains(whole, c.Revoke) {
+		return nil, fmt.Errorf("revoke: %q is neither itself nor device%s", c.Revoke, strictyaml.Suggest(c.Revoke, whole[1:]))
+	}
 	return &OwnCertificate{config: c, kinds: kinds, store: store, now: now}, nil
 }
 
@@ -89,23 +102,30 @@ func (s *OwnCertificate) Decide(ctx context.Context, r *gateway.Request, g *gate
 		return gateway.Denied(gateway.Unauthenticated, "the certificate that was issued here is required",
 			"the request carries no "+joinKinds(s.kinds))
 	}
-	leaf := c.Chain[0]
+	leaf, denied, ok := s.subject(ctx, r, g, c)
+	if !ok {
+		return denied
+	}
 	record, denied, ok := s.issuedHere(ctx, leaf)
 	if !ok {
 		return denied
 	}
 	// From here on it is known who asks, and a refusal is kept for good.
-	g.Authenticate(c)
+	if !g.Vouched() {
+		g.Authenticate(c)
+	}
 	if record.Device != "" {
 		if denied, ok := nameDevice(g, record.Device); !ok {
 			return denied
 		}
 	}
-	if denied, ok := s.mayAsk(r, record, leaf); !ok {
+	if denied, ok := s.mayAsk(ctx, r, record, leaf); !ok {
 		return denied
 	}
 	note := fmt.Sprintf("certificate %x of %s, issued at endpoint %s", record.Serial, pkix.FormatName(leaf.RawSubject), record.Endpoint)
-	if r.Operation != gateway.Revoke {
+	if r.Operation == gateway.Revoke {
+		g.Revokes = &gateway.Replaced{Issuer: bytes.Clone(r.Target.Issuer), Serial: r.Target.Serial.Bytes()}
+	} else {
 		changed, denied, ok := s.sameNames(r, g, leaf)
 		if !ok {
 			return denied
@@ -123,6 +143,34 @@ func (s *OwnCertificate) Decide(ctx context.Context, r *gateway.Request, g *gate
 		})
 	}
 	return gateway.Allowed(note)
+}
+
+// subject is the certificate that the request is about: the requester's own, or, where an RA asks in the device's place (RFC 9810
+// section 5.3.5), the one that the request names.
+func (s *OwnCertificate) subject(ctx context.Context, r *gateway.Request, g *gateway.Grant, c gateway.Credential) (*x509.Certificate, gateway.Verdict, bool) {
+	switch {
+	case !g.Vouched():
+	case r.OldCert != nil:
+		return r.OldCert, gateway.Verdict{}, true
+	case r.Operation == gateway.Revoke && r.Target != nil && r.Target.Serial != nil && r.Target.Serial.Sign() > 0:
+		record, err := s.store.Certificate(ctx, r.Target.Issuer, r.Target.Serial.Bytes())
+		if errors.Is(err, gateway.ErrNotFound) {
+			return nil, gateway.Denied(gateway.UnknownCert, "no such certificate was issued here", fmt.Sprintf("certificate %x of %s is not among those issued here",
+				r.Target.Serial, pkix.FormatName(r.Target.Issuer))), false
+		}
+		if err == nil && record == nil {
+			err = errors.New("the look-up gave nothing")
+		}
+		var cert *x509.Certificate
+		if err == nil {
+			cert, err = x509.ParseCertificate(record.DER)
+		}
+		if err != nil {
+			return nil, gateway.Unanswered(fmt.Errorf("certificate %x cannot be looked up: %w", r.Target.Serial, err)), false
+		}
+		return cert, gateway.Verdict{}, true
+	}
+	return c.Chain[0], gateway.Verdict{}, true
 }
 
 // issuedHere returns the record of the certificate when this gateway issued it and it is valid.
@@ -166,14 +214,11 @@ func (s *OwnCertificate) issuedHere(ctx context.Context, leaf *x509.Certificate)
 }
 
 // mayAsk judges what is asked of the certificate.
-func (s *OwnCertificate) mayAsk(r *gateway.Request, record *gateway.Certificate, leaf *x509.Certificate) (gateway.Verdict, bool) {
+func (s *OwnCertificate) mayAsk(ctx context.Context, r *gateway.Request, record *gateway.Certificate, leaf *x509.Certificate) (gateway.Verdict, bool) {
 	deny := func(reason gateway.Reason, detail, format string, args ...any) (gateway.Verdict, bool) {
 		return gateway.Denied(reason, detail, fmt.Sprintf(format, args...)), false
 	}
-	endpoints := s.config.Endpoints
-	if len(endpoints) == 0 {
-		endpoints = []string{r.Endpoint}
-	}
+	endpoints := s.endpoints(r)
 	if !slices.Contains(endpoints, record.Endpoint) {
 		return deny(gateway.NotAuthorized, "the certificate is not one of this endpoint's", "the certificate was issued at endpoint %q; this stage takes those of %q", record.Endpoint, endpoints)
 	}
@@ -195,11 +240,41 @@ func (s *OwnCertificate) mayAsk(r *gateway.Request, record *gateway.Certificate,
 			return deny(gateway.UnknownCert, "the request does not say which certificate it revokes", "the request names no certificate to revoke")
 		}
 		if !bytes.Equal(r.Target.Issuer, leaf.RawIssuer) || r.Target.Serial.Cmp(leaf.SerialNumber) != 0 {
-			return deny(gateway.NotAuthorized, "a certificate revokes itself only", "certificate %x of %s asks to revoke certificate %x of issuer %s",
-				leaf.SerialNumber.Bytes(), pkix.FormatName(leaf.RawSubject), r.Target.Serial.Bytes(), pkix.FormatName(r.Target.Issuer))
+			return s.mayRevoke(ctx, r, record, leaf)
 		}
 	default:
 		return deny(gateway.NotAuthorized, "the operation is not allowed with this certificate", "own-certificate judges renew, rekey and revoke, not %s", r.Operation)
+	}
+	return gateway.Verdict{}, true
+}
+
+// endpoints are those under which a certificate may have been issued.
+func (s *OwnCertificate) endpoints(r *gateway.Request) []string {
+	if len(s.config.Endpoints) == 0 {
+		return []string{r.Endpoint}
+	}
+	return s.config.Endpoints
+}
+
+// mayRevoke judges a request to revoke another certificate than the one that the requester shows.
+func (s *OwnCertificate) mayRevoke(ctx context.Context, r *gateway.Request, record *gateway.Certificate, leaf *x509.Certificate) (gateway.Verdict, bool) {
+	what := fmt.Sprintf("certificate %x of %s asks to revoke certificate %x of issuer %s",
+		leaf.SerialNumber.Bytes(), pkix.FormatName(leaf.RawSubject), r.Target.Serial.Bytes(), pkix.FormatName(r.Target.Issuer))
+	target, err := s.store.Certificate(ctx, r.Target.Issuer, r.Target.Serial.Bytes())
+	switch {
+	case errors.Is(err, gateway.ErrNotFound):
+		return gateway.Denied(gateway.UnknownCert, "no such certificate was issued here", what+", which is not among those issued here"), false
+	case err != nil:
+		return gateway.Unanswered(fmt.Errorf("%s, which cannot be looked up: %w", what, err)), false
+	case target == nil:
+		return gateway.Unanswered(errors.New(what + ": the look-up gave nothing")), false
+	case s.config.Revoke != revokeDevice:
+		return gateway.Denied(gateway.NotAuthorized, "a certificate revokes itself only", what), false
+	case record.Device == "" || target.Device != record.Device || !slices.Contains(s.endpoints(r), target.Endpoint):
+		return gateway.Denied(gateway.NotAuthorized, "the certificate is not one of this device's",
+			fmt.Sprintf("%s, of device %s from endpoint %q; the requester is device %s", what, shown(target.Device), target.Endpoint, shown(record.Device))), false
+	case record.State == gateway.StateUnconfirmed: // it may be revoked at any moment, and what it revokes would be gone
+		return gateway.Denied(gateway.NotAuthorized, "the certificate is not confirmed yet", what+", and waits to be confirmed itself"), false
 	}
 	return gateway.Verdict{}, true
 }
