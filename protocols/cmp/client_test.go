@@ -323,6 +323,8 @@ func failure(m *cmpmsg.Message) (fail cmpmsg.FailInfo, text string, rejection bo
 		s = b.Status
 	case *cmpmsg.CertRepMessage:
 		s, rejection = b.Responses[0].Status, true
+	case *cmpmsg.RevRep:
+		s, rejection = b.Statuses[0], true
 	}
 	if len(s.Text) > 0 {
 		text = s.Text[0]

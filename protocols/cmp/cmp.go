@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net/netip"
 	"slices"
 	"time"
@@ -24,8 +25,11 @@ import (
 
 // Gateway is what the adapter asks of the domain. Every error is a *gateway.Error.
 type Gateway interface {
+	Informer
 	// Enroll answers a request. Result.Exchange is Request.Exchange of the request that began the transaction.
 	Enroll(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
+	// Revoke answers a request to revoke a certificate (Request.Target). Result.Exchange is as Enroll's.
+	Revoke(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
 	// Reject takes note of a request that never became one (malformed, wrong protection, no proof of possession): it is
 	// logged, counted and kept for `muster explain`. It returns the error with Transaction set.
 	Reject(ctx context.Context, r *gateway.Request, e *gateway.Error) *gateway.Error
@@ -42,6 +46,11 @@ type Gateway interface {
 	DerivesSubject(endpoint, profile string) bool
 	// Heard takes note of a message that changes nothing, for `muster explain`.
 	Heard(transaction, kind, note string, source netip.Addr)
+	// TrustedRA returns nil when the credential is that of a registration authority here: one that asks in a device's place
+	// when speaks is set, else one that passes on what devices have protected will do.
+	TrustedRA(ctx context.Context, endpoint string, c gateway.Credential, speaks bool) *gateway.Error
+	// IssuedAs returns the certificate that was issued here under issuer and serial number, nil when there is none.
+	IssuedAs(ctx context.Context, issuer []byte, serial *big.Int) (*x509.Certificate, error)
 	// SharedSecret returns the secret under a reference, nil when there is none.
 	SharedSecret(ctx context.Context, endpoint string, reference []byte) (gateway.Secret, error)
 }

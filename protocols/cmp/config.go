@@ -32,10 +32,46 @@ type Config struct {
 	CAPubs bool `yaml:"ca-pubs"`
 	// Limits: max-body goes up to 262144; retry-after is the checkAfter of a pollRep, too.
 	wire.Limits `yaml:",inline"`
+	// Files is for messages that are carried in files (Handler.Process).
+	Files Files `yaml:"files"`
 	// Legacy lets in what is refused otherwise: sha1 takes SHA-1 in signatures over messages and proofs of possession
 	// (never in certificates: that is the stage's to say), and where it derives the key of a MAC. HMAC-SHA-1 in PBM needs
 	// no leave.
 	Legacy []Legacy `yaml:"legacy"`
+}
+
+// Files is the `files:` section: messages that somebody carries to a gateway and back take days.
+type Files struct {
+	// ClockSkew is the window of messageTime for them, 0 means 14d, and never less than the endpoint's own. From 1s to 90d,
+	// or any.
+	ClockSkew Skew `yaml:"clock-skew"`
+	// ConfirmWait is for how long a certificate that was asked for by file waits for its certConf, by whatever way that
+	// comes; 0 means 14d, and never less than the endpoint's own. From 1s to 90d.
+	ConfirmWait strictyaml.Duration `yaml:"confirm-wait"`
+	// Spool is a folder that the running gateway watches: it takes messages from DIR/in and puts the answers into DIR/out.
+	// Default: none. The adapter does not look at it.
+	Spool string `yaml:"spool"`
+}
+
+func (f Files) check() error {
+	if d := f.ClockSkew.Window; d != 0 && (d < time.Second || d > maxWait) {
+		return fmt.Errorf("files: clock-skew: not from 1s to 90d, nor any")
+	}
+	if d := time.Duration(f.ConfirmWait); d != 0 && (d < minConfirmWait || d > maxWait) {
+		return fmt.Errorf("files: confirm-wait: not from %s to 90d", minConfirmWait)
+	}
+	return nil
+}
+
+// withDefaults fills in what is 0, beside the rest of the section.
+func (f Files) withDefaults(c Config) Files {
+	if f.ClockSkew == (Skew{}) {
+		f.ClockSkew = Skew{Any: c.ClockSkew.Any, Window: max(c.ClockSkew.Window, defaultFileWait)}
+	}
+	if f.ConfirmWait == 0 {
+		f.ConfirmWait = max(c.ConfirmWait, strictyaml.Duration(defaultFileWait))
+	}
+	return f
 }
 
 // Confirm is on-request or explicit; "" means on-request.
@@ -96,6 +132,7 @@ const (
 	minConfirmWait     = time.Second
 	maxWait            = 90 * 24 * time.Hour
 	defaultSkew        = 300 * time.Second
+	defaultFileWait    = 14 * 24 * time.Hour
 	maxMaxBody         = 256 << 10 // cmpmsg parses no more
 )
 
@@ -133,6 +170,9 @@ func (c Config) check() error {
 	if d := c.WithDefaults(); d.RetryAfter >= d.ConfirmWait && c.RetryAfter != 0 {
 		return fmt.Errorf("retry-after: shorter than confirm-wait, or a certificate that is fetched by polling is revoked before")
 	}
+	if err := c.Files.check(); err != nil {
+		return err
+	}
 	for _, l := range c.Legacy {
 		if l != LegacySHA1 {
 			return fmt.Errorf("legacy: not a list of sha1")
@@ -159,6 +199,7 @@ func (c Config) WithDefaults() Config {
 		c.Protection = ProtectAsRequest
 	}
 	c.Limits = c.Limits.WithDefaults()
+	c.Files = c.Files.withDefaults(c)
 	return c
 }
 

@@ -2,7 +2,6 @@ package cmp
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
@@ -112,7 +111,7 @@ func (x *exchange) begin(body cmpmsg.BodyType, w *wish) (*record, error) {
 		Version: recordVersion, Body: body, ReqID: x.reqID, Message: x.hash, PVNO: x.pvno, ClientNonce: h.SenderNonce,
 		Implicit: x.endpoint.Config.Confirm == ConfirmOnRequest && asks(h, cmpmsg.OIDImplicitConfirm),
 		TellWait: asks(h, cmpmsg.OIDConfirmWaitTime),
-		Wish:     *w, Key: key, Answer: answer,
+		Wish:     *w, Key: key, Answer: answer, ByFile: x.byFile,
 	}
 	if q := x.requester; q.mac != nil {
 		rec.MAC, rec.Reference = true, q.reference
@@ -133,7 +132,7 @@ func (x *exchange) answer(result *gateway.Result) *refusal {
 	}
 	switch {
 	case result.Kind == gateway.ResultIssued && result.Certificate != nil:
-		until := rec.Answer.time().Add(time.Duration(x.endpoint.Config.ConfirmWait))
+		until := rec.Answer.time().Add(x.endpoint.Config.confirmWait(rec.ByFile))
 		return x.sendCertificate(rec, rec.Answer, result.Certificate, result.Chain, result.Unconfirmed, until)
 	case result.Kind == gateway.ResultPending:
 		return x.sendWaiting(rec, result.Transaction)

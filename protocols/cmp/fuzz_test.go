@@ -32,7 +32,7 @@ func FuzzHandler(f *testing.F) {
 			crmf{kind: cmpmsg.TypeKUR, key: key, subject: "device-1"}.body(f),
 			&cmpmsg.PKCS10{CSR: csr(f, key, "device-1")}, confirmation(random(32), 0), &cmpmsg.PollReq{}, &cmpmsg.PKIConf{},
 			&cmpmsg.ErrorMsg{Status: cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusRejection}},
-			&cmpmsg.General{Kind: cmpmsg.TypeGenM, Info: []cmpmsg.InfoTypeAndValue{{Type: cmpmsg.OIDCACerts}}},
+			generalSeed(f), rr(f, vendor.cert, reasonCode(1)),
 		} {
 			f.Add(c.message(body))
 		}
@@ -115,7 +115,7 @@ func FuzzBody(f *testing.F) {
 		crmf{kind: cmpmsg.TypeIR, key: key, subject: "device-1", dns: []string{"a.example"}, notAfter: testTime}.body(f),
 		crmf{kind: cmpmsg.TypeCR, key: key, rawSubject: nullDN[:]}.body(f), &cmpmsg.PKCS10{CSR: csr(f, key, "device-1")},
 		confirmation(random(32), 0), &cmpmsg.CertConf{}, &cmpmsg.PollReq{ReqIDs: []*big.Int{big.NewInt(0)}}, &cmpmsg.PKIConf{},
-		&cmpmsg.ErrorMsg{Status: cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusRejection, Text: []string{"why"}}},
+		&cmpmsg.ErrorMsg{Status: cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusRejection, Text: []string{"why"}}}, generalSeed(f), genm(),
 	} {
 		m, err := cmpmsg.Parse(c.message(body))
 		if err != nil {

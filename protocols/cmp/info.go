@@ -25,33 +25,48 @@ const maxProfile = 255
 
 // readProfile reads the profile that is asked for (RFC 9810 section 5.1.1.4). There is one request in a message, so
 // there is one name at most; an empty one is none.
+func (x *exchange) readProfile() *refusal {
+	names, ref := x.profileNames(1, "there are requests")
+	if ref == nil && len(names) > 0 {
+		x.Request.Profile = names[0]
+	}
+	return ref
+}
+
+// profileNames reads certProfile, which has at most as many names as there is something that they can be for, in its order.
 //
 //	CertProfileValue ::= SEQUENCE SIZE (1..MAX) OF UTF8String
-func (x *exchange) readProfile() *refusal {
+func (x *exchange) profileNames(most int, than string) (names []string, ref *refusal) {
 	seen := false
 	for _, i := range x.message.Header.GeneralInfo {
 		if !i.Type.Equal(cmpmsg.OIDCertProfile) {
 			continue
 		}
 		in := cryptobyte.String(i.Value)
-		var seq, text cryptobyte.String
-		switch {
-		case seen, !in.ReadASN1(&seq, cbasn1.SEQUENCE), !in.Empty(), !seq.ReadASN1(&text, cbasn1.UTF8String):
-			return refused(gateway.Malformed, "certProfile does not parse", nil)
-		case !seq.Empty():
-			return refused(gateway.Unsupported, "certProfile names more profiles than there are requests", nil)
-		case len(text) > maxProfile, !utf8.Valid(text):
-			return refused(gateway.Malformed, fmt.Sprintf("the name in certProfile is not UTF-8 of at most %d bytes", maxProfile), nil)
-		}
-		for _, r := range string(text) {
-			if !unicode.IsPrint(r) {
-				return refused(gateway.Malformed, "the name in certProfile has characters that cannot be shown", nil)
-			}
+		var seq cryptobyte.String
+		if seen || !in.ReadASN1(&seq, cbasn1.SEQUENCE) || !in.Empty() || seq.Empty() {
+			return nil, refused(gateway.Malformed, "certProfile does not parse", nil)
 		}
 		seen = true
-		x.Request.Profile = string(text)
+		for !seq.Empty() {
+			var text cryptobyte.String
+			switch {
+			case !seq.ReadASN1(&text, cbasn1.UTF8String):
+				return nil, refused(gateway.Malformed, "certProfile does not parse", nil)
+			case len(names) == most:
+				return nil, refused(gateway.Unsupported, "certProfile names more profiles than "+than, nil)
+			case len(text) > maxProfile, !utf8.Valid(text):
+				return nil, refused(gateway.Malformed, fmt.Sprintf("the name in certProfile is not UTF-8 of at most %d bytes", maxProfile), nil)
+			}
+			for _, r := range string(text) {
+				if !unicode.IsPrint(r) {
+					return nil, refused(gateway.Malformed, "the name in certProfile has characters that cannot be shown", nil)
+				}
+			}
+			names = append(names, string(text))
+		}
 	}
-	return nil
+	return names, nil
 }
 
 // implicitConfirm is the granting of it (RFC 9810 section 5.1.1.1).

@@ -31,6 +31,11 @@ func (x *exchange) handle(der []byte) *refusal {
 	if m == nil {
 		return refused(gateway.Malformed, parseDetail(err), err)
 	}
+	return x.take(m, der, err)
+}
+
+// take answers a message whose header at least parses; err is what was wrong with its body.
+func (x *exchange) take(m *cmpmsg.Message, der []byte, err error) *refusal {
 	x.message = m
 	x.Request.Raw = der
 	sum := sha256.Sum256(der)
@@ -45,6 +50,9 @@ func (x *exchange) handle(der []byte) *refusal {
 	if ref := x.checkHeader(); ref != nil {
 		return ref
 	}
+	if b, ok := m.Body.(*cmpmsg.Nested); ok {
+		return x.unwrap(b)
+	}
 	var prior *prior
 	if followUp(m) {
 		p, ref := x.prior()
@@ -55,6 +63,9 @@ func (x *exchange) handle(der []byte) *refusal {
 	}
 	if ref := x.authenticate(prior); ref != nil {
 		return ref
+	}
+	if x.relay != nil {
+		x.Request.Credentials = append(x.Request.Credentials, x.relay.credential)
 	}
 	if err != nil {
 		return refused(gateway.Malformed, parseDetail(err), err)
@@ -69,6 +80,12 @@ func (x *exchange) handle(der []byte) *refusal {
 		}
 	case *cmpmsg.PKCS10:
 		return x.certify(func() (*wish, *refusal) { return x.fillPKCS10(b) }, cmpmsg.TypeP10CR, -1, nil)
+	case *cmpmsg.RevReq:
+		return x.revoke(b)
+	case *cmpmsg.General:
+		if b.Kind == cmpmsg.TypeGenM {
+			return x.inform(b)
+		}
 	case *cmpmsg.CertConf:
 		return x.confirm(b, prior)
 	case *cmpmsg.PollReq:
@@ -145,7 +162,13 @@ func firstMessage(m *cmpmsg.Message) bool {
 
 // checkTime holds messageTime against the clock.
 func (x *exchange) checkTime() *refusal {
+	if x.relay != nil && x.relay.late != nil {
+		return x.relay.late
+	}
 	skew := x.endpoint.Config.ClockSkew
+	if x.byFile {
+		skew = x.endpoint.Config.Files.ClockSkew
+	}
 	if skew.Any {
 		return nil
 	}
@@ -192,8 +215,7 @@ func (p *prior) repeats(hash []byte) bool { return string(p.record.Message) == s
 func unsupported(t cmpmsg.BodyType) string {
 	names := map[cmpmsg.BodyType]string{
 		cmpmsg.TypePOPDecR: "popdecr: proof of possession by challenge and response", cmpmsg.TypeKRR: "krr: key recovery",
-		cmpmsg.TypeRR: "rr: revocation", cmpmsg.TypeCCR: "ccr: cross-certification", cmpmsg.TypeNested: "nested messages",
-		cmpmsg.TypeGenM:    "genm: general messages",
+		cmpmsg.TypeCCR:     "ccr: cross-certification",
 		cmpmsg.TypePKIConf: "pkiconf as a confirmation: send certConf, which names the certificate by its hash",
 	}
 	if name, ok := names[t]; ok {

@@ -155,8 +155,7 @@ func TestOpenSSLRefusals(t *testing.T) {
 		"unknown reference": {append([]string{"-ref", "nobody", "-secret", "pass:wrong", "-trusted", "root.pem"}, ir...), "badMessageCheck"},
 		"raVerified":        {append([]string{"-popo", "0"}, good...), "notAuthorized"},
 		"no POP":            {append([]string{"-popo", "-1"}, good...), "badPOP"},
-		"rr":                {[]string{"-cmd", "rr", "-ref", "ref-1", "-secret", "pass:correct horse battery staple", "-oldcert", "root.pem"}, "badRequest"},
-		"genm":              {[]string{"-cmd", "genm", "-ref", "ref-1", "-secret", "pass:correct horse battery staple"}, "badRequest"},
+		"rr, MAC":           {[]string{"-cmd", "rr", "-ref", "ref-1", "-secret", "pass:correct horse battery staple", "-oldcert", "root.pem"}, "wrongIntegrity"},
 		"unprotected":       {append([]string{"-unprotected_requests", "-trusted", "root.pem"}, ir...), "badMessageCheck"},
 	} {
 		out, ok := o.run(tt.args...)

@@ -25,6 +25,9 @@ func (x *exchange) poll(b *cmpmsg.PollReq, p *prior) *refusal {
 	if len(b.ReqIDs) != 1 || !b.ReqIDs[0].IsInt64() || b.ReqIDs[0].Int64() != p.record.ReqID && b.ReqIDs[0].Int64() != -1 {
 		return refused(gateway.Unsupported, fmt.Sprintf("the pollReq asks for another certReqId than %d (or -1)", p.record.ReqID), nil)
 	}
+	if p.State == gateway.StateRevoked {
+		return refused(gateway.Unsupported, "a revocation is answered at once: there is nothing to poll for", nil)
+	}
 	// The body of the answer is that of the request which began the transaction, so a failure must be, too.
 	answer := parts{Nonce: p.record.nonceFor(x.hash), Time: x.h.now().Unix()}
 	var err error

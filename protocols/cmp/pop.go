@@ -9,7 +9,8 @@ import (
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
 
-// checkPOP verifies that the requester has the private key (RFC 4211 section 4.1, RFC 9810 section 5.2.8).
+// checkPOP verifies that the requester has the private key (RFC 4211 section 4.1, RFC 9810 section 5.2.8), and says in the request
+// how that was shown.
 func (x *exchange) checkPOP(m *cmpmsg.CertReqMsg) *refusal {
 	if m.POP == nil {
 		return rejected(gateway.BadPOP, "the request has no proof of possession of the private key: sign it (POPOSigningKey)", nil)
@@ -17,8 +18,7 @@ func (x *exchange) checkPOP(m *cmpmsg.CertReqMsg) *refusal {
 	switch m.POP.Kind {
 	case cmpmsg.POPSignature:
 	case cmpmsg.POPRAVerified:
-		// RFC 9810 section 5.2.8.1: "An end entity MUST NOT use raVerified."
-		return rejected(gateway.NotAuthorized, "raVerified is for registration authorities: prove possession of the key with a signature", nil)
+		return x.raVerified()
 	case cmpmsg.POPKeyEncipherment, cmpmsg.POPKeyAgreement:
 		return rejected(gateway.BadPOP, "proof of possession by key encipherment or key agreement is not supported: prove it with a signature", nil)
 	default:
@@ -41,6 +41,7 @@ func (x *exchange) checkPOP(m *cmpmsg.CertReqMsg) *refusal {
 	err := x.checkSignature(m.Template.PublicKey, &s.Algorithm, data, s.Signature)
 	switch {
 	case err == nil:
+		x.Request.POP = gateway.POPSignature
 		return nil
 	case errors.Is(err, pkix.ErrAlgorithm), errors.Is(err, pkix.ErrWeak):
 		return rejected(gateway.BadAlgorithm, "the signature algorithm of the proof of possession is not accepted: "+err.Error(), err)

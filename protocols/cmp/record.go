@@ -31,6 +31,7 @@ type record struct {
 	Signer      []byte          `json:"s,omitempty"`  // signature: DER of the signer's certificate
 	Implicit    bool            `json:"ic,omitempty"` // implicitConfirm is granted with the certificate
 	TellWait    bool            `json:"cw,omitempty"` // confirmWaitTime was asked for
+	ByFile      bool            `json:"f,omitempty"`  // the request came in a file: the certificate waits for longer
 	Wish        wish            `json:"w"`
 	Key         []byte          `json:"k"` // of the nonces of further answers
 	Answer      parts           `json:"o"`

@@ -93,6 +93,9 @@ func (x *exchange) failure(e *gateway.Error, ref *refusal) ([]byte, error) {
 	}
 	status := statusInfo(e, ref.fail)
 	if ref.rejection && x.message != nil && x.message.Body != nil {
+		if x.message.Body.Type() == cmpmsg.TypeRR {
+			return x.render(p, revocationRefused(status), nil, nil)
+		}
 		return x.render(p, &cmpmsg.CertRepMessage{Kind: answerTo(x.message.Body.Type()), Responses: []cmpmsg.CertResponse{{
 			ReqID: big.NewInt(x.reqID), Status: status,
 		}}}, nil, nil)

@@ -19,6 +19,9 @@ type exchange struct {
 	h        *Handler
 	endpoint *Endpoint         // nil until the path is resolved
 	identity *gateway.Identity // that answers are signed with; nil until then
+	byFile   bool              // the message came in a file (process.go)
+	failed   *gateway.Error    // what was answered by no PKIMessage
+	relay    *relay            // the RA that passed the message on; nil for none
 
 	message       *cmpmsg.Message // nil until it parses
 	hash          []byte          // SHA-256 of the message as it came
@@ -67,6 +70,11 @@ func (x *exchange) dispatch(serves func(string) bool) *refusal {
 	if ref != nil {
 		return &refusal{Refusal: *ref}
 	}
+	return x.process(der)
+}
+
+// process answers a message for the endpoint, however it came.
+func (x *exchange) process(der []byte) *refusal {
 	if x.identity = x.h.identity(x.endpoint.Name); x.identity == nil || x.identity.Key == nil || x.identity.Certificate == nil {
 		x.identity = nil
 		ref := refused(gateway.Unavailable, "this server cannot sign its answers yet", errors.New("the endpoint has no identity to sign CMP answers with"))
@@ -84,7 +92,8 @@ func (x *exchange) refuse(ref *refusal) {
 			e = noted
 		}
 	}
-	if ref.Status == 0 && x.identity != nil {
+	// Who carries a file that holds no PKIMessage is told, and carries no answer back.
+	if ref.Status == 0 && x.identity != nil && (x.message != nil || !x.byFile) {
 		der, err := x.failure(e, ref)
 		if err == nil {
 			x.Write(http.StatusOK, typePKIXCMP, der)
@@ -93,5 +102,6 @@ func (x *exchange) refuse(ref *refusal) {
 		x.Log.Error("a CMP failure could not be rendered", "id", x.Request.ID, "err", err)
 		e = &gateway.Error{Reason: gateway.Internal, Transaction: e.Transaction}
 	}
+	x.failed = e
 	x.Error(cmp.Or(ref.Status, http.StatusInternalServerError), e, ref.Allow) // what is no PKIMessage's to answer
 }

@@ -28,13 +28,19 @@ func (x *exchange) oneRequest(b *cmpmsg.CertReqMessages) *refusal {
 	return nil
 }
 
-// update answers kur (RFC 9810 section 5.3.5): the signer's certificate is the one that is updated.
+// update answers kur (RFC 9810 section 5.3.5): the signer's certificate is the one that is updated, unless an RA names another.
 func (x *exchange) update(b *cmpmsg.CertReqMessages) *refusal {
 	if x.requester.signer == nil {
 		return refused(gateway.WrongProtection, "a kur is signed with the certificate to be updated; a MAC is no proof of it", nil)
 	}
 	x.Request.Operation = gateway.Rekey
-	return x.certify(func() (*wish, *refusal) { return x.fillTemplate(b, x.requester.signer) }, cmpmsg.TypeKUR, 0, x.oneRequest(b))
+	return x.certify(func() (*wish, *refusal) {
+		old, ref := x.updated(&b.Messages[0])
+		if ref != nil {
+			return nil, ref
+		}
+		return x.fillTemplate(b, old)
+	}, cmpmsg.TypeKUR, 0, x.oneRequest(b))
 }
 
 // fillTemplate writes what a CRMF request asks for into the gateway's (RFC 4211 section 5). old is the certificate that
@@ -72,7 +78,6 @@ func (x *exchange) fillTemplate(b *cmpmsg.CertReqMessages, old *x509.Certificate
 	if ref := x.checkPOP(m); ref != nil {
 		return nil, ref
 	}
-	x.Request.POP = gateway.POPSignature
 	x.Request.Extensions = extensions
 	x.Request.Validity = gateway.Validity{NotBefore: t.NotBefore, NotAfter: t.NotAfter}
 	w := wishOf(t.Subject, t.Issuer, t.NotBefore, t.NotAfter, extensions)

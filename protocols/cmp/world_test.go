@@ -111,6 +111,8 @@ type fakeGateway struct {
 	// nameless are the profiles that give no subject.
 	nameless map[string]bool
 	crosses  []*x509.Certificate // of the root
+	tells    tells               // to general messages
+	ras      map[string]bool     // by fingerprint: those trusted, and whether they speak for devices
 
 	mu         sync.Mutex
 	byID       map[string]*gateway.Transaction
@@ -119,6 +121,7 @@ type fakeGateway struct {
 	resumes    map[string]string
 	enrolled   []*gateway.Request
 	rejected   []*gateway.Error
+	revoked    []*gateway.Request
 	confirms   []*gateway.Confirmation
 	issued     int
 	heard      []string
@@ -130,7 +133,9 @@ const testReference = "0123456789abcdefghjkmnpqrs"
 func keyOf(r *gateway.Request, parts ...[]byte) string {
 	s := r.Endpoint + "|" + string(r.Operation)
 	for _, c := range r.Credentials {
-		s += "|" + c.String()
+		if c.Kind != gateway.CredentialNested {
+			s += "|" + c.String()
+		}
 	}
 	for _, p := range parts {
 		s += fmt.Sprintf("|%x", p)
@@ -216,6 +221,36 @@ func (g *fakeGateway) settle(t *gateway.Transaction, r *gateway.Request) {
 	if r.Confirm {
 		t.State = gateway.StateUnconfirmed
 	}
+}
+
+// Revoke revokes everything once.
+func (g *fakeGateway) Revoke(_ context.Context, r *gateway.Request) (*gateway.Result, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	refuse := func(e *gateway.Error) (*gateway.Result, error) {
+		out := *e
+		out.Transaction = testReference
+		return nil, &out
+	}
+	key := keyOf(r, []byte(r.WireID), r.Content)
+	if t := g.byID[g.repeats[key]]; t != nil && t.State == gateway.StateRevoked {
+		return &gateway.Result{Kind: gateway.ResultRevoked, Transaction: t.ID, Exchange: t.Exchange, Repeated: true}, nil
+	}
+	if r.OnlyRepeat != nil {
+		g.rejected = append(g.rejected, r.OnlyRepeat)
+		return refuse(r.OnlyRepeat)
+	}
+	g.revoked = append(g.revoked, r)
+	if g.decide != nil {
+		if e, _ := g.decide(r); e != nil {
+			return refuse(e)
+		}
+	}
+	t := &gateway.Transaction{ID: r.ID, WireID: r.WireID, Protocol: gateway.CMP, Endpoint: r.Endpoint, Operation: r.Operation,
+		Exchange: r.Exchange, State: gateway.StateRevoked}
+	g.byID[t.ID], g.repeats[key] = t, t.ID
+	g.order = append(g.order, t.ID)
+	return &gateway.Result{Kind: gateway.ResultRevoked, Transaction: t.ID, Exchange: t.Exchange}, nil
 }
 
 func (g *fakeGateway) result(t *gateway.Transaction, repeated bool) *gateway.Result {
