@@ -127,7 +127,7 @@ func TestOpenSSLCMPRefused(t *testing.T) {
 		{"self-signed", `cmp -cmd ir -cert self.pem -key self.key -newkey new.key -subject "$1"`, "badMessageCheck", "extraCerts"},
 		{"no protection", `cmp -cmd ir -unprotected_requests -newkey new.key -subject "$1"`, "badMessageCheck", "protect"},
 		{"no proof of possession", `cmp -cmd ir -popo -1` + cmpSecret + ` -newkey new.key -subject "$1"`, "badPOP", "possession"},
-		{"raVerified", `cmp -cmd ir -popo 0` + cmpSecret + ` -newkey new.key -subject "$1"`, "notAuthorized", "raVerified"},
+		{"raVerified", `cmp -cmd ir -popo 0` + cmpSecret + ` -newkey new.key -subject "$1"`, "notAuthorized", "an RA signs its messages"},
 		{"keyEncipherment POP", `openssl genrsa 2048 > rsa.key 2>/dev/null; cmp -cmd ir -popo 2` + cmpSecret + ` -newkey rsa.key -subject "$1"`, "badPOP", "possession"},
 		{"weak key", `cmp -cmd ir` + cmpSecret + ` -newkey weak.key -subject "$1"`, "badCertTemplate", "1024"},
 		{"no subject", `cmp -cmd ir` + cmpSecret + ` -newkey new.key -subject / -sans "$1.example"`, "badCertTemplate", "names"},
@@ -135,8 +135,7 @@ func TestOpenSSLCMPRefused(t *testing.T) {
 		{"kur by vendor certificate", `cmp -cmd kur -cert vendor.pem -key vendor.key -newkey new.key -subject "$1"`, "signerNotTrusted", "own-certificate"},
 		{"kur of another subject", `cmp -cmd kur -cert holder.pem -key holder.key -newkey new.key -subject "$1"`, "notAuthorized", "own-certificate"},
 		{"kur with a MAC", `cmp -cmd kur -oldcert holder.pem` + cmpSecret + ` -newkey new.key -subject "$1"`, "wrongIntegrity", "MAC"},
-		{"revocation", `cmp -cmd rr -oldcert holder.pem -cert holder.pem -key holder.key -revreason 0; echo "$1"`, "badRequest", "not supported"},
-		{"general message", `cmp -cmd genm -infotype signKeyPairTypes` + cmpSecret, "badRequest", "not supported"},
+		{"revocation for a time", `cmp -cmd rr -oldcert holder.pem -cert holder.pem -key holder.key -revreason 6; echo "$1"`, "notAuthorized", "certificateHold"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cn := fmt.Sprintf("refused-%d", i)
