@@ -14,15 +14,7 @@ import (
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
 
-const filesConfig = `version: 1
-listeners:
-  http: {address: 127.0.0.1:0}
-  https: {address: 127.0.0.1:0, tls: {}}
-store: sqlite:muster.db
-backends:
-  local: {plugin: local, config: {dir: ca}}
-server-certificate: {backend: local}
-profiles:
+const filesConfig = onLocalCA + `profiles:
   device: {backend: local, validity: 90d}
 endpoints:
   trackside:

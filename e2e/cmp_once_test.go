@@ -291,19 +291,7 @@ func TestCMPCrashPoints(t *testing.T) {
 // A certificate that nobody confirms is revoked within five seconds of its time, and the device may try again.
 func TestCMPNeverConfirmed(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	startIn(t, dir).stop()
-	config := filepath.Join(dir, "muster.yaml")
-	text, err := os.ReadFile(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	short := strings.Replace(string(text), "protocol: cmp\n", "protocol: cmp\n    cmp: {confirm-wait: 1s}\n", 1)
-	if short == string(text) {
-		t.Fatal("the quickstart's configuration has no cmp endpoint")
-	}
-	if err := os.WriteFile(config, []byte(short), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	edited(t, dir, "protocol: cmp\n", "protocol: cmp\n    cmp: {confirm-wait: 1s}\n")
 	g := startIn(t, dir)
 	d := g.cmpDevice("silent")
 	if _, err := d.exchange(d.request(cmpmsg.TypeIR)); err != nil {

@@ -23,15 +23,7 @@ import (
 )
 
 // An endpoint where RAs ask, and devices with the secret, directly or not; and one that devices reach through an RA only.
-const raConfig = `version: 1
-listeners:
-  http: {address: 127.0.0.1:0}
-  https: {address: 127.0.0.1:0, tls: {}}
-store: sqlite:muster.db
-backends:
-  local: {plugin: local, config: {dir: ca}}
-server-certificate: {backend: local}
-profiles:
+const raConfig = onLocalCA + `profiles:
   device: {backend: local, validity: 90d}
 endpoints:
   ran:

@@ -5,8 +5,38 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
+
+// onLocalCA is how a configuration begins that asks for nothing special: two listeners, an own store, the local CA.
+const onLocalCA = `version: 1
+listeners:
+  http: {address: 127.0.0.1:0}
+  https: {address: 127.0.0.1:0, tls: {}}
+store: sqlite:muster.db
+backends:
+  local: {plugin: local, config: {dir: ca}}
+server-certificate: {backend: local}
+`
+
+// edited starts a quickstart in the folder, stops it, and changes what stands in its configuration.
+func edited(t *testing.T, dir, from, to string) {
+	t.Helper()
+	startIn(t, dir).stop()
+	config := filepath.Join(dir, "muster.yaml")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(text), from, to, 1)
+	if changed == string(text) {
+		t.Fatalf("the quickstart's configuration has no %q", from)
+	}
+	if err := os.WriteFile(config, []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // configured runs `muster serve --config` in a folder of its own, on a configuration with the listeners http and https, on
 // port 0 of 127.0.0.1 in this order. files are further ones of the folder: names and contents.

@@ -9,15 +9,7 @@ import (
 	"github.com/muster-pki/muster/gateway/admin"
 )
 
-const holdESTSCEPConfig = `version: 1
-listeners:
-  http: {address: 127.0.0.1:0}
-  https: {address: 127.0.0.1:0, tls: {}}
-store: sqlite:muster.db
-backends:
-  local: {plugin: local, config: {dir: ca}}
-server-certificate: {backend: local}
-profiles:
+const holdESTSCEPConfig = onLocalCA + `profiles:
   device: {backend: local, validity: 30d}
   mobile: {backend: local, issuer: rsa, validity: 30d, key-usage: [digitalSignature, keyEncipherment]}
 endpoints:

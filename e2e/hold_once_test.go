@@ -183,15 +183,7 @@ func TestHeldOfAStranger(t *testing.T) {
 	}
 }
 
-const oneChallengeConfig = `version: 1
-listeners:
-  http: {address: 127.0.0.1:0}
-  https: {address: 127.0.0.1:0, tls: {}}
-store: sqlite:muster.db
-backends:
-  local: {plugin: local, config: {dir: ca}}
-server-certificate: {backend: local}
-profiles:
+const oneChallengeConfig = onLocalCA + `profiles:
   mobile: {backend: local, issuer: rsa, validity: 30d, key-usage: [digitalSignature, keyEncipherment]}
 endpoints:
   scep:

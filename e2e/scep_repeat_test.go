@@ -6,9 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"net/http"
-	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -175,19 +173,7 @@ func TestSCEPFiftyAtOnce(t *testing.T) {
 // After the endpoint's repeat time a message is a new request, if its challenge still counts.
 func TestSCEPAfterTheRepeatTime(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	startIn(t, dir).stop()
-	config := filepath.Join(dir, "muster.yaml")
-	text, err := os.ReadFile(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	short := strings.Replace(string(text), "protocol: scep\n", "protocol: scep\n    repeat: 1s\n", 1)
-	if short == string(text) {
-		t.Fatal("the quickstart's configuration has no scep endpoint")
-	}
-	if err := os.WriteFile(config, []byte(short), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	edited(t, dir, "protocol: scep\n", "protocol: scep\n    repeat: 1s\n")
 	g := startIn(t, dir)
 	d := g.scepDevice()
 	m := d.message(scepWish{name: "later", challenge: g.env["MUSTER_SCEP_CHALLENGE"]})

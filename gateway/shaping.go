@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	x509pkix "crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
 	"slices"
@@ -118,7 +119,7 @@ func changesOf(r *Request, gr *Grant) []string {
 				change("extKeyUsage", oidList(asked), oidList(gr.ExtKeyUsage))
 			}
 		default:
-			granted := slices.ContainsFunc(gr.Extensions, func(x pkixExtension) bool { return x.Id.Equal(e.Id) && bytes.Equal(x.Value, e.Value) })
+			granted := slices.ContainsFunc(gr.Extensions, func(x x509pkix.Extension) bool { return x.Id.Equal(e.Id) && bytes.Equal(x.Value, e.Value) })
 			if !granted {
 				lines = append(lines, "extension "+e.Id.String()+": asked for, left out")
 			}

@@ -2,18 +2,11 @@ package gateway
 
 import (
 	"crypto/x509"
-	x509pkix "crypto/x509/pkix"
 	"encoding/asn1"
 	"strings"
+
+	"github.com/muster-pki/muster/gateway/pkix"
 )
-
-type pkixExtension = x509pkix.Extension
-
-// usages are the names of KeyUsage's bits (RFC 5280 section 4.2.1.3), in their order.
-var usages = []string{
-	"digitalSignature", "nonRepudiation", "keyEncipherment", "dataEncipherment", "keyAgreement", "keyCertSign", "cRLSign",
-	"encipherOnly", "decipherOnly",
-}
 
 // keyUsageOf reads the value of the extension keyUsage.
 func keyUsageOf(der []byte) (x509.KeyUsage, bool) {
@@ -22,7 +15,7 @@ func keyUsageOf(der []byte) (x509.KeyUsage, bool) {
 		return 0, false
 	}
 	var u x509.KeyUsage
-	for i := range usages {
+	for i := range pkix.KeyUsages {
 		if bits.At(i) != 0 {
 			u |= 1 << i
 		}
@@ -32,7 +25,7 @@ func keyUsageOf(der []byte) (x509.KeyUsage, bool) {
 
 func keyUsageNames(u x509.KeyUsage) string {
 	var names []string
-	for i, name := range usages {
+	for i, name := range pkix.KeyUsages {
 		if u&(1<<i) != 0 {
 			names = append(names, name)
 		}

@@ -35,3 +35,9 @@ func hasPurpose(c *x509.Certificate, want asn1.ObjectIdentifier) bool {
 	}
 	return false
 }
+
+// KeyUsages are the names of KeyUsage's bits (RFC 5280 section 4.2.1.3), in their order.
+var KeyUsages = []string{
+	"digitalSignature", "nonRepudiation", "keyEncipherment", "dataEncipherment", "keyAgreement", "keyCertSign", "cRLSign",
+	"encipherOnly", "decipherOnly",
+}

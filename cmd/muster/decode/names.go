@@ -205,10 +205,6 @@ func failures(f cmpmsg.FailInfo) string {
 var crlReasons = []string{"unspecified", "keyCompromise", "cACompromise", "affiliationChanged", "superseded", "cessationOfOperation",
 	"certificateHold", "", "removeFromCRL", "privilegeWithdrawn", "aACompromise"}
 
-// keyUsageBits are the bits of KeyUsage (RFC 5280 section 4.2.1.3).
-var keyUsageBits = []string{"digitalSignature", "nonRepudiation", "keyEncipherment", "dataEncipherment", "keyAgreement", "keyCertSign",
-	"cRLSign", "encipherOnly", "decipherOnly"}
-
 // SCEP's numbers, which travel as digits in a PrintableString (RFC 8894 section 3.2.1).
 var (
 	scepTypes = map[string]string{"3": "CertRep", "17": "RenewalReq", "18": "UpdateReq", "19": "PKCSReq", "20": "CertPoll",

@@ -173,7 +173,7 @@ func extensionText(oid asn1.ObjectIdentifier, value []byte) string {
 	case "2.5.29.17", "2.5.29.18":
 		return generalNames(value)
 	case "2.5.29.15":
-		return bitNames(value, keyUsageBits)
+		return bitNames(value, pkix.KeyUsages)
 	case "2.5.29.37":
 		var out []string
 		if each(value, cbasn1.SEQUENCE, func(one []byte) { out = append(out, valueText(one)) }) {
