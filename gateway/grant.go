@@ -45,6 +45,10 @@ type Grant struct {
 	Inventory *Device // the device's entry, once a stage has looked it up; nobody changes it
 	Vendor    string  // the vendor under whose CA the device authenticated
 
+	Forward string // the backend that the message is passed on to, unchanged; set by a stage at the end of the pipeline
+
+	generates []string            // kinds of keys that the gateway may make for the device; nil: none
+	decrypts  bool                // possession of the key may be proven by decrypting the certificate
 	authentic []string            // Credential.String of those that stages accepted
 	alias     string              // the name that the device had before it was recognised
 	vouched   bool                // an RA asks in the device's place
@@ -76,6 +80,14 @@ func (g *Grant) Vouch() { g.vouched = true }
 
 // Vouched reports whether a registration authority asks in the device's place.
 func (g *Grant) Vouched() bool { return g.vouched }
+
+// AllowKeyGen records which kinds of keys (as pkix.KeyName has them) the gateway may make for the device; the first when the
+// request leaves it open. Without it a request for a key is denied.
+func (g *Grant) AllowKeyGen(kinds []string) { g.generates = kinds }
+
+// AllowDecryption records that possession of the key may be proven by decrypting the certificate (POPConfirm). Without it
+// such a request is denied.
+func (g *Grant) AllowDecryption() { g.decrypts = true }
 
 // NameDevice records which device this is. It reports false when another stage named another device:
 // the caller denies then, since no request may speak for two.

@@ -6,6 +6,7 @@
 package gateway
 
 import (
+	"crypto"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
@@ -73,11 +74,15 @@ type Request struct {
 // Validity is a period; a zero time leaves that end to policy.
 type Validity struct{ NotBefore, NotAfter time.Time }
 
-// KeyGen asks for a key made by the gateway or the CA.
+// KeyGen asks for a key made by the gateway. A stage has to allow it (Grant.AllowKeyGen).
 type KeyGen struct {
-	Algorithm string   // a key policy name, e.g. "P-256"; "" leaves it to the profile
+	Algorithm string   // the kind of key, as pkix.KeyName has it, e.g. "P-256"; "" leaves it to policy
 	Wrap      WrapKind // how the private key travels
 	KeyID     []byte   // DecryptKeyIdentifier and its kin: which key to wrap with
+	// Seal makes of the key what travels, for the requester alone to open. It is called once, after the pipeline has allowed
+	// the request and before the intent is committed: what it returns is kept with the transaction while that is open, and
+	// given back as Result.Key; the key itself is kept nowhere. An *Error of it refuses the request.
+	Seal func(key crypto.Signer) ([]byte, error)
 }
 
 // WrapKind is how a generated private key is protected on its way.

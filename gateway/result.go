@@ -9,21 +9,20 @@ import (
 type ResultKind string
 
 const (
-	ResultIssued    ResultKind = "issued"
-	ResultPending   ResultKind = "pending" // held, waiting for the CA, or its outcome not yet known
-	ResultRevoked   ResultKind = "revoked"
-	ResultGenerated ResultKind = "generated" // issued, with a key made for the device
-	ResultAnswer    ResultKind = "answer"    // Query and Exchange
+	ResultIssued  ResultKind = "issued"
+	ResultPending ResultKind = "pending" // held, waiting for the CA, or its outcome not yet known
+	ResultRevoked ResultKind = "revoked"
+	ResultAnswer  ResultKind = "answer" // Query and Exchange
 )
 
 // Result is the answer to a request that was not refused. Pending is a result, not an error.
 type Result struct {
 	Kind        ResultKind
 	Transaction string              // ID of the transaction; that of the first request for a repeat
-	Certificate *x509.Certificate   // issued, generated
+	Certificate *x509.Certificate   // issued
 	Chain       []*x509.Certificate // the certificate's issuer first, the root last
 	RetryAfter  time.Duration       // pending: when to ask again; 0 when nobody knows
-	Key         []byte              // generated: as Request.KeyGen asked for it
+	Key         []byte              // issued, with a key made for the device: what KeyGen.Seal made of it; nil once the transaction is over
 	Answer      []byte              // answer
 	Repeated    bool                // the answer to an earlier, equal request
 	Unconfirmed bool                // the certificate waits for Gateway.Confirm

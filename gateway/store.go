@@ -56,6 +56,7 @@ type Transaction struct {
 	Resume      RepeatKey     // "" when nothing resumes it
 	ConfirmWait time.Duration // for how long its certificate waits to be confirmed; 0: not at all
 	Exchange    []byte        // Request.Exchange
+	SealedKey   []byte        // KeyGen.Seal's, while the transaction is open; nil for none
 	Backend     string
 	Profile     string
 	Replaces    []byte                // serial of the certificate that this one succeeds, nil for none
