@@ -47,10 +47,11 @@ var digests = []digestAlgorithm{
 }
 
 var (
-	oidRSA   = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1} // rsaEncryption: key transport, and a signature of any digest
-	oidOAEP  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 7}
-	oidMGF1  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 8}
-	oidLabel = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 9} // id-pSpecified
+	oidRSA     = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1} // rsaEncryption: key transport, and a signature of any digest
+	oidOAEP    = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 7}
+	oidMGF1    = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 8}
+	oidEd25519 = asn1.ObjectIdentifier{1, 3, 101, 112}
+	oidLabel   = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 9} // id-pSpecified
 )
 
 // digestByOID returns 0 for a digest that is not known.

@@ -133,9 +133,13 @@ func (id identifier) namesRaw(cert cryptobyte.String) bool {
 
 // addIdentifier writes IssuerAndSerialNumber.
 func addIdentifier(b *cryptobyte.Builder, cert *x509.Certificate) {
+	addIssuerAndSerial(b, cert.RawIssuer, cert.SerialNumber)
+}
+
+func addIssuerAndSerial(b *cryptobyte.Builder, issuer []byte, serial *big.Int) {
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(cert.RawIssuer)
-		b.AddASN1BigInt(cert.SerialNumber)
+		b.AddBytes(issuer)
+		b.AddASN1BigInt(serial)
 	})
 }
 
