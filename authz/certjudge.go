@@ -152,6 +152,7 @@ var purposes = []struct {
 	{"emailProtection", asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 4}},
 	{"ipsecIKE", asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 17}},
 	{"cmcRA", asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 28}},
+	{"cmKGA", asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 32}},
 	{"any", asn1.ObjectIdentifier{2, 5, 29, 37, 0}},
 }
 

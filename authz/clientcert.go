@@ -28,7 +28,7 @@ type ClientCertificateConfig struct {
 	// by themselves.
 	Intermediates []string `yaml:"intermediates"`
 	// Purposes of which a certificate with an extended key usage needs one: clientAuth, serverAuth, emailProtection,
-	// codeSigning, ipsecIKE, cmcRA, any (anyExtendedKeyUsage), or an OID. Default: clientAuth.
+	// codeSigning, ipsecIKE, cmcRA, cmKGA, any (anyExtendedKeyUsage), or an OID. Default: clientAuth.
 	Purposes []string `yaml:"purposes"`
 	// Device is the place in the certificate that names the device: subject.serialNumber, subject.commonName,
 	// san.uri, ... Exactly one value has to stand there. Default: the certificate names no device.

@@ -14,7 +14,8 @@ import (
 	"github.com/muster-pki/muster/gateway/pkix"
 )
 
-// KeysConfig configures the stage `keys`: which public keys are certified, and what proves their possession.
+// KeysConfig configures the stage `keys`: which public keys are certified, what proves their possession, and which keys the
+// gateway makes for devices.
 type KeysConfig struct {
 	// Allowed keys: P-256, P-384, P-521, Ed25519, an RSA size exactly (RSA-3072), or an RSA size and all above it
 	// (RSA>=3072). Default: each that the gateway reads (those named, and RSA>=2048).
@@ -22,6 +23,9 @@ type KeysConfig struct {
 	// POP lists the proofs of possession that suffice: signature (with the key itself; tls-binding is one too),
 	// tls-binding, ra (an RA vouches, for which a stage `ra` has to stand before), pending-confirm (the device decrypts the certificate). Default: signature.
 	POP []string `yaml:"pop"`
+	// Generate lists the kinds of keys that the gateway makes for a device that asks for one: P-256, P-384, P-521, Ed25519,
+	// RSA-2048, RSA-3072, RSA-4096, each one that is allowed. The first is made where the device does not say. Default: none is made.
+	Generate []string `yaml:"generate"`
 	// Blocklist is a file of keys that are refused whoever has them: the SHA-256 of a SubjectPublicKeyInfo in
 	// hexadecimal on each line, # for comments.
 	Blocklist string `yaml:"blocklist"`
@@ -29,12 +33,15 @@ type KeysConfig struct {
 
 // Keys is the stage `keys`. It denies with BadAlgorithm when no key of the kind is allowed, with BadTemplate when the
 // key is missing, too short or long, weak or on the block list, with BadPOP when possession is not proven as demanded, with
-// NotAuthorized when somebody else than an RA vouches for it.
+// NotAuthorized when somebody else than an RA vouches for it. Of requests for a key it denies those for a kind that is not
+// made with BadAlgorithm, and all with NotAuthorized where none is made.
 type Keys struct {
 	names     map[string]bool // exact ones, as pkix.KeyName has them
 	rsaFrom   int             // bits from which on every RSA key is allowed; 0 for none
 	allowed   string          // for the operator
 	pop       []gateway.POP
+	generate  []string // kinds of keys that the gateway makes
+	bounds    bool     // it only bounds what other stages allow: no key is made, and no certificate to be decrypted, on its word
 	blocklist *pkix.Blocklist
 }
 
@@ -66,6 +73,11 @@ func NewKeys(c KeysConfig, dir string) (*Keys, error) {
 	if len(s.pop) == 0 {
 		s.pop = []gateway.POP{gateway.POPSignature}
 	}
+	for _, kind := range c.Generate {
+		if err := s.generated(kind); err != nil {
+			return nil, fmt.Errorf("generate: %w", err)
+		}
+	}
 	if c.Blocklist != "" {
 		var err error
 		if s.blocklist, err = readBlocklist(dir, c.Blocklist); err != nil {
@@ -73,6 +85,44 @@ func NewKeys(c KeysConfig, dir string) (*Keys, error) {
 		}
 	}
 	return s, nil
+}
+
+// NewProfileKeys makes the stage that ends a pipeline: keys that a profile certifies, as KeysConfig.Allowed. On its word alone
+// possession is proven by a signature, no key is made, and no certificate is decrypted for a proof. judged: a stage `keys`
+// before it has said which proof suffices, or that a key is made.
+func NewProfileKeys(allowed []string, judged bool) (*Keys, error) {
+	s, err := NewKeys(KeysConfig{Allowed: allowed}, "")
+	if err != nil {
+		return nil, err
+	}
+	s.bounds = true
+	if judged {
+		s.pop = []gateway.POP{gateway.POPSignature, gateway.POPLinked, gateway.POPRA, gateway.POPConfirm}
+	}
+	return s, nil
+}
+
+// Generates lists the kinds of keys that the gateway makes on the stage's word.
+func (s *Keys) Generates() []string { return slices.Clone(s.generate) }
+
+// Permits reports whether keys of a kind, as pkix.KeyName has it, are allowed.
+func (s *Keys) Permits(kind string) bool {
+	_, ok := s.permits(kind, rsaBits(kind))
+	return ok
+}
+
+// generated adds a kind of key that the gateway makes.
+func (s *Keys) generated(kind string) error {
+	switch {
+	case !slices.Contains(pkix.GeneratedKinds(), kind):
+		return fmt.Errorf("%q is no kind of key that the gateway makes (known: %s)", kind, strings.Join(pkix.GeneratedKinds(), ", "))
+	case !s.Permits(kind):
+		return fmt.Errorf("%s is not among the keys that are allowed: %s", kind, s.allowed)
+	case slices.Contains(s.generate, kind):
+		return fmt.Errorf("%s stands twice", kind)
+	}
+	s.generate = append(s.generate, kind)
+	return nil
 }
 
 func (s *Keys) allow(name string) error {
@@ -118,7 +168,7 @@ func (s *Keys) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant)
 		return gateway.Unanswered(err)
 	}
 	if g.PublicKey == nil && r.PublicKey == nil {
-		return s.generated(r)
+		return s.toBeMade(r, g)
 	}
 	if !bytes.Equal(g.PublicKey, r.PublicKey) {
 		return gateway.Denied(gateway.BadPOP, "possession of the key is not proven", "the key to certify is not the one that the request proves possession of")
@@ -146,26 +196,46 @@ func (s *Keys) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant)
 	if r.POP == gateway.POPRA && !g.Vouched() {
 		return gateway.Denied(gateway.NotAuthorized, "only a registration authority can vouch for the possession of a key", "raVerified, and no stage ra before this one has found an RA to ask")
 	}
+	if r.POP == gateway.POPConfirm {
+		if !s.bounds {
+			g.AllowDecryption()
+		}
+		return gateway.Allowed(name + ", possession to be proven by decrypting the certificate")
+	}
 	return gateway.Allowed(fmt.Sprintf("%s, possession proven by %s", name, r.POP))
 }
 
-// generated judges a request for a key that is still to be made.
-func (s *Keys) generated(r *gateway.Request) gateway.Verdict {
+// toBeMade judges a request for a key that is still to be made.
+func (s *Keys) toBeMade(r *gateway.Request, g *gateway.Grant) gateway.Verdict {
 	if r.KeyGen == nil {
 		return gateway.Denied(gateway.BadTemplate, "the request has no public key", "the request has no public key and asks for none to be made")
 	}
-	name := r.KeyGen.Algorithm
-	if name == "" {
-		return gateway.Allowed("the key is to be made as the profile says")
+	kind := r.KeyGen.Algorithm
+	switch {
+	case s.bounds && (kind == "" || kind == gateway.AnyRSA || s.Permits(kind)): // the gateway makes one that fits, or none
+		return gateway.Allowed("a key that is to be made")
+	case s.bounds:
+		return gateway.Denied(gateway.BadAlgorithm, "keys of this kind are not certified here", fmt.Sprintf("the key to be made is %s; allowed are %s", shown(kind), s.allowed))
+	case len(s.generate) == 0:
+		return gateway.Denied(gateway.NotAuthorized, "no keys are made here", "a key is asked for, and this stage lets the gateway make none (generate)")
+	case !slices.ContainsFunc(s.generate, r.KeyGen.Fits):
+		made := strings.Join(s.generate, ", ")
+		return gateway.Denied(gateway.BadAlgorithm, "keys of this kind are not made here, but "+made, fmt.Sprintf("a key %s is asked for; made are %s", shown(kind), made))
 	}
+	g.AllowKeyGen(s.Generates())
+	if kind == "" {
+		return gateway.Allowed("a key, to be made: the device leaves the kind open")
+	}
+	return gateway.Allowed(kind + ", to be made")
+}
+
+// rsaBits is the size in the name of an RSA key, 0 for any other.
+func rsaBits(name string) int {
 	bits := 0
 	if digits, ok := strings.CutPrefix(name, "RSA-"); ok {
 		bits, _ = strconv.Atoi(digits)
 	}
-	if denied, ok := s.permits(name, bits); !ok {
-		return denied
-	}
-	return gateway.Allowed(name + ", to be made")
+	return bits
 }
 
 // permits judges a key by its name; bits is the size of an RSA key, else 0.

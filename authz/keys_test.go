@@ -10,6 +10,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -130,19 +131,88 @@ func TestKeysOfTheGrant(t *testing.T) {
 }
 
 func TestKeysToBeMade(t *testing.T) {
-	s, err := NewKeys(KeysConfig{Allowed: []string{"P-256", "RSA>=3072"}}, "")
+	decide := func(s *Keys, algorithm string) (gateway.Verdict, *gateway.Grant) {
+		g := &gateway.Grant{}
+		return s.Decide(context.Background(), &gateway.Request{KeyGen: &gateway.KeyGen{Algorithm: algorithm}, POP: gateway.POPNone}, g), g
+	}
+	s, err := NewKeys(KeysConfig{Allowed: []string{"P-256", "P-384", "RSA>=3072"}, Generate: []string{"P-256", "RSA-3072"}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for algorithm, reason := range map[string]gateway.Reason{
-		"": "", "P-256": "", "RSA-3072": "", "RSA-4096": "",
-		"P-384": gateway.BadTemplate, "RSA-2048": gateway.BadTemplate, "RSA-999999": gateway.BadTemplate, "RSA-x": gateway.BadTemplate, "Ed25519": gateway.BadAlgorithm, "DSA": gateway.BadAlgorithm,
+		"": "", "P-256": "", "RSA-3072": "", gateway.AnyRSA: "",
+		"P-384": gateway.BadAlgorithm, "RSA-4096": gateway.BadAlgorithm, "RSA-2048": gateway.BadAlgorithm, "RSA-x": gateway.BadAlgorithm,
+		"Ed25519": gateway.BadAlgorithm, "DSA": gateway.BadAlgorithm, "RSA>=3072": gateway.BadAlgorithm,
 	} {
-		v := s.Decide(context.Background(), &gateway.Request{KeyGen: &gateway.KeyGen{Algorithm: algorithm}, POP: gateway.POPNone}, &gateway.Grant{})
+		v, _ := decide(s, algorithm)
 		if reason == "" {
 			expect(t, v, gateway.Allow, "", "made")
 		} else {
 			expect(t, v, gateway.Deny, reason, algorithm)
+			if !strings.Contains(v.Detail, "but P-256, RSA-3072") {
+				t.Errorf("the client is told %q", v.Detail)
+			}
+		}
+	}
+	// Nothing is made unless the configuration says so, whatever is allowed.
+	if s, err = NewKeys(KeysConfig{}, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, algorithm := range []string{"", "P-256"} {
+		v, _ := decide(s, algorithm)
+		expect(t, v, gateway.Deny, gateway.NotAuthorized, "make none")
+	}
+	// What a profile certifies is a bound, and no permission.
+	for _, judged := range []bool{false, true} {
+		if s, err = NewProfileKeys([]string{"P-256", "RSA>=3072"}, judged); err != nil {
+			t.Fatal(err)
+		}
+		for algorithm, reason := range map[string]gateway.Reason{"": "", "P-256": "", "RSA-4096": "", "RSA-2048": gateway.BadAlgorithm, "P-384": gateway.BadAlgorithm} {
+			v, g := decide(s, algorithm)
+			if want := (gateway.Grant{}); !reflect.DeepEqual(*g, want) || len(s.Generates()) > 0 {
+				t.Errorf("%q: the profile lets keys be made", algorithm)
+			}
+			if reason == "" {
+				expect(t, v, gateway.Allow, "", "made")
+			} else {
+				expect(t, v, gateway.Deny, reason, algorithm)
+			}
+		}
+		if len(s.Generates()) > 0 {
+			t.Error("a profile has keys made")
+		}
+	}
+}
+
+// That a certificate may be decrypted for a proof is what a stage says, not a profile.
+func TestKeysToBeProvenLater(t *testing.T) {
+	spki := testKeys()["P-256"]
+	r := &gateway.Request{PublicKey: spki, POP: gateway.POPConfirm}
+	own, err := NewKeys(KeysConfig{POP: []string{"pending-confirm"}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	judged, err := NewProfileKeys(nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unjudged, err := NewProfileKeys(nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		stage  *Keys
+		denied gateway.Reason
+		allows bool
+	}{{"stage", own, "", true}, {"profile, judged", judged, "", false}, {"profile", unjudged, gateway.BadPOP, false}} {
+		g := &gateway.Grant{PublicKey: spki}
+		v := c.stage.Decide(context.Background(), r, g)
+		if v.Reason != c.denied {
+			t.Errorf("%s: %+v", c.name, v)
+		}
+		if untouched := reflect.DeepEqual(*g, gateway.Grant{PublicKey: spki}); untouched == c.allows {
+			t.Errorf("%s: allows decryption is %v", c.name, !untouched)
 		}
 	}
 }
@@ -151,15 +221,21 @@ func TestKeysConfigErrors(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "block", []byte("\nno hash\n"))
 	for want, c := range map[string]KeysConfig{
-		`"P-224" is not known`:           {Allowed: []string{"P-224"}},
-		`"rsa-2048" is not known`:        {Allowed: []string{"rsa-2048"}},
-		`"RSA-1024": RSA keys of 2048`:   {Allowed: []string{"RSA-1024"}},
-		`"RSA>=16384": RSA keys of 2048`: {Allowed: []string{"RSA>=16384"}},
-		`"RSA-": RSA keys`:               {Allowed: []string{"RSA-"}},
-		"pop: none cannot be allowed":    {POP: []string{"none"}},
-		`pop: "hearsay"`:                 {POP: []string{"hearsay"}},
-		"absent":                         {Blocklist: "absent"},
-		"block: line 2":                  {Blocklist: "block"},
+		`"P-224" is not known`:              {Allowed: []string{"P-224"}},
+		`"rsa-2048" is not known`:           {Allowed: []string{"rsa-2048"}},
+		`"RSA-1024": RSA keys of 2048`:      {Allowed: []string{"RSA-1024"}},
+		`"RSA>=16384": RSA keys of 2048`:    {Allowed: []string{"RSA>=16384"}},
+		`"RSA-": RSA keys`:                  {Allowed: []string{"RSA-"}},
+		"pop: none cannot be allowed":       {POP: []string{"none"}},
+		`pop: "hearsay"`:                    {POP: []string{"hearsay"}},
+		"generate: \"RSA-8192\" is no kind": {Generate: []string{"RSA-8192"}},
+		"generate: \"RSA>=3072\" is no":     {Generate: []string{"RSA>=3072"}},
+		"generate: \"p-256\" is no kind":    {Generate: []string{"p-256"}},
+		"generate: P-384 is not among":      {Allowed: []string{"P-256", "RSA>=3072"}, Generate: []string{"P-256", "RSA-3072", "P-384"}},
+		"generate: RSA-2048 is not among":   {Allowed: []string{"RSA>=3072"}, Generate: []string{"RSA-2048"}},
+		"generate: P-256 stands twice":      {Generate: []string{"P-256", "P-256"}},
+		"absent":                            {Blocklist: "absent"},
+		"block: line 2":                     {Blocklist: "block"},
 	} {
 		_, err := NewKeys(c, dir)
 		wantError(t, err, want)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
@@ -19,6 +20,8 @@ type Certificates interface {
 	// Certificate returns a certificate by its issuer's DER Name and its serial number's big-endian magnitude;
 	// gateway.ErrNotFound when there is none.
 	Certificate(ctx context.Context, issuer, serial []byte) (*gateway.Certificate, error)
+	// Certificates lists those that the filter selects, the newest first.
+	Certificates(ctx context.Context, f gateway.CertificateFilter) ([]*gateway.Certificate, error)
 }
 
 // OwnCertificateConfig configures the stage `own-certificate`: the requester holds a certificate that this gateway
@@ -35,14 +38,23 @@ type OwnCertificateConfig struct {
 	// ChangeNames lets a request ask, in the protocol's own way, for other names than the certificate's
 	// (ChangeSubjectName, RFC 6402 section 2.8). Put `names` after this stage then.
 	ChangeNames bool `yaml:"change-names"`
-	// Once lets each certificate be renewed or rekeyed one time: it is refused as revoked from when its successor is asked
-	// of the CA, unless that is rejected, or never confirmed (RFC 9810 section 5.3.5). Repeats of the request that
-	// renewed it get their answer all the same. Without it, a certificate renews itself until it ends.
-	Once bool `yaml:"once"`
+	// Once says how often a certificate is renewed or rekeyed. confirmed (the default): not any more once the device has
+	// confirmed that it holds a successor (RFC 9810 section 5.3.5); protocols that confirm nothing go on until the certificate
+	// ends. asked: one time; it is refused from when its successor is asked of the CA, unless that is rejected, or never
+	// confirmed. never: until it ends. The refusal says that it is revoked. Repeats of the request that renewed it get
+	// their answer all the same.
+	Once string `yaml:"once"`
 	// Revoke says which certificates a requester may revoke: itself, the one that it shows, or device, also the others that
 	// the same device has from these endpoints. Default: itself.
 	Revoke string `yaml:"revoke"`
 }
+
+// What OwnCertificateConfig.Once may be.
+const (
+	onceConfirmed = "confirmed"
+	onceAsked     = "asked"
+	onceNever     = "never"
+)
 
 // What OwnCertificateConfig.Revoke may be.
 const (
@@ -51,8 +63,8 @@ const (
 )
 
 // OwnCertificate is the stage `own-certificate`. It denies with Unauthenticated without a certificate, with Untrusted
-// when this gateway did not issue it or it is not valid now, with Revoked (from when it was rejected on, and when Once
-// has been used), with UnknownCert when a renewal names no certificate, and with NotAuthorized for another endpoint's
+// when this gateway did not issue it or it is not valid now, with Revoked (from when it was rejected on, and where Once
+// says so), with UnknownCert when a renewal names no certificate, and with NotAuthorized for another endpoint's
 // certificate, one that waits to be confirmed, another one than the requester's, or other names than the certificate's;
 // it cannot answer when the look-up fails.
 type OwnCertificate struct {
@@ -77,6 +89,9 @@ func NewOwnCertificate(c OwnCertificateConfig, store Certificates, now func() ti
 	if slices.Contains(c.Endpoints, "") {
 		return nil, errors.New("endpoints: a name is empty")
 	}
+	if how := []string{"", onceConfirmed, onceAsked, onceNever}; !slices.Contains(how, c.Once) {
+		return nil, fmt.Errorf("once: %q is none of %s%s", c.Once, strings.Join(how[1:], ", "), strictyaml.Suggest(c.Once, how[1:]))
+	}
 	if whole := []string{"", revokeItself, revokeDevice}; !slices.Contains(whole, c.Revoke) {
 		return nil, fmt.Errorf("revoke: %q is neither itself nor device%s", c.Revoke, strictyaml.Suggest(c.Revoke, whole[1:]))
 	}
@@ -89,11 +104,17 @@ func (s *OwnCertificate) Name() string { return "own-certificate" }
 // Credentials is what the stage looks at.
 func (s *OwnCertificate) Credentials() []gateway.CredentialKind { return s.kinds }
 
-// Identifies marks the stage as one that depends only on who is asking.
-func (s *OwnCertificate) Identifies() {}
+// Identify is Decide, but for successors: the request that made one is repeated.
+func (s *OwnCertificate) Identify(ctx context.Context, r *gateway.Request, g *gateway.Grant) (v gateway.Verdict, proves bool) {
+	return s.judge(ctx, r, g, false), true
+}
 
 // Decide looks the requester's certificate up and compares the names asked for with it.
 func (s *OwnCertificate) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant) gateway.Verdict {
+	return s.judge(ctx, r, g, true)
+}
+
+func (s *OwnCertificate) judge(ctx context.Context, r *gateway.Request, g *gateway.Grant, anew bool) gateway.Verdict {
 	if err := ctx.Err(); err != nil {
 		return gateway.Unanswered(err)
 	}
@@ -122,6 +143,11 @@ func (s *OwnCertificate) Decide(ctx context.Context, r *gateway.Request, g *gate
 	if denied, ok := s.mayAsk(ctx, r, record, leaf); !ok {
 		return denied
 	}
+	if anew && r.Operation != gateway.Revoke && (s.config.Once == "" || s.config.Once == onceConfirmed) {
+		if denied, ok := s.succeeded(ctx, record); !ok {
+			return denied
+		}
+	}
 	note := fmt.Sprintf("certificate %x of %s, issued at endpoint %s", record.Serial, pkix.FormatName(leaf.RawSubject), record.Endpoint)
 	if r.Operation == gateway.Revoke {
 		g.Revokes = &gateway.Replaced{Issuer: bytes.Clone(r.Target.Issuer), Serial: r.Target.Serial.Bytes()}
@@ -136,13 +162,29 @@ func (s *OwnCertificate) Decide(ctx context.Context, r *gateway.Request, g *gate
 	if record.Device != "" {
 		note += ", device " + shown(record.Device)
 	}
-	if s.config.Once && r.Operation != gateway.Revoke {
+	if s.config.Once == onceAsked && r.Operation != gateway.Revoke {
 		return gateway.Allowed(note, gateway.Claim{
 			Key: "renewed:" + gateway.Fingerprint(leaf), Limit: 1, Lost: "the certificate has been renewed, and may be once",
 			Reason: gateway.Revoked, Detail: "the certificate has been renewed already",
 		})
 	}
 	return gateway.Allowed(note)
+}
+
+// succeeded denies the renewal of a certificate that has a successor of which the device has said that it holds it.
+func (s *OwnCertificate) succeeded(ctx context.Context, record *gateway.Certificate) (gateway.Verdict, bool) {
+	list, err := s.store.Certificates(ctx, gateway.CertificateFilter{Renewed: record.Serial, Confirmed: true})
+	if err != nil {
+		return gateway.Unanswered(fmt.Errorf("the successors of certificate %x cannot be looked up: %w", record.Serial, err)), false
+	}
+	for _, c := range list {
+		// Serial numbers are one issuer's, and the successor may be another's: of the same CA and device it is.
+		if c.Backend == record.Backend && c.Device == record.Device {
+			return gateway.Denied(gateway.Revoked, "the certificate has been renewed, and its successor confirmed: use that one",
+				fmt.Sprintf("certificate %x was renewed by certificate %x of transaction %s, which the device has confirmed", record.Serial, c.Serial, c.Transaction)), false
+		}
+	}
+	return gateway.Verdict{}, true
 }
 
 // subject is the certificate that the request is about: the requester's own, or, where an RA asks in the device's place (RFC 9810
@@ -197,7 +239,7 @@ func (s *OwnCertificate) issuedHere(ctx context.Context, leaf *x509.Certificate)
 		return deny(gateway.Revoked, "the certificate is revoked", "%s was revoked at %s (reason %d)", id, record.RevokedAt.UTC().Format(time.RFC3339), record.Revocation)
 	}
 	switch record.State {
-	case gateway.StateIssued, gateway.StateUnconfirmed:
+	case gateway.StateIssued, gateway.StateUnconfirmed, gateway.StateForwarded:
 	case gateway.StateRejected, gateway.StateFailed:
 		return deny(gateway.Revoked, "the certificate is revoked", "%s is to be revoked: its transaction %s is %s", id, record.Transaction, record.State)
 	default:
@@ -225,7 +267,7 @@ func (s *OwnCertificate) mayAsk(ctx context.Context, r *gateway.Request, record 
 	switch r.Operation {
 	case gateway.Renew, gateway.Rekey:
 		// Until it is confirmed it is revoked at any moment (RFC 9810 section 5.3.18), and what it renewed would stay.
-		if record.State == gateway.StateUnconfirmed {
+		if !confirmed(record) {
 			return deny(gateway.NotAuthorized, "the certificate is not confirmed yet", "certificate %x waits to be confirmed (transaction %s)", record.Serial, record.Transaction)
 		}
 		if r.OldCert == nil {
@@ -246,6 +288,11 @@ func (s *OwnCertificate) mayAsk(ctx context.Context, r *gateway.Request, record 
 		return deny(gateway.NotAuthorized, "the operation is not allowed with this certificate", "own-certificate judges renew, rekey and revoke, not %s", r.Operation)
 	}
 	return gateway.Verdict{}, true
+}
+
+// confirmed reports whether a certificate is one that its device has said to have, as far as it has to.
+func confirmed(record *gateway.Certificate) bool {
+	return record.State != gateway.StateUnconfirmed && record.State != gateway.StateForwarded
 }
 
 // endpoints are those under which a certificate may have been issued.
@@ -273,7 +320,7 @@ func (s *OwnCertificate) mayRevoke(ctx context.Context, r *gateway.Request, reco
 	case record.Device == "" || target.Device != record.Device || !slices.Contains(s.endpoints(r), target.Endpoint):
 		return gateway.Denied(gateway.NotAuthorized, "the certificate is not one of this device's",
 			fmt.Sprintf("%s, of device %s from endpoint %q; the requester is device %s", what, shown(target.Device), target.Endpoint, shown(record.Device))), false
-	case record.State == gateway.StateUnconfirmed: // it may be revoked at any moment, and what it revokes would be gone
+	case !confirmed(record): // it may be revoked at any moment, and what it revokes would be gone
 		return gateway.Denied(gateway.NotAuthorized, "the certificate is not confirmed yet", what+", and waits to be confirmed itself"), false
 	}
 	return gateway.Verdict{}, true

@@ -33,6 +33,16 @@ func (f *issued) Certificate(_ context.Context, issuer, serial []byte) (*gateway
 	return nil, gateway.ErrNotFound
 }
 
+// Certificates lists successors: those of the fake are confirmed while they are issued.
+func (f *issued) Certificates(_ context.Context, filter gateway.CertificateFilter) (list []*gateway.Certificate, err error) {
+	for _, c := range f.certs {
+		if filter.Renewed != nil && filter.Confirmed && bytes.Equal(c.Replaces, filter.Renewed) && c.State == gateway.StateIssued {
+			list = append(list, c)
+		}
+	}
+	return list, f.err
+}
+
 func record(cert *x509.Certificate, device string) *gateway.Certificate {
 	return &gateway.Certificate{Issuer: cert.RawIssuer, Serial: cert.SerialNumber.Bytes(), Endpoint: "ran", Device: device, DER: cert.Raw, State: gateway.StateIssued}
 }
@@ -57,6 +67,13 @@ func TestOwnCertificate(t *testing.T) {
 	revokedRecord := record(revoked, "")
 	revokedRecord.RevokedAt, revokedRecord.Revocation = noon, 1
 	store := &issued{certs: []*gateway.Certificate{record(mine, "device-0002"), record(bare, ""), record(other, "victim"), revokedRecord}}
+	next := ca.issue(7, "device-0002", withSAN)
+	renewed := func(change func(*gateway.Certificate)) *issued {
+		successor := record(next, "device-0002")
+		successor.Replaces = mine.SerialNumber.Bytes()
+		change(successor)
+		return &issued{certs: []*gateway.Certificate{record(mine, "device-0002"), successor}}
+	}
 	victim := subject(t, "CN=victim")
 	newNames := &gateway.Names{Subject: subject(t, "CN=device-new"), SubjectAltName: sans(t, 2, "new.example")}
 
@@ -99,8 +116,17 @@ func TestOwnCertificate(t *testing.T) {
 		"rejected, not revoked yet":     {cert: mine, store: in(gateway.StateRejected), reason: gateway.Revoked, notes: []string{"is to be revoked"}},
 		"not what was granted":          {cert: mine, store: in(gateway.StateFailed), reason: gateway.Revoked, notes: []string{"is to be revoked"}},
 		"in a state of its own":         {cert: mine, store: in(""), reason: gateway.Unavailable},
-		"once":                          {config: OwnCertificateConfig{Once: true}, cert: mine, claims: 1},
-		"once, its revocation":          {config: OwnCertificateConfig{Once: true}, cert: mine, change: func(r *gateway.Request) { revokes(r, mine) }},
+		"once asked":                    {config: OwnCertificateConfig{Once: "asked"}, cert: mine, claims: 1},
+		"once asked, its revocation":    {config: OwnCertificateConfig{Once: "asked"}, cert: mine, change: func(r *gateway.Request) { revokes(r, mine) }},
+		// RFC 9810 section 5.3.5, and CONFORMANCE's certRevoked for what is updated already.
+		"renewed, and confirmed":        {cert: mine, store: renewed(func(*gateway.Certificate) {}), reason: gateway.Revoked, notes: []string{"was renewed by certificate 07", "confirmed"}},
+		"the same, said so":             {config: OwnCertificateConfig{Once: "confirmed"}, cert: mine, store: renewed(func(*gateway.Certificate) {}), reason: gateway.Revoked},
+		"the same, its revocation":      {cert: mine, store: renewed(func(*gateway.Certificate) {}), change: func(r *gateway.Request) { revokes(r, mine) }},
+		"the same, never once":          {config: OwnCertificateConfig{Once: "never"}, cert: mine, store: renewed(func(*gateway.Certificate) {})},
+		"the same, asked":               {config: OwnCertificateConfig{Once: "asked"}, cert: mine, store: renewed(func(*gateway.Certificate) {}), claims: 1},
+		"renewed, not confirmed yet":    {cert: mine, store: renewed(func(c *gateway.Certificate) { c.State = gateway.StateUnconfirmed })},
+		"another device's was renewed":  {cert: mine, store: renewed(func(c *gateway.Certificate) { c.Device = "victim" })},
+		"another CA's was renewed":      {cert: mine, store: renewed(func(c *gateway.Certificate) { c.Backend = "other" })},
 		"expired":                       {cert: mine, now: noon.AddDate(1, 0, 1), reason: gateway.Untrusted, notes: []string{"expired"}},
 		"past its grace":                {config: OwnCertificateConfig{Grace: strictyaml.Duration(time.Hour)}, cert: mine, now: noon.AddDate(1, 0, 1), reason: gateway.Untrusted, notes: []string{"grace: 1h"}},
 		"not valid yet":                 {cert: mine, now: noon.AddDate(0, 0, -1), reason: gateway.Untrusted, notes: []string{"not valid before"}},
@@ -164,7 +190,7 @@ func TestOwnCertificate(t *testing.T) {
 			if v.Decision != gateway.Allow && g.Replaces != nil && c.device == "" {
 				t.Errorf("a refusal left %+v", g)
 			}
-			known := c.reason == "" || c.reason == gateway.NotAuthorized || c.reason == gateway.UnknownCert || c.reason == gateway.BadTemplate
+			known := c.reason == "" || c.reason == gateway.NotAuthorized || c.reason == gateway.UnknownCert || c.reason == gateway.BadTemplate || strings.Contains(v.Note, "was renewed by")
 			if known != (g.Requester != "") {
 				t.Errorf("requester %q after %s", g.Requester, v.Note)
 			}
@@ -252,6 +278,7 @@ func TestOwnCertificateConfigErrors(t *testing.T) {
 		`kinds: "mac-key"`: {Kinds: []string{"mac-key"}},
 		"endpoints":        {Endpoints: []string{""}},
 		"grace":            {Grace: -1},
+		`once: "asket" is none of confirmed, asked, never`: {Once: "asket"},
 	} {
 		_, err := NewOwnCertificate(c, &issued{}, atNoon)
 		wantError(t, err, want)
@@ -317,4 +344,22 @@ func TestOwnCertificateSignsTheMessage(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whoever asks again by the same message is known, though the certificate has its successor by now: the gateway gives the
+// answer again.
+func TestOwnCertificateKnowsWhoRepeats(t *testing.T) {
+	ca := newCA(t, "Operator", nil)
+	mine, next := ca.issue(2, "d", nil), record(ca.issue(3, "d", nil), "d")
+	next.Replaces = mine.SerialNumber.Bytes()
+	s, err := NewOwnCertificate(OwnCertificateConfig{}, &issued{certs: []*gateway.Certificate{record(mine, "d"), next}}, atNoon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, proves := s.Identify(context.Background(), renewal(mine), &gateway.Grant{})
+	if !proves {
+		t.Error("a certificate of ours proves nobody")
+	}
+	expect(t, v, gateway.Allow, "")
+	expect(t, s.Decide(context.Background(), renewal(mine), &gateway.Grant{}), gateway.Deny, gateway.Revoked)
 }

@@ -23,6 +23,9 @@ type Confirmation struct {
 // defaultConfirmWait is for how long a certificate waits for its confirmation where the endpoint does not say.
 const defaultConfirmWait = 5 * time.Minute
 
+// confirmUntil is when an unconfirmed certificate's time ends. While it is unconfirmed, Updated is when it was there.
+func (t *Transaction) confirmUntil() time.Time { return t.Updated.Add(t.ConfirmWait) }
+
 // Confirm ends an unconfirmed transaction: accepted, it is issued for good; else its certificate is revoked and its
 // claims are given back. The adapter has checked that it is the transaction's own requester who says so. It returns the
 // transaction as it stands afterwards. The error is an *Error; it wraps ErrStale when the transaction was no longer

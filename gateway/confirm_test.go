@@ -87,6 +87,8 @@ func TestConfirmed(t *testing.T) {
 	}
 }
 
+// What is not confirmed in time, or rejected, is revoked at once by the worker, which looks every second (RFC 9810 sections 5.1.1.2,
+// 5.3.18).
 func TestNotConfirmed(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -174,6 +176,30 @@ func TestResume(t *testing.T) {
 	}
 	if n := w.ca.Total(); n != 1 {
 		t.Errorf("%d certificates", n)
+	}
+}
+
+// The time to confirm counts from when the certificate was there, also for who takes it over or repeats itself (RFC 9810 section
+// 5.1.1.2).
+func TestConfirmUntil(t *testing.T) {
+	w := newWorld(t, backendtest.FaultPlan{})
+	r := w.request("device-1")
+	one, two := w.exchange(r, "a"), w.exchange(r, "b")
+	until := w.clock.now().Add(5 * time.Minute)
+	for _, step := range []struct {
+		name string
+		r    *gateway.Request
+	}{{"at once", one}, {"repeated", w.again(one)}, {"taken over", two}, {"taken over, and repeated", w.again(two)}} {
+		if res := w.mustEnroll(step.r); !res.ConfirmUntil.Equal(until) {
+			t.Errorf("%s: until %s, want %s", step.name, res.ConfirmUntil, until)
+		}
+		w.clock.add(time.Minute)
+	}
+	if _, err := w.confirm(one.ID, true); err != nil {
+		t.Fatal(err)
+	}
+	if res := w.mustEnroll(w.again(two)); !res.ConfirmUntil.IsZero() {
+		t.Errorf("confirmed: until %s", res.ConfirmUntil)
 	}
 }
 

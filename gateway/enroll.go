@@ -49,6 +49,8 @@ type decision struct {
 	result   *Result
 	err      error
 	shown    string // subject's answer
+	key      []byte // generated, as KeyGen.Seal made it; nil for none
+	csr      []byte // the request's, or one for the generated key
 }
 
 // subject is what the request asks for as logs and lists show it, "" for none.
@@ -111,8 +113,12 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 	default:
 		return nil, g.refuse(ctx, d, &Error{Reason: out.Reason, Detail: out.Detail, RetryAfter: out.RetryAfter, Err: errors.New(out.Note)})
 	}
-	if d.grant.PublicKey == nil {
-		return nil, g.refuse(ctx, d, Errorf(Unsupported, "key generation is not supported", "the request has no public key"))
+	if d.grant.Forward != "" {
+		return g.forward(ctx, e, d, &out, k)
+	}
+	key, refused := g.keyFor(ctx, d)
+	if refused != nil {
+		return nil, refused
 	}
 	if err := g.shape(ctx, rt, d); err != nil {
 		d.stage = "profile"
@@ -121,6 +127,9 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 		}
 		d.note = cause(err, "")
 		return nil, g.refuse(ctx, d, err)
+	}
+	if err := g.sealed(ctx, rt, d, key); err != nil {
+		return nil, err
 	}
 	return g.commit(ctx, rt, e, d, &out, k)
 }
@@ -169,7 +178,8 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	if d.grant.Replaces != nil {
 		t.Replaces = d.grant.Replaces.Serial
 	}
-	t.Intent = intentOf(d.request, d.grant, desc)
+	t.Intent = intentOf(d.request, d.csr, d.grant, desc)
+	t.SealedKey = d.key
 	t.Changes = changesOf(d.request, d.grant)
 	t.Updated = g.now()
 	begin := &Beginning{Transaction: t, Claims: onceEach(out.Claims), Lease: g.lease()}

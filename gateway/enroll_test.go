@@ -78,7 +78,7 @@ func TestRefused(t *testing.T) {
 		{"operation without a pipeline", nil, func(r *gateway.Request) { r.Operation = gateway.Renew }, gateway.NotAuthorized, false},
 		{"revocation, without a pipeline", nil, func(r *gateway.Request) { r.Operation = gateway.Revoke }, gateway.NotAuthorized, false},
 		{"another profile", nil, func(r *gateway.Request) { r.Profile = "root-ca" }, gateway.BadTemplate, false},
-		{"no key", nil, func(r *gateway.Request) { r.PublicKey = nil }, gateway.Unsupported, true},
+		{"no key", nil, func(r *gateway.Request) { r.PublicKey = nil }, gateway.BadTemplate, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, backendtest.FaultPlan{}, func(w *world) {

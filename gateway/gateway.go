@@ -123,6 +123,7 @@ type Gateway struct {
 	strange *strangers
 	chains  chainCache
 	heard   heard
+	making  chan struct{} // RSA keys that are being made
 
 	mu      sync.Mutex
 	flights map[string]chan struct{} // transactions that this process is issuing, closed when settled
@@ -148,7 +149,7 @@ func New(o Options) (*Gateway, error) {
 	g := &Gateway{
 		opt: o, store: o.Store, now: o.Clock, log: o.Log, meter: m,
 		slots: make(chan struct{}, o.MaxInFlight), wake: make(chan struct{}, 1),
-		strange: newStrangers(o.Refusals), flights: map[string]chan struct{}{},
+		strange: newStrangers(o.Refusals), flights: map[string]chan struct{}{}, making: make(chan struct{}, maxMaking),
 	}
 	g.runtime.Store(&Runtime{})
 	return g, nil
@@ -188,6 +189,9 @@ func (g *Gateway) Swap(ctx context.Context, rt *Runtime) error {
 		for op, p := range e.Pipelines {
 			if len(p) == 0 {
 				return fmt.Errorf("endpoint %s: the pipeline of %s is empty; leave it out to deny the operation", name, op)
+			}
+			if to := p.forwardsTo(); to != "" && (next.descriptions[to] == nil || !slices.Contains(next.descriptions[to].Capabilities, backend.CapExchange)) {
+				return fmt.Errorf("endpoint %s: %s is forwarded to the backend %q, which is not configured or passes nothing on", name, op, to)
 			}
 		}
 	}

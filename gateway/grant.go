@@ -47,7 +47,8 @@ type Grant struct {
 
 	Forward string // the backend that the message is passed on to, unchanged; set by a stage at the end of the pipeline
 
-	generates []string            // kinds of keys that the gateway may make for the device; nil: none
+	generates []string            // kinds of keys that the gateway may make for the device; empty: none
+	asked     bool                // a stage has said which
 	decrypts  bool                // possession of the key may be proven by decrypting the certificate
 	authentic []string            // Credential.String of those that stages accepted
 	alias     string              // the name that the device had before it was recognised
@@ -82,8 +83,13 @@ func (g *Grant) Vouch() { g.vouched = true }
 func (g *Grant) Vouched() bool { return g.vouched }
 
 // AllowKeyGen records which kinds of keys (as pkix.KeyName has them) the gateway may make for the device; the first when the
-// request leaves it open. Without it a request for a key is denied.
-func (g *Grant) AllowKeyGen(kinds []string) { g.generates = kinds }
+// request leaves it open. Where several stages say so, what all of them allow counts. Without it a request for a key is denied.
+func (g *Grant) AllowKeyGen(kinds []string) {
+	if g.asked {
+		kinds = slices.DeleteFunc(slices.Clone(g.generates), func(kind string) bool { return !slices.Contains(kinds, kind) })
+	}
+	g.generates, g.asked = kinds, true
+}
 
 // AllowDecryption records that possession of the key may be proven by decrypting the certificate (POPConfirm). Without it
 // such a request is denied.

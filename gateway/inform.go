@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // This file is what endpoints tell of themselves to who prepares a request. It is the same for everybody, and nothing is
@@ -57,6 +60,9 @@ func (g *Gateway) AuthorityOf(ctx context.Context, p *Profile) (*Authority, erro
 		return nil, unavailable("the CA cannot be reached", fmt.Errorf("the backend %q is not configured", p.Backend))
 	}
 	ca, err := cas.authority(ctx, p.Issuer)
+	if status.Code(err) == codes.Unimplemented { // a backend that only passes messages on
+		return nil, Errorf(Unsupported, "requests are passed on from here, and the CA's certificates are not known", "backend %s: %w", p.Backend, err)
+	}
 	if err != nil {
 		return nil, unavailable("the CA cannot be reached", err)
 	}

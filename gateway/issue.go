@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -26,12 +27,14 @@ type ask struct {
 
 // intentOf is the whole of what the CA will be asked. It is recorded before, so that whoever settles the transaction
 // asks for exactly the same: dates too.
-func intentOf(r *Request, gr *Grant, d *backend.Description) *backend.IssueRequest {
+//
+// csr is the one that stands for the request at a CA that takes nothing else.
+func intentOf(r *Request, csr []byte, gr *Grant, d *backend.Description) *backend.IssueRequest {
 	q := &backend.IssueRequest{
 		ID: r.ID, Issuer: gr.Issuer, Device: gr.Device, Template: *templateOf(gr),
 	}
 	if !slices.Contains(d.Forms, backend.FormTemplate) {
-		q.CSR = r.CSR
+		q.CSR = csr
 	}
 	return q
 }
@@ -124,14 +127,24 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 		refusal = &Error{Reason: Internal, Err: cert.differs}
 	case cert != nil:
 		s.State, s.Certificate = StateIssued, cert.record
+		if a.t.SealedKey != nil {
+			s.Note = "with a key that the gateway made"
+		}
 		if a.t.ConfirmWait > 0 {
 			s.State, s.Next, s.Delay = StateUnconfirmed, WorkConfirm, a.t.ConfirmWait
-			s.Note = "waits for the requester's confirmation"
+			s.Note = strings.TrimPrefix(s.Note+"; waits for the requester's confirmation", "; ")
 		} else {
 			s.RepeatUntil = earlier(now.Add(g.repeatFor(a.t.Endpoint)), cert.leaf.NotAfter)
+			if a.t.SealedKey != nil && s.RepeatUntil.After(now) {
+				s.Next, s.Delay = WorkWipe, s.RepeatUntil.Sub(now)
+			}
 		}
 		res = &Result{
 			Kind: ResultIssued, Transaction: a.t.ID, Certificate: cert.leaf, Chain: cert.chain, Unconfirmed: s.State == StateUnconfirmed,
+			Key: a.t.SealedKey,
+		}
+		if res.Unconfirmed {
+			res.ConfirmUntil = now.Add(a.t.ConfirmWait)
 		}
 	case failure == nil && issuance != nil && issuance.Ticket != "":
 		s.State, s.Ticket, s.Next, s.Delay = StateWaiting, issuance.Ticket, WorkPoll, orDefault(issuance.RetryAfter, defaultPoll)
@@ -169,7 +182,7 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 		return nil, nil, fmt.Errorf("the outcome (%s) could not be recorded: %w", s.State, err)
 	}
 	g.opt.Crash(CrashAfterSettle)
-	if s.Next != "" && s.Next != WorkConfirm {
+	if s.Next != "" && s.Next != WorkConfirm && s.Next != WorkWipe {
 		g.nudge()
 	}
 	if res != nil {

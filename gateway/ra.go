@@ -66,13 +66,13 @@ func (p Pipeline) demands(f func(Stage)) {
 	}
 }
 
-// IssuedAs returns the certificate that this gateway had issued under the issuer (DER Name) and serial number, nil when there is
-// none. The error is an *Error.
+// IssuedAs returns the certificate that this gateway had issued under the issuer (DER Name, in whatever string types) and serial
+// number, nil when there is none. The error is an *Error.
 func (g *Gateway) IssuedAs(ctx context.Context, issuer []byte, serial *big.Int) (*x509.Certificate, error) {
 	if serial == nil || serial.Sign() <= 0 {
 		return nil, nil
 	}
-	c, err := g.store.Certificate(ctx, issuer, serial.Bytes())
+	c, err := g.issuedUnder(ctx, issuer, serial)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return nil, nil

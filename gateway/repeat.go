@@ -109,14 +109,19 @@ func (g *Gateway) join(ctx context.Context, r *Request, k keys, id string) (*Res
 		if err != nil {
 			return nil, err
 		}
+		same := t.Repeat == k.repeat || t.Resume == "" || t.Resume != k.resume
 		switch {
-		case t.Repeat == k.repeat || t.Resume == "" || t.Resume != k.resume:
-			return g.replay(t)
+		case same && (t.State == StateForwarded || repeatedAnswer(t, r, g.now()) != nil):
+			return g.goOn(ctx, t, r)
+		case !same && !t.State.Open() && t.Intent == nil:
+			return nil, nil // it was passed on, and so is what is asked for now
+		case same:
+			return g.again(r, t)
 		case !t.State.Open() && (r.Confirm || t.State != StateIssued):
 			return nil, nil // confirmed: what is asked for now is another certificate
 		case !t.State.Open():
 			t.Exchange = r.Exchange
-			return g.replay(t)
+			return g.again(r, t)
 		}
 		var twin *TwinError
 		switch err := g.store.Adopt(ctx, &Adoption{Transaction: t.ID, WireID: r.WireID, Repeat: k.repeat, Exchange: r.Exchange, At: g.now()}); {
@@ -128,8 +133,17 @@ func (g *Gateway) join(ctx context.Context, r *Request, k keys, id string) (*Res
 			return nil, err
 		}
 		t.WireID, t.Exchange = r.WireID, r.Exchange
-		return g.replay(t)
+		if t.State == StateForwarded {
+			return g.goOn(ctx, t, r)
+		}
+		return g.again(r, t)
 	}
+}
+
+// again is replay, for a request that may have asked for a key.
+func (g *Gateway) again(r *Request, t *Transaction) (*Result, error) {
+	res, err := g.replay(t)
+	return withKey(r, res, err)
 }
 
 // settledOrNot returns a transaction, for whose outcome it waits a while when this process is at it.
@@ -200,6 +214,26 @@ func (g *Gateway) takeOff(id string) (land func()) {
 	}
 }
 
+// takeOffAlone is takeOff unless this process is at the transaction already.
+func (g *Gateway) takeOffAlone(id string) (land func(), alone bool) {
+	g.mu.Lock()
+	busy := g.flights[id] != nil
+	if !busy {
+		g.flights[id] = make(chan struct{})
+	}
+	done := g.flights[id]
+	g.mu.Unlock()
+	if busy {
+		return nil, false
+	}
+	return func() {
+		g.mu.Lock()
+		delete(g.flights, id)
+		g.mu.Unlock()
+		close(done)
+	}, true
+}
+
 // resultOf wraps an issued transaction's certificate.
 func resultOf(t *Transaction) (*Result, error) {
 	leaf, err := x509.ParseCertificate(t.Certificate.DER)
@@ -207,7 +241,10 @@ func resultOf(t *Transaction) (*Result, error) {
 		return nil, err
 	}
 	res := &Result{
-		Kind: ResultIssued, Transaction: t.ID, Certificate: leaf, Unconfirmed: t.State == StateUnconfirmed, Exchange: t.Exchange,
+		Kind: ResultIssued, Transaction: t.ID, Certificate: leaf, Unconfirmed: t.State == StateUnconfirmed, Exchange: t.Exchange, Key: t.SealedKey,
+	}
+	if res.Unconfirmed {
+		res.ConfirmUntil = t.confirmUntil()
 	}
 	for _, der := range t.Certificate.Chain {
 		c, err := x509.ParseCertificate(der)

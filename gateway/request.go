@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"math/big"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -68,7 +69,8 @@ type Request struct {
 	Source      netip.Addr        // the peer, or what a trusted proxy says of it
 	Transport   string            // how it came when not over the network ("file"): shown where the source would be
 	Received    time.Time
-	Raw         []byte // the message as received; kept only while held or forwarded
+	Raw         []byte     // the message as received, which is what is passed on
+	Forwarding  Forwarding // judges what comes back when the message is passed on; nil: it cannot be
 }
 
 // Validity is a period; a zero time leaves that end to policy.
@@ -76,13 +78,21 @@ type Validity struct{ NotBefore, NotAfter time.Time }
 
 // KeyGen asks for a key made by the gateway. A stage has to allow it (Grant.AllowKeyGen).
 type KeyGen struct {
-	Algorithm string   // the kind of key, as pkix.KeyName has it, e.g. "P-256"; "" leaves it to policy
+	Algorithm string   // the kind of key, as pkix.KeyName has it, e.g. "P-256", or AnyRSA; "" leaves it to policy
 	Wrap      WrapKind // how the private key travels
 	KeyID     []byte   // DecryptKeyIdentifier and its kin: which key to wrap with
 	// Seal makes of the key what travels, for the requester alone to open. It is called once, after the pipeline has allowed
 	// the request and before the intent is committed: what it returns is kept with the transaction while that is open, and
 	// given back as Result.Key; the key itself is kept nowhere. An *Error of it refuses the request.
 	Seal func(key crypto.Signer) ([]byte, error)
+}
+
+// AnyRSA asks for an RSA key whose size is left to policy: an algorithm identifier says none.
+const AnyRSA = "RSA"
+
+// Fits reports whether a key of the kind, as pkix.KeyName has it, is what is asked for.
+func (k *KeyGen) Fits(kind string) bool {
+	return k.Algorithm == "" || k.Algorithm == kind || k.Algorithm == AnyRSA && strings.HasPrefix(kind, AnyRSA+"-")
 }
 
 // WrapKind is how a generated private key is protected on its way.

@@ -26,5 +26,8 @@ type Result struct {
 	Answer      []byte              // answer
 	Repeated    bool                // the answer to an earlier, equal request
 	Unconfirmed bool                // the certificate waits for Gateway.Confirm
-	Exchange    []byte              // Request.Exchange, as stored
+	// ConfirmUntil is when that wait ends, with Unconfirmed: it counts from when the certificate was there, whoever asks for it
+	// again, or takes it over in a new exchange.
+	ConfirmUntil time.Time
+	Exchange     []byte // Request.Exchange, as stored
 }

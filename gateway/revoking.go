@@ -63,6 +63,8 @@ func (g *Gateway) revoke(ctx context.Context, r *Request, d *decision) (*Result,
 	if r.OnlyRepeat != nil {
 		return nil, r.OnlyRepeat
 	}
+	r = g.asIssued(ctx, r)
+	d.request = r
 	d.grant = newGrant(r, e, e.Profile, g.now())
 	out := pipeline.run(ctx, r, d.grant, g.now)
 	d.trail, d.stage, d.note = out.trail, out.stage, out.Note
@@ -86,6 +88,9 @@ func (g *Gateway) revoke(ctx context.Context, r *Request, d *decision) (*Result,
 		return nil, Errorf(NotAuthorized, "", "the stages allowed it without knowing who asks")
 	}
 	c, refusal := g.target(ctx, rt, d)
+	if refusal != nil && d.grant.Forward != "" && errors.Is(refusal, ErrNotFound) && d.grant.Device == "" && d.grant.Revokes == nil {
+		refusal = nil // an RA's, about a certificate that was issued elsewhere: for those behind to say
+	}
 	if refusal != nil {
 		if refusal.Reason == Unavailable {
 			return nil, refusal
@@ -93,6 +98,9 @@ func (g *Gateway) revoke(ctx context.Context, r *Request, d *decision) (*Result,
 		d.note = cause(refusal, "")
 		d.trail = append(d.trail, Judged{Stage: d.stage, Decision: Deny, Reason: refusal.Reason, Note: d.note})
 		return nil, g.refuse(ctx, d, refusal)
+	}
+	if d.grant.Forward != "" {
+		return g.forward(ctx, e, d, &out, keys{repeat: key})
 	}
 	return g.order(ctx, d, c, onceEach(out.Claims), key)
 }
@@ -112,6 +120,9 @@ func (g *Gateway) revokedBefore(ctx context.Context, r *Request, d *decision, ke
 		return nil, unavailable("the store cannot be read", err)
 	}
 	d.stage, d.note = "", "the same request as "+t.ID
+	if t.State == StateForwarded || repeatedAnswer(t, r, g.now()) != nil {
+		return g.goOn(ctx, t, r)
+	}
 	g.Heard(t.ID, "repeat", string(ResultRevoked), r.Source)
 	return &Result{Kind: ResultRevoked, Transaction: t.ID, Repeated: true, Exchange: t.Exchange}, nil
 }
@@ -150,7 +161,7 @@ func (g *Gateway) target(ctx context.Context, rt *Runtime, d *decision) (*Certif
 	case c.State == StateRejected || c.State == StateFailed:
 		return nil, Errorf(Revoked, "the certificate is revoked already", "%s is to be revoked: its transaction %s is %s", id, c.Transaction, c.State)
 	}
-	if desc := rt.descriptions[c.Backend]; desc == nil || !slices.Contains(desc.Capabilities, backend.CapRevoke) {
+	if desc := rt.descriptions[c.Backend]; d.grant.Forward == "" && (desc == nil || !slices.Contains(desc.Capabilities, backend.CapRevoke)) {
 		return nil, Errorf(Unsupported, "the CA of this certificate cannot revoke", "%s: backend %s is not configured, or revokes nothing", id, c.Backend)
 	}
 	return c, nil

@@ -26,12 +26,14 @@ const (
 	StateFailed      State = "failed"   // the CA refused, or its certificate was not what was granted
 	StateRevoked     State = "revoked"  // a request to revoke, carried out; the certificate is another transaction's
 	StateDenied      State = "denied"   // it was held, and somebody denied it, or nobody approved in time; nothing was asked of the CA
+	// StateForwarded: its messages are passed on, and the last answer that came back does not end it. It may have its certificate.
+	StateForwarded State = "forwarded"
 )
 
 // Open reports whether the transaction will still change.
 func (s State) Open() bool {
 	switch s {
-	case StateHeld, StateIssuing, StateUnknown, StateWaiting, StateStuck, StateUnconfirmed:
+	case StateHeld, StateIssuing, StateUnknown, StateWaiting, StateStuck, StateUnconfirmed, StateForwarded:
 		return true
 	}
 	return false
@@ -54,9 +56,9 @@ type Transaction struct {
 	Verdicts    []Judged
 	Repeat      RepeatKey     // "" for a refusal
 	Resume      RepeatKey     // "" when nothing resumes it
-	ConfirmWait time.Duration // for how long its certificate waits to be confirmed; 0: not at all
+	ConfirmWait time.Duration // for how long its certificate waits to be confirmed; 0: not at all. Forwarded: likewise
 	Exchange    []byte        // Request.Exchange
-	SealedKey   []byte        // KeyGen.Seal's, while the transaction is open; nil for none
+	SealedKey   []byte        // KeyGen.Seal's, until the requester confirms, or nobody is given the answer again; nil for none
 	Backend     string
 	Profile     string
 	Replaces    []byte                // serial of the certificate that this one succeeds, nil for none
@@ -109,7 +111,8 @@ const (
 	WorkRevoke  WorkKind = "revoke"  // revoke a certificate, retried until the CA has
 	WorkConfirm WorkKind = "confirm" // nobody has confirmed in time: revoke
 	WorkHold    WorkKind = "hold"    // nobody has approved in time: deny
-	WorkForward WorkKind = "forward" // store and forward
+	WorkForward WorkKind = "forward" // what is forwarded has not ended in time: close it
+	WorkWipe    WorkKind = "wipe"    // nobody is given the answer again: erase the generated key
 )
 
 // Work is one row of the work table: something that has to be done for a transaction, by one instance at a time.
@@ -143,7 +146,9 @@ type Store interface {
 
 	// Settle commits the outcome of a transaction, its audit event and the work that follows, and ends or
 	// reschedules the work under whose lease it was found. ErrStale when the lease was lost to another instance,
-	// ErrCertificateExists when issuer and serial belong to another transaction; nothing is written then.
+	// ErrCertificateExists when issuer and serial belong to another transaction; nothing is written then. A generated key
+	// (SealedKey) is erased with the commit after which no repeat is given the answer, and when an unconfirmed transaction ends;
+	// so it is by Conclude, Deny, MarkRevoked and OrderRevocation.
 	Settle(ctx context.Context, s *Settlement) error
 
 	// Adopt commits that an open transaction goes on in another exchange: it gets that one's wire ID, record and repeat
@@ -195,6 +200,7 @@ type Store interface {
 	Inventory
 	Challenges
 	Holds
+	Forwards
 	Messages
 	Revocations
 
@@ -206,9 +212,10 @@ type Store interface {
 
 // Beginning is what Begin commits.
 type Beginning struct {
-	Transaction *Transaction // StateIssuing or StateHeld
+	Transaction *Transaction // StateIssuing, StateHeld or StateForwarded
 	Claims      []Claim
-	Lease       time.Duration // StateIssuing: for how long the caller settles it itself
+	Lease       time.Duration // StateIssuing, StateForwarded: for how long the caller settles it itself
+	Wait        time.Duration // StateForwarded: when WorkForward closes it
 	Audit       AuditEvent    // zero Kind for none: an intent is audited with its outcome, a hold at once
 }
 
@@ -219,9 +226,12 @@ type Settlement struct {
 	State       State
 	Reason      Reason       // StateFailed
 	Note        string       // for the operator
-	Certificate *Certificate // StateIssued, StateUnconfirmed; with StateFailed one that has to be revoked. nil when the transaction has it already
+	Certificate *Certificate // StateIssued, StateUnconfirmed, StateForwarded; with StateFailed one that has to be revoked. nil when the transaction has it already
 	Ticket      string       // StateWaiting
-	RepeatUntil time.Time    // StateIssued: until then a repeat gets this certificate, by either key
+	Instead     bool         // StateForwarded, with a Certificate: in the place of the one that it has, which nobody confirmed
+	Exchange    []byte       // takes the place of the transaction's; nil: it stays
+	Revokes     *CertID      // StateRevoked: the certificate that was revoked, which counts no more where it is one of ours
+	RepeatUntil time.Time    // StateIssued, StateRevoked: until then a repeat gets this certificate, by either key
 	Release     bool         // give the claims back: nothing was issued
 	Next        WorkKind     // work that follows, due after Delay; "" for none
 	Delay       time.Duration
@@ -274,6 +284,8 @@ type CertificateFilter struct {
 	Requester  string
 	SubjectRaw []byte
 	ValidAt    time.Time // not expired and not revoked then
+	Renewed    []byte    // serial number: only certificates that renewed the one with it
+	Confirmed  bool      // only those whose requester has said (Conclude) that it takes them
 	Before     string    // transaction ID: only older ones, for paging
 	Limit      int       // 0: 100
 }

@@ -23,6 +23,19 @@ func keyUsageOf(der []byte) (x509.KeyUsage, bool) {
 	return u, true
 }
 
+// keyUsageValue is the value of the extension keyUsage (RFC 5280 section 4.2.1.3).
+func keyUsageValue(u x509.KeyUsage) ([]byte, error) {
+	bits := asn1.BitString{Bytes: make([]byte, 2)}
+	for i := range pkix.KeyUsages {
+		if u&(1<<i) != 0 {
+			bits.Bytes[i/8] |= 0x80 >> (i % 8)
+			bits.BitLength = i + 1 // trailing zeros are none (X.690 section 11.2.2)
+		}
+	}
+	bits.Bytes = bits.Bytes[:(bits.BitLength+7)/8]
+	return asn1.Marshal(bits)
+}
+
 func keyUsageNames(u x509.KeyUsage) string {
 	var names []string
 	for i, name := range pkix.KeyUsages {
@@ -40,7 +53,7 @@ func keyUsageNames(u x509.KeyUsage) string {
 var purposes = map[string]string{
 	"1.3.6.1.5.5.7.3.1": "serverAuth", "1.3.6.1.5.5.7.3.2": "clientAuth", "1.3.6.1.5.5.7.3.3": "codeSigning",
 	"1.3.6.1.5.5.7.3.4": "emailProtection", "1.3.6.1.5.5.7.3.8": "timeStamping", "1.3.6.1.5.5.7.3.9": "OCSPSigning",
-	"1.3.6.1.5.5.7.3.17": "ipsecIKE", "1.3.6.1.5.5.7.3.28": "cmcRA", "2.5.29.37.0": "anyExtendedKeyUsage",
+	"1.3.6.1.5.5.7.3.17": "ipsecIKE", "1.3.6.1.5.5.7.3.28": "cmcRA", "1.3.6.1.5.5.7.3.32": "cmKGA", "2.5.29.37.0": "anyExtendedKeyUsage",
 }
 
 func purposeName(id asn1.ObjectIdentifier) string {

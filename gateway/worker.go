@@ -116,6 +116,10 @@ func (g *Gateway) attempt(ctx context.Context, w Work) error {
 	switch {
 	case w.Kind == WorkConfirm: // which needs no CA
 		return g.expire(ctx, a)
+	case w.Kind == WorkWipe:
+		return g.wipe(ctx, a)
+	case w.Kind == WorkForward:
+		return g.expireForward(ctx, a)
 	case w.Kind == WorkHold:
 		return g.expireHold(ctx, t, w)
 	case a.backend == nil && w.Kind == WorkSettle:

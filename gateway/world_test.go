@@ -41,6 +41,8 @@ type world struct {
 	desc   func(*backend.Description)
 	wrap   func(gateway.Store) gateway.Store
 	keep   bool // unconfirmed certificates
+	logs   io.Writer
+	shape  func(*gateway.Profile)
 }
 
 type clock struct {
@@ -94,7 +96,10 @@ func newWorld(t testing.TB, plan backendtest.FaultPlan, change ...func(*world)) 
 // open opens the store and makes a new gateway on it, as a start of the process does.
 func (w *world) open() {
 	w.t.Helper()
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	if w.logs == nil {
+		w.logs = io.Discard
+	}
+	log := slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s, err := store.Open(w.t.Context(), w.dsn, store.Options{Instance: w.name, Clock: w.clock.now, Log: log})
 	if err != nil {
 		w.t.Fatal(err)
@@ -116,6 +121,9 @@ func (w *world) swap() {
 	profile := &gateway.Profile{
 		Name: "device", Backend: "ca", Validity: 72 * time.Hour,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 2}},
+	}
+	if w.shape != nil {
+		w.shape(profile)
 	}
 	pipelines := map[gateway.Operation]gateway.Pipeline{gateway.Enroll: w.enroll}
 	if w.revoke != nil {

@@ -153,7 +153,7 @@ func (p *process) adminCAs(ctx context.Context) []admin.BackendCAs {
 		d, err := plugin.Describe(ctx)
 		if err == nil {
 			b.Rolls = slices.Contains(d.Capabilities, backend.CapRollover)
-			b.CAs, err = plugin.CACertificates(ctx)
+			b.CAs, err = casOf(ctx, plugin)
 		}
 		b.Err = err
 		all = append(all, b)

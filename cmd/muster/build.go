@@ -47,7 +47,7 @@ func (p *process) build(ctx context.Context, cfg *Config, old *Runtime) (*Runtim
 		return nil, err
 	}
 	endpoints, err := makeEndpoints(cfg, p.stageDeps(cfg, sealer))
-	ras, raErr := loadRAs(cfg, p.clock())
+	ras, raErr := loadRAs(cfg, endpoints, p.clock())
 	if err := errors.Join(err, raErr); err != nil {
 		return nil, err
 	}

@@ -53,10 +53,11 @@ func checkConfig(ctx context.Context, file string) (*Config, error) {
 			deps.Opener = nothing{}
 		}
 	}
-	if _, err := makeEndpoints(c, deps); err != nil {
+	endpoints, err := makeEndpoints(c, deps)
+	if err != nil {
 		errs = append(errs, err)
 	}
-	if _, err := loadRAs(c, time.Now()); err != nil {
+	if _, err := loadRAs(c, endpoints, time.Now()); err != nil {
 		errs = append(errs, err)
 	}
 	if c.Admin != nil {
@@ -99,6 +100,10 @@ func checkConfig(ctx context.Context, file string) (*Config, error) {
 type nothing struct{}
 
 func (nothing) Certificate(context.Context, []byte, []byte) (*gateway.Certificate, error) {
+	return nil, gateway.ErrNotFound
+}
+
+func (nothing) Certificates(context.Context, gateway.CertificateFilter) ([]*gateway.Certificate, error) {
 	return nil, gateway.ErrNotFound
 }
 

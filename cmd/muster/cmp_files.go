@@ -192,8 +192,26 @@ func fitToCarry(answer []byte, err error) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s := answerStatus(m); s != nil && s.FailInfo&cmpmsg.SystemUnavail != 0 {
-		return nil, fmt.Errorf("%w: %s", spool.ErrLater, strings.Join(s.Text, ": "))
+	if why, later := notNow(m); later {
+		return nil, fmt.Errorf("%w: %s", spool.ErrLater, why)
 	}
 	return answer, nil
+}
+
+// notNow reports whether an answer says systemUnavail, and in which words; that of a batch, whether one in it does: all of it is
+// tried again then, and what was answered before gets the same answer.
+func notNow(m *cmpmsg.Message) (why string, later bool) {
+	if b, ok := m.Body.(*cmpmsg.Nested); ok {
+		for i, der := range b.Messages {
+			if one, _ := cmpmsg.Parse(der); one != nil {
+				if why, later := notNow(one); later {
+					return fmt.Sprintf("number %d of the batch: %s", i+1, why), true
+				}
+			}
+		}
+	}
+	if s := answerStatus(m); s != nil && s.FailInfo&cmpmsg.SystemUnavail != 0 {
+		return strings.Join(s.Text, ": "), true
+	}
+	return "", false
 }

@@ -218,11 +218,12 @@ func TestSpoolsApart(t *testing.T) {
 	}
 }
 
-// A spool waits for an answer that is worth carrying.
+// A spool waits for an answer that is worth carrying, and so does a batch in it (RFC 9810 section 5.1.3.5) for each of its answers.
 func TestFitToCarry(t *testing.T) {
 	failed := func(fail cmpmsg.FailInfo) []byte {
 		return pkiMessage(t, &cmpmsg.ErrorMsg{Status: cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusRejection, FailInfo: fail, Text: []string{"why"}}})
 	}
+	batch := func(answers ...[]byte) []byte { return pkiMessage(t, &cmpmsg.Nested{Messages: answers}) }
 	for name, tt := range map[string]struct {
 		answer []byte
 		err    error
@@ -233,6 +234,8 @@ func TestFitToCarry(t *testing.T) {
 		"a refusal":        {failed(cmpmsg.BadTime), nil, false, ""},
 		"a fault":          {failed(cmpmsg.SystemFailure), nil, false, ""},
 		"not now":          {failed(cmpmsg.SystemUnavail), nil, true, "why"},
+		"one of a batch":   {batch(pkiMessage(t, &cmpmsg.PKIConf{}), failed(cmpmsg.SystemUnavail)), nil, true, "number 2 of the batch: why"},
+		"a batch":          {batch(pkiMessage(t, &cmpmsg.PKIConf{}), failed(cmpmsg.BadTime)), nil, false, ""},
 		"no key yet":       {nil, &gateway.Error{Reason: gateway.Unavailable, Detail: "no key"}, true, "no key"},
 		"busy":             {nil, &gateway.Error{Reason: gateway.Busy}, true, "busy"},
 		"taken away":       {nil, &gateway.Error{Reason: gateway.NotAuthorized, Err: gateway.ErrNotFound}, true, ""},

@@ -104,7 +104,11 @@ func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (ga
 		p.Stages(func(s gateway.Stage) { found = found || s.Name() == stage })
 		return found
 	}
-	if op == gateway.Enroll && !has("names") {
+	if err := c.checkForward(path, op, e, nodes, p); err != nil {
+		return nil, err
+	}
+	// The names in what is passed on are judged where it is certified.
+	if op == gateway.Enroll && !has("names") && c.forwardsTo(e, op) == "" {
 		if profile := c.unjudged(e); profile != "" {
 			return nil, c.unjudgedNames(path, e, profile)
 		}
@@ -112,7 +116,7 @@ func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (ga
 	if op == gateway.Revoke && has("approval") {
 		return nil, c.fault(path, "the stage approval holds requests, and a revocation does not wait: leave it out. What the device may not do itself, an operator does (muster revoke)")
 	}
-	if err := errors.Join(c.checkCredentials(path, op, e, p), c.checkOrder(path, nodes), c.checkVouched(path, op, nodes), c.checkRA(path, op, nodes)); err != nil {
+	if err := errors.Join(c.checkCredentials(path, op, e, p), c.checkOrder(path, nodes), c.checkVouched(path, op, nodes), c.checkRA(path, op, nodes), c.checkGenerate(path, e, p), c.check3GPP(path, op, e, nodes)); err != nil {
 		return nil, err
 	}
 	if op == gateway.Enroll || op == gateway.Renew || op == gateway.Rekey {

@@ -48,6 +48,8 @@ func summary(t *admin.Transaction, now time.Time) string {
 		if t.ConfirmBy != nil {
 			return fmt.Sprintf("%s%s was issued a certificate, which waits for the device's confirmation until %s", who, asked, words.Moment(*t.ConfirmBy))
 		}
+	case gateway.StateForwarded:
+		return fmt.Sprintf("%s%s was allowed, and is passed on to %s%s", who, asked, t.Backend, ending(t.Note))
 	case gateway.StateRejected:
 		return fmt.Sprintf("%s%s was issued a certificate that counts no more%s", who, asked, ending(t.Note))
 	case gateway.StateFailed:
@@ -149,6 +151,7 @@ var states = map[gateway.State]string{
 	gateway.StateWaiting:     "waiting: the CA will answer later; the gateway asks again",
 	gateway.StateStuck:       "stuck: it is not known what the CA did, and it cannot be asked; look into the CA's own records and decide",
 	gateway.StateUnconfirmed: "unconfirmed: issued, and the device has yet to confirm that it takes the certificate",
+	gateway.StateForwarded:   "forwarded: its messages are passed on, and the last answer did not end it",
 	gateway.StateIssued:      "issued",
 	gateway.StateRejected:    "rejected: issued, and refused by the device or not confirmed in time; the certificate is revoked",
 	gateway.StateFailed:      "failed: the CA refused, or its certificate was not what was granted",

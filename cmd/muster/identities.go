@@ -58,7 +58,8 @@ func (p *process) tlsKey(names serve.Names) ownKey {
 }
 
 // furnishRAs finds the RA identity of each endpoint that has one, and makes the endpoints through which the gateway
-// gets those that it manages itself: one for each protocol and CA, whichever endpoints share it.
+// gets those that it manages itself: one for each protocol and CA, whichever endpoints share it, and one more for those where
+// it makes keys.
 func (p *process) furnishRAs(rt *Runtime, ras map[string]*gateway.Identity) error {
 	var errs []error
 	for _, name := range byName(rt.cfg.Endpoints) {
@@ -76,7 +77,12 @@ func (p *process) furnishRAs(rt *Runtime, ras map[string]*gateway.Identity) erro
 			continue
 		}
 		profile := rt.cfg.Profiles[e.Profile]
-		key, made, err := p.raKey(e.Protocol, profile, rt.cas)
+		if r := rt.plugins[profile.Backend]; r != nil && passesOnly(r.plugin.Description()) {
+			errs = append(errs, rt.cfg.fault(at("endpoints", name), "it signs what it answers itself (refusals, support messages), and backend %s passes messages on and certifies nothing: "+
+				"give it a certificate by ra: {cert: FILE, key: FILE}, or name another backend in the profile", profile.Backend))
+			continue
+		}
+		key, made, err := p.raKey(e.Protocol, profile, rt.cas, makesKeys(rt.gateway.Endpoints[name]))
 		if err != nil {
 			errs = append(errs, rt.cfg.fault(at("endpoints", name), "%v", err))
 			continue
@@ -94,8 +100,10 @@ func (p *process) furnishRAs(rt *Runtime, ras map[string]*gateway.Identity) erro
 	return errors.Join(errs...)
 }
 
-// raKey is the key of the RA for a protocol and a profile's CA, and the endpoint through which it is certified.
-func (p *process) raKey(protocol gateway.Protocol, profile *ProfileConfig, cas map[string][]backend.CA) (ownKey, *gateway.Endpoint, error) {
+// raKey is the key of the RA for a protocol and a profile's CA, and the endpoint through which it is certified. kga: it signs keys
+// that the gateway makes, too. That is an RA of its own: no other one is authorized to, and no certificate that devices know
+// is replaced when an endpoint begins to make keys.
+func (p *process) raKey(protocol gateway.Protocol, profile *ProfileConfig, cas map[string][]backend.CA, kga bool) (ownKey, *gateway.Endpoint, error) {
 	ca, chain, err := issuerOf(cas, profile.Backend, profile.Issuer)
 	if err != nil {
 		return ownKey{}, nil, err
@@ -114,6 +122,11 @@ func (p *process) raKey(protocol gateway.Protocol, profile *ProfileConfig, cas m
 		// throughout, clients may know no other algorithm.
 		want.RSA = rsaThroughout(chain)
 		grant.ExtKeyUsage = []asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 28}}
+		if kga {
+			name = raName(string(protocol), profile.Backend, ca, "kga")
+			want.Subject.CommonName += " and KGA"
+			grant.ExtKeyUsage = append(grant.ExtKeyUsage, oidCMKGA)
+		}
 	}
 	grant.KeyUsage = want.Usage
 	key := ownKey{
@@ -195,7 +208,7 @@ func (p *process) prepareOwn(ctx context.Context, rt *Runtime, cas map[string][]
 func (p *process) currentCAs(ctx context.Context, rt *Runtime) map[string][]backend.CA {
 	cas := map[string][]backend.CA{}
 	for name, r := range rt.plugins {
-		now, err := r.plugin.CACertificates(ctx)
+		now, err := casOf(ctx, r.plugin)
 		if err != nil {
 			p.log.Warn("the CA does not tell its certificates: those of before go on counting", "backend", name, "err", err)
 			now = rt.cas[name]
@@ -253,8 +266,8 @@ func rsaThroughout(chain []*x509.Certificate) bool {
 	return true
 }
 
-// loadRAs reads the RA certificates that operators gave, by endpoint.
-func loadRAs(c *Config, now time.Time) (map[string]*gateway.Identity, error) {
+// loadRAs reads the RA certificates that operators gave, by endpoint. endpoints are those that were made.
+func loadRAs(c *Config, endpoints map[string]*gateway.Endpoint, now time.Time) (map[string]*gateway.Identity, error) {
 	ids := map[string]*gateway.Identity{}
 	var errs []error
 	for _, name := range byName(c.Endpoints) {
@@ -266,6 +279,9 @@ func loadRAs(c *Config, now time.Time) (map[string]*gateway.Identity, error) {
 		if err == nil {
 			p, _ := spoken(e.Protocol)
 			err = p.check(name, e, id)
+		}
+		if err == nil && makesKeys(endpoints[name]) {
+			err = vouchesForKeys(id.Certificate)
 		}
 		if err != nil {
 			errs = append(errs, c.fault(at("endpoints", name, "ra"), "%v", err))

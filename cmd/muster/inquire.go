@@ -21,7 +21,7 @@ func (rt *Runtime) inquire(ctx context.Context) error {
 		d, err := rt.plugins[name].plugin.Describe(ctx)
 		if err == nil {
 			described[name] = d
-			rt.cas[name], err = rt.plugins[name].plugin.CACertificates(ctx)
+			rt.cas[name], err = casOf(ctx, rt.plugins[name].plugin)
 		}
 		if err != nil {
 			errs = append(errs, rt.cfg.fault(at("backends", name), "%v", err))
@@ -32,6 +32,9 @@ func (rt *Runtime) inquire(ctx context.Context) error {
 	}
 	for _, name := range byName(rt.cfg.Profiles) {
 		p := rt.cfg.Profiles[name]
+		if passesOnly(described[p.Backend]) && p.Issuer == "" { // what it has to certify is the endpoints' to say
+			continue
+		}
 		if err := rt.issuer(at("profiles", name, "issuer"), p.Backend, p.Issuer); err != nil {
 			errs = append(errs, err)
 		}
@@ -43,6 +46,9 @@ func (rt *Runtime) inquire(ctx context.Context) error {
 		return errors.Join(errs...)
 	}
 	for _, name := range byName(rt.cfg.Endpoints) {
+		if err := rt.passesOn(name, described); err != nil {
+			errs = append(errs, err)
+		}
 		for _, profile := range rt.cfg.Endpoints[name].offered() {
 			if err := rt.suits(name, profile, described); err != nil {
 				errs = append(errs, err)
@@ -94,17 +100,21 @@ func (rt *Runtime) suits(name, profileName string, described map[string]*backend
 	e := rt.cfg.Endpoints[name]
 	profile, path := rt.cfg.Profiles[profileName], e.profilePath(name, profileName)
 	d := described[profile.Backend]
+	if rt.cfg.certifiesHere(e) && passesOnly(d) {
+		return rt.cfg.fault(path, "backend %s (%s) passes messages on and certifies nothing itself: end each pipeline with the stage forward, or name another backend", profile.Backend, d.Name)
+	}
 	switch e.Protocol {
 	case gateway.CMP:
-		if !slices.Contains(d.Forms, backend.FormTemplate) {
+		here := rt.cfg.certifiesHere(e)
+		if here && !slices.Contains(d.Forms, backend.FormTemplate) {
 			return rt.cfg.fault(path, "backend %s (%s) certifies PKCS#10 requests only, and CMP's ir, cr and kur are none, nor can they be made into one: "+
 				"name a backend that takes templates", profile.Backend, d.Name)
 		}
-		if !slices.Contains(d.Capabilities, backend.CapRevoke) && section(e.CMP).Unconfirmed != cmp.UnconfirmedKeep {
+		if here && !slices.Contains(d.Capabilities, backend.CapRevoke) && section(e.CMP).Unconfirmed != cmp.UnconfirmedKeep {
 			return rt.cfg.fault(at("endpoints", name), "backend %s (%s) cannot revoke, and a certificate that its device does not confirm has to be revoked: "+
 				"say `cmp: {unconfirmed: keep}`, or name a backend that revokes", profile.Backend, d.Name)
 		}
-		if _, given := e.stages(gateway.Revoke); given && !slices.Contains(d.Capabilities, backend.CapRevoke) {
+		if _, given := e.stages(gateway.Revoke); given && rt.cfg.forwardsTo(e, gateway.Revoke) == "" && !slices.Contains(d.Capabilities, backend.CapRevoke) {
 			return rt.cfg.fault(at("endpoints", name, "revoke"), "backend %s (%s) cannot revoke: leave it out, or name a backend that revokes", profile.Backend, d.Name)
 		}
 	case gateway.SCEP:

@@ -152,15 +152,11 @@ func (s profileKeys) Decide(ctx context.Context, r *gateway.Request, g *gateway.
 	return keys.Decide(ctx, r, g)
 }
 
-// keyStage makes the key stage of an endpoint. judged: another stage says what proof of possession suffices.
+// keyStage makes the key stage of an endpoint. judged: another stage says what proof of possession suffices, or has keys made.
 func (c *Config) keyStage(e *EndpointConfig, judged bool) (gateway.Stage, error) {
 	stages := profileKeys{}
 	for _, name := range e.offered() {
-		keys := authz.KeysConfig{Allowed: c.Profiles[name].Keys}
-		if judged {
-			keys.POP = []string{string(gateway.POPSignature), string(gateway.POPLinked), string(gateway.POPRA), string(gateway.POPConfirm)}
-		}
-		s, err := authz.NewKeys(keys, c.dir)
+		s, err := authz.NewProfileKeys(c.Profiles[name].Keys, judged)
 		if err != nil {
 			return nil, c.fault(at("profiles", name, "keys"), "%v", err)
 		}

@@ -15,13 +15,14 @@ import (
 
 // protocol is what the wiring knows of an adapter.
 type protocol struct {
-	name     gateway.Protocol
-	title    string
-	identity bool                                               // it answers with an RA certificate
-	carries  []gateway.CredentialKind                           // what its requests can authenticate by
-	revokes  bool                                               // it has requests to revoke
-	without  func(gateway.Operation) string                     // why it has no revoke, or no query
-	make     func(a adapterDeps, all []served) (handler, error) // the adapter, for some endpoints
+	name      gateway.Protocol
+	title     string
+	identity  bool                                               // it answers with an RA certificate
+	carries   []gateway.CredentialKind                           // what its requests can authenticate by
+	revokes   bool                                               // it has requests to revoke
+	generates bool                                               // it has requests for keys that the gateway makes
+	without   func(gateway.Operation) string                     // why it has no revoke, or no query
+	make      func(a adapterDeps, all []served) (handler, error) // the adapter, for some endpoints
 }
 
 // handler is an adapter with its endpoints.
@@ -46,7 +47,7 @@ type served struct {
 // protocols are those that are spoken.
 var protocols = []protocol{
 	{
-		name: gateway.CMP, title: "CMP", identity: true, make: makeCMP, revokes: true,
+		name: gateway.CMP, title: "CMP", identity: true, make: makeCMP, revokes: true, generates: true,
 		carries: []gateway.CredentialKind{gateway.CredentialMAC, gateway.CredentialSigner, gateway.CredentialNested},
 		without: func(op gateway.Operation) string { return "requests to " + string(op) + " are not served over CMP yet" },
 	},

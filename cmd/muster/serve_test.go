@@ -282,6 +282,9 @@ func TestExamplesStart(t *testing.T) {
 			{"ran", "/.well-known/cmp", 405}, {"ran", "/.well-known/cmp/p/ran", 405}, {"ran-tls", "/cmp", 405}, {"ran", "/cmp/sensors", 405},
 			{"ran-tls", "/cmp/sensors", 404}, {"ops", "/.well-known/cmp", 404},
 		},
+		"3gpp.yaml": {
+			{"http", "/.well-known/cmp/p/ran", 405}, {"https", "/.well-known/cmp/p/ran/initialization", 405}, {"ops", "/crl/local/ec.crl", 200}, {"ops", "/.well-known/cmp", 404},
+		},
 		"scep.yaml": {
 			{"scep", "/scep?operation=GetCACert", 200}, {"scep", "/scep/phones/pkiclient.exe?operation=GetCACaps", 200}, {"scep", "/scep/routers?operation=GetCACert", 200},
 			{"ops", "/scep?operation=GetCACert", 404},

@@ -36,7 +36,7 @@ type stageStore interface {
 // stageNames lists what decodeStage knows.
 var stageNames = []string{
 	"password", "client-certificate", "shared-secret", "challenge", "vendor-ca", "ra", "own-certificate", "inventory", "device-password", "approval",
-	"keys", "names", "anyOf", "allOf", "not",
+	"keys", "names", "forward", "anyOf", "allOf", "not",
 }
 
 // decodeStage makes one stage of a pipeline from its node: a map of one key, the stage's name, to its settings.
@@ -87,6 +87,8 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 		return makeStage(file, name, settings, func(c authz.KeysConfig) (gateway.Stage, error) { return authz.NewKeys(c, deps.Dir) })
 	case "names":
 		return makeStage(file, name, settings, func(c authz.NamesConfig) (gateway.Stage, error) { return authz.NewNames(c) })
+	case "forward":
+		return makeStage(file, name, settings, func(c authz.ForwardConfig) (gateway.Stage, error) { return authz.NewForward(c) })
 	case "anyOf":
 		return decodeAnyOf(file, settings, deps)
 	case "allOf":

@@ -23,6 +23,10 @@ func (failingStore) Certificate(context.Context, []byte, []byte) (*gateway.Certi
 	return nil, errors.New("the store cannot answer")
 }
 
+func (failingStore) Certificates(context.Context, gateway.CertificateFilter) ([]*gateway.Certificate, error) {
+	return nil, errors.New("the store cannot answer")
+}
+
 func (failingStore) Secret(context.Context, string, string) (*gateway.StoredSecret, error) {
 	return nil, errors.New("the store cannot answer")
 }

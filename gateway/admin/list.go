@@ -33,7 +33,7 @@ func limitOf(s string) (int, error) {
 var states = []gateway.State{
 	gateway.StateRefused, gateway.StateHeld, gateway.StateIssuing, gateway.StateUnknown, gateway.StateWaiting,
 	gateway.StateStuck, gateway.StateUnconfirmed, gateway.StateIssued, gateway.StateRejected, gateway.StateFailed,
-	gateway.StateRevoked, gateway.StateDenied,
+	gateway.StateRevoked, gateway.StateDenied, gateway.StateForwarded,
 }
 
 func (s *Server) transactions(c echo.Context) error {

@@ -33,6 +33,9 @@ func (s *Store) MarkRevoked(ctx context.Context, r *gateway.Revocation) error {
 		if _, err := u.exec(endRevocation, issuer, serial); err != nil {
 			return fmt.Errorf("work: %w", err)
 		}
+		if _, err := u.exec(eraseKeyOfCertificate, issuer, serial); err != nil {
+			return fmt.Errorf("key: %w", err)
+		}
 		n, err := u.exec(markRevoked, issuer, serial, micros(at), int64(r.Reason))
 		if err != nil {
 			return fmt.Errorf("certificate %x: %w", serial, err)
@@ -71,6 +74,12 @@ func (s *Store) Certificates(ctx context.Context, f gateway.CertificateFilter) (
 		at := q.param(micros(f.ValidAt))
 		// RFC 5280 section 4.1.2.5: notAfter itself is still valid.
 		q.where("c.not_after >= " + at + " AND (c.revoked_at = 0 OR c.revoked_at > " + at + ")")
+	}
+	if f.Renewed != nil {
+		q.where("c.replaces = " + q.param(magnitude(f.Renewed)))
+	}
+	if f.Confirmed {
+		q.where("t.confirmed > 0")
 	}
 	q.before("c.tx", f.Before)
 	var out []*gateway.Certificate

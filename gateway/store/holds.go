@@ -17,7 +17,8 @@ const (
 	lockHold = `UPDATE work SET kind = kind WHERE tx = $1 AND kind = 'hold'`
 	heldAs   = `SELECT hold FROM transactions WHERE id = $1 AND state = 'held'`
 	// changeHold changes it from what was read ($2), or nothing.
-	changeHold = `UPDATE transactions SET state = $3, hold = $4, intent = COALESCE($5, intent), note = COALESCE($6, note), updated = $7
+	changeHold = `UPDATE transactions SET state = $3, hold = $4, intent = COALESCE($5, intent), note = COALESCE($6, note), updated = $7,
+		sealed_key = CASE WHEN $3 = 'denied' THEN NULL ELSE sealed_key END
 		WHERE id = $1 AND state = 'held' AND hold = $2`
 	leaseHeld = `UPDATE work SET kind = 'settle', due = now($4) + $3, owner = $2, lease_until = now($4) + $3, epoch = epoch + 1,
 		attempts = 0, note = '' WHERE tx = $1 RETURNING epoch`

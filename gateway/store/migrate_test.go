@@ -60,7 +60,7 @@ func TestOlderRelease(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tx.ID != id || tx.State != gateway.StateIssuing || tx.Device != "device "+id || tx.Resume != "" || tx.ConfirmWait != 0 || tx.Exchange != nil ||
-				tx.Hold != nil || tx.Changes != nil {
+				tx.Hold != nil || tx.Changes != nil || tx.SealedKey != nil {
 				t.Errorf("%s: %+v", id, tx)
 			}
 			if found, err := s.ByWireID(t.Context(), "ran", "wire "+id); err != nil || found.ID != id {

@@ -18,7 +18,7 @@ const (
 		VALUES ($1, 'revoke', now($4) + $3, $2, now($4) + $3, 1, 0, '')
 		ON CONFLICT (tx) DO UPDATE SET kind = excluded.kind, due = excluded.due, owner = excluded.owner,
 		lease_until = excluded.lease_until, epoch = work.epoch + 1, attempts = 0, note = '' RETURNING epoch`
-	rejectRevoked = `UPDATE transactions SET state = 'rejected', note = $2, updated = $3 WHERE id = $1 AND state = 'unconfirmed'`
+	rejectRevoked = `UPDATE transactions SET state = 'rejected', note = $2, updated = $3 WHERE id = $1 AND state IN ('unconfirmed', 'forwarded')`
 )
 
 // errRevokedBefore undoes an order that came second.
@@ -62,6 +62,9 @@ func (s *Store) OrderRevocation(ctx context.Context, o *gateway.RevocationOrder)
 		rejected, err := u.run(rejectRevoked, tx, text(o.Note), micros(at))
 		if err != nil {
 			return fmt.Errorf("transaction %s: %w", tx, err)
+		}
+		if _, err := u.exec(eraseKeyOfCertificate, issuer, serial); err != nil {
+			return fmt.Errorf("key of %s: %w", tx, err)
 		}
 		n, err := u.exec(markRevoked, issuer, serial, micros(at), int64(o.Reason))
 		if err != nil {

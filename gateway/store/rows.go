@@ -17,7 +17,7 @@ import (
 const (
 	transactionColumns = `id, wire_id, protocol, endpoint, operation, state, source, credentials, requester, device, subject,
 		verdicts, repeat, backend, profile, replaces, intent, reason, note, received, updated, ticket,
-		resume, confirm_wait, exchange, hold, changes`
+		resume, confirm_wait, exchange, hold, changes, sealed_key`
 	certificateColumns = `issuer, serial, tx, backend, endpoint, profile, device, requester, subject, subject_raw, key_hash,
 		not_before, not_after, der, chain, revoked_at, revocation, replaces`
 
@@ -28,9 +28,9 @@ const (
 	readCertificateColumns = `c.issuer, c.serial, c.tx, c.backend, c.endpoint, c.profile, c.device, c.requester, c.subject,
 		c.subject_raw, c.key_hash, c.not_before, c.not_after, c.revoked_at, c.revocation, c.replaces`
 
-	selectTransaction = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, c.der, h.body, t.exchange
+	selectTransaction = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, c.der, h.body, t.exchange, t.sealed_key
 		FROM transactions t LEFT JOIN certificates c ON c.tx = t.id LEFT JOIN chains h ON h.hash = c.chain`
-	listTransactions = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, NULL, NULL, NULL
+	listTransactions = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, NULL, NULL, NULL, NULL
 		FROM transactions t LEFT JOIN certificates c ON c.tx = t.id`
 	selectCertificate = `SELECT ` + readCertificateColumns + `, c.der, h.body, t.state
 		FROM certificates c LEFT JOIN chains h ON h.hash = c.chain LEFT JOIN transactions t ON t.id = c.tx`
@@ -57,6 +57,9 @@ func transactionArgs(t *gateway.Transaction) ([]any, error) {
 	}
 	if t.ConfirmWait < 0 {
 		return nil, fmt.Errorf("a certificate does not wait %v to be confirmed", t.ConfirmWait)
+	}
+	if t.SealedKey != nil && !t.State.Open() {
+		return nil, fmt.Errorf("a transaction that is %q keeps no key", t.State)
 	}
 	credentials, err := marshal(t.Credentials)
 	if err != nil {
@@ -92,7 +95,7 @@ func transactionArgs(t *gateway.Transaction) ([]any, error) {
 		text(t.Source), credentials, text(t.Requester), text(t.Device), text(t.Subject), verdicts, string(t.Repeat),
 		text(t.Backend), text(t.Profile), nullable(t.Replaces), intent, string(t.Reason), text(t.Note),
 		micros(t.Received), micros(updated), text(t.Ticket), string(t.Resume), t.ConfirmWait.Microseconds(), nullable(t.Exchange),
-		hold, changes,
+		hold, changes, nullable(t.SealedKey),
 	}, nil
 }
 
@@ -124,7 +127,7 @@ func transactionRow(scan func(...any) error) (*gateway.Transaction, error) {
 		&t.Requester, &t.Device, &t.Subject, &verdicts, &t.Repeat, &t.Backend, &t.Profile, &t.Replaces, &intent, &t.Reason,
 		&t.Note, &received, &updated, &t.Ticket, &t.Resume, &confirmWait, &hold, &changes,
 	}, c.dest()...)
-	if err := scan(append(dest, &t.Exchange)...); err != nil {
+	if err := scan(append(dest, &t.Exchange, &t.SealedKey)...); err != nil {
 		return nil, notFound(err)
 	}
 	t.Received, t.Updated = fromMicros(received), fromMicros(updated)

@@ -42,6 +42,9 @@ func (s *Store) Settle(ctx context.Context, st *gateway.Settlement) error {
 		if err := u.settle(st); err != nil {
 			return err
 		}
+		if err := u.settleForward(st); err != nil {
+			return err
+		}
 		if chain != "" {
 			if _, err := u.exec(insertChain, chainHash, chain); err != nil {
 				return fmt.Errorf("chain: %w", err)
@@ -68,6 +71,10 @@ func (s *Store) Settle(ctx context.Context, st *gateway.Settlement) error {
 func sensible(st *gateway.Settlement) error {
 	switch st.State {
 	case gateway.StateIssued, gateway.StateFailed:
+	case gateway.StateForwarded:
+		if st.Next != gateway.WorkForward || st.Epoch == 0 {
+			return fmt.Errorf("what is passed on is closed in time, under the lease of its message, and does not wait for %q", st.Next)
+		}
 	case gateway.StateUnconfirmed:
 		if st.Next != gateway.WorkConfirm {
 			return fmt.Errorf("what is unconfirmed waits to be confirmed, not for %q", st.Next)
@@ -82,7 +89,10 @@ func sensible(st *gateway.Settlement) error {
 		}
 	}
 	switch {
-	case st.Release && (st.State == gateway.StateIssued || st.State == gateway.StateUnconfirmed):
+	case st.Instead && (st.Certificate == nil || st.State != gateway.StateForwarded && st.State != gateway.StateIssued),
+		st.Revokes != nil && (st.State != gateway.StateRevoked || st.Revokes.Serial == nil):
+		return fmt.Errorf("a certificate takes no other's place, and none is revoked, in a transaction that is %q", st.State)
+	case st.Release && (st.State == gateway.StateIssued || st.State == gateway.StateUnconfirmed || st.State == gateway.StateForwarded):
 		return fmt.Errorf("claims are not given back for a transaction that is %q", st.State)
 	case st.Epoch == 0 && hasCertificate(st):
 		return fmt.Errorf("without a certificate and without a lease nothing becomes %q", st.State)
@@ -99,6 +109,11 @@ func hasCertificate(st *gateway.Settlement) bool {
 	return false
 }
 
+// repeats reports whether what is settled is given again to who asks again.
+func repeats(st *gateway.Settlement) bool {
+	return (st.State == gateway.StateIssued || st.State == gateway.StateRevoked) && st.RepeatUntil.After(st.Now)
+}
+
 // settle writes all of a settlement but certificate and audit event.
 func (u unit) settle(st *gateway.Settlement) error {
 	update := settleTransaction
@@ -108,7 +123,7 @@ func (u unit) settle(st *gateway.Settlement) error {
 		return err
 	}
 	n, err := u.exec(update, st.Transaction, string(st.State), string(st.Reason), text(st.Note), text(st.Ticket),
-		micros(st.Now), hasCertificate(st))
+		micros(st.Now), hasCertificate(st), st.State.Open() || repeats(st))
 	if err != nil {
 		return fmt.Errorf("transaction %s: %w", st.Transaction, err)
 	}
@@ -124,7 +139,7 @@ func (u unit) settle(st *gateway.Settlement) error {
 		}
 	}
 	switch {
-	case st.State == gateway.StateIssued && st.RepeatUntil.After(st.Now):
+	case repeats(st):
 		_, err = u.exec(keepRepeat, st.Transaction, micros(st.RepeatUntil))
 	case !st.State.Open():
 		_, err = u.exec(freeRepeat, st.Transaction)

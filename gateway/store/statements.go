@@ -49,6 +49,7 @@ const (
 	// Work and revocation.
 	claimDue
 	postponeWork
+	eraseKeyOfCertificate
 	markRevoked
 	certificateExists
 	freeRepeatOfCertificate
@@ -80,11 +81,17 @@ const (
 const firstRead = readRepeat
 
 // open are the states of State.Open; a test compares them.
-const open = `('held', 'issuing', 'unknown', 'waiting', 'stuck', 'unconfirmed')`
+const open = `('held', 'issuing', 'unknown', 'waiting', 'stuck', 'unconfirmed', 'forwarded')`
 
 // settleable is where a transaction stands that can become $2: an open one, by an outcome that brings its certificate or has
-// none; an unconfirmed one, which has its certificate, by an outcome that takes it as given ($7); a closed one, not at all.
-const settleable = `CASE WHEN state = 'unconfirmed' THEN $7 WHEN state IN ` + open + ` THEN NOT $7 ELSE state = $2 END`
+// none; an unconfirmed one, which has its certificate, by an outcome that takes it as given ($7); one that was passed on, which may
+// have its certificate, by either; a closed one, not at all. Nothing else becomes forwarded.
+const settleable = `CASE WHEN state = 'unconfirmed' THEN $7 AND $2 <> 'forwarded'
+	WHEN state = 'forwarded' THEN NOT $7 OR EXISTS (SELECT 1 FROM certificates WHERE tx = $1)
+	WHEN state IN ` + open + ` THEN NOT $7 AND $2 <> 'forwarded' ELSE state = $2 END`
+
+// keepKey keeps a generated key for as long as somebody may ask for the answer again ($8), until its device has said that it has it.
+const keepKey = `sealed_key = CASE WHEN $8 AND (state <> 'unconfirmed' OR $2 = 'unconfirmed') THEN sealed_key END`
 
 // keysOf are both keys of a transaction. They are few and in an index: each database looks them up in their order.
 const keysOf = `((SELECT repeat FROM transactions WHERE id = $1), (SELECT resume FROM transactions WHERE id = $1))`
@@ -105,16 +112,16 @@ var texts = [statements]string{
 	noteUse: `INSERT INTO uses (tx, key, n) VALUES ($1, $2, 1) ON CONFLICT (tx, key) DO UPDATE SET n = uses.n + 1`,
 	insertTransaction: `INSERT INTO transactions (` + transactionColumns + `)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-			$23, $24, $25, $26, $27)`,
+			$23, $24, $25, $26, $27, $28)`,
 	insertWork: `INSERT INTO work (tx, kind, due, owner, lease_until, epoch, attempts, note)
 		VALUES ($1, $2, now($7) + $3, $4, now($7) + $5, $6, 0, '')`,
 
 	endWork: `DELETE FROM work WHERE tx = $1 AND owner = $2 AND epoch = $3`,
 	rescheduleWork: `UPDATE work SET attempts = CASE WHEN kind = $4 THEN attempts ELSE 0 END, kind = $4,
 		due = now($7) + $5, owner = '', lease_until = 0, note = $6 WHERE tx = $1 AND owner = $2 AND epoch = $3`,
-	settleTransaction: `UPDATE transactions SET state = $2, reason = $3, note = $4, ticket = $5, updated = $6
+	settleTransaction: `UPDATE transactions SET state = $2, reason = $3, note = $4, ticket = $5, updated = $6, ` + keepKey + `
 		WHERE id = $1 AND ` + settleable,
-	resolveTransaction: `UPDATE transactions SET state = $2, reason = $3, note = $4, ticket = $5, updated = $6
+	resolveTransaction: `UPDATE transactions SET state = $2, reason = $3, note = $4, ticket = $5, updated = $6, ` + keepKey + `
 		WHERE id = $1 AND state IN ` + open + ` AND ` + settleable + ` AND NOT EXISTS (SELECT 1 FROM work WHERE tx = $1)`,
 	insertChain: `INSERT INTO chains (hash, body) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING`,
 	dropChain:   `DELETE FROM chains WHERE hash = $1`,
@@ -132,7 +139,8 @@ var texts = [statements]string{
 	freeOldRepeat: `DELETE FROM repeats
 		WHERE key = (SELECT repeat FROM transactions WHERE id = $1 AND repeat <> resume) AND tx = $1`,
 	setRepeat: `UPDATE transactions SET repeat = $2 WHERE id = $1`,
-	concludeTransaction: `UPDATE transactions SET state = $2, note = $3, exchange = $4, updated = $5
+	concludeTransaction: `UPDATE transactions SET state = $2, note = $3, exchange = $4, updated = $5, sealed_key = NULL,
+		confirmed = CASE WHEN $2 = 'issued' THEN CAST($5 AS BIGINT) ELSE 0 END
 		WHERE id = $1 AND state = 'unconfirmed' AND ($6 = '' OR wire_id = $6)`,
 	dropWork: `DELETE FROM work WHERE tx = $1`,
 	revokeInstead: `UPDATE work SET kind = 'revoke', due = now($2), owner = '', lease_until = 0, epoch = epoch + 1,
@@ -153,6 +161,8 @@ var texts = [statements]string{
 		RETURNING tx, kind, due, attempts - 1, owner, epoch, note`,
 	postponeWork: `UPDATE work SET owner = '', lease_until = 0, due = now($6) + $4, note = $5
 		WHERE tx = $1 AND owner = $2 AND epoch = $3`,
+	eraseKeyOfCertificate: `UPDATE transactions SET sealed_key = NULL
+		WHERE id = (SELECT tx FROM certificates WHERE issuer = $1 AND serial = $2) AND sealed_key IS NOT NULL`,
 	markRevoked:       `UPDATE certificates SET revoked_at = $3, revocation = $4 WHERE issuer = $1 AND serial = $2 AND revoked_at = 0`,
 	certificateExists: `SELECT 1 FROM certificates WHERE issuer = $1 AND serial = $2`,
 	freeRepeatOfCertificate: `DELETE FROM repeats WHERE tx = (SELECT tx FROM certificates WHERE issuer = $1 AND serial = $2)

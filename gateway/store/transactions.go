@@ -18,15 +18,18 @@ import (
 // never is when the repeat key of an open transaction expires.
 const never = math.MaxInt64
 
-// Begin is gateway.Store. The epoch is 1 for StateIssuing, and 0 for StateHeld: its WorkHold, due at Hold.Until, is nobody's.
+// Begin is gateway.Store. The epoch is 1 for StateIssuing and StateForwarded, and 0 for StateHeld: its WorkHold, due at Hold.Until, is nobody's.
 // Without Transaction.Hold no work waits for it.
 func (s *Store) Begin(ctx context.Context, b *gateway.Beginning) (int64, error) {
 	t := b.Transaction
-	if t.State != gateway.StateIssuing && t.State != gateway.StateHeld {
+	if t.State != gateway.StateIssuing && t.State != gateway.StateHeld && t.State != gateway.StateForwarded {
 		return 0, fmt.Errorf("a transaction does not begin as %q", t.State)
 	}
-	if t.State == gateway.StateIssuing && b.Lease <= 0 {
-		return 0, errors.New("a transaction that is issued begins under a lease")
+	if t.State != gateway.StateHeld && b.Lease <= 0 {
+		return 0, errors.New("a transaction that is issued or passed on begins under a lease")
+	}
+	if (t.State == gateway.StateForwarded) != (b.Wait > 0) {
+		return 0, fmt.Errorf("a transaction that begins as %q is closed after %v", t.State, b.Wait)
 	}
 	if t.Hold != nil && (t.State != gateway.StateHeld || t.Hold.Until.IsZero()) {
 		return 0, fmt.Errorf("a hold until %v of a transaction that begins as %q", t.Hold.Until, t.State)
@@ -66,6 +69,12 @@ func (s *Store) Begin(ctx context.Context, b *gateway.Beginning) (int64, error) 
 			lease := b.Lease.Microseconds()
 			if _, err := u.exec(insertWork, t.ID, string(gateway.WorkSettle), lease, s.instance, lease, epoch, s.dbNow()); err != nil {
 				return fmt.Errorf("work of %s: %w", t.ID, err)
+			}
+		}
+		if t.State == gateway.StateForwarded {
+			epoch = 1
+			if err := u.insertForward(t.ID, b.Wait, b.Lease, epoch); err != nil {
+				return err
 			}
 		}
 		if t.Hold != nil {
@@ -174,7 +183,7 @@ func (s *Store) Transaction(ctx context.Context, id string) (*gateway.Transactio
 	return transactionRow(s.read(ctx, readTransaction, id).Scan)
 }
 
-// Transactions is gateway.Store. They come without Exchange, and a certificate without DER and chain.
+// Transactions is gateway.Store. They come without Exchange and SealedKey, and a certificate without DER and chain.
 func (s *Store) Transactions(ctx context.Context, f gateway.TransactionFilter) ([]*gateway.Transaction, error) {
 	var q filter
 	if len(f.States) > 0 {

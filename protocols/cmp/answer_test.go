@@ -16,6 +16,7 @@ import (
 	"github.com/muster-pki/muster/protocols/wire"
 )
 
+// confirmWaitTime is told to who asks (RFC 9810 section 5.1.1.2).
 func TestConfirmWaitTime(t *testing.T) {
 	w := newWorld(t, worldOptions{config: Config{ConfirmWait: 7 * 60e9}})
 	c := w.macClient("ref-1")
@@ -33,7 +34,67 @@ func TestConfirmWaitTime(t *testing.T) {
 	}
 }
 
-// What is told to who polls is when the certificate will be revoked, not when it could have been asked for.
+// confirmUntil is the confirmWaitTime in an answer.
+func confirmUntil(t testing.TB, m *cmpmsg.Message) (until time.Time) {
+	t.Helper()
+	value, ok := m.Header.Info(cmpmsg.OIDConfirmWaitTime)
+	if in := cryptobyte.String(value); !ok || !in.ReadASN1GeneralizedTime(&until) {
+		t.Fatalf("confirmWaitTime: %x", value)
+	}
+	return until
+}
+
+// The time to confirm counts from when the certificate was there (RFC 9810 section 5.1.1.2): who takes it over in a new
+// transaction has what is left of it, by file too, and the answer stays the same when it is repeated, confirmed by then or not.
+func TestConfirmWaitTimeOfWhatIsTakenOver(t *testing.T) {
+	w := newWorld(t, worldOptions{config: Config{ConfirmWait: 7 * 60e9}})
+	q := crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}
+	asking := func() *client {
+		c := w.macClient("ref-1")
+		c.info = []cmpmsg.InfoTypeAndValue{{Type: cmpmsg.OIDConfirmWaitTime}}
+		return c
+	}
+	asking().ask(q.body(t))
+	w.now = testTime.Add(3 * time.Minute)
+	for name, ask := range map[string]func(c *client) *cmpmsg.Message{
+		"over HTTP": func(c *client) *cmpmsg.Message { return c.ask(q.body(t)) },
+		"by file":   func(c *client) *cmpmsg.Message { return c.carry(q.body(t)) },
+	} {
+		if until := confirmUntil(t, ask(asking())); !until.Equal(testTime.Add(7 * time.Minute)) {
+			t.Errorf("%s: until %s", name, until)
+		}
+	}
+	c := asking()
+	der := c.message(q.body(t))
+	first := w.post(der)
+	w.now = w.now.Add(time.Minute)
+	c.ask(confirmation(certHash(certificate(t, c.accept(der, first), cmpmsg.TypeIP)), 0))
+	if w.gateway.tx(t).State != gateway.StateIssued {
+		t.Fatal(w.gateway.tx(t).State)
+	}
+	if again := w.post(der); !bytes.Equal(again, first) {
+		t.Error("confirmed: another answer")
+	}
+}
+
+// Approved days later, and asked again by the same message: the time counts from then, too.
+func TestConfirmWaitTimeOfWhatWasHeld(t *testing.T) {
+	w := newWorld(t, worldOptions{config: Config{ConfirmWait: 7 * 60e9}})
+	w.gateway.decide = func(*gateway.Request) (*gateway.Error, gateway.State) { return nil, gateway.StateHeld }
+	c := w.macClient("ref-1")
+	c.info = []cmpmsg.InfoTypeAndValue{{Type: cmpmsg.OIDConfirmWaitTime}}
+	der := c.message(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}.body(t))
+	w.post(der)
+	tx := w.gateway.tx(t)
+	w.gateway.settle(tx, w.gateway.last(t))
+	tx.Updated = testTime.Add(2 * 24 * time.Hour)
+	w.now = tx.Updated.Add(time.Minute)
+	if until := confirmUntil(t, c.send(der)); !until.Equal(tx.Updated.Add(7 * time.Minute)) {
+		t.Errorf("until %s", until)
+	}
+}
+
+// RFC 9810 section 5.1.1.2: what is told to who polls is when the certificate will be revoked, not when it could have been asked for.
 func TestConfirmWaitTimeAfterPolls(t *testing.T) {
 	w := newWorld(t, worldOptions{config: Config{ConfirmWait: 7 * 60e9}})
 	w.gateway.decide = func(*gateway.Request) (*gateway.Error, gateway.State) { return nil, gateway.StateHeld }
@@ -44,13 +105,19 @@ func TestConfirmWaitTimeAfterPolls(t *testing.T) {
 	w.gateway.settle(tx, w.gateway.last(t))
 	tx.Updated = testTime.Add(time.Minute)
 	w.now = testTime.Add(3 * time.Minute)
-	value, _ := c.ask(&cmpmsg.PollReq{ReqIDs: []*big.Int{big.NewInt(0)}}).Header.Info(cmpmsg.OIDConfirmWaitTime)
-	var until time.Time
-	if in := cryptobyte.String(value); !in.ReadASN1GeneralizedTime(&until) || !until.Equal(tx.Updated.Add(tx.ConfirmWait)) {
-		t.Errorf("%s, want %s", until, tx.Updated.Add(tx.ConfirmWait))
+	poll := &cmpmsg.PollReq{ReqIDs: []*big.Int{big.NewInt(0)}}
+	m := c.ask(poll)
+	want := tx.Updated.Add(tx.ConfirmWait)
+	if until := confirmUntil(t, m); !until.Equal(want) {
+		t.Errorf("%s, want %s", until, want)
+	}
+	c.ask(confirmation(certHash(certificate(t, m, cmpmsg.TypeIP)), 0))
+	if until := confirmUntil(t, c.ask(poll)); !until.Equal(want) || w.gateway.tx(t).State != gateway.StateIssued {
+		t.Errorf("confirmed: %s, want %s", until, want)
 	}
 }
 
+// certProfile names the profile; an empty name is none (RFC 9810 section 5.1.1.4).
 func TestProfileName(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	for name, want := range map[string]string{"base-station": "base-station", "": ""} {
@@ -61,16 +128,21 @@ func TestProfileName(t *testing.T) {
 			t.Errorf("%q: %q", name, got)
 		}
 	}
-	for _, bad := range [][]byte{{5, 0}, element(0x30, element(0x13, []byte("x"))), element(0x30, element(0x0c, []byte("a\nb"))), element(0x30, element(0x0c, bytes.Repeat([]byte("x"), 256)))} {
+	for _, bad := range [][]byte{{5, 0}, element(0x30), element(0x30, element(0x13, []byte("x"))), element(0x30, element(0x0c, []byte("a\nb"))), element(0x30, element(0x0c, bytes.Repeat([]byte("x"), 256)))} {
 		c := w.macClient("ref-1")
 		c.info = []cmpmsg.InfoTypeAndValue{{Type: cmpmsg.OIDCertProfile, Value: bad}}
 		if fail, _, _ := failure(c.ask(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "x"}.body(t))); fail != cmpmsg.BadDataFormat {
 			t.Errorf("%x: %b", bad, fail)
 		}
 	}
+	c := w.macClient("ref-1")
+	c.info = append(profiles("a"), profiles("a")...)
+	if fail, _, _ := failure(c.ask(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "x"}.body(t))); fail != cmpmsg.BadDataFormat {
+		t.Errorf("twice: %b", fail)
+	}
 }
 
-// pollReq until the certificate is there, then certConf.
+// pollReq until the certificate is there, then certConf (RFC 9810 section 5.3.22).
 func TestPoll(t *testing.T) {
 	w := newWorld(t, worldOptions{config: Config{Limits: wire.Limits{RetryAfter: 1500e6}}})
 	w.gateway.decide = func(*gateway.Request) (*gateway.Error, gateway.State) { return nil, gateway.StateHeld }
@@ -149,6 +221,7 @@ func TestPoll(t *testing.T) {
 	}
 }
 
+// RFC 9810 section 5.2.3: what was granted otherwise than asked for is grantedWithMods.
 func TestGrantedWithMods(t *testing.T) {
 	key := newP256()
 	q := crmf{kind: cmpmsg.TypeIR, key: key, subject: "device-1", dns: []string{"a.example"}, notAfter: testTime.Add(time.Hour)}

@@ -23,6 +23,7 @@ type client struct {
 	secret    []byte
 	mac       func(salt []byte) (*cmpmsg.MAC, error)
 	key       crypto.Signer // signature
+	sign      *signedWith   // another than the one that fits key; nil for that
 	cert      *x509.Certificate
 	extra     [][]byte // nil: cert and its issuer
 	sender    []byte   // DER Name; nil: cert's subject, or none
@@ -93,6 +94,10 @@ func (c *client) message(body cmpmsg.Body) []byte {
 		protect = func(part []byte) ([]byte, error) {
 			_, sig, err := pkix.Sign(c.key, part)
 			return sig, err
+		}
+		if s := c.sign; s != nil {
+			out.Header.ProtectionAlg = &cmpmsg.AlgorithmIdentifier{Raw: s.algorithm}
+			protect = func(part []byte) ([]byte, error) { return s.sign(c.key, part), nil }
 		}
 	}
 	if c.change != nil {

@@ -30,6 +30,10 @@ type Gateway interface {
 	Enroll(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
 	// Revoke answers a request to revoke a certificate (Request.Target). Result.Exchange is as Enroll's.
 	Revoke(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
+	// ForwardsTo returns the backend that the endpoint passes requests for the operation on to, "" when they are answered here.
+	ForwardsTo(endpoint string, op gateway.Operation) string
+	// Forward passes a later message on, of a transaction whose first one was (Result.Answer).
+	Forward(ctx context.Context, transaction string, r *gateway.Request) (*gateway.Result, error)
 	// Reject takes note of a request that never became one (malformed, wrong protection, no proof of possession): it is
 	// logged, counted and kept for `muster explain`. It returns the error with Transaction set.
 	Reject(ctx context.Context, r *gateway.Request, e *gateway.Error) *gateway.Error

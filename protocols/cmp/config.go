@@ -12,6 +12,9 @@ import (
 
 // Config is the `cmp:` section of an endpoint. The zero value works.
 type Config struct {
+	// Type is a kind of endpoint whose settings belong together: 3gpp, base stations as 3GPP TS 33.310 clause 9 has them
+	// (Type3GPP). Default: none.
+	Type Type `yaml:"type"`
 	// Confirm says whether a client can be spared the certConf: on-request (the default) grants implicitConfirm to those
 	// who ask for it, explicit never does (RFC 9810 section 5.1.1.1).
 	Confirm Confirm `yaml:"confirm"`
@@ -139,10 +142,16 @@ const (
 // UnmarshalStrict decodes and checks the section.
 func (c *Config) UnmarshalStrict(file string, n *yaml.Node) error {
 	type section Config // without this method
+	if typeOf(n) == Type3GPP {
+		c.CAPubs = true // what is said there goes before
+	}
 	return wire.DecodeSection(file, n, (*section)(c), func() error { return c.check() })
 }
 
 func (c Config) check() error {
+	if err := c.checkType(); err != nil {
+		return err
+	}
 	switch c.Confirm {
 	case "", ConfirmOnRequest, ConfirmExplicit:
 	default:
@@ -183,6 +192,7 @@ func (c Config) check() error {
 
 // WithDefaults returns the section with its defaults filled in, for whoever acts on ConfirmWait and Unconfirmed.
 func (c Config) WithDefaults() Config {
+	c = c.typed()
 	if c.Confirm == "" {
 		c.Confirm = ConfirmOnRequest
 	}

@@ -197,6 +197,9 @@ func (x *exchange) conclude(p *prior, v verdict) *refusal {
 	}
 	rec := *p.record
 	rec.Confirmed = &confirmed{Message: x.hash, Fail: v.fail, Answer: answer}
+	if until := p.confirmUntil(); rec.TellWait && !until.IsZero() {
+		rec.Until = until.Unix()
+	}
 	exchange, err := rec.encode()
 	if err != nil {
 		return refused(gateway.Internal, "", err)

@@ -21,7 +21,7 @@ func enrolled(t testing.TB, w *world, c *client) (*client, *x509.Certificate) {
 	return c, certificate(t, m, cmpmsg.TypeIP)
 }
 
-// Each certConf with what becomes of the certificate.
+// Each certConf with what becomes of the certificate (RFC 9810 section 5.3.18).
 func TestConfirm(t *testing.T) {
 	status := func(s cmpmsg.Status) *cmpmsg.PKIStatusInfo { return &cmpmsg.PKIStatusInfo{Status: s} }
 	oid := func(last int) *cmpmsg.AlgorithmIdentifier {
@@ -131,20 +131,7 @@ func TestConfirmKept(t *testing.T) {
 	}
 }
 
-// RFC 9481 section 3.3: a certificate signed with Ed25519 is confirmed with SHA-512.
-func TestConfirmEd25519(t *testing.T) {
-	w := newWorld(t, worldOptions{caKey: newEd25519()})
-	c, cert := enrolled(t, w, w.macClient("ref-1"))
-	if fail, _, _ := failure(c.ask(confirmation(certHash(cert), 0))); fail != cmpmsg.BadCertID {
-		t.Errorf("SHA-256: %b", fail)
-	}
-	c, cert = enrolled(t, w, w.macClient("ref-1"))
-	sum := sha512.Sum512(cert.Raw)
-	if m := c.ask(confirmation(sum[:], 0)); m.Body.Type() != cmpmsg.TypePKIConf {
-		t.Errorf("SHA-512: %+v", m.Body)
-	}
-}
-
+// RFC 9810 section 5.3.18: the certReqId of the answer to p10cr is -1.
 func TestConfirmP10CR(t *testing.T) {
 	for id, want := range map[int64]cmpmsg.FailInfo{-1: 0, 0: 0, 1: cmpmsg.BadRequest} {
 		w := newWorld(t, worldOptions{})
@@ -156,7 +143,8 @@ func TestConfirmP10CR(t *testing.T) {
 	}
 }
 
-// Only who began a transaction goes on with it, in the same way, with the nonce of our answer.
+// Only who began a transaction goes on with it, in the same way, with the nonce of our answer (RFC 9810 sections 5.1.1, 5.3.18; one
+// kind of protection: section 5.2.3, wrongIntegrity).
 func TestConfirmIsTheRequesters(t *testing.T) {
 	for name, tt := range map[string]struct {
 		signed bool
@@ -247,7 +235,7 @@ func TestConfirmAfterFailure(t *testing.T) {
 	}
 }
 
-// What a transaction that has ended answers.
+// What a transaction that has ended answers (RFC 9810 sections 5.2.3, 5.3.18).
 func TestConfirmAgain(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	c, cert := enrolled(t, w, w.macClient("ref-1"))
@@ -351,7 +339,7 @@ func TestConfirmRace(t *testing.T) {
 	}
 }
 
-// The client's error ends the transaction.
+// The client's error ends the transaction (RFC 9810 section 5.3.21).
 func TestClientError(t *testing.T) {
 	abort := &cmpmsg.ErrorMsg{Status: cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusRejection, Text: []string{"no trust in\nthis CA"}, FailInfo: cmpmsg.SignerNotTrusted}}
 	w := newWorld(t, worldOptions{})
@@ -392,6 +380,7 @@ func TestClientError(t *testing.T) {
 	}
 }
 
+// implicitConfirm is granted by its echo alone (RFC 9810 section 5.1.1.1), and never where the endpoint says explicit.
 func TestImplicitConfirm(t *testing.T) {
 	ask := []cmpmsg.InfoTypeAndValue{implicitConfirm()}
 	for _, tt := range []struct {

@@ -8,7 +8,7 @@ import (
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
 
-// While a root changes over, what leads to the other generation's root is among the extraCerts, once, in the root's place.
+// While a root changes over, what leads to the other generation's root is among the extraCerts, once, before the root.
 func TestCrossCertificatesAreSent(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	// Any certificates: which ones these are is the gateway's to say.
@@ -21,12 +21,12 @@ func TestCrossCertificatesAreSent(t *testing.T) {
 	for _, der := range m.ExtraCerts {
 		seen[string(der)]++
 	}
-	for _, want := range []*x509.Certificate{w.ca.issuer, old.root, old.issuer} {
+	for _, want := range []*x509.Certificate{w.ca.issuer, w.ca.root, old.root, old.issuer} {
 		if seen[string(want.Raw)] != 1 {
 			t.Errorf("%s stands there %d times", want.Subject, seen[string(want.Raw)])
 		}
 	}
-	if seen[string(w.ca.root.Raw)] != 0 || !bytes.Equal(m.ExtraCerts[0], w.ca.issuer.Raw) {
-		t.Error("the root is there, or the chain does not come first")
+	if n := len(m.ExtraCerts); !bytes.Equal(m.ExtraCerts[0], w.ca.issuer.Raw) || !bytes.Equal(m.ExtraCerts[n-1], w.ca.root.Raw) {
+		t.Error("the chain does not come first, or the root not last")
 	}
 }

@@ -29,6 +29,9 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 	if ref != nil {
 		return ref
 	}
+	if ref := x.identified(); ref != nil {
+		return ref
+	}
 	if x.Request.OnlyRepeat == nil && x.nameless() {
 		x.Request.OnlyRepeat = &gateway.Error{Reason: gateway.BadTemplate, Detail: "the request has no subject and no subjectAltName, and the profile gives none: ask for a name"}
 	}
@@ -36,7 +39,7 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 	if err != nil {
 		return refused(gateway.Internal, "", err)
 	}
-	resume, err := resumeOf(x.Request, body)
+	resume, err := resumeOf(x.Request, body, x.pvno)
 	if err != nil {
 		return rejected(gateway.Malformed, "the request cannot be encoded again", err)
 	}
@@ -47,7 +50,7 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 	x.Request.Content = x.Request.Raw
 	x.Request.Resume = resume
 	x.Request.Confirm = !rec.Implicit
-	x.Request.Exchange = exchange
+	x.Request.Exchange, x.Request.Forwarding = exchange, forwarding{x}
 	x.Request.Notes = append(x.Request.Notes, x.facts(rec))
 
 	result, err := x.h.gateway.Enroll(x.R.Context(), x.Request)
@@ -66,6 +69,9 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 // profile makes one (RFC 9483 section 4.1.1 leaves the subject out where the RA knows it).
 func (x *exchange) nameless() bool {
 	r := x.Request
+	if x.h.gateway.ForwardsTo(r.Endpoint, r.Operation) != "" {
+		return false // that is for those to say who certify
+	}
 	return r.Operation == gateway.Enroll && isNullDN(r.Subject) && sanOf(r.Extensions) == nil && !x.h.gateway.DerivesSubject(r.Endpoint, r.Profile)
 }
 
@@ -106,12 +112,18 @@ func (x *exchange) begin(body cmpmsg.BodyType, w *wish) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
+	envelope, err := x.envelope()
+	if err != nil {
+		return nil, err
+	}
 	h := &x.message.Header
 	rec := &record{
 		Version: recordVersion, Body: body, ReqID: x.reqID, Message: x.hash, PVNO: x.pvno, ClientNonce: h.SenderNonce,
-		Implicit: x.endpoint.Config.Confirm == ConfirmOnRequest && asks(h, cmpmsg.OIDImplicitConfirm),
+		// A key is kept for as long as its certificate waits to be confirmed; and certConf is what proves encrCert.
+		Implicit: x.endpoint.Config.Confirm == ConfirmOnRequest && asks(h, cmpmsg.OIDImplicitConfirm) && x.Request.KeyGen == nil && envelope == nil,
 		TellWait: asks(h, cmpmsg.OIDConfirmWaitTime),
-		Wish:     *w, Key: key, Answer: answer, ByFile: x.byFile,
+		Wish:     *w, Key: key, Answer: answer, ByFile: x.byFile, Forward: x.passes(),
+		KeyGen: x.Request.KeyGen != nil, Envelope: envelope,
 	}
 	if q := x.requester; q.mac != nil {
 		rec.MAC, rec.Reference = true, q.reference
@@ -126,14 +138,18 @@ func (x *exchange) answer(result *gateway.Result) *refusal {
 	if result == nil {
 		return refused(gateway.Internal, "", fmt.Errorf("the gateway answered an enrollment with nothing"))
 	}
+	if result.Kind == gateway.ResultAnswer {
+		return x.relayed(result.Answer)
+	}
 	rec, err := decodeRecord(result.Exchange)
 	if err != nil {
 		return refused(gateway.Internal, "", fmt.Errorf("transaction %s: %w", result.Transaction, err))
 	}
 	switch {
+	case rec.Forward != nil: // what is answered elsewhere is never answered here
+		return refused(gateway.Unavailable, "the answer of the authority behind this one is not there", fmt.Errorf("transaction %s has no answer: %s", result.Transaction, result.Kind))
 	case result.Kind == gateway.ResultIssued && result.Certificate != nil:
-		until := rec.Answer.time().Add(x.endpoint.Config.confirmWait(rec.ByFile))
-		return x.sendCertificate(rec, rec.Answer, result.Certificate, result.Chain, result.Unconfirmed, until)
+		return x.sendCertificate(rec, rec.Answer, result.Certificate, result.Chain, result.Unconfirmed, rec.until(result.ConfirmUntil), result.Key)
 	case result.Kind == gateway.ResultPending:
 		return x.sendWaiting(rec, result.Transaction)
 	}

@@ -1,6 +1,7 @@
 package cmp
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/muster-pki/muster/gateway/pkix"
@@ -18,6 +19,9 @@ func (x *exchange) facts(rec *record) string {
 	key := "a key"
 	if pub, err := pkix.ParsePublicKey(x.Request.PublicKey); err == nil {
 		key = "a key of type " + pkix.KeyName(pub)
+	}
+	if k := x.Request.KeyGen; k != nil {
+		key = "a key " + cmp.Or(k.Algorithm, "of any kind") + " to be made, for the requester to open by " + string(k.Wrap) + " encryption"
 	}
 	confirm := "certConf to follow"
 	if rec.Implicit {

@@ -21,7 +21,8 @@ func csr(t testing.TB, key crypto.Signer, name string) []byte {
 	return der
 }
 
-// Each way to a certificate, with each kind of protection, from the request to pkiConf.
+// Each way to a certificate, with each kind of protection and in both versions, from the request to pkiConf (RFC 9810 sections 5.3.1
+// to 5.3.4, 7).
 func TestEnroll(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	key := newP256()
@@ -69,6 +70,7 @@ func TestEnroll(t *testing.T) {
 	}
 }
 
+// extraCerts come in any order (RFC 9810 section 5.1).
 func TestCredentials(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	q := crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}
@@ -85,7 +87,7 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// kur: signed by the certificate that it updates; names that are not asked for are those of the old certificate.
+// kur (RFC 9810 section 5.3.5): signed by the certificate that it updates; names that are not asked for are those of the old certificate.
 func TestUpdate(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	oldKey := newP256()

@@ -70,6 +70,9 @@ func (x *exchange) take(m *cmpmsg.Message, der []byte, err error) *refusal {
 	if err != nil {
 		return refused(gateway.Malformed, parseDetail(err), err)
 	}
+	if prior != nil && prior.record.Forward != nil {
+		return x.passOn(prior)
+	}
 	switch b := m.Body.(type) {
 	case *cmpmsg.CertReqMessages:
 		switch b.Kind {
@@ -208,6 +211,15 @@ func (x *exchange) prior() (*prior, *refusal) {
 	return p, nil
 }
 
+// confirmUntil is when the time to confirm ends, zero when nothing waits: it counts from when the certificate was there, however
+// late the client asks for it.
+func (p *prior) confirmUntil() time.Time {
+	if p.State != gateway.StateUnconfirmed {
+		return time.Time{}
+	}
+	return p.Updated.Add(p.ConfirmWait)
+}
+
 // repeats reports whether the message is the very one that began the transaction.
 func (p *prior) repeats(hash []byte) bool { return string(p.record.Message) == string(hash) }
 
@@ -221,5 +233,5 @@ func unsupported(t cmpmsg.BodyType) string {
 	if name, ok := names[t]; ok {
 		return "this server does not support " + name
 	}
-	return fmt.Sprintf("this server does not answer bodies of type %d: send ir, cr, p10cr, kur, certConf, pollReq or error", int(t))
+	return fmt.Sprintf("this server does not answer %s (body type %d): send ir, cr, p10cr, kur, rr, genm, certConf, pollReq, error or nested", t, int(t))
 }

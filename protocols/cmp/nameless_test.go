@@ -13,7 +13,7 @@ import (
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
 
-// A request without any name is refused unless a profile gives one.
+// A request without any name is refused unless a profile gives one (RFC 9810 section 5.2.3, badCertTemplate).
 func TestNameless(t *testing.T) {
 	key := newP256()
 	bare := crmf{kind: cmpmsg.TypeIR, key: key, rawSubject: nullDN[:]}

@@ -2,6 +2,7 @@ package cmp
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+	"github.com/muster-pki/muster/protocols/cms"
 	"github.com/muster-pki/muster/protocols/wire"
 )
 
@@ -98,12 +100,13 @@ func (x *exchange) batch(list [][]byte, r *relay) *refusal {
 			return failing(cmpmsg.BadSenderNonce, gateway.Malformed, fmt.Sprintf("the senderNonce of the batch is that of message %d in it: use one of its own", i+1))
 		}
 	}
-	answers := make([][]byte, len(list))
+	answers, members := make([][]byte, len(list)), make([]*exchange, len(list))
 	var all sync.WaitGroup
 	for i, der := range list {
 		one := *r
 		one.note += fmt.Sprintf(", number %d of %d in a batch", i+1, len(list))
-		all.Go(func() { answers[i] = x.member(der, &one) })
+		members[i] = x.memberOf(&one)
+		all.Go(func() { answers[i] = members[i].answerMember(der) })
 	}
 	all.Wait()
 	for i, a := range answers {
@@ -115,36 +118,68 @@ func (x *exchange) batch(list [][]byte, r *relay) *refusal {
 	if err != nil {
 		return refused(gateway.Internal, "", err)
 	}
-	der, err := x.render(p, &cmpmsg.Nested{Messages: answers}, nil, nil)
-	if err != nil {
-		// Nothing is lost: each message gets its answer when it comes again.
-		return refused(gateway.Unsupported, "the answers are larger together than a message may be: send fewer messages in a batch", err)
+	for {
+		der, err := x.render(p, &cmpmsg.Nested{Messages: answers}, nil, nil)
+		switch {
+		case err == nil:
+			x.Write(http.StatusOK, typePKIXCMP, der)
+			return nil
+		case !errors.Is(err, cms.ErrLimit):
+			return refused(gateway.Internal, "", err)
+		case !x.shorten(answers, members):
+			// Nothing is lost: each message gets its answer when it comes again.
+			return refused(gateway.Unsupported, "the answers are larger together than a message may be: send fewer messages in a batch", err)
+		}
 	}
-	x.Write(http.StatusOK, typePKIXCMP, der)
-	return nil
 }
 
-// member answers one message of a batch; nil when there is no way to.
-func (x *exchange) member(der []byte, r *relay) []byte {
-	w := &memory{header: http.Header{}}
+// shorten puts an error into the place of the largest answer in a batch that is too large, so that the others get theirs; it
+// reports false when that saves nothing any more. What was decided stands: the message gets its answer when it comes by itself.
+func (x *exchange) shorten(answers [][]byte, members []*exchange) bool {
+	largest := 0
+	for i := range answers {
+		if len(answers[i]) > len(answers[largest]) {
+			largest = i
+		}
+	}
+	y := members[largest]
+	x.Log.Warn("an answer is too large for its batch", "id", y.Request.ID, "batch", x.Request.ID, "bytes", len(answers[largest]))
+	e := &gateway.Error{Reason: gateway.Unsupported, Transaction: y.Request.ID,
+		Detail: "the answer is too large for a batch with the others: send this message again, by itself"}
+	der, err := y.failure(e, &refusal{})
+	if err != nil || len(der) >= len(answers[largest]) {
+		return false
+	}
+	answers[largest] = der
+	return true
+}
+
+// memberOf is the exchange of one message of a batch.
+func (x *exchange) memberOf(r *relay) *exchange {
 	y := &exchange{h: x.h, endpoint: x.endpoint, identity: x.identity, byFile: x.byFile, pvno: x.pvno,
-		Exchange: wire.New(w, x.R, gateway.CMP, x.Request.Received, x.h.log)}
+		Exchange: wire.New(&memory{header: http.Header{}}, x.R, gateway.CMP, x.Request.Received, x.h.log)}
 	y.Limits = x.Limits
 	q := y.Request
 	q.Operation, q.Endpoint, q.Source, q.Transport, q.ConfirmWait = gateway.Enroll, x.Request.Endpoint, x.Request.Source, x.Request.Transport, x.Request.ConfirmWait
 	y.passedOn(r)
+	return y
+}
+
+// answerMember answers one message of a batch; nil when there is no way to.
+func (y *exchange) answerMember(der []byte) []byte {
 	func() {
 		defer y.Contain(func(ref *wire.Refusal) { y.refuse(&refusal{Refusal: *ref}) })
 		if ref := y.handle(der); ref != nil {
 			y.refuse(ref)
 		}
 	}()
+	w := y.W.(*memory)
 	if w.status == http.StatusOK && w.header.Get("Content-Type") == typePKIXCMP {
 		return w.body
 	}
 	e := y.failed
 	if e == nil {
-		e = &gateway.Error{Reason: gateway.Internal, Transaction: q.ID}
+		e = &gateway.Error{Reason: gateway.Internal, Transaction: y.Request.ID}
 	}
 	answer, err := y.failure(e, &refusal{})
 	if err != nil {

@@ -58,6 +58,9 @@ func (x *exchange) deliver(p *prior, answer parts) *refusal {
 	if !p.Certificate.RevokedAt.IsZero() {
 		return x.reject(p, answer, &gateway.Error{Reason: gateway.Revoked, Transaction: p.ID, Detail: "the certificate is revoked"})
 	}
+	if p.record.KeyGen && p.SealedKey == nil {
+		return x.reject(p, answer, &gateway.Error{Reason: gateway.DuplicateCert, Transaction: p.ID, Detail: keyGiven})
+	}
 	var certs []*x509.Certificate
 	for _, der := range append([][]byte{p.Certificate.DER}, p.Certificate.Chain...) {
 		c, err := x509.ParseCertificate(der)
@@ -66,9 +69,7 @@ func (x *exchange) deliver(p *prior, answer parts) *refusal {
 		}
 		certs = append(certs, c)
 	}
-	// The time counts from when the certificate was there, however late the client asks for it.
-	until := p.Updated.Add(p.ConfirmWait)
-	return x.sendCertificate(p.record, answer, certs[0], certs[1:], p.State == gateway.StateUnconfirmed, until)
+	return x.sendCertificate(p.record, answer, certs[0], certs[1:], p.State == gateway.StateUnconfirmed, p.record.until(p.confirmUntil()), p.SealedKey)
 }
 
 // reject answers that the request has failed meanwhile. It was noted when it did.

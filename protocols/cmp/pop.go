@@ -20,7 +20,7 @@ func (x *exchange) checkPOP(m *cmpmsg.CertReqMsg) *refusal {
 	case cmpmsg.POPRAVerified:
 		return x.raVerified()
 	case cmpmsg.POPKeyEncipherment, cmpmsg.POPKeyAgreement:
-		return rejected(gateway.BadPOP, "proof of possession by key encipherment or key agreement is not supported: prove it with a signature", nil)
+		return x.encrCert(m)
 	default:
 		return rejected(gateway.BadPOP, "the kind of proof of possession is not known", nil)
 	}

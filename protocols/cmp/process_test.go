@@ -32,7 +32,7 @@ func (c *client) carried(der []byte) *cmpmsg.Message {
 	return c.accept(der, answer)
 }
 
-// Ten days lie between each two steps: request, answer, certConf, pkiconf. The same messages over HTTP are too old.
+// The messageTime of what is carried (RFC 9810 section 5.1.1): ten days lie between each two steps: request, answer, certConf, pkiconf. The same messages over HTTP are too old.
 func TestFilesTakeTheirTime(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	c := w.macClient("ref-1")

@@ -27,6 +27,9 @@ const maxCandidates = 3
 // Whether that requester is known or trusted is for the pipeline.
 func (x *exchange) authenticate(p *prior) *refusal {
 	isMAC := x.message.Header.ProtectionAlg.IsMAC()
+	if ref := x.endpoint.Config.onlySigned(isMAC); ref != nil {
+		return ref
+	}
 	if p != nil && p.record.MAC != isMAC {
 		return mixed(isMAC)
 	}
@@ -184,11 +187,13 @@ func census(ders [][]byte) string {
 }
 
 // signers returns those of the certificates that are the sender's, by name, and by key identifier where both sides
-// have one.
+// have one. A sender that is a NULL-DN names nobody: the senderKID has to, and the certificate has no subject either (RFC 9810
+// section 5.1.1).
 func signers(certs []*x509.Certificate, sender, kid []byte) []*x509.Certificate {
 	var list []*x509.Certificate
 	for _, c := range certs {
-		if pkix.SameName(c.RawSubject, sender) && (len(kid) == 0 || len(c.SubjectKeyId) == 0 || bytes.Equal(c.SubjectKeyId, kid)) {
+		same := bytes.Equal(c.SubjectKeyId, kid)
+		if pkix.SameName(c.RawSubject, sender) && (same && len(kid) > 0 || !isNullDN(sender) && (len(kid) == 0 || len(c.SubjectKeyId) == 0)) {
 			list = append(list, c)
 		}
 	}

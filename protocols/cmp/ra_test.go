@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
 
@@ -40,7 +41,7 @@ func (g *fakeGateway) IssuedAs(_ context.Context, issuer []byte, serial *big.Int
 		if err != nil {
 			return nil, err
 		}
-		if bytes.Equal(cert.RawIssuer, issuer) && cert.SerialNumber.Cmp(serial) == 0 {
+		if pkix.SameName(cert.RawIssuer, issuer) && cert.SerialNumber.Cmp(serial) == 0 {
 			return cert, nil
 		}
 	}
@@ -110,8 +111,9 @@ func TestUpdateByRA(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	device := w.macClient("ref-1")
 	old := certificate(t, device.ask(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}.body(t)), cmpmsg.TypeIP)
+	issuer := old.RawIssuer
 	naming := func(serial *big.Int) crmf {
-		id := cmpmsg.CertID{Issuer: cmpmsg.GeneralDirectoryName(old.RawIssuer), Serial: serial}
+		id := cmpmsg.CertID{Issuer: cmpmsg.GeneralDirectoryName(issuer), Serial: serial}
 		der, err := id.Marshal()
 		if err != nil {
 			t.Fatal(err)
@@ -123,6 +125,16 @@ func TestUpdateByRA(t *testing.T) {
 	r := w.gateway.last(t)
 	if r.Operation != gateway.Rekey || r.OldCert == nil || !r.OldCert.Equal(old) || !bytes.Equal(r.Subject, old.RawSubject) || r.Credentials[0].ID != gateway.Fingerprint(ra.cert) {
 		t.Errorf("%+v", r)
+	}
+	// The RA may have encoded the issuer anew: PrintableString as UTF8String is the same name.
+	issuer = bytes.Replace(issuer, []byte{0x13, byte(len("CMP Test Issuing CA"))}, []byte{0x0c, byte(len("CMP Test Issuing CA"))}, 1)
+	if bytes.Equal(issuer, old.RawIssuer) {
+		t.Fatal("the issuer is not a PrintableString")
+	}
+	ra.txid, ra.peer = random(16), nil
+	certificate(t, ra.ask(naming(old.SerialNumber).body(t)), cmpmsg.TypeKUP)
+	if r := w.gateway.last(t); !r.OldCert.Equal(old) {
+		t.Errorf("updates %s", r.OldCert.Subject)
 	}
 	// Without oldCertId, or with its own, the RA's certificate is the one.
 	ra.txid, ra.peer = random(16), nil

@@ -12,13 +12,15 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+	"github.com/muster-pki/muster/protocols/cms"
 )
 
 // record is what the adapter keeps of a transaction, in the store, with the transaction itself: it is committed with the
 // intent, before the CA is asked. All that is random in the answer stands in it, so that the same message gets the same
 // answer byte for byte, from every replica and after a restart, and later messages are held against it.
 //
-// It holds no secret that proves anything: Key only ties nonces to the transaction.
+// It holds no secret that proves anything to the gateway: Key only ties nonces to the transaction, and that of Envelope opens a
+// certificate which lies beside it in the store.
 type record struct {
 	Version     int             `json:"v"`
 	Body        cmpmsg.BodyType `json:"b"`
@@ -35,7 +37,11 @@ type record struct {
 	Wish        wish            `json:"w"`
 	Key         []byte          `json:"k"` // of the nonces of further answers
 	Answer      parts           `json:"o"`
+	KeyGen      bool            `json:"g,omitempty"` // a key made here goes with the certificate
+	Envelope    *cms.Envelope   `json:"x,omitempty"` // the certificate is sent encrypted; nil: in the clear
 	Confirmed   *confirmed      `json:"c,omitempty"`
+	Forward     *passed         `json:"fw,omitempty"` // its messages are passed on; nil: answered here
+	Until       int64           `json:"u,omitempty"`  // with Confirmed: the confirmWaitTime that was told, Unix seconds
 }
 
 // parts is what an answer does not take from the message that it answers.
@@ -98,6 +104,14 @@ func decodeRecord(b []byte) (*record, error) {
 }
 
 func (p parts) complete() bool { return len(p.Nonce) >= nonceSize && len(p.Salt) == saltSize }
+
+// until is the confirmWaitTime to tell, zero for none: a certificate that is confirmed by now is answered as it was before.
+func (r *record) until(waiting time.Time) time.Time {
+	if waiting.IsZero() && r.Until != 0 {
+		return time.Unix(r.Until, 0).UTC()
+	}
+	return waiting
+}
 
 // begunBy reports whether the requester is the one who began the transaction.
 func (r *record) begunBy(q *requester) bool {

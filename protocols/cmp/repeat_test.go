@@ -12,6 +12,8 @@ import (
 
 // The same message gets the same answer, byte for byte: at once, later than messageTime allows, from another replica,
 // while it is undecided and when it is confirmed. Nothing is issued twice.
+//
+// RFC 9810 section 5.1.1, transactionID.
 func TestRepeat(t *testing.T) {
 	key := newP256()
 	for name, make := range map[string]func(*world) (*client, cmpmsg.Body){
@@ -182,7 +184,7 @@ func TestResumeIsUnambiguous(t *testing.T) {
 		for _, kind := range []cmpmsg.BodyType{cmpmsg.TypeIR, cmpmsg.TypeKUR} {
 			q := r
 			change(&q)
-			der, err := resumeOf(&q, kind)
+			der, err := resumeOf(&q, kind, 3)
 			if err != nil || seen[string(der)] {
 				t.Errorf("%x: %v", der, err)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/big"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
@@ -27,15 +28,27 @@ func answerTo(t cmpmsg.BodyType) cmpmsg.BodyType {
 
 // sendCertificate answers with the certificate. p holds the random parts: those of the record, or of a later poll.
 // Nothing else in it depends on when it is made, so that a repetition is the same, byte for byte. until is when the time to
-// confirm ends.
-func (x *exchange) sendCertificate(rec *record, p parts, cert *x509.Certificate, chain []*x509.Certificate, unconfirmed bool, until time.Time) *refusal {
+// confirm ends. key is the EnvelopedData of a key that was made for the requester.
+func (x *exchange) sendCertificate(rec *record, p parts, cert *x509.Certificate, chain []*x509.Certificate, unconfirmed bool, until time.Time, key []byte) *refusal {
 	status := cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusAccepted}
 	if changes := rec.Wish.changes(cert); changes != nil {
 		status = cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusGrantedWithMods, Text: []string{modified(changes)}}
 	}
-	body := &cmpmsg.CertRepMessage{Kind: answerTo(rec.Body), Responses: []cmpmsg.CertResponse{{
-		ReqID: big.NewInt(rec.ReqID), Status: status, Certificate: cert.Raw,
-	}}}
+	response := cmpmsg.CertResponse{ReqID: big.NewInt(rec.ReqID), Status: status, Certificate: cert.Raw}
+	if rec.Envelope != nil {
+		var err error
+		response.Certificate = nil
+		if response.EncrCert, err = rec.encrypt(cert); err != nil {
+			return refused(gateway.Internal, "", err)
+		}
+	}
+	if rec.KeyGen {
+		if key == nil { // the transaction is over; a certificate without its key is of no use
+			return &refusal{Refusal: *wire.Refused(gateway.DuplicateCert, keyGiven, nil), rejection: true}
+		}
+		response.PrivateKey = encryptedKey(key)
+	}
+	body := &cmpmsg.CertRepMessage{Kind: answerTo(rec.Body), Responses: []cmpmsg.CertResponse{response}}
 	if x.endpoint.Config.CAPubs || rec.Body == cmpmsg.TypeIR && x.answersWithMAC() {
 		if root := rootOf(chain); root != nil {
 			body.CAPubs = [][]byte{root.Raw}
@@ -45,7 +58,7 @@ func (x *exchange) sendCertificate(rec *record, p parts, cert *x509.Certificate,
 	switch {
 	case rec.Implicit && !unconfirmed:
 		info = append(info, implicitConfirm())
-	case !rec.Implicit && rec.TellWait:
+	case !rec.Implicit && rec.TellWait && !until.IsZero():
 		info = append(info, confirmWaitTime(until))
 	}
 	return x.send(p, body, info, chain)
@@ -150,15 +163,16 @@ func (x *exchange) render(p parts, body cmpmsg.Body, info []cmpmsg.InfoTypeAndVa
 	return out.Protect(protect)
 }
 
-// crossed puts into the place of each chain's root what leads from it to the roots of other generations, where there are
-// any (NewWithOld, RFC 9810 section 5.3.13): a device may trust one of these alone. The root itself has to go, since OpenSSL
-// ends its path there and looks no further; who trusts it has it.
+// crossed puts before each chain's root what leads from it to the roots of other generations, where there are any
+// (NewWithOld, RFC 9810 section 5.3.13): a device may trust one of these alone. The root goes last, since OpenSSL takes the
+// first issuer that it comes across, and ends its path at a root; it has to be there for who is given his root so (3GPP TS
+// 33.310 clause 9).
 func (x *exchange) crossed(chains ...[]*x509.Certificate) []*x509.Certificate {
 	var certs []*x509.Certificate
 	for _, chain := range chains {
 		if n := len(chain); n > 0 {
 			if crosses := x.h.gateway.CrossCertificates(x.R.Context(), x.Request.Endpoint, chain); len(crosses) > 0 {
-				chain = append(append([]*x509.Certificate(nil), chain[:n-1]...), crosses...)
+				chain = slices.Concat(chain[:n-1], crosses, chain[n-1:])
 			}
 		}
 		certs = append(certs, chain...)

@@ -18,13 +18,17 @@ import (
 //	Resume ::= SEQUENCE {
 //	    version     INTEGER (1),
 //	    update      BOOLEAN,                        -- kur; ir, cr and p10cr ask for the same thing
-//	    publicKey   SubjectPublicKeyInfo,
+//	    key         CHOICE {
+//	        publicKey  SubjectPublicKeyInfo,
+//	        made       [0] IMPLICIT UTF8String,     -- the kind of key that is made here; empty: any
+//	        made2      [2] IMPLICIT UTF8String },   -- the same, under version 2
 //	    subject     Name,                           -- empty when not asked for
 //	    profile     UTF8String,
 //	    newSubject  OCTET STRING,                   -- of a change of names; empty for none
 //	    newSAN      OCTET STRING,
-//	    extensions  SEQUENCE OF SEQUENCE { OBJECT IDENTIFIER, BOOLEAN, OCTET STRING } }     -- sorted by encoding
-func resumeOf(r *gateway.Request, body cmpmsg.BodyType) ([]byte, error) {
+//	    extensions  SEQUENCE OF SEQUENCE { OBJECT IDENTIFIER, BOOLEAN, OCTET STRING },      -- sorted by encoding
+//	    encrypted   [1] IMPLICIT NULL OPTIONAL }    -- possession is to be proven by decrypting the certificate
+func resumeOf(r *gateway.Request, body cmpmsg.BodyType, pvno int) ([]byte, error) {
 	var extensions [][]byte
 	for _, e := range r.Extensions {
 		var b cryptobyte.Builder
@@ -52,7 +56,16 @@ func resumeOf(r *gateway.Request, body cmpmsg.BodyType) ([]byte, error) {
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1Int64(1)
 		b.AddASN1Boolean(body == cmpmsg.TypeKUR)
-		b.AddBytes(r.PublicKey)
+		if r.KeyGen != nil {
+			// What was sealed under one version is not read under the other.
+			tag := cbasn1.Tag(0).ContextSpecific()
+			if pvno < 3 {
+				tag = cbasn1.Tag(2).ContextSpecific()
+			}
+			b.AddASN1(tag, func(b *cryptobyte.Builder) { b.AddBytes([]byte(r.KeyGen.Algorithm)) })
+		} else {
+			b.AddBytes(r.PublicKey)
+		}
 		b.AddBytes(subject)
 		b.AddASN1(cbasn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(r.Profile)) })
 		b.AddASN1OctetString(names.Subject)
@@ -62,6 +75,9 @@ func resumeOf(r *gateway.Request, body cmpmsg.BodyType) ([]byte, error) {
 				b.AddBytes(e)
 			}
 		})
+		if r.POP == gateway.POPConfirm {
+			b.AddASN1(cbasn1.Tag(1).ContextSpecific(), func(*cryptobyte.Builder) {})
+		}
 	})
 	return b.Bytes()
 }

@@ -33,6 +33,9 @@ func (x *exchange) revoke(b *cmpmsg.RevReq) *refusal {
 	if ref := x.readTarget(&b.Details[0]); ref != nil {
 		return ref
 	}
+	if ref := x.identified(); ref != nil {
+		return ref
+	}
 	rec, err := x.begin(cmpmsg.TypeRR, &wish{})
 	if err != nil {
 		return refused(gateway.Internal, "", err)
@@ -40,7 +43,7 @@ func (x *exchange) revoke(b *cmpmsg.RevReq) *refusal {
 	if x.Request.Exchange, err = rec.encode(); err != nil {
 		return refused(gateway.Internal, "", err)
 	}
-	x.Request.Content = x.Request.Raw
+	x.Request.Content, x.Request.Forwarding = x.Request.Raw, forwarding{x}
 	x.Request.Notes = append(x.Request.Notes, x.revocationFacts())
 
 	result, err := x.h.gateway.Revoke(x.R.Context(), x.Request)
@@ -51,6 +54,9 @@ func (x *exchange) revoke(b *cmpmsg.RevReq) *refusal {
 			return &refusal{Refusal: wire.Refusal{Err: e}, fail: late.fail, noted: true}
 		}
 		return &refusal{Refusal: wire.Refusal{Err: e}, rejection: true, noted: true}
+	}
+	if result != nil && result.Kind == gateway.ResultAnswer {
+		return x.relayed(result.Answer)
 	}
 	if result == nil || result.Kind != gateway.ResultRevoked {
 		return refused(gateway.Internal, "", fmt.Errorf("the gateway answered a revocation with %+v", result))

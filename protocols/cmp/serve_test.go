@@ -38,6 +38,7 @@ func (w *world) request(method, path, contentType string, body io.Reader) (*http
 	return resp, string(b)
 }
 
+// POST alone, one type, 200 for all that is a PKIMessage (RFC 9811 sections 3.1 to 3.4).
 func TestHTTP(t *testing.T) {
 	w := newWorld(t, worldOptions{config: Config{Limits: wire.Limits{MaxBody: 8192}}})
 	message := func() []byte {
@@ -97,7 +98,35 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
-// One connection carries a whole transaction.
+// The operations at the end of a path are not looked at (RFC 9811 section 3.4), nor is Accept, and a body may come in chunks.
+func TestPaths(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	for _, root := range []string{"/.well-known/cmp", "/.well-known/cmp/p/plant", "/cmp", "/cmp/plant"} {
+		for _, operation := range []string{
+			"initialization", "certification", "keyupdate", "pkcs10", "revocation", "getcacerts", "getrootupdate", "getcertreqtemplate", "getcrls", "nested",
+		} {
+			der := w.macClient("ref-1").message(genm(cmpmsg.OIDCACerts))
+			r, err := http.NewRequest("POST", w.server.URL+root+"/"+operation, io.MultiReader(bytes.NewReader(der)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("Content-Type", typePKIXCMP)
+			r.Header.Set("Accept", "text/html")
+			resp, err := w.http.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			m, _ := cmpmsg.Parse(body)
+			if err != nil || resp.StatusCode != 200 || resp.Header.Get("Content-Type") != typePKIXCMP || m == nil || m.Body.Type() != cmpmsg.TypeGenP || r.ContentLength > 0 {
+				t.Errorf("%s/%s: %s %q, %v", root, operation, resp.Status, body, err)
+			}
+		}
+	}
+}
+
+// One connection carries a whole transaction (RFC 9811 section 3.1).
 func TestKeepAlive(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	var reused []bool
@@ -179,7 +208,7 @@ func TestNoRandomness(t *testing.T) {
 	}
 }
 
-// protection: signature signs every answer; caPubs is then for those who configure it.
+// protection: signature signs every answer (RFC 9810 sections 5.1, 5.3.2, 5.3.21); caPubs is then for those who configure it.
 func TestProtectionAndCAPubs(t *testing.T) {
 	for _, tt := range []struct {
 		config Config

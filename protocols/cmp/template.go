@@ -59,23 +59,30 @@ func (x *exchange) fillTemplate(b *cmpmsg.CertReqMessages, old *x509.Certificate
 		}
 		x.Request.Subject = t.Subject
 	}
-	if t.PublicKey == nil || isEmptyKey(t.PublicKey) {
-		return nil, rejected(gateway.Unsupported, "the template has no public key, and this server does not make keys: make one and ask again", nil)
+	made := t.PublicKey == nil || isEmptyKey(t.PublicKey)
+	var pub crypto.PublicKey
+	if !made {
+		var err error
+		pub, err = pkix.ParsePublicKey(t.PublicKey)
+		switch {
+		case err == nil:
+		case errors.Is(err, pkix.ErrAlgorithm):
+			return nil, rejected(gateway.BadAlgorithm, "the template's public key is not accepted: "+err.Error(), err)
+		default:
+			return nil, rejected(gateway.BadTemplate, "the template's public key is not accepted: "+err.Error(), err)
+		}
+		x.Request.PublicKey = t.PublicKey
 	}
-	pub, err := pkix.ParsePublicKey(t.PublicKey)
-	switch {
-	case err == nil:
-	case errors.Is(err, pkix.ErrAlgorithm):
-		return nil, rejected(gateway.BadAlgorithm, "the template's public key is not accepted: "+err.Error(), err)
-	default:
-		return nil, rejected(gateway.BadTemplate, "the template's public key is not accepted: "+err.Error(), err)
-	}
-	x.Request.PublicKey = t.PublicKey
 	extensions, ref := readExtensions(t.Extensions)
 	if ref != nil {
 		return nil, ref
 	}
-	if ref := x.checkPOP(m); ref != nil {
+	if made {
+		ref = x.askKey(m)
+	} else {
+		ref = x.checkPOP(m)
+	}
+	if ref != nil {
 		return nil, ref
 	}
 	x.Request.Extensions = extensions
@@ -119,7 +126,7 @@ func checkSAN(list []stdpkix.Extension) *refusal {
 }
 
 // succeed makes the request a renewal or a rekey of the old certificate: the request is for its names, and names asked
-// for that differ are a change of names, which is for policy to allow.
+// for that differ are a change of names, which is for policy to allow. pub is nil for a key that is still to be made.
 func (x *exchange) succeed(old *x509.Certificate, pub crypto.PublicKey) {
 	r := x.Request
 	r.OldCert = old

@@ -2,6 +2,7 @@ package cmp
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -105,14 +106,19 @@ type fakeGateway struct {
 	decide  func(*gateway.Request) (*gateway.Error, gateway.State) // nil: issue; a state that is open: leave it there
 	grant   func(*gateway.Request, *x509.Certificate)              // changes what is granted
 	confirm func(*gateway.Confirmation) error                      // before Confirm
+	wait    time.Duration                                          // ConfirmWait of the endpoint
 	fails   error                                                  // of every look-up
 	looked  func()                                                 // at each look-up
 	panics  string                                                 // method that panics
+	keyID   []byte                                                 // subjectKeyIdentifier of certificates
+	made    map[string]crypto.Signer                               // by transaction: the keys for devices
 	// nameless are the profiles that give no subject.
 	nameless map[string]bool
 	crosses  []*x509.Certificate // of the root
 	tells    tells               // to general messages
 	ras      map[string]bool     // by fingerprint: those trusted, and whether they speak for devices
+	upstream func([]byte) []byte // whom everything is passed on to; nil: nobody
+	judged   []judgement         // of what came back from there
 
 	mu         sync.Mutex
 	byID       map[string]*gateway.Transaction
@@ -149,6 +155,9 @@ func (g *fakeGateway) Enroll(_ context.Context, r *gateway.Request) (*gateway.Re
 	if g.panics == "Enroll" {
 		panic("enroll failed")
 	}
+	if g.upstream != nil {
+		return g.passOn(r)
+	}
 	repeat, resume := keyOf(r, []byte(r.WireID), r.Content), keyOf(r, r.Resume)
 	if t := g.byID[g.repeats[repeat]]; t != nil && (t.State.Open() || t.State == gateway.StateIssued) {
 		g.enrolled = append(g.enrolled, r)
@@ -171,7 +180,7 @@ func (g *fakeGateway) Enroll(_ context.Context, r *gateway.Request) (*gateway.Re
 		State: gateway.StateIssued, Received: r.Received, Updated: r.Received,
 	}
 	if r.Confirm {
-		t.ConfirmWait = time.Minute
+		t.ConfirmWait = cmp.Or(r.ConfirmWait, g.wait)
 	}
 	var fail *gateway.Error
 	if g.decide != nil {
@@ -189,6 +198,9 @@ func (g *fakeGateway) Enroll(_ context.Context, r *gateway.Request) (*gateway.Re
 	g.byID[t.ID], g.repeats[repeat], g.resumes[resume] = t, t.ID, t.ID
 	g.order = append(g.order, t.ID)
 	t.Intent = nil
+	if err := g.makeKey(t, r); err != nil {
+		return nil, err
+	}
 	if t.State == gateway.StateIssued {
 		g.settle(t, r)
 	}
@@ -197,11 +209,11 @@ func (g *fakeGateway) Enroll(_ context.Context, r *gateway.Request) (*gateway.Re
 
 // settle issues the certificate of a transaction.
 func (g *fakeGateway) settle(t *gateway.Transaction, r *gateway.Request) {
-	pub, err := x509.ParsePKIXPublicKey(r.PublicKey)
+	pub, err := g.publicKey(t, r)
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{RawSubject: r.Subject, KeyUsage: x509.KeyUsageDigitalSignature}
+	tmpl := &x509.Certificate{RawSubject: r.Subject, KeyUsage: x509.KeyUsageDigitalSignature, SubjectKeyId: g.keyID}
 	if r.NewNames != nil {
 		tmpl.RawSubject = r.NewNames.Subject
 	}
@@ -232,6 +244,9 @@ func (g *fakeGateway) Revoke(_ context.Context, r *gateway.Request) (*gateway.Re
 		out.Transaction = testReference
 		return nil, &out
 	}
+	if g.upstream != nil {
+		return g.passOn(r)
+	}
 	key := keyOf(r, []byte(r.WireID), r.Content)
 	if t := g.byID[g.repeats[key]]; t != nil && t.State == gateway.StateRevoked {
 		return &gateway.Result{Kind: gateway.ResultRevoked, Transaction: t.ID, Exchange: t.Exchange, Repeated: true}, nil
@@ -256,7 +271,11 @@ func (g *fakeGateway) Revoke(_ context.Context, r *gateway.Request) (*gateway.Re
 func (g *fakeGateway) result(t *gateway.Transaction, repeated bool) *gateway.Result {
 	res := &gateway.Result{Kind: gateway.ResultPending, Transaction: t.ID, Repeated: repeated, Exchange: t.Exchange}
 	if t.Certificate != nil {
+		res.Key = t.SealedKey
 		res.Kind, res.Unconfirmed = gateway.ResultIssued, t.State == gateway.StateUnconfirmed
+		if res.Unconfirmed {
+			res.ConfirmUntil = t.Updated.Add(t.ConfirmWait)
+		}
 		res.Certificate, _ = x509.ParseCertificate(t.Certificate.DER)
 		res.Chain = []*x509.Certificate{g.ca.issuer, g.ca.root}
 	}
@@ -288,7 +307,8 @@ func (g *fakeGateway) Confirm(_ context.Context, c *gateway.Confirmation) (*gate
 	if t == nil || t.State != gateway.StateUnconfirmed {
 		return nil, &gateway.Error{Reason: gateway.Unavailable, Err: gateway.ErrStale}
 	}
-	t.State, t.Exchange = gateway.StateRejected, c.Exchange
+	t.State, t.Exchange, t.Updated = gateway.StateRejected, c.Exchange, c.Request.Received
+	t.SealedKey = nil
 	if c.Accepted {
 		t.State = gateway.StateIssued
 	} else {
@@ -390,7 +410,7 @@ func newWorld(t testing.TB, o worldOptions) *world {
 	}
 	ca := newTestCA(t, "CMP Test", o.caKey)
 	w := &world{t: t, ca: ca, now: testTime, log: &lockedBuffer{}, gateway: &fakeGateway{
-		t: t, ca: ca, byID: map[string]*gateway.Transaction{}, repeats: map[string]string{}, resumes: map[string]string{},
+		t: t, ca: ca, wait: time.Duration(o.config.WithDefaults().ConfirmWait), byID: map[string]*gateway.Transaction{}, repeats: map[string]string{}, resumes: map[string]string{},
 		secrets: map[string]gateway.Secret{"ref-1": gateway.Secret("correct horse battery staple"), "ref-2": gateway.Secret("another secret")},
 	}}
 	w.identity = &gateway.Identity{Key: o.identity, Chain: []*x509.Certificate{ca.issuer, ca.root}, Certificate: ca.issue(t, &x509.Certificate{

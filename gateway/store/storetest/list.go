@@ -139,3 +139,41 @@ func testCertificates(e *env) {
 		e.Fatal("the fixture is not in order")
 	}
 }
+
+// testSuccessors: of the certificates that renewed one, those count whose requester was waited for, and has confirmed.
+func testSuccessors(e *env) {
+	old := []byte{0x4d}
+	renewal := func(serial []byte) (*gateway.Transaction, int64) {
+		tx := e.transaction(gateway.StateIssuing)
+		tx.Replaces = serial
+		return tx, e.mustBegin(e.s, tx)
+	}
+	succeed := func(s *gateway.Settlement, serial []byte) *gateway.Settlement {
+		s.Certificate.Replaces = serial
+		e.must(e.s.Settle(e.ctx(), s))
+		return s
+	}
+	tx, epoch := renewal(old)
+	succeed(e.issued(tx, epoch), old) // nobody was waited for
+	other, epoch := renewal([]byte{0x4e})
+	succeed(e.unconfirmed(other, epoch, time.Hour), []byte{0x4e})
+	e.must(e.s.Conclude(e.ctx(), e.accepted(other)))
+	rejected, epoch := renewal(old)
+	succeed(e.unconfirmed(rejected, epoch, time.Hour), old)
+	e.must(e.s.Conclude(e.ctx(), e.rejected(rejected)))
+	confirmed, epoch := renewal(old)
+	succeed(e.unconfirmed(confirmed, epoch, time.Hour), old)
+	among := func(want ...string) {
+		e.Helper()
+		list, err := e.s.Certificates(e.ctx(), gateway.CertificateFilter{Renewed: []byte{0, 0x4d}, Confirmed: true})
+		e.must(err)
+		var got []string
+		for _, c := range list {
+			got = append(got, c.Transaction)
+		}
+		e.equal("successors", got, want)
+	}
+	among()
+	e.must(e.s.Conclude(e.ctx(), e.accepted(confirmed)))
+	among(confirmed.ID)
+}

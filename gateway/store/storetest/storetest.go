@@ -82,6 +82,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"database's clock", testDatabaseClock},
 		{"transactions", testTransactions},
 		{"certificates", testCertificates},
+		{"successors", testSuccessors},
 		{"audit", testAudit},
 		{"audit tampered with", testAuditTampered},
 		{"race for a claim", testRaceForClaim},
@@ -97,7 +98,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"crash between the messages of an exchange", testCrashUnconfirmed},
 		{"instance in use", testInstanceInUse},
 		{"random operations", testModel},
-	}, holdTests, revocationTests, inventoryTests, challengeTests) {
+	}, holdTests, revocationTests, inventoryTests, challengeTests, keyTests, forwardTests) {
 		t.Run(c.name, func(t *testing.T) {
 			e := &env{T: t, db: fresh(t), clock: NewClock()}
 			e.s = e.db.Open(t, "one", e.clock.Now)

@@ -185,11 +185,14 @@ func (m *MAC) pbmParameter(in *input) {
 //	    iterationCount  INTEGER (1..MAX),
 //	    keyLength       INTEGER (1..MAX) OPTIONAL,
 //	    prf             AlgorithmIdentifier DEFAULT algid-hmacWithSHA1 }
+//
+// BouncyCastle, and the CAs and RAs that are built on it, write id-PBES2 before PBKDF2-params (up to 1.80 at least); what belongs to
+// PBES2 is of another shape. Answers say id-PBKDF2, which it takes.
 func (m *MAC) pbmac1Params(in *input) {
 	in.sequence("PBMAC1-params", func(in *input) {
 		at := in.s
 		in.sequence("keyDerivationFunc", func(in *input) {
-			if oid := in.oid("keyDerivationFunc"); in.ok() && !oid.Equal(OIDPBKDF2) {
+			if oid := in.oid("keyDerivationFunc"); in.ok() && !oid.Equal(OIDPBKDF2) && !oid.Equal(oidPBES2) {
 				in.syntax(at, "keyDerivationFunc", "PBKDF2 expected")
 			}
 			in.sequence("PBKDF2-params", func(in *input) {

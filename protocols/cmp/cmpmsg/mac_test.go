@@ -1,6 +1,7 @@
 package cmpmsg
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -21,6 +22,7 @@ const (
 	oidHMAC256    = "\x06\x08\x2a\x86\x48\x86\xf7\x0d\x02\x09"
 	oidHMAC512    = "\x06\x08\x2a\x86\x48\x86\xf7\x0d\x02\x0b"
 	oidPBKDF2     = "\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0c"
+	oidPBES2Bytes = "\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0d"
 	null          = "\x05\x00"
 )
 
@@ -144,6 +146,8 @@ func TestParseMAC(t *testing.T) {
 		{"PBMAC1 salt from elsewhere", OIDPBMAC1, seq(kdf(seq(oidSHA256), integer(1000), seq(oidHMAC256)), seq(oidHMAC256)), false, false},
 		{"PBMAC1 salt of 129", OIDPBMAC1, seq(kdf(tlv(4, string(make([]byte, 129))), integer(1000), seq(oidHMAC256)), seq(oidHMAC256)), false, false},
 		{"PBMAC1 with another KDF", OIDPBMAC1, seq(seq(oidSHA256, seq(salt, integer(1000))), seq(oidHMAC256)), false, false},
+		{"PBMAC1 of BouncyCastle", OIDPBMAC1, seq(seq(oidPBES2Bytes, seq(salt, integer(1000), integer(32), seq(oidHMAC256, null))), seq(oidHMAC256, null)), true, true},
+		{"PBMAC1 with PBES2-params", OIDPBMAC1, seq(seq(oidPBES2Bytes, seq(kdf(salt, integer(1000), seq(oidHMAC256)), seq(oidSHA256))), seq(oidHMAC256)), false, false},
 		{"PBMAC1 with a hash as PRF", OIDPBMAC1, seq(kdf(salt, integer(1000), seq(oidSHA256)), seq(oidHMAC256)), false, false},
 
 		{"DHBasedMac", OIDDHBasedMac, seq(seq(oidSHA256), seq(oidHMAC256)), false, false},
@@ -168,6 +172,11 @@ func TestParseMAC(t *testing.T) {
 				}
 			}
 		})
+	}
+	// An answer to BouncyCastle has the right name in it.
+	a := AlgorithmIdentifier{OID: OIDPBMAC1, Parameters: []byte(seq(seq(oidPBES2Bytes, seq(salt, integer(1000), seq(oidHMAC256))), seq(oidHMAC256)))}
+	if m, err := ParseMAC(&a, MACPolicy{}); err != nil || !bytes.Contains(m.Again(testSalt).Algorithm().Raw, []byte(oidPBKDF2)) {
+		t.Errorf("%v, %v", m, err)
 	}
 	for _, a := range []AlgorithmIdentifier{anAlgorithm, {}} {
 		if _, err := ParseMAC(&a, MACPolicy{}); a.IsMAC() || !errors.Is(err, ErrAlgorithm) {

@@ -49,6 +49,7 @@ var (
 	OIDKemBasedMac      = asn1.ObjectIdentifier{1, 2, 840, 113533, 7, 66, 16}
 	OIDDHBasedMac       = asn1.ObjectIdentifier{1, 2, 840, 113533, 7, 66, 30}
 	OIDPBKDF2           = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 12}
+	oidPBES2            = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 13} // see pbmac1Params
 	OIDPBMAC1           = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 14}
 )
 

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/muster-pki/muster/gateway"
+)
+
+const oldNames = "- names: {}\n    renew:\n    - own-certificate: {}\n    cmp:"
+
+// generating is goodBoth with a stage that has keys made.
+func generating(keys string) string {
+	return strings.Replace(goodBoth, oldNames, "- keys: "+keys+"\n    "+oldNames, 1)
+}
+
+// Keys are made where devices can ask for them, of kinds that the profile certifies.
+func TestGenerateConfig(t *testing.T) {
+	deps := testDeps(t)
+	for text, want := range map[string]string{
+		raConfig("    enroll: [approval: {}, names: {}, keys: {generate: [P-256, RSA-3072]}]\n"):                      "",
+		raConfig("    enroll: [approval: {}, names: {}, anyOf: [keys: {generate: [P-384]}, keys: {}]]\n"):             "",
+		raConfig("    enroll: [approval: {}, names: {}, keys: {generate: [P-225]}]\n"):                                `:14: endpoints.ran.enroll[2]: keys: generate: "P-225" is no kind of key that the gateway makes (known: P-256,`,
+		raConfig("    enroll: [approval: {}, names: {}, keys: {genrate: [P-256]}]\n"):                                 `unknown key "genrate" in endpoints.ran.enroll[2].keys (did you mean "generate"?)`,
+		raConfig("    enroll: [approval: {}, names: {}, keys: {allowed: [P-384], generate: [P-256]}]\n"):              "endpoints.ran.enroll[2]: keys: generate: P-256 is not among the keys that are allowed: P-384",
+		raConfig("    profiles: [rsa]\n    enroll: [approval: {}, names: {}, keys: {generate: [P-256]}]\n"):           "endpoints.ran.enroll: the stage keys has the gateway make P-256 (generate), and profile rsa certifies none of these, but RSA>=3072: name one of those",
+		raConfig("    profiles: [rsa]\n    enroll: [approval: {}, names: {}, keys: {generate: [P-256, RSA-2048]}]\n"): "profile rsa certifies none of these",
+		raConfig("    profiles: [rsa]\n    enroll: [approval: {}, names: {}, keys: {generate: [P-256, RSA-4096]}]\n"): "",
+		orderConfig("      - approval: {}\n      - names: {}\n      - keys: {generate: [P-256]}\n"):                   "endpoints.ran.enroll: the stage keys has the gateway make keys (generate), and EST has no request for one that is served",
+	} {
+		text = strings.Replace(text, "  any: {backend: local}\n", "  any: {backend: local}\n  rsa: {backend: local, keys: [\"RSA>=3072\"]}\n", 1)
+		c, err := parseConfig("muster.yaml", deps.Dir, []byte(text))
+		if err == nil {
+			_, err = makeEndpoints(c, deps)
+		}
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s%v\nwant %q", text, err, want)
+		}
+	}
+}
+
+// What a profile certifies has no key made, and no certificate decrypted for a proof, even where a stage `keys` stands.
+func TestProfileKeysPermitNothing(t *testing.T) {
+	c, err := parseConfig("muster.yaml", t.TempDir(), []byte(goodBoth))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, judged := range []bool{false, true} {
+		s, err := c.keyStage(c.Endpoints["ran"], judged)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range []*gateway.Request{{KeyGen: &gateway.KeyGen{}, POP: gateway.POPNone}, {PublicKey: spki, POP: gateway.POPConfirm}} {
+			g := &gateway.Grant{Profile: "base-station", PublicKey: r.PublicKey}
+			before := *g
+			s.Decide(t.Context(), r, g)
+			if !reflect.DeepEqual(*g, before) {
+				t.Errorf("judged %v, %s: the grant has changed to %+v", judged, r.POP, g)
+			}
+		}
+	}
+}
+
+// An operator's RA certificate has to be one that devices take keys from.
+func TestKGACertificate(t *testing.T) {
+	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmcRA := asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 28}
+	raPair(t, dir, "ra", key, func(c *x509.Certificate) { c.UnknownExtKeyUsage = []asn1.ObjectIdentifier{cmcRA} })
+	raPair(t, dir, "kga", key, func(c *x509.Certificate) { c.UnknownExtKeyUsage = []asn1.ObjectIdentifier{cmcRA, oidCMKGA} })
+	raPair(t, dir, "none", key, nil)
+	const want = "muster.yaml:28: endpoints.ran.ra: cert: a stage keys has the gateway make keys (generate), and this certificate is not one of a key generation authority"
+	for _, c := range []struct{ keys, ra, want string }{
+		{"{generate: [P-256]}", "ra", want}, {"{generate: [P-256]}", "none", want}, {"{generate: [P-256]}", "kga", ""}, {"{}", "ra", ""},
+	} {
+		text := strings.Replace(generating(c.keys), "    cmp: {confirm-wait: 1h}\n", "    ra: {cert: "+c.ra+".pem, key: "+c.ra+".key}\n", 1)
+		text, _, _ = strings.Cut(text, "  phones:\n")
+		_, err := checkConfig(t.Context(), bothIn(t, dir, text))
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// The gateway's own RA that signs keys is another than the one that devices know already.
+func TestKGAIdentity(t *testing.T) {
+	dir := t.TempDir()
+	of := func(name string) *x509.Certificate {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(dir, "identities", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest := pem.Decode(data)
+		block, _ := pem.Decode(rest)
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	purposes := func(c *x509.Certificate) (s []string) {
+		for _, id := range c.UnknownExtKeyUsage {
+			s = append(s, id.String())
+		}
+		return s
+	}
+	text := func(keys string) string {
+		config, _, _ := strings.Cut(generating(keys), "  phones:\n")
+		return config + "  plants: {protocol: cmp, listeners: [plain], profile: base-station, renew: [own-certificate: {}]}\n"
+	}
+	g := serveOn(t, dir, "--config", bothIn(t, dir, text("{}")))
+	ra := of("cmp-local-ec.pem")
+	if _, err := os.Stat(filepath.Join(dir, "identities", "cmp-local-ec-kga.pem")); err == nil {
+		t.Error("there is a certificate for keys that nobody makes")
+	}
+	g.reload(t, dir, text("{generate: [P-256]}"), "in force")
+	kga := of("cmp-local-ec-kga.pem")
+	if !of("cmp-local-ec.pem").Equal(ra) || !slices.Equal(purposes(ra), []string{"1.3.6.1.5.5.7.3.28"}) {
+		t.Errorf("the RA's certificate has changed: %v", purposes(ra))
+	}
+	if !slices.Equal(purposes(kga), []string{"1.3.6.1.5.5.7.3.28", "1.3.6.1.5.5.7.3.32"}) || kga.KeyUsage != x509.KeyUsageDigitalSignature || kga.Subject.CommonName != "Muster CMP RA and KGA" {
+		t.Errorf("%v, %v, %s", purposes(kga), kga.KeyUsage, kga.Subject)
+	}
+	g.end(syscall.SIGTERM)
+}
