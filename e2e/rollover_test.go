@@ -170,7 +170,7 @@ func (g *instance) links(dir string) {
 	if !linking(tls, after, before) || linking(tls, after, after) {
 		t.Error("TLS does not send NewWithOld in the root's place")
 	}
-	// The gateway's own certificates come from the current keys; CMP sends what leads to the old root, and no root.
+	// The gateway's own certificates come from the current keys; CMP sends what leads to the old root, then the new one.
 	g.sh(dir, ecKey+`extra.key; openssl cmp -config '' -batch -cmd ir -server "$MUSTER_HTTP" -path .well-known/cmp -trusted first-roots.pem -ref factory -secret pass:`+rolloverSecret+` \
 		-newkey extra.key -subject "/CN=extra-$(date +%N)" -certout extra.pem 2>cmp.log || { cat cmp.log; exit 1; }
 		openssl cmp -config '' -batch -cmd kur -server "$MUSTER_HTTP" -path .well-known/cmp -trusted first-roots.pem -cert extra.pem -key extra.key -newkey extra.key \
@@ -179,7 +179,7 @@ func (g *instance) links(dir string) {
 	for _, c := range extra {
 		signed = signed || !c.IsCA && c.CheckSignatureFrom(cacerts[0]) == nil
 	}
-	if !signed || !linking(extra, after, before) || linking(extra, after, after) || linking(extra, before, before) {
+	if !signed || !linking(extra, after, before) || !linking(extra[len(extra)-1:], after, after) || linking(extra, before, before) {
 		t.Errorf("extraCerts has %d certificates: the RA's under the new key: %t", len(extra), signed)
 	}
 	if rsa := certificates(t, filepath.Join(g.dir, "ca", "authority", "rsa.3", "issuing.crt")); !ra[1].Equal(rsa[0]) {
