@@ -10,7 +10,7 @@ ENROLLMENTS ?= 2000
 # What the race detector is worth its time on: where goroutines meet.
 RACED := ./gateway ./gateway/store/... ./plugins/backend/groupcommit ./plugins/host
 
-.PHONY: help run build test deps lint unit race fuzz bench reliability generate vuln clean
+.PHONY: help run build test deps lint unit race fuzz bench reliability peers generate vuln clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,10 @@ lint: ## gofmt, go vet, staticcheck
 	@out=$$(gofmt -l cmd gateway protocols backends plugins authz configs e2e); test -z "$$out" || { echo "not gofmt'ed:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags faults,reliability ./cmd/... ./e2e
+	$(GO) vet -tags peers ./e2e/peers
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(STATICCHECK) -tags faults,reliability ./cmd/... ./e2e
+	$(GO) run $(STATICCHECK) -tags peers ./e2e/peers
 
 unit: ## all tests without the race detector, end-to-end included
 	$(GO) test -timeout 8m ./...
@@ -51,6 +53,9 @@ bench: ## CPU per enrollment beside its crypto operations, and the parts it is m
 
 reliability: deps ## kill -9 of plugin and gateway, KILLS (50) times each, during ENROLLMENTS (2000); prints its seed
 	MUSTER_KILLS=$(KILLS) MUSTER_ENROLLMENTS=$(ENROLLMENTS) $(GO) test -timeout 30m -count 1 -v -run '^TestReliability$$' -tags reliability ./e2e
+
+peers: deps ## CMP against BouncyCastle and OpenSSL 3.5, which are fetched from Debian 13 into ~/.cache (under 6 minutes)
+	@dir=$$(sh .ci/peers) && MUSTER_PEERS=$$dir $(GO) test -timeout 8m -count 1 -tags peers ./e2e/peers
 
 generate: ## the gRPC code of the plugin contract (needs protoc)
 	$(GO) generate ./plugins/backend/...
