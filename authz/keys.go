@@ -196,10 +196,10 @@ func (s *Keys) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant)
 	if r.POP == gateway.POPRA && !g.Vouched() {
 		return gateway.Denied(gateway.NotAuthorized, "only a registration authority can vouch for the possession of a key", "raVerified, and no stage ra before this one has found an RA to ask")
 	}
+	if !s.bounds && (r.POP == gateway.POPRA || r.POP == gateway.POPConfirm) {
+		g.AllowPOP(r.POP)
+	}
 	if r.POP == gateway.POPConfirm {
-		if !s.bounds {
-			g.AllowDecryption()
-		}
 		return gateway.Allowed(name + ", possession to be proven by decrypting the certificate")
 	}
 	return gateway.Allowed(fmt.Sprintf("%s, possession proven by %s", name, r.POP))

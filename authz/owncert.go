@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"gopkg.in/yaml.v3"
+
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
@@ -43,18 +45,28 @@ type OwnCertificateConfig struct {
 	// ends. asked: one time; it is refused from when its successor is asked of the CA, unless that is rejected, or never
 	// confirmed. never: until it ends. The refusal says that it is revoked. Repeats of the request that renewed it get
 	// their answer all the same.
-	Once string `yaml:"once"`
+	Once Once `yaml:"once"`
 	// Revoke says which certificates a requester may revoke: itself, the one that it shows, or device, also the others that
 	// the same device has from these endpoints. Default: itself.
 	Revoke string `yaml:"revoke"`
 }
 
-// What OwnCertificateConfig.Once may be.
+// Once is what OwnCertificateConfig.Once may be.
+type Once string
+
 const (
-	onceConfirmed = "confirmed"
-	onceAsked     = "asked"
-	onceNever     = "never"
+	onceConfirmed Once = "confirmed"
+	onceAsked     Once = "asked"
+	onceNever     Once = "never"
 )
+
+// UnmarshalStrict reads a word, and says what true and false, which stood here once, are now.
+func (o *Once) UnmarshalStrict(file string, n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!bool" {
+		return strictyaml.Errorf(file, n, "wants one of confirmed, asked, never: what was true is asked, what was false is never")
+	}
+	return strictyaml.DecodeNode(file, n, (*string)(o))
+}
 
 // What OwnCertificateConfig.Revoke may be.
 const (
@@ -89,8 +101,8 @@ func NewOwnCertificate(c OwnCertificateConfig, store Certificates, now func() ti
 	if slices.Contains(c.Endpoints, "") {
 		return nil, errors.New("endpoints: a name is empty")
 	}
-	if how := []string{"", onceConfirmed, onceAsked, onceNever}; !slices.Contains(how, c.Once) {
-		return nil, fmt.Errorf("once: %q is none of %s%s", c.Once, strings.Join(how[1:], ", "), strictyaml.Suggest(c.Once, how[1:]))
+	if how := []string{"", string(onceConfirmed), string(onceAsked), string(onceNever)}; !slices.Contains(how, string(c.Once)) {
+		return nil, fmt.Errorf("once: %q is none of %s%s", c.Once, strings.Join(how[1:], ", "), strictyaml.Suggest(string(c.Once), how[1:]))
 	}
 	if whole := []string{"", revokeItself, revokeDevice}; !slices.Contains(whole, c.Revoke) {
 		return nil, fmt.Errorf("revoke: %q is neither itself nor device%s", c.Revoke, strictyaml.Suggest(c.Revoke, whole[1:]))
@@ -180,6 +192,10 @@ func (s *OwnCertificate) succeeded(ctx context.Context, record *gateway.Certific
 	for _, c := range list {
 		// Serial numbers are one issuer's, and the successor may be another's: of the same CA and device it is.
 		if c.Backend == record.Backend && c.Device == record.Device {
+			if !c.RevokedAt.IsZero() { // no way back: whoever has the old key would get by it what was taken away
+				return gateway.Denied(gateway.Revoked, "the certificate has been renewed, and its successor revoked: enrol anew",
+					fmt.Sprintf("certificate %x was renewed by certificate %x of transaction %s, which was revoked at %s", record.Serial, c.Serial, c.Transaction, c.RevokedAt.UTC().Format(time.RFC3339))), false
+			}
 			return gateway.Denied(gateway.Revoked, "the certificate has been renewed, and its successor confirmed: use that one",
 				fmt.Sprintf("certificate %x was renewed by certificate %x of transaction %s, which the device has confirmed", record.Serial, c.Serial, c.Transaction)), false
 		}

@@ -124,6 +124,7 @@ func TestOwnCertificate(t *testing.T) {
 		"the same, its revocation":      {cert: mine, store: renewed(func(*gateway.Certificate) {}), change: func(r *gateway.Request) { revokes(r, mine) }},
 		"the same, never once":          {config: OwnCertificateConfig{Once: "never"}, cert: mine, store: renewed(func(*gateway.Certificate) {})},
 		"the same, asked":               {config: OwnCertificateConfig{Once: "asked"}, cert: mine, store: renewed(func(*gateway.Certificate) {}), claims: 1},
+		"renewed, the new one revoked":  {cert: mine, store: renewed(func(c *gateway.Certificate) { c.RevokedAt = noon }), reason: gateway.Revoked, notes: []string{"was renewed by certificate 07", "which was revoked at"}},
 		"renewed, not confirmed yet":    {cert: mine, store: renewed(func(c *gateway.Certificate) { c.State = gateway.StateUnconfirmed })},
 		"another device's was renewed":  {cert: mine, store: renewed(func(c *gateway.Certificate) { c.Device = "victim" })},
 		"another CA's was renewed":      {cert: mine, store: renewed(func(c *gateway.Certificate) { c.Backend = "other" })},
@@ -362,4 +363,20 @@ func TestOwnCertificateKnowsWhoRepeats(t *testing.T) {
 	}
 	expect(t, v, gateway.Allow, "")
 	expect(t, s.Decide(context.Background(), renewal(mine), &gateway.Grant{}), gateway.Deny, gateway.Revoked)
+}
+
+// What stood here before is told what it is now: put in quotes, as the general advice would be, it would be wrong again.
+func TestOnceIsAWord(t *testing.T) {
+	for text, want := range map[string]string{
+		"once: true":  "f:1: once: wants one of confirmed, asked, never: what was true is asked, what was false is never",
+		"once: false": "f:1: once: wants one of confirmed, asked, never: what was true is asked, what was false is never",
+		"once: 1":     "once wants text, not a number",
+		"once: asked": "",
+	} {
+		var c OwnCertificateConfig
+		err := strictyaml.Decode("f", []byte(text+"\n"), &c)
+		if want == "" && (err != nil || c.Once != onceAsked) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, %q", text, err, c.Once)
+		}
+	}
 }

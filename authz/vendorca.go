@@ -154,6 +154,9 @@ func (s *VendorCA) readList(c VendorCAConfig, dir string, log *slog.Logger) erro
 func (s *VendorCA) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant) gateway.Verdict {
 	found, v := s.judge(ctx, r, g, s.policy)
 	if v.Decision != gateway.Allow {
+		if b := s.built.Load(); s.folder != nil && b != nil && len(b.policy.Roots) == 0 && v.Reason == gateway.Untrusted {
+			v.Note += "; no vendor's CA is trusted: there is none in " + s.folder.path
+		}
 		return v
 	}
 	if s.vendor != "" {

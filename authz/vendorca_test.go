@@ -255,3 +255,19 @@ func TestNotesKeepTheirEnd(t *testing.T) {
 		t.Errorf("%d bytes: %+v", len(got.Note), got)
 	}
 }
+
+// While nobody is trusted, a refusal says so to the operator, and where a CA's certificate is to be put.
+func TestNobodyIsTrustedYet(t *testing.T) {
+	v := newVendor(t)
+	good := v.issuing.issue(2, "bts-1", nil)
+	s := newShop(t, VendorCAConfig{}, nil)
+	note := "no vendor's CA is trusted: there is none in " + filepath.Join(s.dir, "vendors")
+	if v := s.decide(good); v.Reason != gateway.Untrusted || !strings.Contains(v.Note, note) || strings.Contains(v.Detail, s.dir) {
+		t.Errorf("%+v", v)
+	}
+	other := newVendor(t)
+	s = newShop(t, VendorCAConfig{}, func(dir string) { dropFile(t, dir, "root.pem", pemOf(other.root.cert), noon.AddDate(0, 0, -1)) })
+	if v := s.decide(good); v.Reason != gateway.Untrusted || strings.Contains(v.Note, "there is none in") || !strings.Contains(v.Note, "is not trusted here, nor") {
+		t.Errorf("%+v", v)
+	}
+}

@@ -88,7 +88,7 @@ func (g *Gateway) confirmed(ctx context.Context, level slog.Level, t *Transactio
 }
 
 // expire is the work of a certificate that nobody confirmed in time: it is revoked and its claims are given back, or
-// it is kept where the endpoint says so.
+// it is kept where the endpoint says so: one that was to be proven by confirming it began before the endpoint did, and is not.
 func (g *Gateway) expire(ctx context.Context, a *ask) error {
 	t := a.t
 	if t.State != StateUnconfirmed {
@@ -99,7 +99,7 @@ func (g *Gateway) expire(ctx context.Context, a *ask) error {
 		Note: fmt.Sprintf("not confirmed within %s: to be revoked", t.ConfirmWait),
 	}
 	kind := "unconfirmed"
-	if e := g.runtime.Load().Endpoints[t.Endpoint]; e != nil && e.KeepUnconfirmed {
+	if e := g.runtime.Load().Endpoints[t.Endpoint]; e != nil && e.KeepUnconfirmed && !t.unproven() {
 		s.State, s.Release, s.Next, kind = StateIssued, false, "", "kept"
 		s.Note = fmt.Sprintf("not confirmed within %s, and kept, as configured", t.ConfirmWait)
 	}

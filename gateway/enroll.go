@@ -51,6 +51,20 @@ type decision struct {
 	shown    string // subject's answer
 	key      []byte // generated, as KeyGen.Seal made it; nil for none
 	csr      []byte // the request's, or one for the generated key
+	made     string // kind of the generated key, "" for none
+}
+
+// unlike says what is uncommon about the key, for the log: that it was not the device that made it, or not a signature that proves it.
+func (d *decision) unlike() string {
+	switch {
+	case d.made != "":
+		return d.made + ", made here"
+	case d.request.KeyGen != nil:
+		return "asked to be made here"
+	case d.request.POP == POPConfirm:
+		return "possession by decrypting the certificate"
+	}
+	return ""
 }
 
 // subject is what the request asks for as logs and lists show it, "" for none.
@@ -116,7 +130,7 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 	if d.grant.Forward != "" {
 		return g.forward(ctx, e, d, &out, k)
 	}
-	key, refused := g.keyFor(ctx, d)
+	key, refused := g.keyFor(ctx, e, d)
 	if refused != nil {
 		return nil, refused
 	}
@@ -307,8 +321,12 @@ func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*
 	}
 	g.meter.request(r.Protocol, d.endpoint, r.Operation, outcome, reason, took)
 
-	level := slog.LevelInfo
-	if reason == Internal || reason == Unavailable {
+	level, note := slog.LevelInfo, d.note
+	switch {
+	case reason == Unavailable && errors.Is(ctx.Err(), context.Canceled):
+		// Strangers can do so at will: nothing here has failed.
+		note = "the client hung up before it was answered"
+	case reason == Internal || reason == Unavailable:
 		level = slog.LevelError
 	}
 	attrs := []slog.Attr{
@@ -318,7 +336,7 @@ func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*
 	if d.grant != nil {
 		attrs = told(attrs, "device", d.grant.Device, "requester", d.grant.Requester)
 	}
-	attrs = told(attrs, "subject", d.subject(), "reason", string(reason), "stage", d.stage, "note", cut(cause(failure, d.note), maxNote))
+	attrs = told(attrs, "subject", d.subject(), "reason", string(reason), "stage", d.stage, "key", d.unlike(), "note", cut(cause(failure, note), maxNote))
 	attrs = told(attrs, "source", r.from())
 	attrs = append(attrs, slog.Duration("duration", took))
 	g.log.LogAttrs(ctx, level, "transaction", attrs...)

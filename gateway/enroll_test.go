@@ -2,6 +2,8 @@ package gateway_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -308,4 +310,26 @@ func TestBusy(t *testing.T) {
 	}
 	close(release)
 	wg.Wait()
+}
+
+// Whoever hangs up has not found the gateway failing: strangers can do so as often as they like.
+func TestHungUp(t *testing.T) {
+	var log strings.Builder
+	w := newWorld(t, backendtest.FaultPlan{}, func(w *world) { w.logs = &log })
+	for _, tt := range []struct {
+		gone  bool
+		level string
+		note  string
+	}{{true, "level=INFO", "the client hung up"}, {false, "level=ERROR", "the store"}} {
+		log.Reset()
+		ctx, cancel := context.WithCancel(t.Context())
+		if tt.gone {
+			cancel()
+		}
+		e := w.gw.Reject(ctx, w.request("bts-1"), &gateway.Error{Reason: gateway.Unavailable, Err: errors.New("the store")})
+		cancel()
+		if e.Reason != gateway.Unavailable || !strings.Contains(log.String(), tt.level) || !strings.Contains(log.String(), tt.note) {
+			t.Errorf("gone %v: %v, %s", tt.gone, e, log.String())
+		}
+	}
 }

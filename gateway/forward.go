@@ -1,13 +1,10 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/muster-pki/muster/plugins/backend"
@@ -57,6 +54,8 @@ const (
 	// forwardedConfirmWait is for how long at least a certificate waits for the message that confirms it: how long it waits
 	// where it was issued is not known here.
 	forwardedConfirmWait = 24 * time.Hour
+	// passingPart is the part of Options.MaxInFlight, one in so many, that may be with one backend at once.
+	passingPart = 4
 )
 
 // ForwardsTo returns the backend that the endpoint passes requests for the operation on to, "" when they are decided here.
@@ -96,14 +95,24 @@ func (g *Gateway) forward(ctx context.Context, e *Endpoint, d *decision, out *ru
 		return refuse(Errorf(Unsupported, "a message is passed on with the device's own key in it and a proof of its possession: what answers it could not be checked",
 			"the request asks for a key, or for an encrypted certificate"))
 	}
+	if r.Operation != Revoke {
+		if err := possession(r, gr, false); err != nil {
+			return refuse(err)
+		}
+	}
 	t := transactionOf(d, StateForwarded)
 	t.Repeat, t.Resume, t.Backend, t.Profile, t.Exchange = k.repeat, k.resume, gr.Forward, gr.Profile, r.Exchange
-	t.ConfirmWait = min(max(orDefault(e.ConfirmWait, defaultConfirmWait), forwardedConfirmWait), forwardWait)
+	t.ConfirmWait = min(max(orDefault(r.ConfirmWait, orDefault(e.ConfirmWait, defaultConfirmWait)), forwardedConfirmWait), forwardWait)
 	if gr.Replaces != nil {
 		t.Replaces = gr.Replaces.Serial
 	}
 	t.Note, t.Updated = "passed on to "+gr.Forward+", not answered yet", g.now()
 
+	leave, busy := g.seat(t.Backend)
+	if busy != nil {
+		return nil, busy
+	}
+	defer leave()
 	land := g.takeOff(t.ID)
 	defer land()
 	g.opt.Crash(CrashBeforeIntent)
@@ -152,7 +161,7 @@ func (g *Gateway) Forward(ctx context.Context, transaction string, r *Request) (
 			return nil, unavailable("the store cannot be read", err)
 		}
 		d.stage, d.note = "forward", "goes on with "+t.ID
-		res, err := g.goOn(ctx, t, r)
+		res, err := g.goOn(ctx, t, r, nil)
 		if err == nil && res == nil {
 			return nil, over(t)
 		}
@@ -161,11 +170,19 @@ func (g *Gateway) Forward(ctx context.Context, transaction string, r *Request) (
 }
 
 // goOn answers a message of a transaction whose messages are passed on: as before, where it was answered, else by passing it
-// on. nil, nil when the transaction is over.
-func (g *Gateway) goOn(ctx context.Context, t *Transaction, r *Request) (*Result, error) {
-	if res := repeatedAnswer(t, r, g.now()); res != nil || t.State != StateForwarded {
-		return res, nil
+// on. With an adoption the message begins a new exchange, in which the transaction goes on: not while a message of the one
+// before is under way, whose answer would be taken down in its place. nil, nil when the transaction is over.
+func (g *Gateway) goOn(ctx context.Context, t *Transaction, r *Request, adopt *Adoption) (*Result, error) {
+	if adopt == nil {
+		if res := repeatedAnswer(t, r, g.now()); res != nil || t.State != StateForwarded {
+			return res, nil
+		}
 	}
+	leave, busy := g.seat(t.Backend)
+	if busy != nil {
+		return nil, busy
+	}
+	defer leave()
 	land, alone := g.takeOffAlone(t.ID)
 	if !alone {
 		return nil, unavailable("another message of the transaction is being passed on", nil)
@@ -179,20 +196,51 @@ func (g *Gateway) goOn(ctx context.Context, t *Transaction, r *Request) (*Result
 	case err != nil:
 		return nil, unavailable("the message cannot be recorded", err)
 	}
+	if adopt != nil {
+		var twin *TwinError
+		switch err := g.store.Adopt(ctx, adopt); {
+		case errors.As(err, &twin):
+			return nil, nil // the same message made a transaction meanwhile: Begin finds it
+		case err != nil:
+			return nil, unavailable("the message cannot be recorded", err)
+		}
+	}
 	// As it stands now that nobody else is at it.
 	if t, err = g.store.Transaction(ctx, t.ID); err != nil {
 		return nil, unavailable("the store cannot be read", err)
 	}
+	if t.WireID != r.WireID { // it goes on in another exchange
+		return nil, nil
+	}
 	return g.passOn(ctx, t, epoch, r, deadline)
 }
 
+// seat takes one of the bounded number of messages that are with a backend at once, so that one that hangs leaves the others
+// their part of the requests under way. What it refuses has claimed nothing.
+func (g *Gateway) seat(name string) (leave func(), busy *Error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.passing[name] >= max(g.opt.MaxInFlight/passingPart, 1) {
+		return nil, &Error{Reason: Busy, Detail: "too many messages at once are being passed on", RetryAfter: time.Second,
+			Err: fmt.Errorf("%d messages are with the backend %s", g.passing[name], name)}
+	}
+	g.passing[name]++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.passing[name]--; g.passing[name] == 0 {
+			delete(g.passing, name)
+		}
+	}, nil
+}
+
 // repeatedAnswer is the answer that was given to this very message, nil when there is none. A certificate that no longer is one
-// is not given again.
+// is not given again; what it was rejected with is.
 func repeatedAnswer(t *Transaction, r *Request, now time.Time) *Result {
 	if r.Forwarding == nil || len(t.Exchange) == 0 {
 		return nil
 	}
-	if c := t.Certificate; c != nil && (!c.RevokedAt.IsZero() || now.After(c.NotAfter)) {
+	if c := t.Certificate; c != nil && t.State != StateRejected && (!c.RevokedAt.IsZero() || now.After(c.NotAfter)) {
 		return nil
 	}
 	answer := r.Forwarding.Answered(t.Exchange)
@@ -216,25 +264,25 @@ func (g *Gateway) passOn(ctx context.Context, t *Transaction, epoch int64, r *Re
 		back, failure = shielded(g, func() (*Forwarded, error) { return r.Forwarding.Judge(t.Exchange, answer) })
 		refusal = Errorf(Internal, "the authority behind this one gave an answer that cannot be passed on", "what %s answered: %w", t.Backend, failure)
 	}
+	commit, done := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer done()
+	if err := g.spell(commit, back); err != nil {
+		return nil, unavailable("the store cannot be read", err)
+	}
 	s := g.outcome(t, epoch, back, failure)
 	if failure != nil {
 		g.log.Warn("a message could not be passed on, or its answer not be given back", "id", t.ID, "backend", t.Backend, "err", failure)
 	}
 	t.Note, t.Updated = s.Note, s.Now
-	commit, done := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
-	defer done()
 	err := g.keep(commit, s)
 	if errors.Is(err, ErrCertificateExists) {
-		if !g.givenBefore(commit, t, s.Certificate) {
+		given := g.givenBefore(commit, t, s.Certificate)
+		if !given {
 			failure = err
 			refusal = Errorf(Internal, "", "what %s answered: %w", t.Backend, err)
 			g.log.Error("ALARM: the certificate in an answer is another transaction's", "id", t.ID, "backend", t.Backend)
 		}
-		s.State, s.Reason, s.Next, s.Delay, s.Release = StateFailed, DuplicateCert, "", 0, true
-		s.Note = fmt.Sprintf("certificate %x was issued in another transaction", s.Certificate.Serial)
-		s.Certificate, s.Instead, s.RepeatUntil = nil, false, time.Time{}
-		s.Audit = forwardAudit(t, s)
-		t.Note = s.Note
+		g.anothers(t, s, given)
 		err = g.keep(commit, s)
 	}
 	switch {
@@ -273,126 +321,4 @@ func (g *Gateway) exchange(ctx context.Context, t *Transaction, r *Request) ([]b
 		err = errors.New("an empty answer")
 	}
 	return answer, err
-}
-
-// outcome is what to commit of an answer, or of the want of one.
-func (g *Gateway) outcome(t *Transaction, epoch int64, back *Forwarded, failure error) *Settlement {
-	now := g.now()
-	s := &Settlement{Transaction: t.ID, Epoch: epoch, Now: now, State: StateForwarded}
-	rt := g.runtime.Load()
-	desc := rt.descriptions[t.Backend]
-	revokes := desc != nil && slices.Contains(desc.Capabilities, backend.CapRevoke)
-	has := t.Certificate != nil
-	switch {
-	case failure != nil && back != nil && back.Certificate != nil:
-		g.meter.mismatches.WithLabelValues(t.Backend).Inc()
-		g.log.Error("ALARM: the certificate in an answer is not what was asked for", "id", t.ID, "backend", t.Backend, "err", failure)
-		s.State, s.Reason, s.Note = StateFailed, Internal, "what "+t.Backend+" answered is not what was asked for: "+failure.Error()
-		if !has {
-			s.Certificate = forwardedRecord(t, back)
-		}
-		if revokes {
-			s.Next = WorkRevoke
-		}
-	case failure != nil:
-		s.Note = "nothing to give back from " + t.Backend + ": " + failure.Error()
-	default:
-		s.State, s.Reason, s.Note, s.Exchange = back.State, back.Reason, back.Note, back.Exchange
-		if c := back.Certificate; c != nil && !(has && bytes.Equal(t.Certificate.DER, c.Raw)) {
-			s.Certificate, s.Instead = forwardedRecord(t, back), has
-			has = true
-		}
-		if s.State == StateIssued && !has || s.State == StateRejected && !has {
-			s.State, s.Reason = StateFailed, DuplicateCert // it had one that is another transaction's
-		}
-		switch s.State {
-		case StateFailed:
-			s.Reason, s.Release = orDefault(s.Reason, NotAuthorized), true
-			if has && revokes {
-				s.Next = WorkRevoke
-			}
-		case StateRejected:
-			s.Release = true
-			if revokes {
-				s.Next = WorkRevoke
-			}
-		case StateIssued:
-			s.RepeatUntil = now.Add(g.repeatFor(t.Endpoint))
-		case StateRevoked:
-			s.Revokes, s.RepeatUntil = back.Revokes, now.Add(g.repeatFor(t.Endpoint))
-		}
-	}
-	if s.State == StateForwarded {
-		until := t.Received.Add(forwardWait)
-		if has {
-			until = earlier(until, now.Add(t.ConfirmWait))
-		}
-		s.Next, s.Delay = WorkForward, max(until.Sub(now), 0)
-	}
-	s.Audit = forwardAudit(t, s)
-	if r := s.Revokes; r != nil {
-		s.Audit.Issuer, s.Audit.Serial = nameOf(r.Issuer), hex.EncodeToString(r.Serial.Bytes())
-	}
-	return s
-}
-
-// givenBefore reports whether a certificate is one that the same requester was given before, here, and that still counts: an
-// authority may answer the same wish with the same certificate.
-func (g *Gateway) givenBefore(ctx context.Context, t *Transaction, c *Certificate) bool {
-	was, err := g.store.Certificate(ctx, c.Issuer, c.Serial)
-	return err == nil && bytes.Equal(was.DER, c.DER) && was.State == StateIssued && was.RevokedAt.IsZero() &&
-		was.Endpoint == t.Endpoint && was.Requester == t.Requester && was.Backend == t.Backend
-}
-
-// forwardedRecord is the row of a certificate that came in an answer.
-func forwardedRecord(t *Transaction, back *Forwarded) *Certificate {
-	issuance := &backend.Issuance{}
-	for _, c := range back.Chain {
-		issuance.Chain = append(issuance.Chain, c.Raw)
-	}
-	return record(t, back.Certificate, issuance)
-}
-
-// forwardAudit is the event of an answer that changed something: a message that gets no answer is no event.
-func forwardAudit(t *Transaction, s *Settlement) AuditEvent {
-	kind, cert := string(s.State), s.Certificate
-	switch {
-	case s.State == StateForwarded && cert != nil: // what becomes of it is an event of its own
-		kind = string(StateIssued)
-	case s.State == StateForwarded && s.Exchange == nil:
-		return AuditEvent{}
-	case s.State == StateIssued && cert == nil:
-		kind = "confirmed"
-	}
-	if cert == nil && s.State != StateForwarded {
-		cert = t.Certificate
-	}
-	e := certificateAudit(t, kind, cert)
-	e.At, e.Reason, e.Note = s.Now, s.Reason, s.Note
-	return e
-}
-
-// expireForward closes a transaction that has not ended in time. Whether something was issued in it that never came back is not
-// known, so that its claims stay used; a certificate that nobody has confirmed gives them back, as any.
-func (g *Gateway) expireForward(ctx context.Context, a *ask) error {
-	t := a.t
-	if t.State != StateForwarded {
-		return fmt.Errorf("the end of what is forwarded is due in state %q", t.State)
-	}
-	s := &Settlement{Transaction: t.ID, Epoch: a.epoch, Now: g.now(), State: StateFailed, Reason: Unavailable,
-		Note: "what was passed on to " + t.Backend + " has not ended in time: " + t.Note}
-	if t.Certificate != nil {
-		s.State, s.Reason, s.Release = StateRejected, "", true
-		s.Note = fmt.Sprintf("not confirmed within %s, as far as it is known here", t.ConfirmWait)
-		if a.desc != nil && slices.Contains(a.desc.Capabilities, backend.CapRevoke) {
-			s.Next = WorkRevoke
-		}
-	}
-	if e := g.runtime.Load().Endpoints[t.Endpoint]; t.Certificate != nil && e != nil && e.KeepUnconfirmed {
-		s.State, s.Release, s.Next = StateIssued, false, ""
-		s.Note += ", and kept, as configured"
-	}
-	t.Updated = s.Now
-	s.Audit = forwardAudit(t, s)
-	return g.store.Settle(ctx, s)
 }

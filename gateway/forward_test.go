@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ type upstream struct {
 	backend.Backend // nil: what is not below is not asked for
 	exchange        func(id string, message []byte) ([]byte, error)
 	revokes         func(*backend.RevokeRequest) error // nil: it cannot, and says so
+	mu              sync.Mutex
 	asked           []string
 }
 
@@ -37,7 +39,9 @@ func (u *upstream) Describe(context.Context) (*backend.Description, error) {
 }
 func (u *upstream) CACertificates(context.Context) ([]backend.CA, error) { return nil, nil }
 func (u *upstream) Exchange(_ context.Context, id string, message []byte) ([]byte, error) {
+	u.mu.Lock()
 	u.asked = append(u.asked, string(message))
+	u.mu.Unlock()
 	return u.exchange(id, message)
 }
 

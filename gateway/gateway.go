@@ -124,9 +124,11 @@ type Gateway struct {
 	chains  chainCache
 	heard   heard
 	making  chan struct{} // RSA keys that are being made
+	turns   atomic.Int32  // requests for one: those, and who waits
 
 	mu      sync.Mutex
 	flights map[string]chan struct{} // transactions that this process is issuing, closed when settled
+	passing map[string]int           // messages that are with a backend, by its name
 }
 
 // New makes a Gateway without endpoints: everything is refused until Swap.
@@ -149,7 +151,7 @@ func New(o Options) (*Gateway, error) {
 	g := &Gateway{
 		opt: o, store: o.Store, now: o.Clock, log: o.Log, meter: m,
 		slots: make(chan struct{}, o.MaxInFlight), wake: make(chan struct{}, 1),
-		strange: newStrangers(o.Refusals), flights: map[string]chan struct{}{}, making: make(chan struct{}, maxMaking),
+		strange: newStrangers(o.Refusals), flights: map[string]chan struct{}{}, passing: map[string]int{}, making: make(chan struct{}, maxMaking),
 	}
 	g.runtime.Store(&Runtime{})
 	return g, nil

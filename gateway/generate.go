@@ -25,15 +25,22 @@ const (
 	stageKey   = "key"
 )
 
-// maxMaking is how many RSA keys are made at once: each takes up to seconds of a processor.
-const maxMaking = 2
+// RSA keys that are made at once, each of which takes up to seconds of a processor, and requests that wait for their turn
+// besides: they are among those that the gateway has under way, of which one device must not take all.
+const (
+	maxMaking = 2
+	maxTurns  = maxMaking + 16
+)
 
 // keyFor sees to the key of a request that its pipeline has allowed, or held: to the proof of its possession or, where the
 // gateway is to make it, to the key, which stands in the grant then. The key is nil where the device has its own.
-func (g *Gateway) keyFor(ctx context.Context, d *decision) (crypto.Signer, *Error) {
+func (g *Gateway) keyFor(ctx context.Context, e *Endpoint, d *decision) (crypto.Signer, *Error) {
 	r := d.request
-	if err := possession(r, d.grant); err != nil {
+	if err := possession(r, d.grant, e.KeepUnconfirmed); err != nil {
 		return nil, g.refuseKey(ctx, d, stageProof, err)
+	}
+	if r.POP == POPConfirm {
+		d.trail = append(d.trail, Judged{Stage: stageProof, Decision: Allow, Note: "possession is proven by confirming the certificate, and not before"})
 	}
 	if r.KeyGen == nil {
 		d.csr = r.CSR
@@ -52,7 +59,7 @@ func (g *Gateway) keyFor(ctx context.Context, d *decision) (crypto.Signer, *Erro
 		d.stage, d.note = stageKey, cause(err, "")
 		return nil, err
 	}
-	d.grant.PublicKey = spki
+	d.grant.PublicKey, d.made = spki, kind
 	d.trail = append(d.trail, Judged{Stage: stageKey, Decision: Allow, Note: "made a " + kind + " key for the device", Took: g.now().Sub(start)})
 	return key, nil
 }
@@ -65,8 +72,8 @@ func (g *Gateway) refuseKey(ctx context.Context, d *decision, stage string, e *E
 }
 
 // possession refuses a request whose key nobody has proven that its holder has, whatever the stages said: the gateway would
-// name a key in a certificate that may be somebody else's (RFC 4211 section 4).
-func possession(r *Request, gr *Grant) *Error {
+// name a key in a certificate that may be somebody else's (RFC 4211 section 4). keep: certificates that nobody confirms are kept.
+func possession(r *Request, gr *Grant, keep bool) *Error {
 	const detail = "possession of the key is not proven as required"
 	switch r.POP {
 	case POPSignature, POPLinked:
@@ -78,22 +85,32 @@ func possession(r *Request, gr *Grant) *Error {
 		return nil
 	case POPRA:
 		// RFC 9810 section 5.2.8.1: "An end entity MUST NOT use raVerified."
-		if !gr.Vouched() {
+		switch {
+		case !gr.Vouched():
 			return Errorf(NotAuthorized, "only a registration authority can vouch for the possession of a key", "an RA is to vouch for the key, and no stage found that one asks")
+		case !slices.Contains(gr.proofs, POPRA):
+			return Errorf(BadPOP, detail, "an RA vouches for the key, and no stage keys takes its word (pop: [ra])")
 		}
 		return nil
 	case POPConfirm:
 		switch {
 		case r.KeyGen != nil:
 			return Errorf(BadPOP, detail, "possession is to be proven of a key that is still to be made")
-		case !gr.decrypts:
+		case !slices.Contains(gr.proofs, POPConfirm):
 			return Errorf(BadPOP, detail, "possession is to be proven by decrypting the certificate, and no stage keys allows that (pop: [pending-confirm])")
 		case !r.Confirm:
 			return Errorf(Internal, "", "possession is to be proven by confirming the certificate, which waits for no confirmation")
+		case keep:
+			return Errorf(BadPOP, detail, "possession is to be proven by confirming the certificate, which is kept where nobody does")
 		}
 		return nil
 	}
 	return Errorf(BadPOP, detail, "a proof of possession of an unknown kind, %q", cut(string(r.POP), 64))
+}
+
+// unproven reports whether nobody has the certificate's key, as far as is known, before the certificate is confirmed.
+func (t *Transaction) unproven() bool {
+	return slices.ContainsFunc(t.Verdicts, func(j Judged) bool { return j.Stage == stageProof && j.Decision == Allow })
 }
 
 // kindFor is the kind of key to make for a request, of those that a stage allows and the profile certifies.
@@ -131,9 +148,13 @@ func certified(keys []string, kind string) bool {
 	})
 }
 
-// makeKey makes a key. The error is Busy where others are made for as long as the request may take.
+// makeKey makes a key. The error is Busy where others are made for as long as the request may take, or too many wait for theirs.
 func (g *Gateway) makeKey(ctx context.Context, kind string) (crypto.Signer, []byte, *Error) {
 	if strings.HasPrefix(kind, "RSA-") {
+		defer g.turns.Add(-1)
+		if g.turns.Add(1) > maxTurns {
+			return nil, nil, &Error{Reason: Busy, Detail: "too many keys are being made", RetryAfter: retryUnavailable, Err: errTurns}
+		}
 		select {
 		case g.making <- struct{}{}:
 			defer func() { <-g.making }()
@@ -151,6 +172,8 @@ func (g *Gateway) makeKey(ctx context.Context, kind string) (crypto.Signer, []by
 	}
 	return key, spki, nil
 }
+
+var errTurns = fmt.Errorf("%d requests for an RSA key are under way already", maxTurns)
 
 // sealed makes of a generated key what travels, and what else has to be made with it while it is there: the CSR, for a CA that
 // takes nothing else. Nobody keeps the key.

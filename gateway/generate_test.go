@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
@@ -181,10 +182,15 @@ func TestKeyRefused(t *testing.T) {
 // Whatever its stages let pass, the gateway names no key in a certificate of which nobody has proven that its holder has it.
 func TestPossession(t *testing.T) {
 	decrypts := stage(func(_ *gateway.Request, g *gateway.Grant) gateway.Verdict {
-		g.AllowDecryption()
+		g.AllowPOP(gateway.POPConfirm)
 		return gateway.Allowed("")
 	})
 	vouches := stage(func(_ *gateway.Request, g *gateway.Grant) gateway.Verdict { g.Vouch(); return gateway.Allowed("") })
+	believes := stage(func(_ *gateway.Request, g *gateway.Grant) gateway.Verdict {
+		g.AllowPOP(gateway.POPRA)
+		return gateway.Allowed("")
+	})
+	refuses := always(gateway.Denied(gateway.NotAuthorized, "", "no"))
 	for name, c := range map[string]struct {
 		pop     gateway.POP
 		enroll  gateway.Pipeline
@@ -194,12 +200,14 @@ func TestPossession(t *testing.T) {
 		"signature":                     {pop: gateway.POPSignature},
 		"bound to the session":          {pop: gateway.POPLinked},
 		"none":                          {pop: gateway.POPNone, want: gateway.BadPOP},
-		"none, and all that is allowed": {pop: gateway.POPNone, enroll: gateway.Pipeline{decrypts, vouches, making("P-256")}, want: gateway.BadPOP},
+		"none, and all that is allowed": {pop: gateway.POPNone, enroll: gateway.Pipeline{decrypts, vouches, believes, making("P-256")}, want: gateway.BadPOP},
 		"not said":                      {want: gateway.BadPOP},
 		"hearsay":                       {pop: "hearsay", want: gateway.BadPOP},
-		"raVerified":                    {pop: gateway.POPRA, enroll: gateway.Pipeline{decrypts}, want: gateway.NotAuthorized},
-		"raVerified by an RA":           {pop: gateway.POPRA, enroll: gateway.Pipeline{vouches}},
-		"to be decrypted":               {pop: gateway.POPConfirm, confirm: true, enroll: gateway.Pipeline{vouches}, want: gateway.BadPOP},
+		"raVerified":                    {pop: gateway.POPRA, enroll: gateway.Pipeline{decrypts, believes}, want: gateway.NotAuthorized},
+		"raVerified by an RA":           {pop: gateway.POPRA, enroll: gateway.Pipeline{vouches, believes}},
+		"raVerified, and not believed":  {pop: gateway.POPRA, enroll: gateway.Pipeline{vouches, decrypts}, want: gateway.BadPOP},
+		"raVerified, in another branch": {pop: gateway.POPRA, enroll: gateway.Pipeline{vouches, gateway.AnyOf(gateway.Pipeline{believes, refuses}, gateway.Pipeline{always(gateway.Allowed(""))})}, want: gateway.BadPOP},
+		"to be decrypted":               {pop: gateway.POPConfirm, confirm: true, enroll: gateway.Pipeline{vouches, believes}, want: gateway.BadPOP},
 		"to be decrypted, allowed":      {pop: gateway.POPConfirm, confirm: true, enroll: gateway.Pipeline{decrypts}},
 		"to be decrypted, unconfirmed":  {pop: gateway.POPConfirm, enroll: gateway.Pipeline{decrypts}, want: gateway.Internal},
 		"to be decrypted, held":         {pop: gateway.POPConfirm, confirm: true, enroll: gateway.Pipeline{always(gateway.Held("look"))}, want: gateway.BadPOP},
@@ -217,6 +225,31 @@ func TestPossession(t *testing.T) {
 			}
 		})
 	}
+	// Where what nobody confirms is kept, it would prove nothing; nor does it where that is so only since it was issued.
+	t.Run("to be decrypted, and kept", func(t *testing.T) {
+		w := newWorld(t, backendtest.FaultPlan{}, func(w *world) { w.keep, w.enroll = true, gateway.Pipeline{password{"secret"}, decrypts} })
+		r := w.exchange(w.request("device-1"), "a")
+		r.POP = gateway.POPConfirm
+		if _, err := w.gw.Enroll(t.Context(), r); reason(err) != gateway.BadPOP || w.memory.Total() != 0 {
+			t.Errorf("%v; %d issued", err, w.memory.Total())
+		}
+		w.keep = false
+		w.swap()
+		later, signed := w.exchange(w.request("device-2"), "b"), w.exchange(w.request("device-3"), "c")
+		later.POP = gateway.POPConfirm
+		w.mustEnroll(later)
+		w.mustEnroll(signed)
+		w.keep = true
+		w.swap()
+		w.work(time.Hour)
+		if w.state(later.ID) != gateway.StateRejected || w.state(signed.ID) != gateway.StateIssued {
+			t.Errorf("not proven: %s; signed: %s", w.state(later.ID), w.state(signed.ID))
+		}
+		w.work(time.Second)
+		if !w.revoked(later.ID) || w.revoked(signed.ID) {
+			t.Errorf("revoked: %v, %v", w.revoked(later.ID), w.revoked(signed.ID))
+		}
+	})
 	t.Run("of a key that is still to be made", func(t *testing.T) {
 		w := newWorld(t, backendtest.FaultPlan{}, func(w *world) { w.enroll = gateway.Pipeline{password{"secret"}, decrypts, making("P-256")} })
 		r := w.keygen("a", "", &sealing{})
@@ -280,5 +313,28 @@ func TestKeyForCSR(t *testing.T) {
 				t.Errorf("%s, %s: extensions\n%v, want\n%v", kind, name, csr.Extensions, want)
 			}
 		}
+	}
+}
+
+// The one line that a request leaves in the log says when it was not the device that made the key, and when no signature proves it.
+func TestUncommonKeysAreLogged(t *testing.T) {
+	var log strings.Builder
+	w := newWorld(t, backendtest.FaultPlan{}, makes("P-384"), func(w *world) { w.logs = &log })
+	w.mustEnroll(w.keygen("a", "", &sealing{}))
+	r := w.keygen("b", "P-521", &sealing{})
+	if _, err := w.gw.Enroll(t.Context(), r); err == nil {
+		t.Error("a key was made that the stages do not allow")
+	}
+	w.mustEnroll(w.request("c"))
+	var keys []string
+	for line := range strings.Lines(log.String()) {
+		if strings.Contains(line, "msg=transaction ") {
+			_, rest, _ := strings.Cut(line, " key=\"")
+			key, _, _ := strings.Cut(rest, "\"")
+			keys = append(keys, key)
+		}
+	}
+	if want := []string{"P-384, made here", "asked to be made here", ""}; !slices.Equal(keys, want) {
+		t.Errorf("%q, want %q\n%s", keys, want, log.String())
 	}
 }

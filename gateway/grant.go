@@ -49,7 +49,7 @@ type Grant struct {
 
 	generates []string            // kinds of keys that the gateway may make for the device; empty: none
 	asked     bool                // a stage has said which
-	decrypts  bool                // possession of the key may be proven by decrypting the certificate
+	proofs    []POP               // that suffice beside a signature by the key
 	authentic []string            // Credential.String of those that stages accepted
 	alias     string              // the name that the device had before it was recognised
 	vouched   bool                // an RA asks in the device's place
@@ -91,9 +91,9 @@ func (g *Grant) AllowKeyGen(kinds []string) {
 	g.generates, g.asked = kinds, true
 }
 
-// AllowDecryption records that possession of the key may be proven by decrypting the certificate (POPConfirm). Without it
-// such a request is denied.
-func (g *Grant) AllowDecryption() { g.decrypts = true }
+// AllowPOP records that an RA's word (POPRA), or decrypting the certificate (POPConfirm), suffices as proof of the key's possession.
+// Without it such a request is denied.
+func (g *Grant) AllowPOP(p POP) { g.proofs = append(slices.Clip(g.proofs), p) }
 
 // NameDevice records which device this is. It reports false when another stage named another device:
 // the caller denies then, since no request may speak for two.

@@ -28,6 +28,31 @@ func TestKeysAreMadeInTurn(t *testing.T) {
 	}
 }
 
+// Whoever asks for many RSA keys at once takes no request's place that asks for something else.
+func TestFewWaitForTheirTurn(t *testing.T) {
+	g := &Gateway{making: make(chan struct{}, maxMaking)}
+	for range maxMaking {
+		g.making <- struct{}{}
+	}
+	g.turns.Store(maxTurns)
+	if key, _, err := g.makeKey(t.Context(), "RSA-2048"); key != nil || err == nil || err.Reason != Busy || err.RetryAfter == 0 || !errors.Is(err, errTurns) {
+		t.Errorf("%v", err)
+	}
+	if _, _, err := g.makeKey(t.Context(), "P-256"); err != nil {
+		t.Error(err)
+	}
+	if n := g.turns.Load(); n != maxTurns {
+		t.Errorf("%d turns are taken", n)
+	}
+	// One less, and it waits, here until its time is over.
+	g.turns.Add(-1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := g.makeKey(ctx, "RSA-2048"); !errors.Is(err, context.Canceled) || g.turns.Load() != maxTurns-1 {
+		t.Errorf("%v; %d turns are taken", err, g.turns.Load())
+	}
+}
+
 func TestGrantOfKinds(t *testing.T) {
 	kinds := []string{"P-256", "P-384"}
 	g := &Grant{}

@@ -104,6 +104,7 @@ func (g *Gateway) identified(ctx context.Context, r *Request, e *Endpoint) bool 
 // join answers with the outcome of an earlier transaction that asks for the same: the same message again, or, in a new
 // exchange, what was asked for in one that broke off. The transaction then goes on in the new exchange.
 func (g *Gateway) join(ctx context.Context, r *Request, k keys, id string) (*Result, error) {
+	to := g.ForwardsTo(r.Endpoint, r.Operation)
 	for {
 		t, err := g.settledOrNot(ctx, id)
 		if err != nil {
@@ -112,9 +113,11 @@ func (g *Gateway) join(ctx context.Context, r *Request, k keys, id string) (*Res
 		same := t.Repeat == k.repeat || t.Resume == "" || t.Resume != k.resume
 		switch {
 		case same && (t.State == StateForwarded || repeatedAnswer(t, r, g.now()) != nil):
-			return g.goOn(ctx, t, r)
+			return g.goOn(ctx, t, r, nil)
 		case !same && !t.State.Open() && t.Intent == nil:
 			return nil, nil // it was passed on, and so is what is asked for now
+		case !same && t.Intent == nil && t.Backend != to, !same && t.Intent != nil && to != "":
+			return nil, nil // it began under another configuration, and is answered elsewhere
 		case same:
 			return g.again(r, t)
 		case !t.State.Open() && (r.Confirm || t.State != StateIssued):
@@ -123,8 +126,12 @@ func (g *Gateway) join(ctx context.Context, r *Request, k keys, id string) (*Res
 			t.Exchange = r.Exchange
 			return g.again(r, t)
 		}
+		adoption := &Adoption{Transaction: t.ID, WireID: r.WireID, Repeat: k.repeat, Exchange: r.Exchange, At: g.now()}
+		if t.State == StateForwarded {
+			return g.goOn(ctx, t, r, adoption)
+		}
 		var twin *TwinError
-		switch err := g.store.Adopt(ctx, &Adoption{Transaction: t.ID, WireID: r.WireID, Repeat: k.repeat, Exchange: r.Exchange, At: g.now()}); {
+		switch err := g.store.Adopt(ctx, adoption); {
 		case errors.As(err, &twin):
 			return nil, nil // the same message made a transaction meanwhile: Begin finds it
 		case errors.Is(err, ErrStale):
@@ -133,9 +140,6 @@ func (g *Gateway) join(ctx context.Context, r *Request, k keys, id string) (*Res
 			return nil, err
 		}
 		t.WireID, t.Exchange = r.WireID, r.Exchange
-		if t.State == StateForwarded {
-			return g.goOn(ctx, t, r)
-		}
 		return g.again(r, t)
 	}
 }

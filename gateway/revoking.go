@@ -121,7 +121,7 @@ func (g *Gateway) revokedBefore(ctx context.Context, r *Request, d *decision, ke
 	}
 	d.stage, d.note = "", "the same request as "+t.ID
 	if t.State == StateForwarded || repeatedAnswer(t, r, g.now()) != nil {
-		return g.goOn(ctx, t, r)
+		return g.goOn(ctx, t, r, nil)
 	}
 	g.Heard(t.ID, "repeat", string(ResultRevoked), r.Source)
 	return &Result{Kind: ResultRevoked, Transaction: t.ID, Repeated: true, Exchange: t.Exchange}, nil
@@ -160,6 +160,9 @@ func (g *Gateway) target(ctx context.Context, rt *Runtime, d *decision) (*Certif
 		return nil, Errorf(Revoked, "the certificate is revoked already", "%s was revoked at %s", id, c.RevokedAt.UTC().Format(time.RFC3339))
 	case c.State == StateRejected || c.State == StateFailed:
 		return nil, Errorf(Revoked, "the certificate is revoked already", "%s is to be revoked: its transaction %s is %s", id, c.Transaction, c.State)
+	}
+	if to := d.grant.Forward; to != "" && c.Backend != to {
+		return nil, Errorf(Unsupported, "the certificate is not one of the authority that revocations are passed on to", "%s is of backend %s, the request would go to %s", id, c.Backend, to)
 	}
 	if desc := rt.descriptions[c.Backend]; d.grant.Forward == "" && (desc == nil || !slices.Contains(desc.Capabilities, backend.CapRevoke)) {
 		return nil, Errorf(Unsupported, "the CA of this certificate cannot revoke", "%s: backend %s is not configured, or revokes nothing", id, c.Backend)

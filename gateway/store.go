@@ -230,6 +230,7 @@ type Settlement struct {
 	Ticket      string       // StateWaiting
 	Instead     bool         // StateForwarded, with a Certificate: in the place of the one that it has, which nobody confirmed
 	Exchange    []byte       // takes the place of the transaction's; nil: it stays
+	Confirmed   bool         // StateIssued: the requester of what was passed on has said that it takes the certificate, as Conclude takes it down
 	Revokes     *CertID      // StateRevoked: the certificate that was revoked, which counts no more where it is one of ours
 	RepeatUntil time.Time    // StateIssued, StateRevoked: until then a repeat gets this certificate, by either key
 	Release     bool         // give the claims back: nothing was issued

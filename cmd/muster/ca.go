@@ -40,7 +40,7 @@ func caName(c *admin.CA) string {
 func newCALsCommand() *cobra.Command {
 	f := &clientFlags{}
 	cmd := &cobra.Command{
-		Use: "ls", Short: "List the CAs of all backends, with the certificates of every generation", Args: cobra.NoArgs,
+		Use: "ls", Short: "List the CAs of all backends, with the certificates of every generation", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := f.client().CAs(cmd.Context())
 			if err != nil {

@@ -31,7 +31,7 @@ func newChallengeNewCommand() *cobra.Command {
 		Long: `Makes a challenge. On a terminal it is shown with what it is good for; elsewhere it stands alone on standard output, as in
 CHALLENGE=$(muster challenge new --endpoint phones).`,
 		Example: "  muster challenge new --endpoint phones --device phone-7 --expires 2h\n  muster challenge new --endpoint phones --subject CN=phone-7,O=Acme --profile vpn",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			period, err := strictyaml.ParseDuration(expires)
 			if err != nil || period == 0 {
@@ -90,7 +90,7 @@ func newChallengeLsCommand() *cobra.Command {
 	q := admin.ChallengeQuery{}
 	limit := 0
 	cmd := &cobra.Command{
-		Use: "ls", Short: "List challenges: what they are for, not what they are", Args: cobra.NoArgs,
+		Use: "ls", Short: "List challenges: what they are for, not what they are", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 1 {
 				return fmt.Errorf("--limit %d: at least 1", limit)

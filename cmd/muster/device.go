@@ -39,7 +39,7 @@ func newDeviceLsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "ls", Short: "List devices by name",
 		Example: "  muster device ls --vendor acme --disabled\n  muster device ls --prefix bts-00 --limit 500",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.limit < 1 {
 				return fmt.Errorf("--limit %d: at least 1", f.limit)

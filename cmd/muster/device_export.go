@@ -23,7 +23,7 @@ func newDeviceExportCommand() *cobra.Command {
 		Long: `Writes the inventory to standard output, CSV unless --json is given. Secrets and passwords are not in it: has-secret and
 has-password say that there is one, and "muster device import --replace" then keeps the one that stands.`,
 		Example: "  muster device export > devices.csv\n  muster device export --json --vendor acme > acme.json",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			all, _, err := devicePages(cmd.Context(), f.client(), admin.DeviceQuery{Vendor: f.vendor, Prefix: f.prefix}, 1<<30)
 			if err != nil {

@@ -164,7 +164,7 @@ var reasons = map[gateway.Reason]string{
 	gateway.Malformed:       "the message does not parse",
 	gateway.Undecryptable:   "the message could not be decrypted, or what was in it is not a request",
 	gateway.BadIntegrity:    "the signature or MAC of the message is wrong, or its key is not known",
-	gateway.WrongProtection: "the message is protected in another way than its transaction",
+	gateway.WrongProtection: "the message is protected in another way than its transaction, or than the endpoint takes",
 	gateway.Untrusted:       "the certificate that was shown is not one that is trusted here",
 	gateway.Unauthenticated: "a password, challenge or certificate is missing or wrong",
 	gateway.BadAlgorithm:    "the algorithm is not accepted",

@@ -320,7 +320,7 @@ func (c *Config) loadRA(r *RAConfig, now time.Time) (*gateway.Identity, error) {
 	}
 	switch leaf := id.Certificate; {
 	case leaf.IsCA:
-		return nil, errors.New("cert: it is a CA's certificate: an RA has a key of its own (RFC 8894 section 2.1.2)")
+		return nil, errors.New("cert: it is a CA's certificate: an RA has a key of its own. `openssl req -x509` makes a CA's unless it is told `-addext basicConstraints=critical,CA:false`")
 	case now.After(leaf.NotAfter):
 		return nil, fmt.Errorf("cert: it ended on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
 	case leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:

@@ -13,3 +13,18 @@ func TestDecodeCommandsStandUnderTheirProtocols(t *testing.T) {
 		}
 	}
 }
+
+// What stands behind a command that takes flags only is no command, and is not called one.
+func TestNoArguments(t *testing.T) {
+	for line, want := range map[string]string{
+		"secret add device-0001": `muster secret add takes flags only, not "device-0001": see muster secret add --help`,
+		"serve muster.yaml":      `muster serve takes flags only, not "muster.yaml"`,
+		"check muster.yaml":      "config",
+	} {
+		root := newRootCommand()
+		root.SetArgs(strings.Fields(line))
+		if err := root.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+}

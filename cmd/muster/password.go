@@ -19,7 +19,7 @@ func newPasswordCommand() *cobra.Command {
 		Use: "password", Short: "Read a password, print the form in which a configuration holds it",
 		Long: `Reads a password from the terminal, without showing it, or one line from standard input, and prints its argon2id hash:
 what stands behind a user's name in the stage "password".`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			password, err := readPassword(cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {

@@ -21,7 +21,7 @@ func newPendingCommand() *cobra.Command {
 		Use: "pending", Short: "List the requests that wait for approval",
 		Long: `Lists the requests that a stage holds until somebody approves them. "muster explain ID" shows one whole, "muster approve ID"
 and "muster deny ID" decide.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 1 {
 				return fmt.Errorf("--limit %d: at least 1", limit)

@@ -19,7 +19,7 @@ and a CA behind a plugin issues them, exactly once.
 		SilenceErrors:     true, // main prints them
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	config := &cobra.Command{Use: "config", Short: "Look at a configuration file"}
+	config := &cobra.Command{Use: "config", Short: "Look at a configuration file", SuggestFor: []string{"check"}}
 	config.AddCommand(newCheckCommand())
 	root.AddCommand(newServeCommand(), newLsCommand(), newExplainCommand(), config, newPasswordCommand(), newSecretCommand(),
 		newDeviceCommand(), newPendingCommand(), newApproveCommand(), newDenyCommand(), newChallengeCommand(), newRevokeCommand(), newCACommand(),
@@ -29,7 +29,7 @@ and a CA behind a plugin issues them, exactly once.
 
 func newVersionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: noArgs,
 		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), "muster "+version()) },
 	}
 }
@@ -53,4 +53,12 @@ func version() string {
 		}
 	}
 	return "devel" + revision + modified
+}
+
+// noArgs is cobra.NoArgs in words that fit: what stands there is no command.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes flags only, not %q: see %s --help", cmd.CommandPath(), args[0], cmd.CommandPath())
+	}
+	return nil
 }

@@ -46,7 +46,7 @@ func newSecretAddCommand() *cobra.Command {
 		Long: `Gives a device a shared secret. Without --secret-file a random one of 128 bits is made, and printed this once.
 The reference is what the device names it by (openssl cmp -ref): text as it is, other bytes as hex: and hexadecimal digits.`,
 		Example: "  muster secret add --endpoint ran --reference SN0001 --device bts-0001 --expires 30d",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.explained(f.put(cmd))
 		},
@@ -63,7 +63,7 @@ func newSecretLsCommand() *cobra.Command {
 	f := &secretFlags{}
 	cmd := &cobra.Command{
 		Use: "ls", Short: "List shared secrets: whose they are, not what they are",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.explained(f.list(cmd)) },
 	}
 	f.add(cmd)
@@ -75,7 +75,7 @@ func newSecretRmCommand() *cobra.Command {
 	f := &secretFlags{}
 	cmd := &cobra.Command{
 		Use: "rm --endpoint NAME --reference REFERENCE", Short: "Take a shared secret away: requests with it are refused from then on",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			reference, err := f.named()
 			if err != nil {

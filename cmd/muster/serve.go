@@ -48,7 +48,7 @@ it and changes nothing.
 
 SIGHUP reads the configuration again: a faulty one changes nothing. Ctrl-C or SIGTERM lets requests under way end and
 stops; a second one stops at once.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.OutOrStdout(), cmd.ErrOrStderr()) },
 	}
 	f := cmd.Flags()

@@ -7,8 +7,12 @@ import (
 	"slices"
 	"strings"
 
+	"gopkg.in/yaml.v3"
+
 	"github.com/muster-pki/muster/authz"
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
+	"github.com/muster-pki/muster/protocols/cmp"
 )
 
 // oidCMKGA is id-kp-cmKGA (RFC 9810 section 4.5): its certificate's holder makes keys for devices, in the CA's name.
@@ -66,6 +70,26 @@ func (c *Config) checkGenerate(path []string, e *EndpointConfig, p gateway.Pipel
 				strings.Join(kinds, ", "), name, strings.Join(profile.Keys, ", ")))
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// checkDecrypts refuses proofs by decrypting the certificate where a certificate stays that nobody confirmed: they would prove nothing.
+func (c *Config) checkDecrypts(path []string, e *EndpointConfig, nodes []yaml.Node) error {
+	if e.Protocol != gateway.CMP || section(e.CMP).Unconfirmed != cmp.UnconfirmedKeep {
+		return nil
+	}
+	list := make([]*yaml.Node, len(nodes))
+	for i := range nodes {
+		list[i] = &nodes[i]
+	}
+	var errs []error
+	c.walk(list, false, func(name string, n, settings *yaml.Node, _ bool) {
+		var keys authz.KeysConfig
+		if name == "keys" && strictyaml.DecodeNode(c.file, settings, &keys) == nil && slices.Contains(keys.POP, string(gateway.POPConfirm)) {
+			errs = append(errs, &strictyaml.Error{File: c.file, Line: n.Line, Path: strings.Join(path, "."), Message: "keys: pop: pending-confirm: with `unconfirmed: keep` a certificate " +
+				"stays that nobody has confirmed, so that decrypting it proves nothing: leave one of the two out"})
+		}
+	})
 	return errors.Join(errs...)
 }
 

@@ -146,3 +146,22 @@ func TestKGAIdentity(t *testing.T) {
 	}
 	g.end(syscall.SIGTERM)
 }
+
+// A certificate that is kept whoever confirms it proves nothing by being decrypted.
+func TestDecryptsConfig(t *testing.T) {
+	deps := testDeps(t)
+	for text, refused := range map[string]bool{
+		raConfig("    enroll: [approval: {}, names: {}, keys: {pop: [signature, pending-confirm]}]\n    cmp: {unconfirmed: keep}\n"):         true,
+		raConfig("    enroll: [approval: {}, names: {}, anyOf: [keys: {pop: [pending-confirm]}, keys: {}]]\n    cmp: {unconfirmed: keep}\n"): true,
+		raConfig("    enroll: [approval: {}, names: {}, keys: {pop: [signature]}]\n    cmp: {unconfirmed: keep}\n"):                          false,
+		raConfig("    enroll: [approval: {}, names: {}, keys: {pop: [signature, pending-confirm]}]\n"):                                       false,
+	} {
+		c, err := parseConfig("muster.yaml", deps.Dir, []byte(text))
+		if err == nil {
+			_, err = makeEndpoints(c, deps)
+		}
+		if (err != nil) != refused || refused && !strings.Contains(err.Error(), "keys: pop: pending-confirm: with `unconfirmed: keep`") {
+			t.Errorf("%s%v", text, err)
+		}
+	}
+}

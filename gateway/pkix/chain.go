@@ -89,7 +89,7 @@ func (p *ChainPolicy) Verify(chain []*x509.Certificate, now time.Time) ([]*x509.
 		return path, nil
 	}
 	if s.err == nil {
-		s.err = because(ErrUntrusted, "issuer %s", FormatName(leaf.RawIssuer))
+		s.err = because(ErrUntrusted, "the issuer %s is not trusted here, nor did a certificate of it come along that leads to one who is", FormatName(leaf.RawIssuer))
 	}
 	return nil, s.err
 }

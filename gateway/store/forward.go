@@ -16,7 +16,8 @@ const (
 		VALUES ($1, 'forward', now($6) + $2, $3, now($6) + $4, $5, 0, '')`
 	leaseForward = `UPDATE work SET owner = $2, lease_until = now($4) + $3, epoch = epoch + 1
 		WHERE tx = $1 AND kind = 'forward' AND (lease_until <= now($4) OR owner = $2) RETURNING epoch`
-	setExchange = `UPDATE transactions SET exchange = $2 WHERE id = $1`
+	setExchange  = `UPDATE transactions SET exchange = $2 WHERE id = $1`
+	setConfirmed = `UPDATE transactions SET confirmed = $2 WHERE id = $1`
 	// dropCertificate makes room for another one; settle has seen to it that the transaction was forwarded.
 	dropCertificate = `DELETE FROM certificates WHERE tx = $1`
 )
@@ -51,8 +52,8 @@ func (s *Store) LeaseForward(ctx context.Context, transaction string, lease time
 	return epoch, nil
 }
 
-// settleForward writes what only what was passed on has: the record of its messages, the certificate that another takes the
-// place of, and the one that it has revoked.
+// settleForward writes what only what was passed on has: the record of its messages, that its certificate is confirmed, the
+// certificate that another takes the place of, and the one that it has revoked.
 func (u unit) settleForward(st *gateway.Settlement) error {
 	if st.Exchange != nil {
 		if _, err := u.run(setExchange, st.Transaction, st.Exchange); err != nil {
@@ -62,6 +63,14 @@ func (u unit) settleForward(st *gateway.Settlement) error {
 	if st.Instead {
 		if _, err := u.run(dropCertificate, st.Transaction); err != nil {
 			return fmt.Errorf("certificate of %s: %w", st.Transaction, err)
+		}
+	}
+	if st.Confirmed { // nothing resumes it any more, as in conclude
+		if _, err := u.run(setConfirmed, st.Transaction, micros(st.Now)); err != nil {
+			return fmt.Errorf("transaction %s: %w", st.Transaction, err)
+		}
+		if _, err := u.exec(freeResume, st.Transaction); err != nil {
+			return fmt.Errorf("repeat key: %w", err)
 		}
 	}
 	if st.Revokes == nil {

@@ -157,6 +157,21 @@ func TestWireIDIndex(t *testing.T) {
 	})
 }
 
+// TestSuccessorsIndex: successors are looked for by what they succeed; nobody reads all certificates for it.
+func TestSuccessorsIndex(t *testing.T) {
+	each(t, func(t *testing.T, d *database) {
+		d.Open(t, "one", nil)
+		cast := "$1"
+		if d.shared {
+			cast = "convert_to($1, 'UTF8')"
+		}
+		plan := d.plan(t, `SELECT c.tx FROM certificates c LEFT JOIN transactions t ON t.id = c.tx WHERE c.replaces = `+cast+` AND t.confirmed > 0 ORDER BY c.tx DESC LIMIT 100`, "x")
+		if !strings.Contains(plan, "certificates_replaces") {
+			t.Errorf("the plan:\n%s", plan)
+		}
+	})
+}
+
 // TestKeysInOneOrder: whichever of two keys is the repeat and whichever the resume key, the lower is locked first, and
 // nothing is while another one holds it.
 func TestKeysInOneOrder(t *testing.T) {

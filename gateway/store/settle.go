@@ -92,6 +92,8 @@ func sensible(st *gateway.Settlement) error {
 	case st.Instead && (st.Certificate == nil || st.State != gateway.StateForwarded && st.State != gateway.StateIssued),
 		st.Revokes != nil && (st.State != gateway.StateRevoked || st.Revokes.Serial == nil):
 		return fmt.Errorf("a certificate takes no other's place, and none is revoked, in a transaction that is %q", st.State)
+	case st.Confirmed && (st.State != gateway.StateIssued || st.Certificate != nil):
+		return fmt.Errorf("nobody confirms a certificate that comes just now, or one in a transaction that is %q", st.State)
 	case st.Release && (st.State == gateway.StateIssued || st.State == gateway.StateUnconfirmed || st.State == gateway.StateForwarded):
 		return fmt.Errorf("claims are not given back for a transaction that is %q", st.State)
 	case st.Epoch == 0 && hasCertificate(st):

@@ -1,6 +1,7 @@
 package cmp
 
 import (
+	"bytes"
 	"crypto/x509"
 	"math/big"
 	"strings"
@@ -110,5 +111,36 @@ func TestLateFollowUps(t *testing.T) {
 	late(c)
 	if fail, text, _ := failure(c.ask(confirmation(certHash(cert), 0))); fail != cmpmsg.BadTime {
 		t.Errorf("certConf of what was kept: %v %s", fail, text)
+	}
+}
+
+// So is a header that does not parse, as far as it can be: clients drop an answer of another transaction, and the reason with it.
+func TestHeaderThatDoesNotParse(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	for name, tt := range map[string]struct {
+		id      []byte
+		nonce   int
+		id2, n2 bool // given back
+	}{
+		"offset in messageTime": {random(16), 16, true, true},
+		"transactionID is long": {random(maxTransactionID + 1), 16, false, true},
+		"senderNonce is long":   {random(16), maxNonce + 1, true, false},
+	} {
+		c := w.macClient("ref-1")
+		nonce := random(tt.nonce)
+		c.txid, c.change = tt.id, func(o *cmpmsg.Outgoing) { o.Header.SenderNonce = nonce }
+		der := c.message(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}.body(t))
+		at := bytes.Index(der, []byte(testTime.UTC().Format("20060102150405Z"))) // the first stands in the header
+		der[at+14] = '+'
+		m, err := cmpmsg.Parse(w.post(der))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fail, text, _ := failure(m); fail != cmpmsg.BadDataFormat || !strings.Contains(text, "messageTime") {
+			t.Errorf("%s: %v %s", name, fail, text)
+		}
+		if bytes.Equal(m.Header.TransactionID, tt.id) != tt.id2 || bytes.Equal(m.Header.RecipNonce, nonce) != tt.n2 {
+			t.Errorf("%s: transactionID %x, recipNonce %x", name, m.Header.TransactionID, m.Header.RecipNonce)
+		}
 	}
 }

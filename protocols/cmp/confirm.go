@@ -167,6 +167,9 @@ func (x *exchange) judge(b *cmpmsg.CertConf, p *prior) (verdict, *refusal) {
 	if s.Status != nil {
 		switch s.Status.Status {
 		case cmpmsg.StatusAccepted, cmpmsg.StatusGrantedWithMods:
+			if s.Status.FailInfo != 0 {
+				return verdict{}, refused(gateway.Unsupported, "the status in the certConf accepts, and its failInfo says what is wrong: one of them", nil)
+			}
 		case cmpmsg.StatusRejection:
 			return verdict{note: "the client rejected the certificate: " + words(*s.Status)}, nil
 		default:

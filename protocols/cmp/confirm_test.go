@@ -50,6 +50,11 @@ func TestConfirm(t *testing.T) {
 			cc.Statuses[0].Status = &cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusRejection, Text: []string{"wrong issuer"}, FailInfo: cmpmsg.IncorrectData}
 			return cc
 		}, 0, gateway.StateRejected},
+		{"accepted, and what is wrong with it", 2, func(c *x509.Certificate) *cmpmsg.CertConf {
+			cc := confirmation(certHash(c), 0)
+			cc.Statuses[0].Status = &cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusAccepted, FailInfo: cmpmsg.IncorrectData}
+			return cc
+		}, cmpmsg.BadRequest, gateway.StateUnconfirmed},
 		{"waiting", 2, func(c *x509.Certificate) *cmpmsg.CertConf {
 			cc := confirmation(certHash(c), 0)
 			cc.Statuses[0].Status = status(cmpmsg.StatusWaiting)

@@ -32,8 +32,11 @@ func (x *exchange) encrCert(m *cmpmsg.CertReqMsg) *refusal {
 	if err != nil {
 		return rejected(gateway.BadTemplate, "the template's public key is not accepted: "+err.Error(), err)
 	}
-	switch kind := m.POP.Kind; to.(type) {
+	switch kind := m.POP.Kind; to := to.(type) {
 	case *cms.KeyTransport:
+		if !cms.EncryptsTo(to.Key) {
+			return bad(oddExponent + ": sign the request")
+		}
 		if kind != cmpmsg.POPKeyEncipherment {
 			return bad("the proof of possession of an RSA key by encrCert is keyEncipherment, not keyAgreement")
 		}
@@ -50,6 +53,8 @@ func (x *exchange) encrCert(m *cmpmsg.CertReqMsg) *refusal {
 	x.Request.POP = gateway.POPConfirm
 	return nil
 }
+
+const oddExponent = "nothing can be encrypted for an RSA key with an exponent above 2^31-1"
 
 // certRecipient is the holder of the key that is asked for; nil when nothing can be encrypted for him. In version 2 it is
 // EncryptedValue that comes, which goes with PKCS #1 v1.5.

@@ -209,6 +209,8 @@ func TestEncrCertRefused(t *testing.T) {
 		"RSA, keyAgreement":           {key: newRSA(), proof: agree, how: byEncrCert, pvno: 3, text: "is keyEncipherment"},
 		"EC, keyEncipherment":         {key: newP256(), proof: encipher, how: byEncrCert, pvno: 3, text: "is keyAgreement"},
 		"EC, version 2":               {key: newP256(), proof: agree, how: byEncrCert, pvno: 2, text: "version 3"},
+		"RSA, wide exponent":          {key: newWideRSA(), proof: encipher, how: byEncrCert, pvno: 3, text: "exponent above"},
+		"RSA, wide, version 2":        {key: newWideRSA(), proof: encipher, how: byEncrCert, pvno: 2, text: "exponent above"},
 		"Ed25519":                     {key: newEd25519(), proof: agree, how: byEncrCert, pvno: 3, text: "of this kind"},
 		"unconfirmed certs are kept":  {key: newRSA(), proof: encipher, how: byEncrCert, pvno: 3, config: Config{Unconfirmed: UnconfirmedKeep}, text: "sign the request"},
 		"the gateway does not permit": {key: newRSA(), proof: encipher, how: byEncrCert, pvno: 3, text: "no stage"},

@@ -15,6 +15,9 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 		return form
 	}
 	x.reqID = reqID
+	if ref := x.checkInfo(); ref != nil {
+		return ref
+	}
 	if ref := x.readProfile(); ref != nil {
 		return ref
 	}

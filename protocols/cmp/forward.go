@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
@@ -125,7 +126,7 @@ func (f forwarding) Judge(exchange, answer []byte) (*gateway.Forwarded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("it does not parse: %w", err)
 	}
-	if err := errors.Join(f.header(&m.Header), f.protection(m)); err != nil {
+	if err := errors.Join(f.header(rec, m), f.protection(m)); err != nil {
 		return nil, err
 	}
 	next := *rec.Forward
@@ -147,15 +148,18 @@ func (f forwarding) Judge(exchange, answer []byte) (*gateway.Forwarded, error) {
 	return out, nil
 }
 
-// header holds an answer's header against the message's (RFC 9810 section 5.1.1).
-func (f forwarding) header(h *cmpmsg.Header) error {
-	asked := &f.x.message.Header
+// header holds an answer's header against the message's (RFC 9810 section 5.1.1). What comes in the end of polling may have for its
+// recipNonce the senderNonce of the message that began the transaction, whose answer it is: RAs and clients take either.
+func (f forwarding) header(rec *record, answer *cmpmsg.Message) error {
+	h, asked := &answer.Header, &f.x.message.Header
+	_, polled := f.x.message.Body.(*cmpmsg.PollReq)
+	_, waits := answer.Body.(*cmpmsg.PollRep)
 	switch {
 	case h.PVNO < minPVNO || h.PVNO > maxPVNO:
 		return fmt.Errorf("its version is %d", h.PVNO)
 	case !bytes.Equal(h.TransactionID, f.x.transactionID):
 		return errors.New("its transactionID is another one")
-	case !bytes.Equal(h.RecipNonce, asked.SenderNonce):
+	case !bytes.Equal(h.RecipNonce, asked.SenderNonce) && !(polled && !waits && bytes.Equal(h.RecipNonce, rec.ClientNonce)):
 		return errors.New("its recipNonce is not the senderNonce of the message that was passed on")
 	case len(h.SenderNonce) < nonceSize || len(h.SenderNonce) > maxNonce:
 		return fmt.Errorf("its senderNonce has %d bytes", len(h.SenderNonce))
@@ -279,6 +283,9 @@ func (a *judging) certified(b *cmpmsg.CertRepMessage) (*gateway.Forwarded, error
 	if cert.SerialNumber.Sign() <= 0 { // RFC 5280 section 4.1.2.2
 		return nil, fmt.Errorf("its certificate has the serial number %d", cert.SerialNumber)
 	}
+	if a.x.Request.Received.After(cert.NotAfter) {
+		return nil, fmt.Errorf("its certificate %x of %s expired at %s", cert.SerialNumber, pkix.FormatName(cert.RawIssuer), cert.NotAfter.UTC().Format(time.RFC3339))
+	}
 	chain := issuers(cert, slices.Concat(a.answer.ExtraCerts, b.CAPubs))
 	out := &gateway.Forwarded{Certificate: cert, Chain: chain}
 	if sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo); !bytes.Equal(sum[:], a.rec.Forward.Key) {
@@ -298,7 +305,7 @@ func (a *judging) certified(b *cmpmsg.CertRepMessage) (*gateway.Forwarded, error
 // revoked judges rp.
 func (a *judging) revoked(b *cmpmsg.RevRep) (*gateway.Forwarded, error) {
 	f := a.rec.Forward
-	if len(b.Statuses) != 1 || len(b.CertIDs) > 1 || len(b.CertIDs) == 1 && !bytes.Equal(b.CertIDs[0].Serial.Bytes(), f.Serial) {
+	if len(b.Statuses) != 1 || len(b.CertIDs) > 1 || len(b.CertIDs) == 1 && !f.names(&b.CertIDs[0]) {
 		return nil, errors.New("it is not about the one certificate")
 	}
 	switch s := b.Statuses[0]; s.Status {
@@ -312,6 +319,12 @@ func (a *judging) revoked(b *cmpmsg.RevRep) (*gateway.Forwarded, error) {
 	default:
 		return nil, fmt.Errorf("its status is %d", s.Status)
 	}
+}
+
+// names reports whether a CertId is that of the certificate to be revoked.
+func (p *passed) names(id *cmpmsg.CertID) bool {
+	issuer, ok := cmpmsg.DirectoryName(id.Issuer)
+	return ok && pkix.SameName(issuer, p.Issuer) && id.Serial.Cmp(new(big.Int).SetBytes(p.Serial)) == 0
 }
 
 // confirmed judges the answer to certConf, or to an error of the client's; gives says that it gives the certificate up. An error

@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
@@ -18,8 +19,10 @@ import (
 
 // judgement is what an answer was found to mean.
 type judgement struct {
-	out *gateway.Forwarded
-	err error
+	out      *gateway.Forwarded
+	err      error
+	by       gateway.Forwarding
+	exchange []byte // the record that it was held against
 }
 
 func (g *fakeGateway) ForwardsTo(string, gateway.Operation) string {
@@ -46,7 +49,7 @@ func (g *fakeGateway) passOn(r *gateway.Request) (*gateway.Result, error) {
 	}
 	answer := g.upstream(r.Raw)
 	out, err := r.Forwarding.Judge(t.Exchange, answer)
-	g.judged = append(g.judged, judgement{out, err})
+	g.judged = append(g.judged, judgement{out, err, r.Forwarding, t.Exchange})
 	if err != nil {
 		return nil, &gateway.Error{Reason: gateway.Internal, Transaction: t.ID, Err: err}
 	}
@@ -259,6 +262,7 @@ func TestForwardUnfit(t *testing.T) {
 		"a private key":            {one(func(r *cmpmsg.CertResponse) { r.PrivateKey = []byte{0xa0, 0} }), false, "private key"},
 		"an encrypted certificate": {one(func(r *cmpmsg.CertResponse) { r.Certificate, r.EncrCert = nil, []byte{0xa0, 0} }), false, "encrypted certificate"},
 		"another key":              {func(c *central) { c.body = c.certified(other.Public()) }, false, "another public key"},
+		"an expired certificate":   {func(c *central) { c.body = expired(c, key.Public()) }, false, "expired"},
 		"a CA's certificate":       {one(func(r *cmpmsg.CertResponse) { r.Certificate = caFor(t, key).Raw }), false, "is a CA's"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -291,11 +295,19 @@ func TestForwardUnfit(t *testing.T) {
 	}
 }
 
+func expired(c *central, key crypto.PublicKey) *cmpmsg.CertRepMessage {
+	b := c.certified(key)
+	b.Responses[0].Certificate = c.w.ca.issue(c.w.t, &x509.Certificate{
+		Subject: stdpkix.Name{CommonName: "device-1"}, NotBefore: testTime.Add(-2 * time.Hour), NotAfter: testTime.Add(-time.Hour),
+	}, key).Raw
+	return b
+}
+
 func caFor(t *testing.T, key crypto.Signer) *x509.Certificate {
 	return signCertificate(t, &x509.Certificate{Subject: stdpkix.Name{CommonName: "CA"}, IsCA: true, BasicConstraintsValid: true}, nil, key.Public(), key)
 }
 
-// What an answer that is fit means.
+// What an answer that is fit means (RFC 9810 sections 5.1.1, 5.3.18, 5.3.22).
 func TestForwardMeans(t *testing.T) {
 	key := newP256()
 	type step struct {
@@ -313,6 +325,8 @@ func TestForwardMeans(t *testing.T) {
 	conf := confirmation(random(32), 0)
 	rejects := &cmpmsg.CertConf{Statuses: []cmpmsg.CertStatus{{CertHash: random(32), ReqID: big.NewInt(0), Status: &cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusRejection}}}}
 	implicit := func(o *cmpmsg.Outgoing) { o.Header.GeneralInfo = []cmpmsg.InfoTypeAndValue{implicitConfirm()} }
+	var first []byte // senderNonce of the ir
+	firstNonce := func(o *cmpmsg.Outgoing) { o.Header.RecipNonce = first }
 	for name, steps := range map[string][]step{
 		"implicit confirmation":     {{body: granted, edit: implicit, want: gateway.StateIssued}},
 		"signed by who is not told": {{body: granted, edit: func(o *cmpmsg.Outgoing) { o.ExtraCerts = nil }, want: gateway.StateForwarded}},
@@ -339,6 +353,13 @@ func TestForwardMeans(t *testing.T) {
 			{body: is(statusOnly(cmpmsg.StatusWaiting)), want: gateway.StateForwarded},
 			{send: errorMsg(0), body: is(&cmpmsg.PKIConf{}), want: gateway.StateFailed},
 		},
+		// The answer in the end of polling is that to the ir, and may have its nonce; nothing else may.
+		"waits, then granted under the first nonce": {
+			{body: is(statusOnly(cmpmsg.StatusWaiting)), want: gateway.StateForwarded},
+			{send: poll, body: is(pollRep(0)), edit: firstNonce},
+			{send: poll, body: granted, edit: firstNonce, want: gateway.StateForwarded},
+			{send: conf, body: is(&cmpmsg.PKIConf{}), edit: firstNonce},
+		},
 		"rejected":           {{body: granted, want: gateway.StateForwarded}, {send: rejects, body: is(&cmpmsg.PKIConf{}), want: gateway.StateRejected}},
 		"rejected: empty":    {{body: granted, want: gateway.StateForwarded}, {send: &cmpmsg.CertConf{}, body: is(&cmpmsg.PKIConf{}), want: gateway.StateRejected}},
 		"given up":           {{body: granted, want: gateway.StateForwarded}, {send: errorMsg(0), body: is(&cmpmsg.PKIConf{}), want: gateway.StateRejected}},
@@ -358,7 +379,11 @@ func TestForwardMeans(t *testing.T) {
 				if s.send == nil {
 					s.send = crmf{kind: cmpmsg.TypeIR, key: key, subject: "device-1"}.body(t)
 				}
-				m, err := cmpmsg.Parse(w.post(c.message(s.send)))
+				sent := c.message(s.send)
+				if q, err := cmpmsg.Parse(sent); i == 0 && err == nil {
+					first = q.Header.SenderNonce
+				}
+				m, err := cmpmsg.Parse(w.post(sent))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -421,6 +446,9 @@ func TestForwardRevocation(t *testing.T) {
 		}, gateway.StateRevoked},
 		"of another": {func(c *x509.Certificate) cmpmsg.Body {
 			return &cmpmsg.RevRep{Statuses: accepted, CertIDs: []cmpmsg.CertID{{Issuer: cmpmsg.GeneralDirectoryName(c.RawIssuer), Serial: big.NewInt(7)}}}
+		}, ""},
+		"of another CA's": {func(c *x509.Certificate) cmpmsg.Body {
+			return &cmpmsg.RevRep{Statuses: accepted, CertIDs: []cmpmsg.CertID{{Issuer: cmpmsg.GeneralDirectoryName(c.RawSubject), Serial: c.SerialNumber}}}
 		}, ""},
 		"two": {func(*x509.Certificate) cmpmsg.Body { return &cmpmsg.RevRep{Statuses: append(accepted, accepted...)} }, ""},
 		"rejected": {func(*x509.Certificate) cmpmsg.Body {

@@ -116,6 +116,10 @@ func FuzzBody(f *testing.F) {
 		crmf{kind: cmpmsg.TypeCR, key: key, rawSubject: nullDN[:]}.body(f), &cmpmsg.PKCS10{CSR: csr(f, key, "device-1")},
 		confirmation(random(32), 0), &cmpmsg.CertConf{}, &cmpmsg.PollReq{ReqIDs: []*big.Int{big.NewInt(0)}}, &cmpmsg.PKIConf{},
 		&cmpmsg.ErrorMsg{Status: cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusRejection, Text: []string{"why"}}}, generalSeed(f), genm(),
+		without(cmpmsg.TypeIR, nil), without(cmpmsg.TypeCR, algorithmOf(f, key.Public())),
+		proofBy(f, cmpmsg.TypeIR, otherRSA(f), cmpmsg.POPKeyEncipherment, byEncrCert),
+		proofBy(f, cmpmsg.TypeIR, key, cmpmsg.POPKeyAgreement, cmpmsg.POPOPrivKey{Method: 4, Value: element(0xa4, element(0x30))}),
+		proofBy(f, cmpmsg.TypeIR, key, cmpmsg.POPRAVerified, cmpmsg.POPOPrivKey{}),
 	} {
 		m, err := cmpmsg.Parse(c.message(body))
 		if err != nil {

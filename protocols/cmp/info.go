@@ -1,6 +1,7 @@
 package cmp
 
 import (
+	"bytes"
 	"encoding/asn1"
 	"fmt"
 	"time"
@@ -18,6 +19,23 @@ import (
 func asks(h *cmpmsg.Header, infoType asn1.ObjectIdentifier) bool {
 	_, ok := h.Info(infoType)
 	return ok
+}
+
+// checkInfo judges what a request has in generalInfo for its answer: the value of implicitConfirm is NULL, that of
+// confirmWaitTime a GeneralizedTime (RFC 9810 sections 5.1.1.1 and 5.1.1.2). Either may be left out: the type alone asks.
+func (x *exchange) checkInfo() *refusal {
+	for _, i := range x.message.Header.GeneralInfo {
+		switch {
+		case i.Value == nil:
+		case i.Type.Equal(cmpmsg.OIDImplicitConfirm) && !bytes.Equal(i.Value, asn1.NullBytes):
+			return refused(gateway.Unsupported, "the value of implicitConfirm is NULL", nil)
+		case i.Type.Equal(cmpmsg.OIDConfirmWaitTime):
+			if _, err := cmpmsg.ParseTime(i.Value); err != nil {
+				return refused(gateway.Malformed, "the value of confirmWaitTime is not a GeneralizedTime", err)
+			}
+		}
+	}
+	return nil
 }
 
 // maxProfile is how many bytes a profile's name may have.

@@ -96,6 +96,9 @@ func (x *exchange) keyRecipient() (*keyRecipient, *refusal) {
 	var name string
 	switch pub := q.signer.PublicKey.(type) {
 	case *rsa.PublicKey:
+		if !cms.EncryptsTo(pub) {
+			return nil, rejected(gateway.Unsupported, oddExponent+", as the signer's: use another certificate or a shared secret, or make the key yourself", nil)
+		}
 		to.Recipient, need, name = &cms.KeyTransport{Key: pub}, x509.KeyUsageKeyEncipherment, "keyEncipherment"
 	case *ecdsa.PublicKey:
 		to.Recipient, need, name = &cms.KeyAgreement{Key: pub}, x509.KeyUsageKeyAgreement, "keyAgreement"

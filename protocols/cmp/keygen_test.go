@@ -12,6 +12,8 @@ import (
 	stdpkix "crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
+	"io"
+	"math"
 	"math/big"
 	"os"
 	"os/exec"
@@ -34,6 +36,30 @@ var newRSA = sync.OnceValue(func() crypto.Signer {
 	}
 	return key
 })
+
+// wideRSA is an RSA key with a public exponent above 2^31-1, which is verified here, and with which crypto/rsa neither signs nor
+// encrypts.
+type wideRSA struct{ *rsa.PrivateKey }
+
+var newWideRSA = sync.OnceValue(func() crypto.Signer {
+	key := *newRSA().(*rsa.PrivateKey)
+	one := big.NewInt(1)
+	phi := new(big.Int).Mul(new(big.Int).Sub(key.Primes[0], one), new(big.Int).Sub(key.Primes[1], one))
+	for key.E = math.MaxInt32; ; {
+		key.E += 2
+		if key.D = new(big.Int).ModInverse(big.NewInt(int64(key.E)), phi); key.D != nil {
+			return wideRSA{&key}
+		}
+	}
+})
+
+// Sign is PKCS #1 v1.5 with SHA-256 (RFC 8017 section 9.2).
+func (k wideRSA) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte, error) {
+	info := append([]byte("\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20"), digest...)
+	em := append(append([]byte{0, 1}, bytes.Repeat([]byte{0xff}, k.Size()-len(info)-3)...), 0)
+	em = append(em, info...)
+	return new(big.Int).Exp(new(big.Int).SetBytes(em), k.D, k.N).FillBytes(make([]byte, k.Size())), nil
+}
 
 // makeKey makes the key that a request asks for, as the gateway does.
 func (g *fakeGateway) makeKey(t *gateway.Transaction, r *gateway.Request) error {
@@ -362,17 +388,18 @@ func TestCentralKeyRefused(t *testing.T) {
 		want   cmpmsg.FailInfo
 		text   string
 	}{
-		"proof without a key":      {body: crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1", noKey: true}.body(t), want: cmpmsg.BadPOP, text: "leave the proof out"},
-		"proof with an empty key":  {body: proven(without(cmpmsg.TypeIR, ec)), want: cmpmsg.BadPOP, text: "leave the proof out"},
-		"RSA signer that may not":  {client: func(w *world) *client { return w.keyClient(newRSA(), usages&^x509.KeyUsageKeyEncipherment) }, want: cmpmsg.BadRequest, text: "keyEncipherment"},
-		"EC signer that may not":   {client: func(w *world) *client { return w.keyClient(newP256(), usages&^x509.KeyUsageKeyAgreement) }, want: cmpmsg.BadRequest, text: "keyAgreement"},
-		"Ed25519 signer":           {client: func(w *world) *client { return w.keyClient(newEd25519(), 0) }, want: cmpmsg.BadRequest, text: "Ed25519"},
-		"another curve":            {body: without(cmpmsg.TypeIR, curve), want: cmpmsg.BadAlg, text: "curve"},
-		"no curve":                 {body: without(cmpmsg.TypeIR, []byte("\x30\x09\x06\x07\x2a\x86\x48\xce\x3d\x02\x01")), want: cmpmsg.BadAlg, text: "curve"},
-		"another algorithm":        {body: without(cmpmsg.TypeIR, []byte("\x30\x09\x06\x07\x2a\x86\x48\xce\x38\x04\x01")), want: cmpmsg.BadAlg, text: "algorithm"},
-		"p10cr":                    {body: &cmpmsg.PKCS10{CSR: []byte{0x30, 0}}, want: cmpmsg.BadDataFormat},
-		"the gateway refuses":      {client: refusing(gateway.NotAuthorized), want: cmpmsg.NotAuthorized},
-		"with somebody's KUR, MAC": {body: without(cmpmsg.TypeKUR, ec), want: cmpmsg.WrongIntegrity},
+		"proof without a key":       {body: crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1", noKey: true}.body(t), want: cmpmsg.BadPOP, text: "leave the proof out"},
+		"proof with an empty key":   {body: proven(without(cmpmsg.TypeIR, ec)), want: cmpmsg.BadPOP, text: "leave the proof out"},
+		"RSA signer that may not":   {client: func(w *world) *client { return w.keyClient(newRSA(), usages&^x509.KeyUsageKeyEncipherment) }, want: cmpmsg.BadRequest, text: "keyEncipherment"},
+		"EC signer that may not":    {client: func(w *world) *client { return w.keyClient(newP256(), usages&^x509.KeyUsageKeyAgreement) }, want: cmpmsg.BadRequest, text: "keyAgreement"},
+		"RSA signer, wide exponent": {client: func(w *world) *client { return w.keyClient(newWideRSA(), usages) }, want: cmpmsg.BadRequest, text: "exponent above"},
+		"Ed25519 signer":            {client: func(w *world) *client { return w.keyClient(newEd25519(), 0) }, want: cmpmsg.BadRequest, text: "Ed25519"},
+		"another curve":             {body: without(cmpmsg.TypeIR, curve), want: cmpmsg.BadAlg, text: "curve"},
+		"no curve":                  {body: without(cmpmsg.TypeIR, []byte("\x30\x09\x06\x07\x2a\x86\x48\xce\x3d\x02\x01")), want: cmpmsg.BadAlg, text: "curve"},
+		"another algorithm":         {body: without(cmpmsg.TypeIR, []byte("\x30\x09\x06\x07\x2a\x86\x48\xce\x38\x04\x01")), want: cmpmsg.BadAlg, text: "algorithm"},
+		"p10cr":                     {body: &cmpmsg.PKCS10{CSR: []byte{0x30, 0}}, want: cmpmsg.BadDataFormat},
+		"the gateway refuses":       {client: refusing(gateway.NotAuthorized), want: cmpmsg.NotAuthorized},
+		"with somebody's KUR, MAC":  {body: without(cmpmsg.TypeKUR, ec), want: cmpmsg.WrongIntegrity},
 	} {
 		w := newWorld(t, worldOptions{})
 		if tt.client == nil {

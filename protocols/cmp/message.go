@@ -29,9 +29,21 @@ const (
 func (x *exchange) handle(der []byte) *refusal {
 	m, err := cmpmsg.Parse(der)
 	if m == nil {
+		x.recall(der)
 		return refused(gateway.Malformed, parseDetail(err), err)
 	}
 	return x.take(m, der, err)
+}
+
+// recall takes from a message that does not parse what the client knows its answer by, lest it drop the error that would tell it.
+func (x *exchange) recall(der []byte) {
+	id, nonce := cmpmsg.Remains(der)
+	if n := len(id); n > 0 && n <= maxTransactionID {
+		x.transactionID, x.Request.WireID = id, hex.EncodeToString(id)
+	}
+	if len(nonce) <= maxNonce {
+		x.recalled = nonce
+	}
 }
 
 // take answers a message whose header at least parses; err is what was wrong with its body.

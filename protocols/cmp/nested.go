@@ -84,7 +84,7 @@ func (x *exchange) batch(list [][]byte, r *relay) *refusal {
 	if h.RecipNonce != nil {
 		return failing(cmpmsg.BadRecipientNonce, gateway.Malformed, "a batch is a transaction of its own, and its first message has no recipNonce")
 	}
-	seen := map[string]bool{string(h.TransactionID): true}
+	seen, nonces := map[string]bool{string(h.TransactionID): true}, map[string]bool{}
 	for i, der := range list {
 		m, _ := cmpmsg.Parse(der)
 		if m == nil {
@@ -98,6 +98,12 @@ func (x *exchange) batch(list [][]byte, r *relay) *refusal {
 		}
 		if bytes.Equal(m.Header.SenderNonce, h.SenderNonce) {
 			return failing(cmpmsg.BadSenderNonce, gateway.Malformed, fmt.Sprintf("the senderNonce of the batch is that of message %d in it: use one of its own", i+1))
+		}
+		if n := string(m.Header.SenderNonce); n != "" {
+			if nonces[n] {
+				return failing(cmpmsg.BadSenderNonce, gateway.Malformed, fmt.Sprintf("the senderNonce of message %d in the batch is that of another", i+1))
+			}
+			nonces[n] = true
 		}
 	}
 	answers, members := make([][]byte, len(list)), make([]*exchange, len(list))

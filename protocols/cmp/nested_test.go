@@ -203,6 +203,15 @@ func TestNestedRefusals(t *testing.T) {
 			m, _ := cmpmsg.Parse(list[1])
 			return ra.nestAll(list, header(func(h *cmpmsg.Header) { h.SenderNonce = m.Header.SenderNonce }))
 		}, cmpmsg.BadSenderNonce, "message 2", false, false},
+		{"batch: the senderNonce of another in it", func(w *world, ra *client) []byte {
+			nonce := random(16)
+			one := func() []byte {
+				c := w.macClient("ref-1")
+				c.change = header(func(h *cmpmsg.Header) { h.SenderNonce = nonce })
+				return c.message(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}.body(w.t))
+			}
+			return ra.nestAll([][]byte{one(), inner(w), one()}, nil)
+		}, cmpmsg.BadSenderNonce, "message 3", false, false},
 		{"batch: recipNonce", func(w *world, ra *client) []byte {
 			return ra.nestAll([][]byte{inner(w), inner(w)}, header(func(h *cmpmsg.Header) { h.RecipNonce = random(16) }))
 		}, cmpmsg.BadRecipientNonce, "", false, false},

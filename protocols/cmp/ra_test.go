@@ -159,3 +159,41 @@ func TestUpdateByRA(t *testing.T) {
 		}
 	}
 }
+
+// Keys that an RA has made in the place of two certificates of one name are two: neither request takes the other's over.
+func TestKeysByRA(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	key := newP256()
+	cert := w.ca.issue(t, &x509.Certificate{Subject: stdpkix.Name{CommonName: "RA"}, KeyUsage: usages, SubjectKeyId: []byte("kid of RA")}, key.Public())
+	w.gateway.ras = map[string]bool{gateway.Fingerprint(cert): true}
+	asks := func(old *x509.Certificate) *x509.Certificate {
+		id := cmpmsg.CertID{Issuer: cmpmsg.GeneralDirectoryName(old.RawIssuer), Serial: old.SerialNumber}
+		der, err := id.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := without(cmpmsg.TypeKUR, nil)
+		b.Messages[0].Template.Subject = nil
+		b.Messages[0].Controls = []cmpmsg.AttributeTypeAndValue{{Type: cmpmsg.OIDOldCertID, Value: der}}
+		ra := w.signer(cert, key)
+		made, _ := ra.madeKey(ra.ask(b), cmpmsg.TypeKUP)
+		if r := w.gateway.last(t); !r.OldCert.Equal(old) {
+			t.Errorf("updates %v", r.OldCert.Subject)
+		}
+		return made
+	}
+	held := func(ref string) *x509.Certificate {
+		return certificate(t, w.macClient(ref).ask(crmf{kind: cmpmsg.TypeIR, key: newP256(), subject: "device-1"}.body(t)), cmpmsg.TypeIP)
+	}
+	one, another := held("ref-1"), held("ref-1")
+	if one.Equal(another) {
+		t.Fatal("one certificate")
+	}
+	first := asks(one)
+	if asks(another).Equal(first) {
+		t.Error("two certificates are renewed by one")
+	}
+	if !asks(one).Equal(first) {
+		t.Error("an answer that was lost is not given again")
+	}
+}

@@ -163,6 +163,9 @@ func TestRefusals(t *testing.T) {
 		{name: "pollReq out of nothing", prep: func(c *client) { c.peer = random(16) }, body: &cmpmsg.PollReq{ReqIDs: []*big.Int{big.NewInt(0)}}, want: cmpmsg.BadRequest},
 		{name: "kur with a MAC", body: with(func(q *crmf) { q.kind = cmpmsg.TypeKUR }).body(t), want: cmpmsg.WrongIntegrity},
 
+		{name: "a certificate in another format (RFC 9810 section 5.2.1)", body: with(func(q *crmf) {
+			q.controls = []cmpmsg.AttributeTypeAndValue{{Type: cmpmsg.OIDAltCertTemplate, Value: element(0x30, []byte{6, 1, 42}, []byte{5, 0})}}
+		}).body(t), want: cmpmsg.BadCertTemplate, reject: true, text: "altCertTemplate"},
 		{name: "POP by another key", body: with(func(q *crmf) { q.popKey = other }).body(t), want: cmpmsg.BadPOP, reject: true},
 		{name: "no POP", body: with(func(q *crmf) { q.change = func(m *cmpmsg.CertReqMsg) { m.POP = nil } }).body(t), want: cmpmsg.BadPOP, reject: true},
 		{name: "raVerified", body: with(func(q *crmf) {

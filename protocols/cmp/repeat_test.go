@@ -180,6 +180,11 @@ func TestResumeIsUnambiguous(t *testing.T) {
 		func(*gateway.Request) {}, func(r *gateway.Request) { r.Subject = nil }, func(r *gateway.Request) { r.Profile = "p" },
 		func(r *gateway.Request) { r.NewNames = &gateway.Names{Subject: cn("y")} },
 		func(r *gateway.Request) { r.NewNames = &gateway.Names{SubjectAltName: cn("y")} },
+		func(r *gateway.Request) { r.POP = gateway.POPConfirm },
+		func(r *gateway.Request) { r.PublicKey, r.KeyGen = nil, &gateway.KeyGen{} },
+		func(r *gateway.Request) { r.PublicKey, r.KeyGen = nil, &gateway.KeyGen{Algorithm: "P-256"} },
+		func(r *gateway.Request) { r.OldCert = &x509.Certificate{Raw: []byte("one")} },
+		func(r *gateway.Request) { r.OldCert = &x509.Certificate{Raw: []byte("another")} },
 	} {
 		for _, kind := range []cmpmsg.BodyType{cmpmsg.TypeIR, cmpmsg.TypeKUR} {
 			q := r

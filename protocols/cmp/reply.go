@@ -131,6 +131,7 @@ func (x *exchange) render(p parts, body cmpmsg.Body, info []cmpmsg.InfoTypeAndVa
 		},
 		Body: body,
 	}
+	out.Header.RecipNonce = x.recalled
 	if m := x.message; m != nil {
 		out.Header.Recipient = m.Header.Sender
 		out.Header.RecipNonce = m.Header.SenderNonce

@@ -2,6 +2,7 @@ package cmp
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -27,7 +28,8 @@ import (
 //	    newSubject  OCTET STRING,                   -- of a change of names; empty for none
 //	    newSAN      OCTET STRING,
 //	    extensions  SEQUENCE OF SEQUENCE { OBJECT IDENTIFIER, BOOLEAN, OCTET STRING },      -- sorted by encoding
-//	    encrypted   [1] IMPLICIT NULL OPTIONAL }    -- possession is to be proven by decrypting the certificate
+//	    encrypted   [1] IMPLICIT NULL OPTIONAL,     -- possession is to be proven by decrypting the certificate
+//	    replaces    [3] IMPLICIT OCTET STRING OPTIONAL } -- kur: SHA-256 of the certificate, which need not be the signer's
 func resumeOf(r *gateway.Request, body cmpmsg.BodyType, pvno int) ([]byte, error) {
 	var extensions [][]byte
 	for _, e := range r.Extensions {
@@ -77,6 +79,10 @@ func resumeOf(r *gateway.Request, body cmpmsg.BodyType, pvno int) ([]byte, error
 		})
 		if r.POP == gateway.POPConfirm {
 			b.AddASN1(cbasn1.Tag(1).ContextSpecific(), func(*cryptobyte.Builder) {})
+		}
+		if r.OldCert != nil {
+			sum := sha256.Sum256(r.OldCert.Raw)
+			b.AddASN1(cbasn1.Tag(3).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(sum[:]) })
 		}
 	})
 	return b.Bytes()

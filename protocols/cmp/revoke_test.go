@@ -217,7 +217,7 @@ func TestRevocationRefused(t *testing.T) {
 	}
 }
 
-// FuzzRevocation: bodies behind a signature that is right. What reaches the gateway names a certificate and a reason.
+// FuzzRevocation: bodies behind a signature that is right, those of kur too. What reaches the gateway names a certificate and a reason.
 func FuzzRevocation(f *testing.F) {
 	w := newWorld(f, worldOptions{})
 	c := w.vendorClient("device-1")
@@ -227,7 +227,12 @@ func FuzzRevocation(f *testing.F) {
 	}
 	two := rr(f, c.cert)
 	two.Details = append(two.Details, two.Details[0])
-	for _, body := range []cmpmsg.Body{rr(f, c.cert), rr(f, c.cert, reasonCode(1)), rr(f, c.cert, reasonCode(8), reasonCode(8)), &cmpmsg.RevReq{}, two} {
+	old, err := (&cmpmsg.CertID{Issuer: cmpmsg.GeneralDirectoryName(c.cert.RawIssuer), Serial: c.cert.SerialNumber}).Marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	update := crmf{kind: cmpmsg.TypeKUR, key: newP256(), subject: "device-1", controls: []cmpmsg.AttributeTypeAndValue{{Type: cmpmsg.OIDOldCertID, Value: old}}}
+	for _, body := range []cmpmsg.Body{update.body(f), rr(f, c.cert), rr(f, c.cert, reasonCode(1)), rr(f, c.cert, reasonCode(8), reasonCode(8)), &cmpmsg.RevReq{}, two} {
 		m, err := cmpmsg.Parse(c.message(body))
 		if err != nil {
 			f.Fatal(err)

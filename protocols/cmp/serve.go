@@ -27,6 +27,7 @@ type exchange struct {
 	hash          []byte          // SHA-256 of the message as it came
 	pvno          int             // of the answer
 	transactionID []byte          // of the answer
+	recalled      []byte          // senderNonce of a message that does not parse; nil for none
 	requester     *requester      // nil until the protection is verified
 	goingOn       *record         // of the transaction that the requester began and goes on with; nil for none
 	reqID         int64           // certReqId of the answer

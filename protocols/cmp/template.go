@@ -48,6 +48,10 @@ func (x *exchange) update(b *cmpmsg.CertReqMessages) *refusal {
 func (x *exchange) fillTemplate(b *cmpmsg.CertReqMessages, old *x509.Certificate) (*wish, *refusal) {
 	m := &b.Messages[0]
 	t := &m.Template
+	if _, ok := m.Control(cmpmsg.OIDAltCertTemplate); ok {
+		// RFC 9810 section 5.2.1: of certificates in another format, with nothing in certTemplate.
+		return nil, rejected(gateway.BadTemplate, "the control altCertTemplate asks for a certificate that is none of X.509: only those are issued", nil)
+	}
 	if old != nil {
 		if ref := checkOldCertID(m, old); ref != nil {
 			return nil, ref

@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"os/exec"
 	"strings"
@@ -273,6 +274,9 @@ func TestEnvelopeRefused(t *testing.T) {
 	}
 	short := small.PublicKey
 	short.N = new(big.Int).Rsh(short.N, 8)
+	wide, even := small.PublicKey, small.PublicKey
+	wide.E, even.E = math.MaxInt32, 1<<16
+	wide.E += 2
 	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -286,6 +290,8 @@ func TestEnvelopeRefused(t *testing.T) {
 		"no cipher":     {CipherUnknown, good, ErrAlgorithm},
 		"no RSA key":    {AES256, &KeyTransport{}, ErrAlgorithm},
 		"short RSA key": {AES256, &KeyTransport{Key: &short}, ErrAlgorithm},
+		"wide exponent": {AES256, &KeyTransport{Key: &wide}, ErrAlgorithm},
+		"even exponent": {AES256, &KeyTransport{Key: &even}, ErrAlgorithm},
 		"no EC key":     {AES256, &KeyAgreement{}, ErrAlgorithm},
 		"P-224":         {AES256, &KeyAgreement{&p224.PublicKey}, ErrAlgorithm},
 		"no secret":     {AES256, &Password{}, nil},

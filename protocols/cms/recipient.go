@@ -14,6 +14,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"math"
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -81,7 +82,7 @@ var agreements = []struct {
 }
 
 func (r *KeyTransport) wrap(key []byte) (w Wrapped, err error) {
-	if r.Key == nil || !boundedRSA(r.Key) {
+	if r.Key == nil || !EncryptsTo(r.Key) {
 		return w, fmt.Errorf("%w: the recipient's key", ErrAlgorithm)
 	}
 	w.Kind = kindTransport
@@ -99,6 +100,12 @@ func (r *KeyTransport) wrap(key []byte) (w Wrapped, err error) {
 	}
 	w.Algorithm, err = b.Bytes()
 	return w, err
+}
+
+// EncryptsTo reports whether something can be encrypted for an RSA key: of 1024 to 8192 bits, with an odd exponent of 3 to 2^31-1.
+// Signatures are verified with larger exponents too, which crypto/rsa does not encrypt with.
+func EncryptsTo(pub *rsa.PublicKey) bool {
+	return boundedRSA(pub) && pub.N.Bit(0) == 1 && pub.E >= 3 && pub.E%2 == 1 && int64(pub.E) <= math.MaxInt32
 }
 
 // isPKCS1 reports whether the DER of an AlgorithmIdentifier names PKCS #1 v1.5 key transport.

@@ -77,13 +77,14 @@ func testForward(e *env) {
 	}
 	e.wantErr(e.s.Settle(e.ctx(), e.goesOn(tx, first)), gateway.ErrStale)
 	done := e.issued(tx, second)
-	done.Certificate, done.Exchange = nil, []byte("the last")
+	done.Certificate, done.Exchange, done.Confirmed = nil, []byte("the last"), true
 	e.must(e.s.Settle(e.ctx(), done))
 	got := e.get(tx.ID)
 	if got.State != gateway.StateIssued || string(got.Exchange) != "the last" || got.Certificate == nil {
 		e.Errorf("%+v", got)
 	}
 	e.wantRepeat(tx.Repeat, tx.ID)
+	e.wantRepeat(tx.Resume, "") // what is asked for next is another certificate
 	_, err := e.s.LeaseForward(e.ctx(), tx.ID, lease)
 	e.wantErr(err, gateway.ErrStale)
 	_, err = e.s.LeaseForward(e.ctx(), "nobody", lease)
@@ -197,12 +198,16 @@ func testForwardNonsense(e *env) {
 	}
 	tx, epoch := e.passed()
 	for name, change := range map[string]func(*gateway.Settlement){
-		"nothing closes it":                func(s *gateway.Settlement) { s.Next = "" },
-		"another kind of work":             func(s *gateway.Settlement) { s.Next = gateway.WorkSettle },
-		"without a lease":                  func(s *gateway.Settlement) { s.Epoch = 0 },
-		"claims given back":                func(s *gateway.Settlement) { s.Release = true },
-		"issued without a certificate":     func(s *gateway.Settlement) { s.State, s.Next = gateway.StateIssued, "" },
-		"rejected without a certificate":   func(s *gateway.Settlement) { s.State, s.Next = gateway.StateRejected, "" },
+		"nothing closes it":              func(s *gateway.Settlement) { s.Next = "" },
+		"another kind of work":           func(s *gateway.Settlement) { s.Next = gateway.WorkSettle },
+		"without a lease":                func(s *gateway.Settlement) { s.Epoch = 0 },
+		"claims given back":              func(s *gateway.Settlement) { s.Release = true },
+		"issued without a certificate":   func(s *gateway.Settlement) { s.State, s.Next = gateway.StateIssued, "" },
+		"rejected without a certificate": func(s *gateway.Settlement) { s.State, s.Next = gateway.StateRejected, "" },
+		"confirmed, and goes on":         func(s *gateway.Settlement) { s.Confirmed = true },
+		"confirmed as it comes": func(s *gateway.Settlement) {
+			s.State, s.Next, s.Confirmed, s.Certificate = gateway.StateIssued, "", true, e.certificate(tx)
+		},
 		"in the place of none":             func(s *gateway.Settlement) { s.Instead = true },
 		"revokes though it is not revoked": func(s *gateway.Settlement) { s.Revokes = &gateway.CertID{Serial: big.NewInt(1)} },
 		"revokes nothing":                  func(s *gateway.Settlement) { s.State, s.Next, s.Revokes = gateway.StateRevoked, "", &gateway.CertID{} },

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"gopkg.in/yaml.v3"
 )
@@ -139,6 +140,9 @@ func syntax(file string, err error) error {
 	if m := syntaxLine.FindStringSubmatch(err.Error()); m != nil {
 		e.Message = m[2]
 		e.Line, _ = strconv.Atoi(m[1])
+	}
+	if strings.Contains(e.Message, "found character that cannot start any token") {
+		e.Message += " (a tab, perhaps: lines are indented with spaces; @, ` and % go into quotes)"
 	}
 	return e
 }

@@ -133,6 +133,7 @@ func TestErrors(t *testing.T) {
 		{"version: 1\nprofiles: {a: {backend: x}, a: {backend: y}}\n", `f:2: key "a" stands twice, first in line 2`},
 		{"version: 1\n---\nversion: 1\n", "f:2: a second document begins here: a file holds one"},
 		{"version: 1\n---\n[\n", "f:3: did not find expected node content"},
+		{"version: 1\ntls:\n\tmax: x\n", "f:3: found character that cannot start any token (a tab, perhaps"},
 		{"version: \"1\"\n", "f:1: version wants a whole number, not text"},
 		{"version: 1\ntls: {max: 1.2}\n", "f:2: tls.max wants text, not a number: put it in quotes"},
 		{"version: 1\ntls: {max: 2026-01-02}\n", "f:2: tls.max wants text, not a date: put it in quotes"},

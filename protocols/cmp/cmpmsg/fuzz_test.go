@@ -63,7 +63,11 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 		if m == nil {
+			Remains(data)
 			return
+		}
+		if id, nonce := Remains(data); !bytes.Equal(id, m.Header.TransactionID) || !bytes.Equal(nonce, m.Header.SenderNonce) {
+			t.Errorf("what remains: %x, %x", id, nonce)
 		}
 		// ProtectedPart is the beginning of the message under a header of its own.
 		part := m.Protected()

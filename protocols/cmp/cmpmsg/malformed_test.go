@@ -352,3 +352,29 @@ func TestFailInfo(t *testing.T) {
 		t.Errorf("%v", f)
 	}
 }
+
+// What an answer gives back is found beside what does not parse, as far as it is whole itself.
+func TestRemains(t *testing.T) {
+	id, nonce := tlv(0xa4, tlv(4, "transaction")), tlv(0xa5, tlv(4, "nonce"))
+	minute := tlv(0xa0, tlv(0x18, "202611211230Z"))
+	for name, tt := range map[string]struct{ der, id, nonce string }{
+		"messageTime":         {seq(header(minute, id, nonce), conf), "transaction", "nonce"},
+		"no body":             {seq(header(id, nonce)), "transaction", "nonce"},
+		"extraCerts":          {seq(header(id, nonce), conf, tlv(0xa1, seq("\x05\x00"))), "transaction", "nonce"},
+		"transactionID":       {seq(header(tlv(0xa4, "\x05\x00"), nonce), conf), "", "nonce"},
+		"two in one":          {seq(header(tlv(0xa4, tlv(4, "one"), tlv(4, "two")), nonce), conf), "", "nonce"},
+		"the first":           {seq(header(id, tlv(0xa4, tlv(4, "two")), nonce), conf), "transaction", "nonce"},
+		"neither":             {seq(header(minute), conf), "", ""},
+		"in no header":        {seq(conf, id, nonce), "", ""},
+		"no SEQUENCE":         {tlv(0x31, header(minute, id, nonce)), "", ""},
+		"what is not checked": {seq(header(minute, id, nonce), conf) + "\x05", "", ""},
+	} {
+		if _, err := Parse([]byte(tt.der)); err == nil {
+			t.Errorf("%s: it parses", name)
+		}
+		gotID, gotNonce := Remains([]byte(tt.der))
+		if string(gotID) != tt.id || string(gotNonce) != tt.nonce {
+			t.Errorf("%s: %q, %q", name, gotID, gotNonce)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package cmpmsg
 
 import (
+	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/muster-pki/muster/protocols/cms"
@@ -51,6 +52,27 @@ func Parse(der []byte) (*Message, error) {
 		return m, e
 	}
 	return m, nil
+}
+
+// Remains reads from a message that Parse refuses what an answer to it has to give back (RFC 9810 section 5.1.1), as far as it
+// is there: transactionID and senderNonce, nil for none. Nothing else of the message is looked at.
+func Remains(der []byte) (transactionID, senderNonce []byte) {
+	in, message, header := cryptobyte.String(der), cryptobyte.String(nil), cryptobyte.String(nil)
+	if cms.Check(der, cms.Limits{}) != nil || !in.ReadASN1(&message, cbasn1.SEQUENCE) || !message.ReadASN1(&header, cbasn1.SEQUENCE) {
+		return nil, nil
+	}
+	for !header.Empty() {
+		var field, value cryptobyte.String
+		var tag cbasn1.Tag
+		if !header.ReadAnyASN1(&field, &tag) {
+			break
+		}
+		to := map[cbasn1.Tag]*[]byte{constructed(4): &transactionID, constructed(5): &senderNonce}[tag]
+		if to != nil && *to == nil && field.ReadASN1(&value, cbasn1.OCTET_STRING) && field.Empty() && len(value) <= maxHeaderOctets {
+			*to = keep(value)
+		}
+	}
+	return transactionID, senderNonce
 }
 
 // Protected is the DER of ProtectedPart ::= SEQUENCE { header, body }, from the original bytes (RFC 9810 section 5.1.3).

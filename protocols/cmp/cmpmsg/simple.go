@@ -139,7 +139,7 @@ func (in *input) null(what string) {
 }
 
 // generalizedTime reads a GeneralizedTime as DER has it (X.690 section 11.7): UTC, with seconds. Fractions of a second,
-// which RFC 5280 forbids in certificates only, are dropped. Years before 1900 are refused: none is meant, and the zero
+// which RFC 9810 section 5.2.9 rules out and some clients send, are dropped. Years before 1900 are refused: none is meant, and the zero
 // time says absent.
 func (in *input) generalizedTime(what string) time.Time {
 	der := in.need(cbasn1.GeneralizedTime, what, "GeneralizedTime expected")
