@@ -10,12 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 )
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "serve" {
 		calm()
+		defer runtime.KeepAlive(newHeapFloor())
 	}
 	err := newRootCommand().Execute()
 	var code exitCode
