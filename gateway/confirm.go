@@ -14,10 +14,13 @@ import (
 // Confirmation is what a requester says of a certificate that waits for it.
 type Confirmation struct {
 	Transaction string
-	Request     *Request // who says so: ID, WireID, Protocol, Endpoint, Credentials, Source, Received; for log and audit
-	Accepted    bool
-	Note        string // the operator's: what the requester said, and why
-	Exchange    []byte // takes the place of the transaction's record
+	// Seen is the transaction as ByWireID gave it, nil where it was not looked up: it is then. What has changed since is found
+	// when the confirmation is recorded.
+	Seen     *Transaction
+	Request  *Request // who says so: ID, WireID, Protocol, Endpoint, Credentials, Source, Received; for log and audit
+	Accepted bool
+	Note     string // the operator's: what the requester said, and why
+	Exchange []byte // takes the place of the transaction's record
 }
 
 // defaultConfirmWait is for how long a certificate waits for its confirmation where the endpoint does not say.
@@ -33,7 +36,7 @@ func (t *Transaction) confirmUntil() time.Time { return t.Updated.Add(t.ConfirmW
 func (g *Gateway) Confirm(ctx context.Context, c *Confirmation) (*Transaction, error) {
 	ctx, cancel := context.WithTimeout(ctx, g.opt.CheckTimeout)
 	defer cancel()
-	t, err := g.store.Transaction(ctx, c.Transaction)
+	t, err := g.confirmable(ctx, c)
 	if err != nil {
 		return nil, unavailable("the store cannot be read", err)
 	}
@@ -72,6 +75,15 @@ func (g *Gateway) Confirm(ctx context.Context, c *Confirmation) (*Transaction, e
 		g.nudge()
 	}
 	return t, nil
+}
+
+// confirmable is a copy of the transaction that was seen, or the one that stands in the store.
+func (g *Gateway) confirmable(ctx context.Context, c *Confirmation) (*Transaction, error) {
+	if c.Seen != nil && c.Seen.ID == c.Transaction {
+		t := *c.Seen
+		return &t, nil
+	}
+	return g.store.Transaction(ctx, c.Transaction)
 }
 
 func over(t *Transaction) *Error {

@@ -87,6 +87,61 @@ func TestConfirmed(t *testing.T) {
 	}
 }
 
+// What was seen of a transaction spares a look at it, and nothing else.
+func TestConfirmedAsSeen(t *testing.T) {
+	for name, since := range map[string]func(w *world, r *gateway.Request){
+		"nothing":   func(*world, *gateway.Request) {},
+		"confirmed": func(w *world, r *gateway.Request) { w.confirm(r.ID, true) },
+		"rejected":  func(w *world, r *gateway.Request) { w.confirm(r.ID, false) },
+		"time-out":  func(w *world, _ *gateway.Request) { w.work(5 * time.Minute) },
+		"goes on in another exchange": func(w *world, r *gateway.Request) {
+			if res := w.mustEnroll(w.exchange(r, "b")); res.Transaction != r.ID {
+				w.t.Fatalf("%+v", res)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, backendtest.FaultPlan{}, once)
+			r := w.exchange(w.request("device-1"), "a")
+			w.mustEnroll(r)
+			seen, err := w.gw.ByWireID(t.Context(), "est", "a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			since(w, r)
+			before, err := w.store.Transaction(t.Context(), r.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := w.gw.Confirm(t.Context(), &gateway.Confirmation{
+				Transaction: r.ID, Seen: seen, Request: r, Accepted: true, Note: "said so", Exchange: []byte("as seen"),
+			})
+			if seen.State != gateway.StateUnconfirmed {
+				t.Errorf("what was seen is %s now", seen.State)
+			}
+			if name == "nothing" {
+				if err != nil || got.State != gateway.StateIssued || w.state(r.ID) != gateway.StateIssued {
+					t.Errorf("%+v, %v", got, err)
+				}
+				return
+			}
+			after, errAfter := w.store.Transaction(t.Context(), r.ID)
+			if errAfter != nil {
+				t.Fatal(errAfter)
+			}
+			if !errors.Is(err, gateway.ErrStale) || after.State != before.State || string(after.Exchange) != string(before.Exchange) {
+				t.Errorf("%v; it was %s, and is %s", err, before.State, after.State)
+			}
+		})
+	}
+	w := newWorld(t, backendtest.FaultPlan{}, once)
+	r := w.exchange(w.request("device-1"), "a")
+	w.mustEnroll(r)
+	if _, err := w.gw.Confirm(t.Context(), &gateway.Confirmation{Transaction: r.ID, Seen: &gateway.Transaction{ID: "another"}, Request: r, Accepted: true}); err != nil {
+		t.Errorf("with another transaction than the one to be confirmed: %v", err)
+	}
+}
+
 // What is not confirmed in time, or rejected, is revoked at once by the worker, which looks every second (RFC 9810 sections 5.1.1.2,
 // 5.3.18).
 func TestNotConfirmed(t *testing.T) {

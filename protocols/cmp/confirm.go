@@ -208,7 +208,7 @@ func (x *exchange) conclude(p *prior, v verdict) *refusal {
 		return refused(gateway.Internal, "", err)
 	}
 	t, err := x.h.gateway.Confirm(x.R.Context(), &gateway.Confirmation{
-		Transaction: p.ID, Request: x.Request, Accepted: v.accepted, Note: v.note, Exchange: exchange,
+		Transaction: p.ID, Seen: p.Transaction, Request: x.Request, Accepted: v.accepted, Note: v.note, Exchange: exchange,
 	})
 	switch {
 	case errors.Is(err, gateway.ErrStale):
