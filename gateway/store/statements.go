@@ -65,6 +65,7 @@ const (
 
 	// Reads, by the read pool.
 	readRepeat
+	keyHeld
 	readTransaction
 	readByWireID
 	readCertificate
@@ -180,6 +181,7 @@ var texts = [statements]string{
 
 	readRepeat: selectTransaction + ` JOIN repeats r ON r.tx = t.id
 		WHERE r.key = $1 AND r.expires > $2 AND (r.expires < $3 OR t.state IN ` + open + `)`,
+	keyHeld:         `SELECT 1 FROM repeats WHERE key = $1 AND expires > $2`,
 	readTransaction: selectTransaction + ` WHERE t.id = $1`,
 	// Whoever is refused under another's wire ID, or begins with it at the same time, hides nothing from it.
 	readByWireID: selectTransaction + ` WHERE t.id = COALESCE((` + ofWireID + `state IN ` + open + ` ORDER BY id DESC LIMIT 1),
