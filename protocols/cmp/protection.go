@@ -106,21 +106,48 @@ func (x *exchange) verifySignature(p *prior) (*requester, *refusal) {
 	if !ok {
 		return nil, refused(gateway.BadIntegrity, "the sender of a signed message is named by the subject of its certificate", nil)
 	}
+	// Who goes on with a transaction is most often the one who began it: what else came along need not be looked at for him.
+	recorded := p.signer(sender, h.SenderKID)
+	q, ref := x.signedBy(recorded, nil)
+	if q != nil {
+		return q, nil
+	}
 	certs := parseExtraCerts(x.message.ExtraCerts)
 	candidates := signers(certs, sender, h.SenderKID)
-	if p != nil {
-		if recorded, err := x509.ParseCertificate(p.record.Signer); err == nil {
-			candidates = append(candidates, signers([]*x509.Certificate{recorded}, sender, h.SenderKID)...)
-		}
-	}
-	if len(candidates) == 0 {
+	if len(recorded)+len(candidates) == 0 {
 		return nil, refused(gateway.BadIntegrity, "no certificate in extraCerts is the sender's: its subject is the sender, its subjectKeyIdentifier the senderKID",
 			fmt.Errorf("sender %s, senderKID %x, %s", pkix.FormatName(sender), h.SenderKID[:min(len(h.SenderKID), maxReference)], census(x.message.ExtraCerts)))
 	}
-	protected := x.message.Protected()
+	q, other := x.signedBy(candidates[:min(len(candidates), maxCandidates-len(recorded))], certs)
+	switch {
+	case q != nil:
+		return q, nil
+	case ref == nil:
+		ref = other
+	}
+	return nil, ref
+}
+
+// signer is the certificate, as a list, that signed the message which began the transaction, when it is that sender's; else
+// nothing.
+func (p *prior) signer(sender, kid []byte) []*x509.Certificate {
+	if p == nil {
+		return nil
+	}
+	c, err := x509.ParseCertificate(p.record.Signer)
+	if err != nil {
+		return nil
+	}
+	return signers([]*x509.Certificate{c}, sender, kid)
+}
+
+// signedBy verifies the signature with each of the candidates until one fits, and takes it down as the signer, certs with it.
+// Without any there is neither a signer nor a refusal.
+func (x *exchange) signedBy(candidates, certs []*x509.Certificate) (*requester, *refusal) {
 	var ref *refusal
-	for _, c := range candidates[:min(len(candidates), maxCandidates)] {
-		err := x.checkSignature(c.RawSubjectPublicKeyInfo, h.ProtectionAlg, protected, x.message.Protection)
+	protected := x.message.Protected()
+	for _, c := range candidates {
+		err := x.checkSignature(c.RawSubjectPublicKeyInfo, x.message.Header.ProtectionAlg, protected, x.message.Protection)
 		if err == nil {
 			x.Request.Credentials = []gateway.Credential{{
 				Kind: gateway.CredentialSigner, ID: gateway.Fingerprint(c), Chain: chainFrom(c, certs),
