@@ -203,7 +203,7 @@ func (x *exchange) conclude(p *prior, v verdict) *refusal {
 	if until := p.confirmUntil(); rec.TellWait && !until.IsZero() {
 		rec.Until = until.Unix()
 	}
-	exchange, err := rec.encode()
+	exchange, err := x.write(&rec)
 	if err != nil {
 		return refused(gateway.Internal, "", err)
 	}
@@ -231,7 +231,7 @@ func (x *exchange) conclude(p *prior, v verdict) *refusal {
 	case v.fail != 0:
 		return failing(v.fail, gateway.UnknownCert, v.detail)
 	}
-	stored, err := decodeRecord(t.Exchange)
+	stored, err := x.read(t.Exchange)
 	if err != nil || stored.Confirmed == nil {
 		return refused(gateway.Internal, "", fmt.Errorf("transaction %s is concluded without its record: %w", t.ID, errRecord))
 	}

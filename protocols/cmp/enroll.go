@@ -46,7 +46,7 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 	if err != nil {
 		return rejected(gateway.Malformed, "the request cannot be encoded again", err)
 	}
-	exchange, err := rec.encode()
+	exchange, err := x.write(rec)
 	if err != nil {
 		return refused(gateway.Internal, "", err)
 	}
@@ -144,7 +144,7 @@ func (x *exchange) answer(result *gateway.Result) *refusal {
 	if result.Kind == gateway.ResultAnswer {
 		return x.relayed(result.Answer)
 	}
-	rec, err := decodeRecord(result.Exchange)
+	rec, err := x.read(result.Exchange)
 	if err != nil {
 		return refused(gateway.Internal, "", fmt.Errorf("transaction %s: %w", result.Transaction, err))
 	}

@@ -86,6 +86,23 @@ func (h *Handler) parts() (parts, error) {
 
 func (r *record) encode() ([]byte, error) { return json.Marshal(r) }
 
+// write encodes a record to be stored, which does not change any more.
+func (x *exchange) write(r *record) ([]byte, error) {
+	b, err := r.encode()
+	if err == nil {
+		x.written, x.wrote = b, r
+	}
+	return b, err
+}
+
+// read decodes a record that was stored: most often the one just written.
+func (x *exchange) read(stored []byte) (*record, error) {
+	if x.wrote != nil && bytes.Equal(stored, x.written) {
+		return x.wrote, nil
+	}
+	return decodeRecord(stored)
+}
+
 var errRecord = errors.New("the record of the exchange is not one that this version wrote")
 
 // decodeRecord reads what encode wrote.

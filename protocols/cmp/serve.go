@@ -31,6 +31,8 @@ type exchange struct {
 	requester     *requester      // nil until the protection is verified
 	goingOn       *record         // of the transaction that the requester began and goes on with; nil for none
 	reqID         int64           // certReqId of the answer
+	written       []byte          // what write made of wrote
+	wrote         *record         // nil for none
 }
 
 // serve answers one HTTP request. A panic ends that request only.
