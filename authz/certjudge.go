@@ -118,7 +118,7 @@ type policyFiles struct {
 
 // readPolicy starts a chain policy.
 func readPolicy(dir string, c policyFiles) (*pkix.ChainPolicy, error) {
-	p := &pkix.ChainPolicy{}
+	p := &pkix.ChainPolicy{Known: &pkix.KnownPaths{}}
 	var err error
 	if p.Roots, err = readCAs(dir, c.cas); err != nil {
 		return nil, fmt.Errorf("cas: %w", err)

@@ -18,6 +18,7 @@ func TestBadChains(t *testing.T) {
 		pkix.ErrRevocationUnknown, pkix.ErrUsage,
 	}
 	var seen []string
+	known := &pkix.KnownPaths{} // of all cases
 	for _, c := range pkixtest.BadChains(t, now) {
 		if slices.Contains(seen, c.Name) {
 			t.Errorf("%s stands twice", c.Name)
@@ -30,6 +31,12 @@ func TestBadChains(t *testing.T) {
 			}
 			if c.WantErr != nil && !slices.Contains(kinds, c.WantErr) {
 				t.Errorf("%v is no kind of error", c.WantErr)
+			}
+			p.Known = known
+			for range 2 {
+				if path, err := p.Verify(c.Chain, now); !errors.Is(err, c.WantErr) || (err == nil) != (len(path) > 0) {
+					t.Errorf("where paths are known: path of %d, %v; want %v", len(path), err, c.WantErr)
+				}
 			}
 			p.AllowSHA1 = true
 			if _, err := p.Verify(c.Chain, now); !errors.Is(err, c.Legacy) {

@@ -47,6 +47,8 @@ type ChainPolicy struct {
 	// AllowUnknownRevocation. nil: revocation is not checked.
 	Revoked                func(cert *x509.Certificate) (bool, error)
 	AllowUnknownRevocation bool
+	// Known spares signature checks of CA certificates that were verified before; nil spares none. Policies may share one.
+	Known *KnownPaths
 }
 
 // Verify finds a path from chain[0] to a root and returns it, leaf first, root last. The rest of chain is taken in any
@@ -276,11 +278,17 @@ func (s *search) build(path []*x509.Certificate) ([]*x509.Certificate, error) {
 			return path, buildSHA1(path)
 		}
 	}
+	// Above a leaf that is judged by another time than now, the CA certificates are too.
+	remember := s.leafTime.Equal(s.now) && rememberable(path)
+	anchor := last
+	if remember && s.policy.Known.has(path[1:]) {
+		anchor = 1
+	}
 	// nil pools would mean the system's.
 	roots, middle := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(path[last])
-	if last > 0 {
-		for _, c := range path[1:last] {
+	roots.AddCert(path[anchor])
+	if anchor > 0 {
+		for _, c := range path[1:anchor] {
 			middle.AddCert(c)
 		}
 	}
@@ -290,6 +298,12 @@ func (s *search) build(path []*x509.Certificate) ([]*x509.Certificate, error) {
 	})
 	if err != nil {
 		return nil, classify(err)
+	}
+	if anchor < last {
+		return path, nil
+	}
+	if remember && slices.EqualFunc(chains[0], path, (*x509.Certificate).Equal) {
+		s.policy.Known.add(path[1:])
 	}
 	return chains[0], nil
 }
