@@ -161,6 +161,7 @@ func (g *Gateway) Forward(ctx context.Context, transaction string, r *Request) (
 			return nil, unavailable("the store cannot be read", err)
 		}
 		d.stage, d.note = "forward", "goes on with "+t.ID
+		d.grant = &Grant{Requester: t.Requester, Device: t.Device} // for the log: the adapter found that it is they again
 		res, err := g.goOn(ctx, t, r, nil)
 		if err == nil && res == nil {
 			return nil, over(t)

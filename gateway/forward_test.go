@@ -555,3 +555,23 @@ func TestForwardCrashes(t *testing.T) {
 		})
 	}
 }
+
+// The line of a later message says whose transaction it goes on with.
+func TestForwardIsLogged(t *testing.T) {
+	w := newPassWorld(t)
+	var log strings.Builder
+	w.logs = &log
+	w.restart()
+	r := w.ask("ir")
+	w.answers("wait", "wait")
+	if _, err := w.gw.Enroll(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	log.Reset()
+	if _, err := w.gw.Forward(t.Context(), r.ID, w.later(r, "poll")); err != nil {
+		t.Fatal(err)
+	}
+	if line := log.String(); !strings.Contains(line, "requester="+w.tx(r.ID).Requester) || !strings.Contains(line, "goes on with "+r.ID) {
+		t.Error(line)
+	}
+}
