@@ -5,7 +5,6 @@ import (
 	"net/http/httptest"
 	"testing"
 
-	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 	"github.com/muster-pki/muster/protocols/cms"
 )
@@ -70,56 +69,6 @@ func FuzzInfo(f *testing.F) {
 					t.Fatalf("%s\n%s", text, w.log)
 				}
 			}
-		}
-	})
-}
-
-// FuzzForward: whatever the authority behind answers, under a right header: what is taken for a certificate has the key that was
-// asked for, and every answer that the device gets is a protected message.
-func FuzzForward(f *testing.F) {
-	w := newWorld(f, worldOptions{})
-	up, key := newCentral(w), newP256()
-	for _, body := range []cmpmsg.Body{
-		up.certified(key.Public()), up.certified(newP256().Public()), statusOnly(cmpmsg.StatusWaiting), statusOnly(cmpmsg.StatusRejection),
-		errorMsg(cmpmsg.BadPOP), &cmpmsg.PollRep{}, &cmpmsg.PKIConf{}, &cmpmsg.RevRep{Statuses: []cmpmsg.PKIStatusInfo{{}}},
-	} {
-		o := &cmpmsg.Outgoing{Header: cmpmsg.Header{PVNO: 2, Sender: cmpmsg.GeneralDirectoryName(nullDN[:]), Recipient: cmpmsg.GeneralDirectoryName(nullDN[:])}, Body: body}
-		der, err := o.Protect(nil)
-		if err != nil {
-			f.Fatal(err)
-		}
-		m, err := cmpmsg.Parse(der)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(m.RawBody)
-	}
-	ir := crmf{kind: cmpmsg.TypeIR, key: key, subject: "device-1"}.body(f)
-	want := spkiOf(f, key)
-	f.Fuzz(func(t *testing.T, body []byte) {
-		if len(body) > 60000 {
-			return
-		}
-		w.t, w.gateway.t = t, t
-		up.body = &cmpmsg.PKIConf{}
-		up.bend = func(der []byte) []byte {
-			m, err := cmpmsg.Parse(der)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return element(0x30, m.RawHeader, body, element(0xa0, element(0x03, []byte{0}, m.Protection)))
-		}
-		c := w.vendorClient("device-1")
-		m, err := cmpmsg.Parse(w.post(c.message(ir)))
-		if err != nil || m.Protection == nil {
-			t.Fatalf("%v", err)
-		}
-		j := w.lastJudged()
-		if j.err != nil {
-			return
-		}
-		if cert := j.out.Certificate; cert != nil && (!bytes.Equal(cert.RawSubjectPublicKeyInfo, want) || cert.IsCA) || cert == nil && j.out.State == gateway.StateIssued {
-			t.Fatalf("%+v", j.out)
 		}
 	})
 }
