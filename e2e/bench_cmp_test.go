@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -153,15 +152,7 @@ func (v *vendor) device(g *instance, serial string, client *http.Client) *cmpDev
 // among them.
 func signedCrypto(b *testing.B) (ns float64) {
 	b.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		b.Fatal(err)
-	}
-	digest := sha256.Sum256([]byte("to be signed"))
-	signature, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
-	if err != nil {
-		b.Fatal(err)
-	}
+	key, digest, signature := somethingSigned(b)
 	const n = 300
 	defer ownThread()()
 	start := threadTime(b)

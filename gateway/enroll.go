@@ -1,16 +1,10 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"log/slog"
 	"slices"
-	"strings"
 	"time"
-
-	"github.com/muster-pki/muster/gateway/pkix"
 )
 
 // Enroll answers one request: the one way from any protocol to any CA. The error is always an *Error.
@@ -210,42 +204,52 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	defer land()
 	g.opt.Crash(CrashBeforeIntent)
 	deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
-	epoch, err := g.store.Begin(ctx, begin)
+	epoch, res, err := g.begin(ctx, d, begin, k)
+	if res != nil || err != nil {
+		return res, err
+	}
+	d.note = out.Note
+	if out.Decision == Hold {
+		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: t.checkAfter(), Exchange: t.Exchange}, nil
+	}
+	g.opt.Crash(CrashAfterIntent)
+	res, err = g.issue(ctx, &ask{t: t, epoch: epoch, backend: b, desc: desc}, deadline)
+	if err != nil {
+		d.stage, d.note = "ca", cause(AsError(err), "")
+	}
+	return res, err
+}
+
+// begin commits a request's transaction. Where it turns out to be the same as another one, that one's answer is the result.
+func (g *Gateway) begin(ctx context.Context, d *decision, b *Beginning, k keys) (epoch int64, res *Result, err error) {
+	t := b.Transaction
+	epoch, err = g.store.Begin(ctx, b)
 	var lost *ClaimLostError
 	var twin *TwinError
 	if errors.As(err, &twin) {
 		d.note = "the same request as " + twin.Transaction
 		if res, err := g.join(ctx, d.request, k, twin.Transaction); err != nil {
-			return nil, notGivenAgain(err)
+			return 0, nil, notGivenAgain(err)
 		} else if res != nil {
-			return res, nil
+			return 0, res, nil
 		}
 		if t.Resume != "" {
 			// The same wish, of which nothing can be given again: this is a new one, which nothing resumes.
 			t.Resume = ""
-			epoch, err = g.store.Begin(ctx, begin)
+			epoch, err = g.store.Begin(ctx, b)
 		}
 	}
 	switch {
 	case errors.As(err, &lost):
-		return nil, g.claimLost(ctx, d, lost)
+		return 0, nil, g.claimLost(ctx, d, lost)
 	case errors.As(err, &twin):
 		// Its twin failed while we waited. The client's next try is a request of its own.
-		return nil, unavailable("the same request has just failed", twin)
+		return 0, nil, unavailable("the same request has just failed", twin)
 	case err != nil:
-		return nil, unavailable("the request cannot be recorded", err)
+		return 0, nil, unavailable("the request cannot be recorded", err)
 	}
-	d.note = out.Note
 	d.recorded = true
-	if out.Decision == Hold {
-		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: t.checkAfter(), Exchange: t.Exchange}, nil
-	}
-	g.opt.Crash(CrashAfterIntent)
-	res, err := g.issue(ctx, &ask{t: t, epoch: epoch, backend: b, desc: desc}, deadline)
-	if err != nil {
-		d.stage, d.note = "ca", cause(AsError(err), "")
-	}
-	return res, err
+	return epoch, nil, nil
 }
 
 // claimLost refuses a request that its stages allowed, and of whose claims one had no use left.
@@ -282,131 +286,3 @@ func (g *Gateway) lease() time.Duration { return g.opt.IssueTimeout + settleTime
 func unavailable(detail string, err error) *Error {
 	return &Error{Reason: Unavailable, Detail: detail, RetryAfter: retryUnavailable, Err: err}
 }
-
-// Reject takes note of a request that an adapter refused before the pipeline saw it (it did not parse, its signature
-// is wrong, ...), so that it is logged, counted and explained like any other. It returns e with its transaction set.
-func (g *Gateway) Reject(ctx context.Context, r *Request, e *Error) *Error {
-	d := &decision{request: r, endpoint: r.Endpoint, stage: string(r.Protocol), err: e}
-	if g.runtime.Load().Endpoints[r.Endpoint] == nil {
-		d.endpoint = "unknown"
-	}
-	if e.Err != nil {
-		d.note = e.Err.Error()
-	}
-	_, err := g.conclude(ctx, d, r.Received)
-	return AsError(err)
-}
-
-// conclude writes the one line that a request leaves in the log, counts it, and remembers refused strangers.
-func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*Result, error) {
-	took := max(g.now().Sub(start), 0)
-	r := d.request
-	outcome, reason, id := "", Reason(""), r.ID
-	var failure *Error
-	if d.err != nil {
-		e := *AsError(d.err)
-		failure = &e
-		failure.Transaction = r.ID
-		outcome, reason = "refused", failure.Reason
-		if !d.recorded {
-			t := transactionOf(d, StateRefused)
-			t.Reason, t.Note, t.Updated = reason, strings.TrimPrefix(d.stage+": "+cause(failure, d.note), ": "), g.now()
-			g.strange.add(t)
-		}
-	} else {
-		outcome, id = string(d.result.Kind), d.result.Transaction
-		if d.result.Repeated {
-			outcome = "repeated"
-		}
-	}
-	g.meter.request(r.Protocol, d.endpoint, r.Operation, outcome, reason, took)
-
-	level, note := slog.LevelInfo, d.note
-	switch {
-	case reason == Unavailable && errors.Is(ctx.Err(), context.Canceled):
-		// Strangers can do so at will: nothing here has failed.
-		note = "the client hung up before it was answered"
-	case reason == Internal || reason == Unavailable:
-		level = slog.LevelError
-	}
-	attrs := []slog.Attr{
-		slog.String("id", id), slog.String("protocol", string(r.Protocol)), slog.String("endpoint", r.Endpoint),
-		slog.String("operation", string(r.Operation)), slog.String("decision", outcome),
-	}
-	if d.grant != nil {
-		attrs = told(attrs, "device", d.grant.Device, "requester", d.grant.Requester)
-	}
-	attrs = told(attrs, "subject", d.subject(), "reason", string(reason), "stage", d.stage, "key", d.unlike(), "note", cut(cause(failure, note), maxNote))
-	attrs = told(attrs, "source", r.from())
-	attrs = append(attrs, slog.Duration("duration", took))
-	g.log.LogAttrs(ctx, level, "transaction", attrs...)
-
-	if failure != nil {
-		return nil, failure
-	}
-	return d.result, nil
-}
-
-// told appends pairs of key and value, without those whose value is empty.
-func told(attrs []slog.Attr, pairs ...string) []slog.Attr {
-	for i := 0; i+1 < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
-			attrs = append(attrs, slog.String(pairs[i], pairs[i+1]))
-		}
-	}
-	return attrs
-}
-
-// cause is the operator's note on a failure: the stage's own words, else the error's.
-func cause(e *Error, note string) string {
-	if note != "" || e == nil {
-		return note
-	}
-	if e.Err != nil {
-		return e.Err.Error()
-	}
-	return e.Detail
-}
-
-// transactionOf starts the record of a request.
-func transactionOf(d *decision, s State) *Transaction {
-	r := d.request
-	t := &Transaction{
-		ID: r.ID, WireID: r.WireID, Protocol: r.Protocol, Endpoint: r.Endpoint, Operation: r.Operation, State: s,
-		Verdicts: append(noted(r), d.trail...), Received: r.Received,
-	}
-	t.Source = r.from()
-	for _, c := range r.Credentials {
-		t.Credentials = append(t.Credentials, c.String())
-	}
-	t.Subject = d.subject()
-	if d.grant != nil {
-		t.Requester, t.Device = d.grant.Requester, d.grant.Device
-		if s != StateRefused && d.grant.Subject != nil && !bytes.Equal(d.grant.Subject, r.Subject) {
-			t.Subject = nameOf(d.grant.Subject)
-		}
-	}
-	return t
-}
-
-// noted are the adapter's notes as verdicts that decide nothing, to be shown before those of the stages.
-func noted(r *Request) []Judged {
-	var list []Judged
-	for _, n := range r.Notes {
-		list = append(list, Judged{Stage: string(r.Protocol), Decision: Allow, Note: cut(n, maxNote)})
-	}
-	return list
-}
-
-// nameOf is a Name as logs and lists show it, at most maxNote long: a stranger may send one of any size.
-func nameOf(der []byte) string { return cut(pkix.FormatName(der), maxNote) }
-
-// auditOf is the audit event of a transaction.
-func auditOf(t *Transaction, kind, stage string) AuditEvent {
-	return AuditEvent{
-		Kind: kind, At: t.Updated, Transaction: t.ID, Protocol: t.Protocol, Endpoint: t.Endpoint, Operation: t.Operation,
-		Requester: t.Requester, Device: t.Device, Subject: t.Subject, Stage: stage, Reason: t.Reason, Note: t.Note, Source: t.Source,
-	}
-}
-
-var errNoBackend = fmt.Errorf("the transaction's backend is no longer configured")

@@ -118,32 +118,12 @@ func (g *Gateway) forward(ctx context.Context, e *Endpoint, d *decision, out *ru
 	g.opt.Crash(CrashBeforeIntent)
 	deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
 	begin := &Beginning{Transaction: t, Claims: onceEach(out.Claims), Lease: g.lease(), Wait: forwardWait}
-	epoch, err := g.store.Begin(ctx, begin)
-	var lost *ClaimLostError
-	var twin *TwinError
-	if errors.As(err, &twin) {
-		d.note = "the same request as " + twin.Transaction
-		if res, err := g.join(ctx, r, k, twin.Transaction); err != nil {
-			return nil, notGivenAgain(err)
-		} else if res != nil {
-			return res, nil
-		}
-		if t.Resume != "" { // as in commit
-			t.Resume = ""
-			epoch, err = g.store.Begin(ctx, begin)
-		}
+	epoch, res, err := g.begin(ctx, d, begin, k)
+	if res != nil || err != nil {
+		return res, err
 	}
-	switch {
-	case errors.As(err, &lost):
-		return nil, g.claimLost(ctx, d, lost)
-	case errors.As(err, &twin):
-		return nil, unavailable("the same request has just failed", twin)
-	case err != nil:
-		return nil, unavailable("the request cannot be recorded", err)
-	}
-	d.recorded = true
 	g.opt.Crash(CrashAfterIntent)
-	res, err := g.passOn(ctx, t, epoch, r, deadline)
+	res, err = g.passOn(ctx, t, epoch, r, deadline)
 	d.stage, d.note = "forward", t.Note
 	return res, err
 }

@@ -1,0 +1,141 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/muster-pki/muster/gateway/pkix"
+)
+
+// Reject takes note of a request that an adapter refused before the pipeline saw it (it did not parse, its signature
+// is wrong, ...), so that it is logged, counted and explained like any other. It returns e with its transaction set.
+func (g *Gateway) Reject(ctx context.Context, r *Request, e *Error) *Error {
+	d := &decision{request: r, endpoint: r.Endpoint, stage: string(r.Protocol), err: e}
+	if g.runtime.Load().Endpoints[r.Endpoint] == nil {
+		d.endpoint = "unknown"
+	}
+	if e.Err != nil {
+		d.note = e.Err.Error()
+	}
+	_, err := g.conclude(ctx, d, r.Received)
+	return AsError(err)
+}
+
+// conclude writes the one line that a request leaves in the log, counts it, and remembers refused strangers.
+func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*Result, error) {
+	took := max(g.now().Sub(start), 0)
+	r := d.request
+	outcome, reason, id := "", Reason(""), r.ID
+	var failure *Error
+	if d.err != nil {
+		e := *AsError(d.err)
+		failure = &e
+		failure.Transaction = r.ID
+		outcome, reason = "refused", failure.Reason
+		if !d.recorded {
+			t := transactionOf(d, StateRefused)
+			t.Reason, t.Note, t.Updated = reason, strings.TrimPrefix(d.stage+": "+cause(failure, d.note), ": "), g.now()
+			g.strange.add(t)
+		}
+	} else {
+		outcome, id = string(d.result.Kind), d.result.Transaction
+		if d.result.Repeated {
+			outcome = "repeated"
+		}
+	}
+	g.meter.request(r.Protocol, d.endpoint, r.Operation, outcome, reason, took)
+
+	level, note := slog.LevelInfo, d.note
+	switch {
+	case reason == Unavailable && errors.Is(ctx.Err(), context.Canceled):
+		// Strangers can do so at will: nothing here has failed.
+		note = "the client hung up before it was answered"
+	case reason == Internal || reason == Unavailable:
+		level = slog.LevelError
+	}
+	attrs := []slog.Attr{
+		slog.String("id", id), slog.String("protocol", string(r.Protocol)), slog.String("endpoint", r.Endpoint),
+		slog.String("operation", string(r.Operation)), slog.String("decision", outcome),
+	}
+	if d.grant != nil {
+		attrs = told(attrs, "device", d.grant.Device, "requester", d.grant.Requester)
+	}
+	attrs = told(attrs, "subject", d.subject(), "reason", string(reason), "stage", d.stage, "key", d.unlike(), "note", cut(cause(failure, note), maxNote))
+	attrs = told(attrs, "source", r.from())
+	attrs = append(attrs, slog.Duration("duration", took))
+	g.log.LogAttrs(ctx, level, "transaction", attrs...)
+
+	if failure != nil {
+		return nil, failure
+	}
+	return d.result, nil
+}
+
+// told appends pairs of key and value, without those whose value is empty.
+func told(attrs []slog.Attr, pairs ...string) []slog.Attr {
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			attrs = append(attrs, slog.String(pairs[i], pairs[i+1]))
+		}
+	}
+	return attrs
+}
+
+// cause is the operator's note on a failure: the stage's own words, else the error's.
+func cause(e *Error, note string) string {
+	if note != "" || e == nil {
+		return note
+	}
+	if e.Err != nil {
+		return e.Err.Error()
+	}
+	return e.Detail
+}
+
+// transactionOf starts the record of a request.
+func transactionOf(d *decision, s State) *Transaction {
+	r := d.request
+	t := &Transaction{
+		ID: r.ID, WireID: r.WireID, Protocol: r.Protocol, Endpoint: r.Endpoint, Operation: r.Operation, State: s,
+		Verdicts: append(noted(r), d.trail...), Received: r.Received,
+	}
+	t.Source = r.from()
+	for _, c := range r.Credentials {
+		t.Credentials = append(t.Credentials, c.String())
+	}
+	t.Subject = d.subject()
+	if d.grant != nil {
+		t.Requester, t.Device = d.grant.Requester, d.grant.Device
+		if s != StateRefused && d.grant.Subject != nil && !bytes.Equal(d.grant.Subject, r.Subject) {
+			t.Subject = nameOf(d.grant.Subject)
+		}
+	}
+	return t
+}
+
+// noted are the adapter's notes as verdicts that decide nothing, to be shown before those of the stages.
+func noted(r *Request) []Judged {
+	var list []Judged
+	for _, n := range r.Notes {
+		list = append(list, Judged{Stage: string(r.Protocol), Decision: Allow, Note: cut(n, maxNote)})
+	}
+	return list
+}
+
+// nameOf is a Name as logs and lists show it, at most maxNote long: a stranger may send one of any size.
+func nameOf(der []byte) string { return cut(pkix.FormatName(der), maxNote) }
+
+// auditOf is the audit event of a transaction.
+func auditOf(t *Transaction, kind, stage string) AuditEvent {
+	return AuditEvent{
+		Kind: kind, At: t.Updated, Transaction: t.ID, Protocol: t.Protocol, Endpoint: t.Endpoint, Operation: t.Operation,
+		Requester: t.Requester, Device: t.Device, Subject: t.Subject, Stage: stage, Reason: t.Reason, Note: t.Note, Source: t.Source,
+	}
+}
+
+var errNoBackend = fmt.Errorf("the transaction's backend is no longer configured")
