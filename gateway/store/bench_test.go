@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/store"
 	"github.com/muster-pki/muster/gateway/store/storetest"
 	"github.com/muster-pki/muster/gateway/store/storetest/pgtest"
 )
@@ -103,4 +104,25 @@ func cpu(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkOpen: the whole binary is to start in half a second, and tests open stores by the hundred.
+func BenchmarkOpen(b *testing.B) {
+	for _, what := range []string{"new", "existing"} {
+		b.Run(what, func(b *testing.B) {
+			d := newSQLite(b)
+			for i := 0; b.Loop(); i++ {
+				if what == "new" && i > 0 {
+					d = newSQLite(b)
+				}
+				s, err := store.Open(b.Context(), d.dsn, store.Options{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := s.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/store"
@@ -212,32 +211,6 @@ func TestNotReady(t *testing.T) {
 	}
 	if err := errors.Join(s.Record(t.Context(), full), s.VerifyAudit(t.Context())); err != nil {
 		t.Error(err)
-	}
-}
-
-// TestOpenIsQuick: the whole binary starts in half a second, and tests open stores by the hundred.
-func TestOpenIsQuick(t *testing.T) {
-	d := newSQLite(t)
-	for _, what := range []string{"new", "existing"} {
-		best := time.Hour
-		for range 3 {
-			if what == "new" {
-				d = newSQLite(t)
-			}
-			start := time.Now()
-			s, err := store.Open(t.Context(), d.dsn, store.Options{})
-			best = min(best, time.Since(start))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := s.Close(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		t.Logf("%s: %v", what, best)
-		if best > 250*time.Millisecond { // 7 ms and 2 ms when written; loud only for another order of magnitude
-			t.Errorf("opening a database that is %s takes %v", what, best)
-		}
 	}
 }
 
