@@ -102,6 +102,9 @@ func NewProfileKeys(allowed []string, judged bool) (*Keys, error) {
 	return s, nil
 }
 
+// Proofs lists the proofs of possession that suffice. A signature that is linked to the connection is a signature as well.
+func (s *Keys) Proofs() []gateway.POP { return slices.Clone(s.pop) }
+
 // Generates lists the kinds of keys that the gateway makes on the stage's word.
 func (s *Keys) Generates() []string { return slices.Clone(s.generate) }
 
@@ -189,7 +192,7 @@ func (s *Keys) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant)
 		return denied
 	}
 	if !slices.Contains(s.pop, r.POP) && !(r.POP == gateway.POPLinked && slices.Contains(s.pop, gateway.POPSignature)) {
-		return gateway.Denied(gateway.BadPOP, "possession of the key is not proven as required",
+		return gateway.Denied(gateway.BadPOP, s.required(g),
 			fmt.Sprintf("proof of possession is %q; allowed are %q", r.POP, s.pop))
 	}
 	// RFC 9810 section 5.2.8.1: "An end entity MUST NOT use raVerified."
@@ -203,6 +206,19 @@ func (s *Keys) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant)
 		return gateway.Allowed(name + ", possession to be proven by decrypting the certificate")
 	}
 	return gateway.Allowed(fmt.Sprintf("%s, possession proven by %s", name, r.POP))
+}
+
+// required says what proof is missing. Where the request has to be bound to its TLS connection, which clients do only when they
+// are told to, it says how.
+func (s *Keys) required(g *gateway.Grant) string {
+	switch {
+	case !slices.Contains(s.pop, gateway.POPLinked) || slices.Contains(s.pop, gateway.POPSignature):
+		return "possession of the key is not proven as required"
+	case g.Vouched():
+		return "requests have to be bound to the TLS connection by the device itself (RFC 7030 section 3.5): none is taken from a registration authority"
+	}
+	return "the request has to be bound to the TLS connection that it comes by (RFC 7030 section 3.5): put the base64 of the connection's channel binding " +
+		"(TLS 1.2: tls-unique; TLS 1.3: tls-exporter, RFC 9266) into the attribute challengePassword or estIdentityLinking, then sign it"
 }
 
 // toBeMade judges a request for a key that is still to be made.

@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -115,6 +116,43 @@ func TestKeys(t *testing.T) {
 			}
 			endedDenies(t, s, r)
 		})
+	}
+}
+
+// A client that has not bound its request is told how, but an RA, which cannot.
+func TestKeysWantTheConnection(t *testing.T) {
+	decide := func(pop []string, vouched bool) string {
+		s, err := NewKeys(KeysConfig{POP: pop}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &gateway.Request{PublicKey: testKeys()["P-256"], POP: gateway.POPSignature}
+		if slices.Contains(pop, "signature") {
+			r.POP = gateway.POPRA
+		}
+		g := &gateway.Grant{PublicKey: r.PublicKey}
+		if vouched {
+			g.Vouch()
+		}
+		v := s.Decide(context.Background(), r, g)
+		if v.Decision != gateway.Deny || v.Reason != gateway.BadPOP {
+			t.Errorf("%v: %s %s", pop, v.Decision, v.Reason)
+		}
+		return v.Detail
+	}
+	got := decide([]string{"tls-binding"}, false)
+	for _, want := range []string{"base64", "TLS 1.2: tls-unique", "TLS 1.3: tls-exporter", "challengePassword", "estIdentityLinking"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q does not say %s", got, want)
+		}
+	}
+	if got := decide([]string{"tls-binding"}, true); !strings.Contains(got, "none is taken from a registration authority") {
+		t.Errorf("to an RA: %q", got)
+	}
+	for _, pop := range [][]string{{"signature"}, {"signature", "tls-binding"}, {"pending-confirm"}} {
+		if got := decide(pop, false); got != "possession of the key is not proven as required" {
+			t.Errorf("%v: %q", pop, got)
+		}
 	}
 }
 

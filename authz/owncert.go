@@ -27,15 +27,16 @@ type Certificates interface {
 }
 
 // OwnCertificateConfig configures the stage `own-certificate`: the requester holds a certificate that this gateway
-// had issued, and renews, rekeys or revokes that very certificate. Behind a stage `ra` it is the certificate that the RA asks
-// to renew or revoke.
+// had issued, and renews, rekeys or revokes that very certificate, or asks for its own ones (`query`). Behind a
+// stage `ra` it is the certificate that the RA asks to renew or revoke.
 type OwnCertificateConfig struct {
 	// Kinds of credential to look at, in this order; the first that the request carries counts.
-	// Default: tls-certificate, message-signer.
+	// Default: tls-certificate, message-signer. password lets a request without any of them renew by a password
+	// that an earlier stage has compared: the newest valid certificate that was issued to the same user under the names asked for.
 	Kinds []string `yaml:"kinds"`
 	// Endpoints under which the certificate may have been issued. Default: the endpoint of the request.
 	Endpoints []string `yaml:"endpoints"`
-	// Grace is for how long after its end a certificate still renews. Default: not at all.
+	// Grace is for how long after its end a certificate still renews, for those who show it. Default: not at all.
 	Grace strictyaml.Duration `yaml:"grace"`
 	// ChangeNames lets a request ask, in the protocol's own way, for other names than the certificate's
 	// (ChangeSubjectName, RFC 6402 section 2.8). Put `names` after this stage then.
@@ -91,7 +92,7 @@ func NewOwnCertificate(c OwnCertificateConfig, store Certificates, now func() ti
 	if store == nil || now == nil {
 		return nil, errors.New("own-certificate: no certificates or clock given")
 	}
-	kinds, err := certificateKinds(c.Kinds)
+	kinds, err := ownKinds(c.Kinds)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +131,7 @@ func (s *OwnCertificate) judge(ctx context.Context, r *gateway.Request, g *gatew
 	if err := ctx.Err(); err != nil {
 		return gateway.Unanswered(err)
 	}
-	c, ok := carried(r, s.kinds)
+	c, ok := s.shows(r)
 	if !ok {
 		return gateway.Denied(gateway.Unauthenticated, "the certificate that was issued here is required",
 			"the request carries no "+joinKinds(s.kinds))
@@ -143,8 +144,11 @@ func (s *OwnCertificate) judge(ctx context.Context, r *gateway.Request, g *gatew
 	if !ok {
 		return denied
 	}
+	if denied, ok := issuedTo(record, leaf, c); !ok {
+		return denied
+	}
 	// From here on it is known who asks, and a refusal is kept for good.
-	if !g.Vouched() {
+	if !g.Vouched() && c.Kind != gateway.CredentialPassword {
 		g.Authenticate(c)
 	}
 	if record.Device != "" {
@@ -155,15 +159,21 @@ func (s *OwnCertificate) judge(ctx context.Context, r *gateway.Request, g *gatew
 	if denied, ok := s.mayAsk(ctx, r, record, leaf); !ok {
 		return denied
 	}
-	if anew && r.Operation != gateway.Revoke && (s.config.Once == "" || s.config.Once == onceConfirmed) {
+	if anew && s.succeeds(r.Operation) {
 		if denied, ok := s.succeeded(ctx, record); !ok {
 			return denied
 		}
 	}
 	note := fmt.Sprintf("certificate %x of %s, issued at endpoint %s", record.Serial, pkix.FormatName(leaf.RawSubject), record.Endpoint)
-	if r.Operation == gateway.Revoke {
+	switch r.Operation {
+	case gateway.Revoke:
 		g.Revokes = &gateway.Replaced{Issuer: bytes.Clone(r.Target.Issuer), Serial: r.Target.Serial.Bytes()}
-	} else {
+	case gateway.Query:
+		g.Owned = &gateway.Owned{
+			Replaced:  gateway.Replaced{Issuer: bytes.Clone(leaf.RawIssuer), Serial: leaf.SerialNumber.Bytes()},
+			Endpoints: slices.Clone(s.endpoints(r.Endpoint)),
+		}
+	default:
 		changed, denied, ok := s.sameNames(r, g, leaf)
 		if !ok {
 			return denied
@@ -174,13 +184,25 @@ func (s *OwnCertificate) judge(ctx context.Context, r *gateway.Request, g *gatew
 	if record.Device != "" {
 		note += ", device " + shown(record.Device)
 	}
-	if s.config.Once == onceAsked && r.Operation != gateway.Revoke {
+	if s.config.Once == onceAsked && r.Operation != gateway.Revoke && r.Operation != gateway.Query {
 		return gateway.Allowed(note, gateway.Claim{
 			Key: "renewed:" + gateway.Fingerprint(leaf), Limit: 1, Lost: "the certificate has been renewed, and may be once",
 			Reason: gateway.Revoked, Detail: "the certificate has been renewed already",
 		})
 	}
 	return gateway.Allowed(note)
+}
+
+// succeeds reports whether a confirmed successor ends what the certificate is good for. A query is no renewal, so that a device
+// whose answer was lost finds the successor by it, but once the device has that one the earlier key does not speak for it.
+func (s *OwnCertificate) succeeds(op gateway.Operation) bool {
+	switch op {
+	case gateway.Revoke:
+		return false
+	case gateway.Query:
+		return s.config.Once != onceNever
+	}
+	return s.config.Once == "" || s.config.Once == onceConfirmed
 }
 
 // succeeded denies the renewal of a certificate that has a successor of which the device has said that it holds it.
@@ -207,6 +229,8 @@ func (s *OwnCertificate) succeeded(ctx context.Context, record *gateway.Certific
 // section 5.3.5), the one that the request names.
 func (s *OwnCertificate) subject(ctx context.Context, r *gateway.Request, g *gateway.Grant, c gateway.Credential) (*x509.Certificate, gateway.Verdict, bool) {
 	switch {
+	case c.Kind == gateway.CredentialPassword:
+		return s.heldBy(r, g, c)
 	case !g.Vouched():
 	case r.OldCert != nil:
 		return r.OldCert, gateway.Verdict{}, true
@@ -276,7 +300,7 @@ func (s *OwnCertificate) mayAsk(ctx context.Context, r *gateway.Request, record 
 	deny := func(reason gateway.Reason, detail, format string, args ...any) (gateway.Verdict, bool) {
 		return gateway.Denied(reason, detail, fmt.Sprintf(format, args...)), false
 	}
-	endpoints := s.endpoints(r)
+	endpoints := s.endpoints(r.Endpoint)
 	if !slices.Contains(endpoints, record.Endpoint) {
 		return deny(gateway.NotAuthorized, "the certificate is not one of this endpoint's", "the certificate was issued at endpoint %q; this stage takes those of %q", record.Endpoint, endpoints)
 	}
@@ -300,8 +324,12 @@ func (s *OwnCertificate) mayAsk(ctx context.Context, r *gateway.Request, record 
 		if !bytes.Equal(r.Target.Issuer, leaf.RawIssuer) || r.Target.Serial.Cmp(leaf.SerialNumber) != 0 {
 			return s.mayRevoke(ctx, r, record, leaf)
 		}
+	case gateway.Query:
+		if !confirmed(record) {
+			return deny(gateway.NotAuthorized, "the certificate is not confirmed yet", "certificate %x waits to be confirmed (transaction %s)", record.Serial, record.Transaction)
+		}
 	default:
-		return deny(gateway.NotAuthorized, "the operation is not allowed with this certificate", "own-certificate judges renew, rekey and revoke, not %s", r.Operation)
+		return deny(gateway.NotAuthorized, "the operation is not allowed with this certificate", "own-certificate judges renew, rekey, revoke and query, not %s", r.Operation)
 	}
 	return gateway.Verdict{}, true
 }
@@ -312,34 +340,11 @@ func confirmed(record *gateway.Certificate) bool {
 }
 
 // endpoints are those under which a certificate may have been issued.
-func (s *OwnCertificate) endpoints(r *gateway.Request) []string {
+func (s *OwnCertificate) endpoints(endpoint string) []string {
 	if len(s.config.Endpoints) == 0 {
-		return []string{r.Endpoint}
+		return []string{endpoint}
 	}
 	return s.config.Endpoints
-}
-
-// mayRevoke judges a request to revoke another certificate than the one that the requester shows.
-func (s *OwnCertificate) mayRevoke(ctx context.Context, r *gateway.Request, record *gateway.Certificate, leaf *x509.Certificate) (gateway.Verdict, bool) {
-	what := fmt.Sprintf("certificate %x of %s asks to revoke certificate %x of issuer %s",
-		leaf.SerialNumber.Bytes(), pkix.FormatName(leaf.RawSubject), r.Target.Serial.Bytes(), pkix.FormatName(r.Target.Issuer))
-	target, err := s.store.Certificate(ctx, r.Target.Issuer, r.Target.Serial.Bytes())
-	switch {
-	case errors.Is(err, gateway.ErrNotFound):
-		return gateway.Denied(gateway.UnknownCert, "no such certificate was issued here", what+", which is not among those issued here"), false
-	case err != nil:
-		return gateway.Unanswered(fmt.Errorf("%s, which cannot be looked up: %w", what, err)), false
-	case target == nil:
-		return gateway.Unanswered(errors.New(what + ": the look-up gave nothing")), false
-	case s.config.Revoke != revokeDevice:
-		return gateway.Denied(gateway.NotAuthorized, "a certificate revokes itself only", what), false
-	case record.Device == "" || target.Device != record.Device || !slices.Contains(s.endpoints(r), target.Endpoint):
-		return gateway.Denied(gateway.NotAuthorized, "the certificate is not one of this device's",
-			fmt.Sprintf("%s, of device %s from endpoint %q; the requester is device %s", what, shown(target.Device), target.Endpoint, shown(record.Device))), false
-	case !confirmed(record): // it may be revoked at any moment, and what it revokes would be gone
-		return gateway.Denied(gateway.NotAuthorized, "the certificate is not confirmed yet", what+", and waits to be confirmed itself"), false
-	}
-	return gateway.Verdict{}, true
 }
 
 // sameNames holds the names asked for against the certificate's (RFC 7030 section 4.2.2: they "MUST be identical"),

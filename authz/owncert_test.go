@@ -136,7 +136,6 @@ func TestOwnCertificate(t *testing.T) {
 		"no certificate to renew":       {cert: mine, change: func(r *gateway.Request) { r.OldCert = nil }, reason: gateway.UnknownCert},
 		"another's certificate":         {cert: mine, change: func(r *gateway.Request) { r.OldCert = other }, reason: gateway.NotAuthorized, notes: []string{"CN=victim", "CN=device-0002"}},
 		"an enrollment":                 {cert: mine, change: func(r *gateway.Request) { r.Operation = gateway.Enroll }, reason: gateway.NotAuthorized, notes: []string{"not enroll"}},
-		"a query":                       {cert: mine, change: func(r *gateway.Request) { r.Operation = gateway.Query }, reason: gateway.NotAuthorized},
 		"revocation without target":     {cert: mine, change: func(r *gateway.Request) { r.Operation = gateway.Revoke }, reason: gateway.UnknownCert},
 		"revocation of another":         {cert: mine, change: func(r *gateway.Request) { revokes(r, other) }, reason: gateway.NotAuthorized, notes: []string{"to revoke certificate 04 of"}},
 		"CN=victim for device-0002":     {cert: mine, change: func(r *gateway.Request) { r.Subject = victim }, reason: gateway.NotAuthorized, notes: []string{"CN=victim", "CN=device-0002"}},

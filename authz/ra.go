@@ -34,7 +34,7 @@ type RAConfig struct {
 	Purposes []string `yaml:"purposes"`
 	// Nested lets in what such an RA has passed on, in a message of its own around the device's (RFC 9810 section 5.1.3.5), and
 	// nothing else. It says nothing about the device, for which another stage has to stand beside it. Default: the RA has
-	// signed the request itself, in the device's place.
+	// signed the request itself, or is the TLS client that sends it, in the device's place.
 	Nested bool `yaml:"nested"`
 	// CRLs are PEM or DER files of the CAs' complete revocation lists, read when the configuration is. When there are any, a
 	// certificate whose issuer has none, or one past its nextUpdate, cannot be judged.
@@ -45,15 +45,15 @@ type RAConfig struct {
 	Blocklist string `yaml:"blocklist"`
 }
 
-// RA is the stage `ra`. It denies with Unauthenticated a request that no certificate has signed, with NotAuthorized one that
+// RA is the stage `ra`. It denies with Unauthenticated a request that no certificate has signed or (in EST) come with, with NotAuthorized one that
 // reached us without an RA where Nested wants one, with Revoked, and with Untrusted when the certificate is not that of an RA
 // or not valid now. It cannot answer when revocation cannot be told.
 type RA struct {
 	nested bool
-	kind   gateway.CredentialKind
-	pinned *pkix.ChainPolicy // by Certificates; nil for none
-	under  *pkix.ChainPolicy // by CAs; nil for none
-	names  [][]byte          // DER
+	kinds  []gateway.CredentialKind // the first that a request carries counts
+	pinned *pkix.ChainPolicy        // by Certificates; nil for none
+	under  *pkix.ChainPolicy        // by CAs; nil for none
+	names  [][]byte                 // DER
 	now    func() time.Time
 }
 
@@ -68,9 +68,10 @@ func NewRA(c RAConfig, dir string, now func() time.Time) (*RA, error) {
 	if len(c.CAs) == 0 && (len(c.Names) > 0 || len(c.Purposes) > 0 || len(c.Intermediates) > 0) {
 		return nil, errors.New("names, purposes and intermediates are about certificates under cas, and there are none")
 	}
-	s := &RA{nested: c.Nested, kind: gateway.CredentialSigner, now: now}
+	// A message that is signed says more than the connection it came by; EST's requests have the TLS client's certificate alone.
+	s := &RA{nested: c.Nested, kinds: []gateway.CredentialKind{gateway.CredentialSigner, gateway.CredentialTLS}, now: now}
 	if c.Nested {
-		s.kind = gateway.CredentialNested
+		s.kinds = []gateway.CredentialKind{gateway.CredentialNested}
 	}
 	if len(c.Purposes) == 0 {
 		c.Purposes = []string{"cmcRA"}
@@ -157,17 +158,17 @@ func (s *RA) pin(c RAConfig, dir string) error {
 func (s *RA) Name() string { return "ra" }
 
 // Credentials is what the stage looks at.
-func (s *RA) Credentials() []gateway.CredentialKind { return []gateway.CredentialKind{s.kind} }
+func (s *RA) Credentials() []gateway.CredentialKind { return slices.Clone(s.kinds) }
 
-// Decide judges the RA's certificate. One that has signed the request is who asks, and vouches for the device; one that has
+// Decide judges the RA's certificate. One that has signed or sent the request is who asks, and vouches for the device; one that has
 // passed it on is noted only.
 func (s *RA) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant) gateway.Verdict {
-	c, ok := carried(r, []gateway.CredentialKind{s.kind})
+	c, ok := carried(r, s.kinds)
 	switch {
 	case !ok && s.nested:
 		return gateway.Denied(gateway.NotAuthorized, "requests are taken through a registration authority only", "no RA has passed the request on: it was not nested")
 	case !ok:
-		return gateway.Denied(gateway.Unauthenticated, "the certificate of a registration authority is required", "the request carries no "+string(s.kind))
+		return gateway.Denied(gateway.Unauthenticated, "the certificate of a registration authority is required", "the request carries no "+joinKinds(s.kinds))
 	}
 	v := s.judge(ctx, c)
 	if v.Decision == gateway.Allow && !s.nested {

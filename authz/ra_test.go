@@ -156,6 +156,37 @@ func TestRASpeaksByItsOwnSignature(t *testing.T) {
 	}
 }
 
+// An RA is the client of the TLS connection where messages are not signed (RFC 7030 section 3.7); where they are, the signer
+// counts. Nobody passes on by TLS what a device has protected.
+func TestRAByTLS(t *testing.T) {
+	v := newVendor(t)
+	ra, device := v.issuing.issue(2, "RA", purposed(cmcRA)), v.issuing.issue(3, "device", nil)
+	stranger := newCA(t, "Vendor Root", nil).issue(7, "RA", purposed(cmcRA))
+	const tls, signer = gateway.CredentialTLS, gateway.CredentialSigner
+	for name, c := range map[string]struct {
+		nested bool
+		shown  []gateway.Credential
+		reason gateway.Reason
+	}{
+		"an RA":                       {shown: []gateway.Credential{credential(tls, ra, v.issuing.cert)}},
+		"without the purpose":         {shown: []gateway.Credential{credential(tls, device, v.issuing.cert)}, reason: gateway.Untrusted},
+		"of another CA":               {shown: []gateway.Credential{credential(tls, stranger)}, reason: gateway.Untrusted},
+		"a device's message by an RA": {shown: []gateway.Credential{credential(tls, ra, v.issuing.cert), credential(signer, device, v.issuing.cert)}, reason: gateway.Untrusted},
+		"an RA's message by a device": {shown: []gateway.Credential{credential(tls, device, v.issuing.cert), credential(signer, ra, v.issuing.cert)}},
+		"nested":                      {nested: true, shown: []gateway.Credential{credential(tls, ra, v.issuing.cert)}, reason: gateway.NotAuthorized},
+	} {
+		s, err := NewRA(RAConfig{CAs: []string{"root.pem"}, Nested: c.nested}, v.dir, atNoon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, g := &gateway.Request{Operation: gateway.Enroll, Credentials: c.shown}, &gateway.Grant{}
+		got := s.Decide(context.Background(), r, g)
+		if (got.Decision == gateway.Allow) != (c.reason == "") || got.Reason != c.reason || g.Vouched() != (c.reason == "") {
+			t.Errorf("%s: %s %s (%s), vouched %t", name, got.Decision, got.Reason, got.Note, g.Vouched())
+		}
+	}
+}
+
 func TestRAConfig(t *testing.T) {
 	v := newVendor(t)
 	ra := v.issuing.issue(2, "RA", purposed(cmcRA))

@@ -82,6 +82,39 @@ func (g *Gateway) CRL(ctx context.Context, backend, name string) (der []byte, in
 	return crl.der, crl.info, nil
 }
 
+// CurrentCRL is a CRL in DER, with what it says of itself.
+type CurrentCRL struct {
+	DER  []byte
+	Info CRLInfo
+}
+
+// CRLs returns the CRLs of the CA that certifies for an endpoint, each as CRL does, one by each key: the current one's, then those of earlier
+// ones. None where the CA publishes none. When one of them cannot be had there is no answer at all: half of it would pass for the
+// whole. The error is an *Error.
+func (g *Gateway) CRLs(ctx context.Context, endpoint string) ([]CurrentCRL, error) {
+	ctx, cancel := context.WithTimeout(ctx, authoritiesTimeout)
+	defer cancel()
+	ca, err := g.Authority(ctx, endpoint)
+	if err != nil {
+		return nil, err
+	}
+	backend := g.runtime.Load().Endpoints[endpoint].Profile.Backend
+	var list []CurrentCRL
+	for _, name := range ca.CRLs {
+		der, info, err := g.CRL(ctx, backend, name)
+		switch {
+		case errors.Is(err, ErrNotFound): // the CA has none, or names it no more
+		case err != nil:
+			return nil, err
+		case !slices.ContainsFunc(list, func(c CurrentCRL) bool {
+			return bytes.Equal(c.Info.Signer.RawSubjectPublicKeyInfo, info.Signer.RawSubjectPublicKeyInfo)
+		}): // the current key's goes by two names
+			list = append(list, CurrentCRL{der, info})
+		}
+	}
+	return list, nil
+}
+
 // Issuers returns the certificate that a name means, then the others of the same CA's name and the links between its
 // roots: with a CA's name, its current issuing certificate, then the earlier ones; with the name of an earlier key's CRL, that
 // key's certificate first. The error is as CRL's.

@@ -262,3 +262,43 @@ func TestIssuersDuringRollover(t *testing.T) {
 		t.Errorf("%v, %v", all, err)
 	}
 }
+
+// An endpoint's CRLs are those of its CA, one of each key, and all of them or none.
+func TestCRLsOfAnEndpoint(t *testing.T) {
+	w, p := newPublisher(t)
+	if list, err := w.gw.CRLs(t.Context(), "est"); err != nil || len(list) != 1 || !list[0].Info.Signer.Equal(w.memory.Issuer()) {
+		t.Errorf("%d CRLs, %v", len(list), err)
+	}
+	asked := p.calls.Load()
+	if list, err := w.gw.CRLs(t.Context(), "est"); err != nil || len(list) != 1 || p.calls.Load() != asked {
+		t.Errorf("again: %d CRLs, %v, %d calls more", len(list), err, p.calls.Load()-asked)
+	}
+	if _, err := w.gw.CRLs(t.Context(), "nowhere"); reason(err) != gateway.NotAuthorized {
+		t.Errorf("no such endpoint: %v", err)
+	}
+
+	if _, err := w.memory.Rollover(t.Context(), &backend.RolloverRequest{ID: "1", Kind: backend.RolloverRekey}); err != nil {
+		t.Fatal(err)
+	}
+	w.publish(p)
+	list, err := w.gw.CRLs(t.Context(), "est")
+	if err != nil || len(list) != 2 || !list[0].Info.Signer.Equal(w.memory.Issuer()) {
+		t.Errorf("of two keys: %d CRLs, %v", len(list), err)
+	}
+	last := p.calls.Load() // the earlier key's CRL comes last, and is the one that fails
+	p.crl = func(ctx context.Context, name string, to io.Writer) error {
+		if name != "ec" {
+			return errors.New("away")
+		}
+		return p.Backend.CRL(ctx, name, to)
+	}
+	w.publish(p)
+	if list, err := w.gw.CRLs(t.Context(), "est"); reason(err) != gateway.Unavailable || list != nil || p.calls.Load() < last+2 {
+		t.Errorf("one away: %d CRLs, %v", len(list), err)
+	}
+	p.mute = true
+	w.publish(p)
+	if list, err := w.gw.CRLs(t.Context(), "est"); err != nil || len(list) != 0 {
+		t.Errorf("none published: %d CRLs, %v", len(list), err)
+	}
+}

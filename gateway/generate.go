@@ -75,6 +75,10 @@ func (g *Gateway) refuseKey(ctx context.Context, d *decision, stage string, e *E
 // name a key in a certificate that may be somebody else's (RFC 4211 section 4). keep: certificates that nobody confirms are kept.
 func possession(r *Request, gr *Grant, keep bool) *Error {
 	const detail = "possession of the key is not proven as required"
+	if r.Relayed && !gr.Vouched() {
+		return Errorf(BadPOP, "the request is bound to another TLS connection (RFC 7030 section 3.5): only a registration authority may pass it on",
+			"the request is bound to another connection, and none of the stages that allowed it found that an RA asks")
+	}
 	switch r.POP {
 	case POPSignature, POPLinked:
 		return nil

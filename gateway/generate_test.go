@@ -195,10 +195,16 @@ func TestPossession(t *testing.T) {
 		pop     gateway.POP
 		enroll  gateway.Pipeline
 		confirm bool
+		relayed bool
 		want    gateway.Reason
 	}{
-		"signature":                     {pop: gateway.POPSignature},
-		"bound to the session":          {pop: gateway.POPLinked},
+		"signature":                    {pop: gateway.POPSignature},
+		"bound to the session":         {pop: gateway.POPLinked},
+		"bound to another's, by an RA": {pop: gateway.POPSignature, relayed: true, enroll: gateway.Pipeline{vouches}},
+		"bound to another's":           {pop: gateway.POPSignature, relayed: true, want: gateway.BadPOP},
+		"bound to another's, held":     {pop: gateway.POPSignature, relayed: true, enroll: gateway.Pipeline{always(gateway.Held("look"))}, want: gateway.BadPOP},
+		"bound to another's, an RA elsewhere": {pop: gateway.POPSignature, relayed: true, want: gateway.BadPOP,
+			enroll: gateway.Pipeline{gateway.AnyOf(gateway.Pipeline{vouches, refuses}, gateway.Pipeline{always(gateway.Allowed(""))})}},
 		"none":                          {pop: gateway.POPNone, want: gateway.BadPOP},
 		"none, and all that is allowed": {pop: gateway.POPNone, enroll: gateway.Pipeline{decrypts, vouches, believes, making("P-256")}, want: gateway.BadPOP},
 		"not said":                      {want: gateway.BadPOP},
@@ -215,7 +221,7 @@ func TestPossession(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, backendtest.FaultPlan{}, func(w *world) { w.enroll = append(gateway.Pipeline{password{"secret"}}, c.enroll...) })
 			r := w.exchange(w.request("device-1"), "a")
-			r.POP, r.Confirm = c.pop, c.confirm
+			r.POP, r.Confirm, r.Relayed = c.pop, c.confirm, c.relayed
 			_, err := w.gw.Enroll(t.Context(), r)
 			if reason(err) != c.want || (c.want == "") != (w.memory.Total() == 1) {
 				t.Errorf("%v, want %q; %d issued", err, c.want, w.memory.Total())

@@ -41,6 +41,7 @@ type Grant struct {
 	Extensions     []pkix.Extension        // further ones, certified as they stand
 	Replaces       *Replaced               // the certificate that this one succeeds
 	Revokes        *Replaced               // the certificate of which a stage found that the request may revoke it
+	Owned          *Owned                  // query: the certificate that the requester has shown to be its own
 
 	Inventory *Device // the device's entry, once a stage has looked it up; nobody changes it
 	Vendor    string  // the vendor under whose CA the device authenticated
@@ -62,6 +63,12 @@ type Grant struct {
 type Replaced struct {
 	Issuer []byte // DER Name
 	Serial []byte // big-endian
+}
+
+// Owned identifies a certificate of ours whose holder asks, and says where others of the same device may have been issued.
+type Owned struct {
+	Replaced
+	Endpoints []string // names
 }
 
 // Authenticate records who the requester is. Only stages that have proof call it.

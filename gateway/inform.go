@@ -68,3 +68,45 @@ func (g *Gateway) AuthorityOf(ctx context.Context, p *Profile) (*Authority, erro
 	}
 	return ca, nil
 }
+
+// prover is implemented by stages that say which proofs of possession suffice.
+type prover interface{ Proofs() []POP }
+
+// RequiresLinking reports whether an endpoint certifies only what is linked to the TLS connection that it comes by (POPLinked,
+// RFC 7030 section 3.5), for one operation at least. What a registration authority vouches for is left out of account.
+func (g *Gateway) RequiresLinking(endpoint string) bool {
+	e := g.runtime.Load().Endpoints[endpoint]
+	if e == nil {
+		return false
+	}
+	for _, op := range []Operation{Enroll, Renew, Rekey} {
+		if e.Pipelines[op].requiresLinking() {
+			return true
+		}
+	}
+	return false
+}
+
+// ofRAs reports whether nobody but a registration authority gets through the pipeline: what it passes on is linked to another
+// connection (RFC 7030 section 3.7).
+func (p Pipeline) ofRAs() bool {
+	return slices.ContainsFunc(p, func(s Stage) bool { _, ok := s.(RegistrationAuthorities); return ok })
+}
+
+// requiresLinking reports whether no request gets through the pipeline that is not linked: a stage sees to that, or one in each
+// branch of a composed stage but those of registration authorities.
+func (p Pipeline) requiresLinking() bool {
+	return slices.ContainsFunc(p, func(s Stage) bool {
+		switch s := s.(type) {
+		case not:
+			return false
+		case composite:
+			branches := slices.DeleteFunc(slices.Clone(s.branches()), Pipeline.ofRAs)
+			return len(branches) > 0 && !slices.ContainsFunc(branches, func(b Pipeline) bool { return !b.requiresLinking() })
+		case prover:
+			proofs := s.Proofs()
+			return slices.Contains(proofs, POPLinked) && !slices.Contains(proofs, POPSignature)
+		}
+		return false
+	})
+}

@@ -71,3 +71,52 @@ func TestProfilesOf(t *testing.T) {
 		t.Error(names)
 	}
 }
+
+// proofs is a stage that says which proofs of possession suffice.
+type proofs []gateway.POP
+
+func (proofs) Name() string { return "proofs" }
+func (proofs) Decide(context.Context, *gateway.Request, *gateway.Grant) gateway.Verdict {
+	return gateway.Allowed("")
+}
+func (p proofs) Proofs() []gateway.POP { return p }
+
+// RFC 8951 section 4: what has to be linked has to be announced, whichever way a request takes.
+func TestRequiresLinking(t *testing.T) {
+	w := newWorld(t, backendtest.FaultPlan{})
+	profile := w.gw.ProfilesOf("est")[0]
+	linked, signed, either := proofs{gateway.POPLinked, gateway.POPRA}, proofs{gateway.POPSignature}, proofs{gateway.POPSignature, gateway.POPLinked}
+	free := password{"secret"}
+	for name, c := range map[string]struct {
+		pipelines map[gateway.Operation]gateway.Pipeline
+		want      bool
+	}{
+		"none":             {map[gateway.Operation]gateway.Pipeline{gateway.Enroll: {free}}, false},
+		"a signature":      {map[gateway.Operation]gateway.Pipeline{gateway.Enroll: {free, signed}}, false},
+		"either":           {map[gateway.Operation]gateway.Pipeline{gateway.Enroll: {free, either}}, false},
+		"linked":           {map[gateway.Operation]gateway.Pipeline{gateway.Enroll: {free, linked, either}}, true},
+		"renewal":          {map[gateway.Operation]gateway.Pipeline{gateway.Enroll: {free}, gateway.Renew: {free, linked}}, true},
+		"rekey":            {map[gateway.Operation]gateway.Pipeline{gateway.Enroll: {free}, gateway.Rekey: {free, linked}}, true},
+		"revocation":       {map[gateway.Operation]gateway.Pipeline{gateway.Enroll: {free}, gateway.Revoke: {free, linked}}, false},
+		"one way of two":   {map[gateway.Operation]gateway.Pipeline{gateway.Enroll: {free, gateway.AnyOf(gateway.Pipeline{linked}, gateway.Pipeline{free})}}, false},
+		"both ways":        {map[gateway.Operation]gateway.Pipeline{gateway.Enroll: {free, gateway.AnyOf(gateway.Pipeline{linked}, gateway.Pipeline{free, linked})}}, true},
+		"but for an RA":    {map[gateway.Operation]gateway.Pipeline{gateway.Enroll: {gateway.AnyOf(gateway.Pipeline{knowsRA{id: "a"}, signed}, gateway.Pipeline{free, linked})}}, true},
+		"an RA, or either": {map[gateway.Operation]gateway.Pipeline{gateway.Enroll: {gateway.AnyOf(gateway.Pipeline{knowsRA{id: "a"}, signed}, gateway.Pipeline{free})}}, false},
+		"an RA alone":      {map[gateway.Operation]gateway.Pipeline{gateway.Enroll: {gateway.AnyOf(gateway.Pipeline{knowsRA{id: "a"}, signed})}}, false},
+		"what must not be": {map[gateway.Operation]gateway.Pipeline{gateway.Enroll: {free, gateway.Not(gateway.Pipeline{linked})}}, false},
+	} {
+		err := w.gw.Swap(t.Context(), &gateway.Runtime{
+			Backends:  map[string]backend.Backend{"ca": w.memory},
+			Endpoints: map[string]*gateway.Endpoint{"est": {Name: "est", Profile: profile, Pipelines: c.pipelines}},
+		})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := w.gw.RequiresLinking("est"); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+	if w.gw.RequiresLinking("nowhere") {
+		t.Error("an endpoint that is not there")
+	}
+}

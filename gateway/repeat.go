@@ -41,7 +41,12 @@ func keyOf(r *Request, kind, wireID string, content []byte) RepeatKey {
 		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b))))
 		h.Write(b)
 	}
-	for _, s := range []string{r.Endpoint, string(r.Operation), wireID} {
+	operation := r.Operation
+	if operation == Rekey {
+		// By a password alone the same request is a rekey at first, and a renewal once its certificate is the newest.
+		operation = Renew
+	}
+	for _, s := range []string{r.Endpoint, string(operation), wireID} {
 		part([]byte(s))
 	}
 	if kind != "" {

@@ -55,6 +55,7 @@ type Request struct {
 	Validity    Validity         // as asked for, may be zero
 	CSR         []byte           // DER PKCS#10 when the wire carried one; nil for CRMF
 	POP         POP
+	Relayed     bool              // the request is bound to another connection than its own (RFC 7030 section 3.7): only an RA may pass it on, for which a stage has to vouch
 	Credentials []Credential      // all that authenticates the requester
 	OldCert     *x509.Certificate // renew, rekey: the certificate that is renewed, as the adapter found it; trust is a stage's business
 	Target      *CertID           // revoke, query

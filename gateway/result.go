@@ -29,5 +29,6 @@ type Result struct {
 	// ConfirmUntil is when that wait ends, with Unconfirmed: it counts from when the certificate was there, whoever asks for it
 	// again, or takes it over in a new exchange.
 	ConfirmUntil time.Time
-	Exchange     []byte // Request.Exchange, as stored
+	Exchange     []byte              // Request.Exchange, as stored
+	Certificates []*x509.Certificate // Query: the requester's own, the newest first
 }

@@ -93,6 +93,7 @@ func TestConfigErrors(t *testing.T) {
 		{"empty pipeline", "    renew:\n    - own-certificate: {}\n", "    renew: []\n", ":24: endpoints.ran.renew: the pipeline is empty"},
 		{"pipeline without value", "    renew:\n    - own-certificate: {}\n", "    renew:\n", ":24: endpoints.ran.renew: the pipeline is empty"},
 		{"an operation that EST does not have", "    renew:", "    revoke:", ":24: endpoints.ran.revoke: EST has no such request"},
+		{"a query that waits", "    renew:\n    - own-certificate: {}\n", "    query:\n    - own-certificate: {}\n    - approval: {}\n", ":24: endpoints.ran.query: the stage approval holds requests, and a query does not wait"},
 		{"unknown stage", "- own-certificate", "- own-certificat", `:25: endpoints.ran.renew[0]: unknown stage "own-certificat" (did you mean "own-certificate"?)`},
 		{"unknown key of a stage", "- own-certificate: {}", "- own-certificate: {garce: 1d}", `:25: unknown key "garce" in endpoints.ran.renew[0].own-certificate (did you mean "grace"?)`},
 		{"file of a stage", "password: {users", "password: {file: nowhere, users", ":22: endpoints.ran.enroll[0]: password: "},

@@ -116,7 +116,10 @@ func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (ga
 	if op == gateway.Revoke && has("approval") {
 		return nil, c.fault(path, "the stage approval holds requests, and a revocation does not wait: leave it out. What the device may not do itself, an operator does (muster revoke)")
 	}
-	if err := errors.Join(c.checkCredentials(path, op, e, p), c.checkOrder(path, nodes), c.checkVouched(path, op, nodes), c.checkRA(path, op, nodes), c.checkGenerate(path, e, p), c.checkDecrypts(path, e, nodes), c.check3GPP(path, op, e, nodes)); err != nil {
+	if op == gateway.Query && has("approval") {
+		return nil, c.fault(path, "the stage approval holds requests, and a query does not wait: leave it out")
+	}
+	if err := errors.Join(c.checkCredentials(path, op, e, p), c.checkOrder(path, nodes), c.checkVouched(path, op, nodes), c.checkRA(path, op, nodes), c.checkByPassword(path, op, nodes), c.checkGenerate(path, e, p), c.checkLinking(path, e, nodes), c.checkDecrypts(path, e, nodes), c.check3GPP(path, op, e, nodes)); err != nil {
 		return nil, err
 	}
 	if op == gateway.Enroll || op == gateway.Renew || op == gateway.Rekey {

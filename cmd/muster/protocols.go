@@ -20,6 +20,7 @@ type protocol struct {
 	identity  bool                                               // it answers with an RA certificate
 	carries   []gateway.CredentialKind                           // what its requests can authenticate by
 	revokes   bool                                               // it has requests to revoke
+	queries   bool                                               // it has requests that ask for what was issued
 	generates bool                                               // it has requests for keys that the gateway makes
 	without   func(gateway.Operation) string                     // why it has no revoke, or no query
 	make      func(a adapterDeps, all []served) (handler, error) // the adapter, for some endpoints
@@ -52,7 +53,7 @@ var protocols = []protocol{
 		without: func(op gateway.Operation) string { return "requests to " + string(op) + " are not served over CMP yet" },
 	},
 	{
-		name: gateway.EST, title: "EST", make: makeEST,
+		name: gateway.EST, title: "EST", make: makeEST, queries: true,
 		carries: []gateway.CredentialKind{gateway.CredentialTLS, gateway.CredentialPassword},
 		without: func(gateway.Operation) string { return "EST has no such request" },
 	},
@@ -74,7 +75,7 @@ func (p protocol) serves(op gateway.Operation) bool {
 	case gateway.Revoke:
 		return p.revokes
 	case gateway.Query:
-		return false
+		return p.queries
 	}
 	return true
 }

@@ -48,6 +48,28 @@ func CertsOnly(certs ...[]byte) ([]byte, error) {
 			return nil, &Error{What: "not a certificate", Err: ErrSyntax}
 		}
 	}
+	return degenerate(tagCertificates, certs)
+}
+
+// CRLsOnly builds the degenerate SignedData that carries DER CRLs (RFC 5280 section 5.1) and nothing else: the crls-only message of
+// RFC 8295 section 4.2. At least one; each must be one DER SEQUENCE, else the error is ErrSyntax. They may be large and are not
+// looked into: the caller has parsed them.
+func CRLsOnly(crls ...[]byte) ([]byte, error) {
+	if len(crls) == 0 {
+		return nil, &Error{What: "no CRL", Err: ErrSyntax}
+	}
+	for _, c := range crls {
+		s := cryptobyte.String(c)
+		if !s.SkipASN1(cbasn1.SEQUENCE) || !s.Empty() {
+			return nil, &Error{What: "not a CRL", Err: ErrSyntax}
+		}
+	}
+	return degenerate(tagCRLs, crls)
+}
+
+// degenerate builds a SignedData with one list of elements, in the order given, and no signature. Version 1 goes with CRLs as
+// well (RFC 5652 section 5.1).
+func degenerate(tag cbasn1.Tag, elements [][]byte) ([]byte, error) {
 	var b cryptobyte.Builder
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1ObjectIdentifier(oidSignedData)
@@ -56,9 +78,9 @@ func CertsOnly(certs ...[]byte) ([]byte, error) {
 				b.AddASN1Int64(1)
 				b.AddASN1(cbasn1.SET, func(*cryptobyte.Builder) {})
 				b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(oidData) })
-				b.AddASN1(tagCertificates, func(b *cryptobyte.Builder) {
-					for _, c := range certs {
-						b.AddBytes(c)
+				b.AddASN1(tag, func(b *cryptobyte.Builder) {
+					for _, e := range elements {
+						b.AddBytes(e)
 					}
 				})
 				b.AddASN1(cbasn1.SET, func(*cryptobyte.Builder) {})

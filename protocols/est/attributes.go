@@ -29,7 +29,7 @@ const maxChallenge = 255
 
 // attributes is what a request's attributes say.
 type attributes struct {
-	bindings []string       // channel bindings: challengePassword, estIdentityLinking
+	bindings []binding      // channel bindings: challengePassword, estIdentityLinking
 	newNames *gateway.Names // ChangeSubjectName
 	otp      bool           // there is an otpChallenge
 }
@@ -69,7 +69,7 @@ func parseAttributes(list []pkix.Attribute) (attributes, error) {
 			if err != nil {
 				return attributes{}, fmt.Errorf("the request's attribute %s %w", name, err)
 			}
-			a.bindings = append(a.bindings, value)
+			a.bindings = append(a.bindings, binding{name, value})
 		}
 	}
 	return a, nil

@@ -88,12 +88,13 @@ func recipes(t *testing.T) []string {
 // against one endpoint, whatever the CA's keys.
 func TestRecipes(t *testing.T) {
 	scripts := recipes(t)
-	if len(scripts) != 5 {
+	if len(scripts) != 6 {
 		t.Fatalf("%d recipes in docs/est.md", len(scripts))
 	}
 	for name, newKey := range map[string]func() crypto.Signer{"P-256": newP256, "RSA-3072": newRSA} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, worldOptions{newKey: newKey})
+			b.gateway.profile = &gateway.Profile{Keys: []string{"P-256"}}
 			for _, script := range scripts {
 				b.must(t, script)
 			}

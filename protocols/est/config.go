@@ -15,6 +15,10 @@ type Config struct {
 	// announce themselves as libest, which cannot read /cacerts otherwise, and for nobody else, since strongSwan cannot
 	// read any line break; always and never overrule that.
 	Wrap Wrap `yaml:"wrap"`
+	// CSRAttrs says how /csrattrs announces what a request should have (the profile's first key, names that the device has
+	// to give): auto (the default) as RFC 8951 section 4 has it; template as RFC 9908 section 3.4 does, usages too, with what
+	// older clients read beside it; none announces nothing but a challengePassword that is required.
+	CSRAttrs CSRAttrs `yaml:"csrattrs"`
 	// Limits: max-body counts base64 and line breaks too, up to 16777216; retry-after goes with 202 and 503.
 	wire.Limits `yaml:",inline"`
 }
@@ -27,6 +31,16 @@ const (
 	WrapAuto   Wrap = "auto"
 	WrapAlways Wrap = "always"
 	WrapNever  Wrap = "never"
+)
+
+// CSRAttrs is auto, template or none; "" means auto.
+type CSRAttrs string
+
+// The values of Config.CSRAttrs.
+const (
+	CSRAttrsAuto     CSRAttrs = "auto"
+	CSRAttrsTemplate CSRAttrs = "template"
+	CSRAttrsNone     CSRAttrs = "none"
 )
 
 const maxMaxBody = 16 << 20
@@ -43,12 +57,20 @@ func (c Config) check() error {
 	default:
 		return fmt.Errorf("wrap: not one of auto, always, never")
 	}
+	switch c.CSRAttrs {
+	case "", CSRAttrsAuto, CSRAttrsTemplate, CSRAttrsNone:
+	default:
+		return fmt.Errorf("csrattrs: not one of auto, template, none")
+	}
 	return c.Limits.Check(maxMaxBody)
 }
 
 func (c Config) withDefaults() Config {
 	if c.Wrap == "" {
 		c.Wrap = WrapAuto
+	}
+	if c.CSRAttrs == "" {
+		c.CSRAttrs = CSRAttrsAuto
 	}
 	c.Limits = c.Limits.WithDefaults()
 	return c

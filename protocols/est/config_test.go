@@ -20,7 +20,7 @@ func TestConfig(t *testing.T) {
 	if f.EST.Wrap != WrapNever || f.EST.MaxBody != 8192 || time.Duration(f.EST.RetryAfter) != 2*time.Minute {
 		t.Errorf("%+v", f.EST)
 	}
-	if got := (Config{}).withDefaults(); got.Wrap != WrapAuto || got.MaxBody != 256<<10 || time.Duration(got.RetryAfter) != 30*time.Second {
+	if got := (Config{}).withDefaults(); got.Wrap != WrapAuto || got.CSRAttrs != CSRAttrsAuto || got.MaxBody != 256<<10 || time.Duration(got.RetryAfter) != 30*time.Second {
 		t.Errorf("defaults %+v", got)
 	}
 	for text, want := range map[string]string{
@@ -29,6 +29,7 @@ func TestConfig(t *testing.T) {
 		"est:\n  max-body: 999999999": "muster.yaml:2: est: max-body: not from",
 		"est:\n  retry-after: 10ms":   "muster.yaml:2: est: retry-after: not from 1s to 24h",
 		"est:\n  retry-after: -5s":    "retry-after",
+		"est:\n  csrattrs: always":    "muster.yaml:2: est: csrattrs: not one of auto, template, none",
 		"est:\n  wrapp: auto":         `did you mean "wrap"`,
 		"est:\n  max-body: large":     "max-body",
 	} {
@@ -82,8 +83,8 @@ func TestOperationNames(t *testing.T) {
 			t.Errorf("%s: %+v", name, op)
 		}
 	}
-	if served != 6 {
-		t.Errorf("%d operations of RFC 7030", served)
+	if served != 8 {
+		t.Errorf("%d operations of RFC 7030 and RFC 8295", served)
 	}
 	if _, ok := operationNamed(""); ok {
 		t.Error("an empty name is an operation")

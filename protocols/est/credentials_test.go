@@ -150,19 +150,6 @@ func TestChannelBinding(t *testing.T) {
 	}
 }
 
-// A connection without a binding cannot verify a value, so that the value is refused.
-func TestNoChannelBinding(t *testing.T) {
-	if linked, err := checkBinding("", []string{""}); linked || err != errNoBinding {
-		t.Errorf("%v, %v", linked, err)
-	}
-	if linked, err := checkBinding("", nil); linked || err != nil {
-		t.Errorf("%v, %v", linked, err)
-	}
-	if got := channelBinding(&tls.ConnectionState{Version: tls.VersionTLS12}); got != "" {
-		t.Errorf("%q", got)
-	}
-}
-
 // A repeat is equal whatever its challenges, its signature and the order of its parts (RFC 7030 section 4.2.3).
 func TestContent(t *testing.T) {
 	key := newP256()

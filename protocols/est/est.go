@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
@@ -27,9 +28,23 @@ type Gateway interface {
 	Reject(ctx context.Context, r *gateway.Request, e *gateway.Error) *gateway.Error
 	// Accepts reports whether the endpoint looks at credentials of the kind: only then are clients asked for them.
 	Accepts(endpoint string, kind gateway.CredentialKind) bool
+	// HeldBy returns the newest valid certificate that was issued to the one whom the credential names, under the names, nil
+	// when there is none; renews is false when the endpoint renews nothing by the credential alone. The error is a *gateway.Error.
+	HeldBy(ctx context.Context, endpoint string, c gateway.Credential, names gateway.Names) (cert *x509.Certificate, renews bool, err error)
+	// TrustedRA returns nil when the endpoint knows the credential for that of a registration authority; speaks: one that
+	// asks in a device's place. The error is NotAuthorized, or Unavailable when that cannot be told.
+	TrustedRA(ctx context.Context, endpoint string, c gateway.Credential, speaks bool) *gateway.Error
 	// CACertificates returns the endpoint's CA certificates: the issuing CA first, the root last, then those of a
 	// rollover. The error is a *gateway.Error.
 	CACertificates(ctx context.Context, endpoint string) ([]*x509.Certificate, error)
+	// ProfilesOf returns the profiles that an endpoint offers, its own first. Nobody changes them.
+	ProfilesOf(endpoint string) []*gateway.Profile
+	// RequiresLinking reports whether requests have to be linked to the TLS connection (RFC 7030 section 3.5).
+	RequiresLinking(endpoint string) bool
+	// CRLs returns those of the endpoint's CA, none where it publishes none. The error is a *gateway.Error.
+	CRLs(ctx context.Context, endpoint string) ([]gateway.CurrentCRL, error)
+	// Query answers who asks for its own certificates. The error is always a *gateway.Error, of UnknownCert when there are none.
+	Query(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
 }
 
 // Endpoint is one configured EST endpoint, served at /.well-known/est/NAME.
@@ -37,6 +52,8 @@ type Endpoint struct {
 	Name    string // the label of RFC 7030 section 3.2.2
 	Default bool   // served at /.well-known/est too; at most one endpoint of a Handler is
 	Config  Config
+
+	announced *atomic.Pointer[announcement] // by /csrattrs; set by New
 }
 
 // Options make a Handler. All are required.
@@ -52,7 +69,8 @@ type Options struct {
 type Handler struct {
 	gateway   Gateway
 	endpoints map[string]*Endpoint
-	fallback  *Endpoint // for a path without a label; nil for none
+	fallback  *Endpoint            // for a path without a label; nil for none
+	crls      map[string]*rendered // by endpoint
 	now       func() time.Time
 	log       *slog.Logger
 }
@@ -62,7 +80,7 @@ func New(o Options) (*Handler, error) {
 	if o.Gateway == nil || o.Clock == nil || o.Log == nil {
 		return nil, errors.New("est: gateway, clock and log are required")
 	}
-	h := &Handler{gateway: o.Gateway, endpoints: map[string]*Endpoint{}, now: o.Clock, log: o.Log}
+	h := &Handler{gateway: o.Gateway, endpoints: map[string]*Endpoint{}, crls: map[string]*rendered{}, now: o.Clock, log: o.Log}
 	var names wire.Names
 	for _, e := range o.Endpoints {
 		if err := names.Add(e.Name, e.Default); err != nil {
@@ -76,7 +94,8 @@ func New(o Options) (*Handler, error) {
 			return nil, fmt.Errorf("est: endpoint %q: %w", e.Name, err)
 		}
 		e.Config = e.Config.withDefaults()
-		h.endpoints[e.Name] = &e
+		e.announced = new(atomic.Pointer[announcement])
+		h.endpoints[e.Name], h.crls[e.Name] = &e, &rendered{}
 		if e.Default {
 			h.fallback = &e
 		}

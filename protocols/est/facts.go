@@ -13,5 +13,9 @@ func (x *exchange) facts(c *certification, size int) string {
 	if s := x.R.TLS; s != nil {
 		over = "over " + tls.VersionName(s.Version)
 	}
-	return fmt.Sprintf("%s %s, PKCS#10 of %d bytes; a key of type %s, possession shown by %s", x.R.URL.Path, over, size, pkix.KeyName(c.Key), x.Request.POP)
+	proof := string(x.Request.POP)
+	if x.Request.Relayed {
+		proof += ", bound to another connection, as an RA passes it on"
+	}
+	return fmt.Sprintf("%s %s, PKCS#10 of %d bytes; a key of type %s, possession shown by %s", x.R.URL.Path, over, size, pkix.KeyName(c.Key), proof)
 }

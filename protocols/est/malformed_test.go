@@ -94,7 +94,7 @@ func TestMalformedRequests(t *testing.T) {
 		{"endless password", enroll, good, header("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("a:"+strings.Repeat("x", 2000)))), 400, "too long"},
 		// RFC 7030 section 4.2.2.
 		{"re-enroll with nothing", "POST /simplereenroll", good, nil, 401, "TLS client authentication"},
-		{"re-enroll with a password", "POST /simplereenroll", good, header("Authorization", "Basic Zjpw"), 403, "a password alone does not"},
+		{"re-enroll with a password", "POST /simplereenroll", good, header("Authorization", "Basic Zjpw"), 403, "a password alone does not suffice here"},
 		// RFC 7030 sections 3.2.2, 4.3.2 and 4.4.
 		{"unknown operation", "POST /enroll", good, nil, 404, "no such EST operation"},
 		{"unknown operation of a label", "GET /ran/capability", nil, nil, 404, "no such EST operation"},

@@ -31,11 +31,16 @@ func (x *exchange) writeCertificates(contentType string, certs []*x509.Certifica
 	if err != nil {
 		return wire.Refused(gateway.Internal, "", err)
 	}
+	x.writeBase64(contentType, der)
+	return nil
+}
+
+// writeBase64 answers with DER in base64, with line breaks for whom the endpoint has them.
+func (x *exchange) writeBase64(contentType string, der []byte) {
 	body := encodeBody(der, x.endpoint.Config.Wrap.wraps(x.R.UserAgent()))
-	// RFC 8951 section 3 makes receivers ignore it; older clients look for it (RFC 7030 sections 4.1.3, 4.2.3).
+	// RFC 8951 section 3 makes receivers ignore it; older clients look for it (RFC 7030 sections 4.1.3, 4.2.3, 4.5.2).
 	x.W.Header().Set("Content-Transfer-Encoding", "base64")
 	x.Write(http.StatusOK, contentType, body)
-	return nil
 }
 
 // encodeBody renders base64 (RFC 4648 section 4), in one line without an end or in lines that all have one.

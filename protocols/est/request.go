@@ -71,22 +71,14 @@ func parseCertification(der []byte) (c *certification, ref *wire.Refusal) {
 	return c, nil
 }
 
-// fill writes what the request asks for into r, which has its credentials already. binding is the connection's.
-func (c *certification) fill(r *gateway.Request, op gateway.Operation, binding string) *wire.Refusal {
+// fill writes what the request asks for into r, which has its credentials already, and what exchange.link found.
+func (c *certification) fill(r *gateway.Request, op gateway.Operation) *wire.Refusal {
 	r.Operation = op
 	r.CSR = c.Raw
 	r.Subject = c.Subject
 	r.PublicKey = c.PublicKey
 	r.Extensions = c.Extensions
 	r.NewNames = c.newNames
-	r.POP = gateway.POPSignature
-	linked, err := checkBinding(binding, c.bindings)
-	if err != nil {
-		return wire.Refused(gateway.BadPOP, err.Error(), err)
-	}
-	if linked {
-		r.POP = gateway.POPLinked
-	}
 	if op != gateway.Enroll {
 		if ref := c.succeed(r); ref != nil {
 			return ref
@@ -97,23 +89,24 @@ func (c *certification) fill(r *gateway.Request, op gateway.Operation, binding s
 		sum := sha256.Sum256(c.PublicKey)
 		r.Credentials = []gateway.Credential{{Kind: gateway.CredentialKey, ID: hex.EncodeToString(sum[:])}}
 	}
+	var err error
 	if r.Content, err = c.content(); err != nil {
 		return wire.Refused(gateway.Malformed, "the request cannot be encoded again", err)
 	}
 	return nil
 }
 
-// succeed makes r a renewal or a rekey of the TLS client's certificate (RFC 7030 section 4.2.2: the same public key
-// renews, another one rekeys).
+// succeed makes r a renewal or a rekey of the TLS client's certificate, or of the one that findHeld has found (RFC 7030
+// section 4.2.2: the same public key renews, another one rekeys).
 func (c *certification) succeed(r *gateway.Request) *wire.Refusal {
-	tls, ok := r.Credential(gateway.CredentialTLS)
-	if !ok {
-		if _, ok := r.Credential(gateway.CredentialPassword); ok {
-			return wire.Refused(gateway.NotAuthorized, "re-enrolling needs TLS client authentication with the certificate to be renewed; a password alone does not", nil)
-		}
+	if tls, ok := r.Credential(gateway.CredentialTLS); ok {
+		r.OldCert = tls.Chain[0]
+	} else if _, ok := r.Credential(gateway.CredentialPassword); !ok {
 		return wire.Refused(gateway.Unauthenticated, "re-enrolling needs TLS client authentication with the certificate to be renewed", nil)
 	}
-	r.OldCert = tls.Chain[0]
+	if r.OldCert == nil {
+		return nil // the pipeline refuses it, when it has compared the password
+	}
 	r.Operation = gateway.Rekey
 	if key, ok := r.OldCert.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); ok && key.Equal(c.Key) {
 		r.Operation = gateway.Renew

@@ -27,6 +27,10 @@ func operationNamed(segment string) (operation, bool) {
 		return operation{get, gateway.Query, (*exchange).caCerts}, true
 	case "csrattrs":
 		return operation{get, gateway.Query, (*exchange).csrAttrs}, true
+	case "crls":
+		return operation{get[:1], gateway.Query, (*exchange).currentCRLs}, true
+	case "eecerts":
+		return operation{get[:1], gateway.Query, (*exchange).ownCertificates}, true
 	case "simpleenroll":
 		return operation{post, gateway.Enroll, (*exchange).enroll}, true
 	case "simplereenroll":
@@ -133,13 +137,6 @@ func (x *exchange) caCerts() *wire.Refusal {
 	return x.writeCertificates(typeCACerts, certs)
 }
 
-// csrAttrs answers RFC 7030 section 4.5.2 (as in RFC 8951 section 4): 204 says that there is nothing to ask for.
-func (x *exchange) csrAttrs() *wire.Refusal {
-	x.Answered = true
-	x.W.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
 // serverKeyGen and fullCMC are OPTIONAL (RFC 7030 section 3.2.2); section 4.3.2: 501 says that they are not implemented.
 func (x *exchange) serverKeyGen() *wire.Refusal {
 	return wire.Refused(gateway.Unsupported, "server-side key generation is not implemented: make the key on the device and use /simpleenroll", nil)
@@ -174,11 +171,13 @@ func (x *exchange) enroll() *wire.Refusal {
 		return ref
 	}
 	x.Request.Raw = body
-	binding := ""
-	if len(c.bindings) > 0 {
-		binding = channelBinding(x.R.TLS)
+	if ref := x.link(c); ref != nil {
+		return ref
 	}
-	if ref := c.fill(x.Request, x.Request.Operation, binding); ref != nil {
+	if ref := x.findHeld(c); ref != nil {
+		return ref
+	}
+	if ref := c.fill(x.Request, x.Request.Operation); ref != nil {
 		return ref
 	}
 	x.Request.Notes = append(x.Request.Notes, x.facts(c, len(der)))

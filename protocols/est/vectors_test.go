@@ -47,8 +47,11 @@ func read(body []byte) (*gateway.Request, *wire.Refusal) {
 	if ref != nil {
 		return nil, ref
 	}
-	r := &gateway.Request{}
-	return r, c.fill(r, gateway.Enroll, "dGhlIGNvbm5lY3Rpb24=")
+	if _, err := checkBinding("dGhlIGNvbm5lY3Rpb24=", "tls-unique", c.bindings); err != nil {
+		return nil, wire.Refused(gateway.BadPOP, err.Error(), err)
+	}
+	r := &gateway.Request{POP: gateway.POPSignature}
+	return r, c.fill(r, gateway.Enroll)
 }
 
 // A file's name begins with what it must give: ok, or the reason of the refusal.

@@ -237,15 +237,6 @@ func TestPending(t *testing.T) {
 	}
 }
 
-// RFC 8951 section 4 (4.5.2): 204 says that there are no attributes to ask for.
-func TestCSRAttrs(t *testing.T) {
-	w := newWorld(t, worldOptions{})
-	got := send(t, w.client(nil, nil, nil), w.request(http.MethodGet, root+"/csrattrs", nil))
-	if got.StatusCode != 204 || got.body != "" || got.Header.Get("Content-Type") != "" {
-		t.Errorf("%d %q %q", got.StatusCode, got.body, got.Header)
-	}
-}
-
 // RFC 7030 section 3.3: TLS throughout. Nothing is looked at and nothing asked for in clear.
 func TestPlainHTTPIsRefused(t *testing.T) {
 	w := newWorld(t, worldOptions{})

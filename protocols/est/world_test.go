@@ -87,8 +87,14 @@ var _ Gateway = (*gateway.Gateway)(nil)
 type fakeGateway struct {
 	enroll  func(*gateway.Request) (*gateway.Result, error)
 	caCerts func() ([]*x509.Certificate, error)
-	accepts bool // passwords
-	panics  bool // in Reject
+	crls    func(endpoint string) ([]gateway.CurrentCRL, error)
+	query   func(*gateway.Request) (*gateway.Result, error)
+	profile *gateway.Profile // nil: the endpoint is not there
+	linked  bool             // linking is required
+	accepts bool             // passwords
+	held    func(gateway.Credential, gateway.Names) (*x509.Certificate, bool, error)
+	panics  bool                                                                    // in Reject
+	ra      func(endpoint string, c gateway.Credential, speaks bool) *gateway.Error // nil: nobody is an RA
 
 	mu       sync.Mutex
 	enrolled []*gateway.Request
@@ -125,9 +131,40 @@ func (g *fakeGateway) Accepts(_ string, kind gateway.CredentialKind) bool {
 	return g.accepts && kind == gateway.CredentialPassword
 }
 
+func (g *fakeGateway) TrustedRA(_ context.Context, endpoint string, c gateway.Credential, speaks bool) *gateway.Error {
+	if g.ra == nil {
+		return gateway.Errorf(gateway.NotAuthorized, "", "no RA")
+	}
+	return g.ra(endpoint, c, speaks)
+}
+
+func (g *fakeGateway) HeldBy(_ context.Context, _ string, c gateway.Credential, names gateway.Names) (*x509.Certificate, bool, error) {
+	if g.held == nil {
+		return nil, false, nil
+	}
+	return g.held(c, names)
+}
+
+func (g *fakeGateway) CRLs(_ context.Context, endpoint string) ([]gateway.CurrentCRL, error) {
+	return g.crls(endpoint)
+}
+
+func (g *fakeGateway) Query(_ context.Context, r *gateway.Request) (*gateway.Result, error) {
+	return g.query(r)
+}
+
 func (g *fakeGateway) CACertificates(context.Context, string) ([]*x509.Certificate, error) {
 	return g.caCerts()
 }
+
+func (g *fakeGateway) ProfilesOf(string) []*gateway.Profile {
+	if g.profile == nil {
+		return nil
+	}
+	return []*gateway.Profile{g.profile, {Name: "another", Keys: []string{"P-521"}}}
+}
+
+func (g *fakeGateway) RequiresLinking(string) bool { return g.linked }
 
 func (g *fakeGateway) allEnrolled() []*gateway.Request {
 	g.mu.Lock()

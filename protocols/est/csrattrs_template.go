@@ -1,0 +1,168 @@
+package est
+
+import (
+	"crypto/x509"
+	"encoding/asn1"
+	"math/big"
+	"math/bits"
+
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/muster-pki/muster/gateway"
+)
+
+// Attributes of RFC 9908 (section 3.4, appendix A).
+var (
+	oidRequestTemplate          = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 61} // id-aa-certificationRequestInfoTemplate
+	oidExtensionRequestTemplate = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 62} // id-aa-extensionReqTemplate
+)
+
+var (
+	oidKeyUsage    = asn1.ObjectIdentifier{2, 5, 29, 15} // RFC 5280 section 4.2.1.3
+	oidExtKeyUsage = asn1.ObjectIdentifier{2, 5, 29, 37} // RFC 5280 section 4.2.1.12
+)
+
+// requestTemplate is a certification request with what is asked for filled in, and without what is not (RFC 9908 section
+// 3.4). It is nil when nothing is asked for. An attribute of the subject without a value is the client's to fill in.
+//
+//	CertificationRequestInfoTemplate ::= SEQUENCE {           -- implicit tags
+//	    version        INTEGER { v1(0) },
+//	    subject        NameTemplate OPTIONAL,
+//	    subjectPKInfo  [0] SubjectPublicKeyInfoTemplate OPTIONAL,
+//	    attributes     [1] SET OF Attribute }
+//	NameTemplate ::= SEQUENCE OF SET OF SEQUENCE { type OBJECT IDENTIFIER, value ANY OPTIONAL }
+//	SubjectPublicKeyInfoTemplate ::= SEQUENCE {
+//	    algorithm         AlgorithmIdentifier,
+//	    subjectPublicKey  BIT STRING OPTIONAL }
+func requestTemplate(p *gateway.Profile, key *askedKey, wanted gateway.NamesWanted) ([]byte, error) {
+	extensions, err := askedExtensions(p, wanted.SAN)
+	if err != nil {
+		return nil, err
+	}
+	if len(wanted.Subject) == 0 && key == nil && len(extensions) == 0 {
+		return nil, nil
+	}
+	return sequence(func(b *cryptobyte.Builder) {
+		b.AddASN1Int64(0)
+		if len(wanted.Subject) > 0 { // MUST be absent otherwise
+			b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				for _, oid := range wanted.Subject {
+					b.AddASN1(cryptobyteasn1.SET, func(b *cryptobyte.Builder) {
+						b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(oid) })
+					})
+				}
+			})
+		}
+		if key != nil {
+			b.AddASN1(cryptobyteasn1.Tag(0).ContextSpecific().Constructed(), key.addTemplate)
+		}
+		b.AddASN1(cryptobyteasn1.Tag(1).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+			if len(extensions) == 0 {
+				return
+			}
+			// ExtensionReqTemplate is for values that the client completes; extensionRequest MUST be used otherwise.
+			oid := oidExtensionRequest
+			if len(wanted.SAN) > 0 {
+				oid = oidExtensionRequestTemplate
+			}
+			value, err := sequence(func(b *cryptobyte.Builder) {
+				for _, e := range extensions {
+					b.AddBytes(e)
+				}
+			})
+			if err != nil {
+				b.SetError(err)
+				return
+			}
+			addAttribute(b, oid, value)
+		})
+	})
+}
+
+// addTemplate adds the fields of SubjectPublicKeyInfoTemplate. An RSA key's size is that of a modulus which stands there
+// for no other purpose; other keys MUST NOT have one.
+func (k *askedKey) addTemplate(b *cryptobyte.Builder) {
+	b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1ObjectIdentifier(k.algorithm)
+		switch {
+		case k.curve != nil:
+			b.AddASN1ObjectIdentifier(k.curve)
+		case k.bits > 0:
+			b.AddASN1NULL()
+		}
+	})
+	if k.bits > 0 {
+		b.AddASN1(cryptobyteasn1.BIT_STRING, func(b *cryptobyte.Builder) {
+			b.AddUint8(0)
+			b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) { // RSAPublicKey, RFC 8017 appendix A.1.1
+				modulus := new(big.Int).Lsh(big.NewInt(1), uint(k.bits))
+				b.AddASN1BigInt(modulus.Sub(modulus, big.NewInt(1)))
+				b.AddASN1Int64(65537)
+			})
+		})
+	}
+}
+
+// askedExtensions are names to be filled in by the client, and the usages as they are certified. Each is both an Extension
+// (RFC 5280 section 4.1) and an ExtensionTemplate.
+func askedExtensions(p *gateway.Profile, names []uint8) ([][]byte, error) {
+	var list [][]byte
+	add := func(oid asn1.ObjectIdentifier, critical bool, value cryptobyte.BuilderContinuation) error {
+		der, err := sequence(func(b *cryptobyte.Builder) {
+			b.AddASN1ObjectIdentifier(oid)
+			if critical {
+				b.AddASN1Boolean(true)
+			}
+			b.AddASN1(cryptobyteasn1.OCTET_STRING, value)
+		})
+		list = append(list, der)
+		return err
+	}
+	if len(names) > 0 {
+		err := add(oidSubjectAltName, false, func(b *cryptobyte.Builder) {
+			b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				for _, tag := range names {
+					b.AddASN1(cryptobyteasn1.Tag(tag).ContextSpecific(), func(*cryptobyte.Builder) {})
+				}
+			})
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if p.KeyUsage != 0 {
+		if err := add(oidKeyUsage, true, func(b *cryptobyte.Builder) { addKeyUsage(b, p.KeyUsage) }); err != nil {
+			return nil, err
+		}
+	}
+	if len(p.ExtKeyUsage) > 0 {
+		err := add(oidExtKeyUsage, false, func(b *cryptobyte.Builder) {
+			b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				for _, oid := range p.ExtKeyUsage {
+					b.AddASN1ObjectIdentifier(oid)
+				}
+			})
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// addKeyUsage adds KeyUsage ::= BIT STRING (RFC 5280 section 4.2.1.3): bit n of u is bit n of the list, from the left, and
+// zeros at the end are left out.
+func addKeyUsage(b *cryptobyte.Builder, u x509.KeyUsage) {
+	length := bits.Len(uint(u))
+	octets := make([]byte, (length+7)/8)
+	for i := range length {
+		if u&(1<<i) != 0 {
+			octets[i/8] |= 0x80 >> (i % 8)
+		}
+	}
+	b.AddASN1(cryptobyteasn1.BIT_STRING, func(b *cryptobyte.Builder) {
+		b.AddUint8(uint8(len(octets)*8 - length))
+		b.AddBytes(octets)
+	})
+}
