@@ -21,7 +21,7 @@ run: ## the gateway on its embedded CA and store, with the commands that enrol a
 build: ## bin/muster, one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/muster ./cmd/muster
 
-test: deps lint unit race ## everything, end-to-end tests with real clients included (under 8 minutes)
+test: deps lint unit ## everything, end-to-end tests with real clients included (under 8 minutes, first build included)
 
 deps: ## what the tests need from Debian: curl, openssl, strongSwan's pki, certmonger, PostgreSQL, a C compiler
 	@sh .ci/deps
@@ -38,7 +38,7 @@ lint: ## gofmt, go vet, staticcheck
 unit: ## all tests without the race detector, end-to-end included
 	$(GO) test -timeout 8m ./...
 
-race: ## the tests of gateway, store and plugin host under the race detector
+race: deps ## the tests of gateway, store and plugin host under the race detector (4 minutes)
 	CGO_ENABLED=1 $(GO) test -race -timeout 8m $(RACED)
 
 fuzz: ## every fuzz target for FUZZTIME (30s) each
