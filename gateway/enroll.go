@@ -110,16 +110,9 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 		return nil, Errorf(BadTemplate, "no such profile here", "the profile %q was asked for, endpoint %s has %s", cut(r.Profile, 64), e.Name, e.offered())
 	}
 
-	d.grant = newGrant(r, e, profile, g.now())
-	out := pipeline.run(ctx, r, d.grant, g.now)
-	d.trail, d.stage, d.note = out.trail, out.stage, out.Note
-	g.meter.verdicts(out.trail)
-	switch out.Decision {
-	case Allow, Hold:
-	case CannotAnswer:
-		return nil, unavailable("the request cannot be checked now", errors.New(out.Note))
-	default:
-		return nil, g.refuse(ctx, d, &Error{Reason: out.Reason, Detail: out.Detail, RetryAfter: out.RetryAfter, Err: errors.New(out.Note)})
+	out, refused := g.judge(ctx, d, e, profile, pipeline)
+	if refused != nil {
+		return nil, g.turnAway(ctx, d, &out, refused)
 	}
 	if d.grant.Forward != "" {
 		return g.forward(ctx, e, d, &out, k)
@@ -140,6 +133,29 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 		return nil, err
 	}
 	return g.commit(ctx, rt, e, d, &out, k)
+}
+
+// judge runs a pipeline on a new grant of the profile. What the stages refuse, or cannot answer, is for the caller to turn away.
+func (g *Gateway) judge(ctx context.Context, d *decision, e *Endpoint, p *Profile, pipeline Pipeline) (ruling, *Error) {
+	d.grant = newGrant(d.request, e, p, g.now())
+	out := pipeline.run(ctx, d.request, d.grant, g.now)
+	d.trail, d.stage, d.note = out.trail, out.stage, out.Note
+	g.meter.verdicts(out.trail)
+	switch out.Decision {
+	case Allow, Hold:
+		return out, nil
+	case CannotAnswer:
+		return out, unavailable("the request cannot be checked now", errors.New(out.Note))
+	}
+	return out, &Error{Reason: out.Reason, Detail: out.Detail, RetryAfter: out.RetryAfter, Err: errors.New(out.Note)}
+}
+
+// turnAway ends a request that judge did not let pass: a refusal is kept, what could not be answered is not.
+func (g *Gateway) turnAway(ctx context.Context, d *decision, out *ruling, e *Error) *Error {
+	if out.Decision == CannotAnswer {
+		return e
+	}
+	return g.refuse(ctx, d, e)
 }
 
 // notGivenAgain is what a look for an earlier outcome ends with that gives none: a refusal that is given again, or the store's

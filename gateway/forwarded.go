@@ -31,7 +31,7 @@ func (g *Gateway) spell(ctx context.Context, back *Forwarded) error {
 func (g *Gateway) outcome(t *Transaction, epoch int64, back *Forwarded, failure error) *Settlement {
 	now := g.now()
 	s := &Settlement{Transaction: t.ID, Epoch: epoch, Now: now, State: StateForwarded}
-	revokes := g.canRevoke(t.Backend)
+	revokes := g.runtime.Load().canRevoke(t.Backend)
 	has := t.Certificate != nil
 	switch {
 	case failure != nil && back != nil && back.Certificate != nil:
@@ -93,7 +93,7 @@ func (g *Gateway) anothers(t *Transaction, s *Settlement, given bool) {
 	s.Certificate, s.Instead, s.RepeatUntil = nil, false, time.Time{}
 	if !given || s.State != StateForwarded {
 		s.State, s.Reason, s.Next, s.Delay, s.Release = StateFailed, DuplicateCert, "", 0, true
-		if t.Certificate != nil && g.canRevoke(t.Backend) {
+		if t.Certificate != nil && g.runtime.Load().canRevoke(t.Backend) {
 			s.Next = WorkRevoke
 		}
 	}
@@ -101,8 +101,8 @@ func (g *Gateway) anothers(t *Transaction, s *Settlement, given bool) {
 }
 
 // canRevoke reports whether a backend is there and revokes.
-func (g *Gateway) canRevoke(name string) bool {
-	desc := g.runtime.Load().descriptions[name]
+func (rt *Runtime) canRevoke(name string) bool {
+	desc := rt.descriptions[name]
 	return desc != nil && slices.Contains(desc.Capabilities, backend.CapRevoke)
 }
 
@@ -154,7 +154,7 @@ func (g *Gateway) expireForward(ctx context.Context, a *ask) error {
 	if t.Certificate != nil {
 		s.State, s.Reason, s.Release = StateRejected, "", true
 		s.Note = fmt.Sprintf("not confirmed within %s, as far as it is known here", t.ConfirmWait)
-		if g.canRevoke(t.Backend) {
+		if g.runtime.Load().canRevoke(t.Backend) {
 			s.Next = WorkRevoke
 		}
 	}

@@ -37,7 +37,7 @@ const (
 func (g *Gateway) keyFor(ctx context.Context, e *Endpoint, d *decision) (crypto.Signer, *Error) {
 	r := d.request
 	if err := possession(r, d.grant, e.KeepUnconfirmed); err != nil {
-		return nil, g.refuseKey(ctx, d, stageProof, err)
+		return nil, g.refuseAfter(ctx, d, stageProof, err)
 	}
 	if r.POP == POPConfirm {
 		d.trail = append(d.trail, Judged{Stage: stageProof, Decision: Allow, Note: "possession is proven by confirming the certificate, and not before"})
@@ -45,14 +45,14 @@ func (g *Gateway) keyFor(ctx context.Context, e *Endpoint, d *decision) (crypto.
 	if r.KeyGen == nil {
 		d.csr = r.CSR
 		if d.grant.PublicKey == nil {
-			return nil, g.refuseKey(ctx, d, stageProof, Errorf(BadTemplate, "the request has no public key", "the request has no public key, and asks for none to be made"))
+			return nil, g.refuseAfter(ctx, d, stageProof, Errorf(BadTemplate, "the request has no public key", "the request has no public key, and asks for none to be made"))
 		}
 		return nil, nil
 	}
 	start := g.now()
 	kind, refused := kindFor(r, d.grant)
 	if refused != nil {
-		return nil, g.refuseKey(ctx, d, stageKey, refused)
+		return nil, g.refuseAfter(ctx, d, stageKey, refused)
 	}
 	key, spki, err := g.makeKey(ctx, kind)
 	if err != nil {
@@ -64,8 +64,8 @@ func (g *Gateway) keyFor(ctx context.Context, e *Endpoint, d *decision) (crypto.
 	return key, nil
 }
 
-// refuseKey refuses a request whose stages allowed it.
-func (g *Gateway) refuseKey(ctx context.Context, d *decision, stage string, e *Error) *Error {
+// refuseAfter refuses a request whose stages allowed it, and says so behind them.
+func (g *Gateway) refuseAfter(ctx context.Context, d *decision, stage string, e *Error) *Error {
 	d.stage, d.note = stage, cut(cause(e, ""), maxNote)
 	d.trail = append(d.trail, Judged{Stage: stage, Decision: Deny, Reason: e.Reason, Note: d.note})
 	return g.refuse(ctx, d, e)
@@ -191,7 +191,7 @@ func (g *Gateway) sealed(ctx context.Context, rt *Runtime, d *decision, key cryp
 	}
 	if err != nil {
 		d.trail = slices.DeleteFunc(d.trail, func(j Judged) bool { return j.Stage == stageKey })
-		return g.refuseKey(ctx, d, stageKey, AsError(err))
+		return g.refuseAfter(ctx, d, stageKey, AsError(err))
 	}
 	d.key = out
 	return nil

@@ -39,18 +39,12 @@ func (g *Gateway) query(ctx context.Context, r *Request, d *decision) (*Result, 
 	case pipeline == nil:
 		return nil, Errorf(NotAuthorized, "this endpoint does not allow the operation", "endpoint %s has no pipeline for %s", e.Name, r.Operation)
 	}
-	d.grant = newGrant(r, e, e.Profile, g.now())
-	out := pipeline.run(ctx, r, d.grant, g.now)
-	d.trail, d.stage, d.note = out.trail, out.stage, out.Note
-	g.meter.verdicts(out.trail)
-	switch out.Decision {
-	case Allow:
-	case CannotAnswer:
-		return nil, unavailable("the request cannot be checked now", errors.New(out.Note))
-	case Hold:
+	out, refused := g.judge(ctx, d, e, e.Profile, pipeline)
+	switch {
+	case refused != nil:
+		return nil, g.turnAway(ctx, d, &out, refused)
+	case out.Decision == Hold:
 		return nil, g.refuse(ctx, d, Errorf(NotAuthorized, "a query cannot wait for approval", "%s", out.Note))
-	default:
-		return nil, g.refuse(ctx, d, &Error{Reason: out.Reason, Detail: out.Detail, RetryAfter: out.RetryAfter, Err: errors.New(out.Note)})
 	}
 	certs, err := g.queried(ctx, d.grant, &out, r)
 	if err != nil {
@@ -58,9 +52,7 @@ func (g *Gateway) query(ctx context.Context, r *Request, d *decision) (*Result, 
 		if refusal.Reason == Unavailable {
 			return nil, refusal
 		}
-		d.stage, d.note = "query", cause(refusal, "")
-		d.trail = append(d.trail, Judged{Stage: d.stage, Decision: Deny, Reason: refusal.Reason, Note: d.note})
-		return nil, g.refuse(ctx, d, refusal)
+		return nil, g.refuseAfter(ctx, d, "query", refusal)
 	}
 	d.note = fmt.Sprintf("told of %d certificates", len(certs))
 	return &Result{Kind: ResultAnswer, Transaction: r.ID, Certificates: certs}, nil

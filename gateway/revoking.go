@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"time"
-
-	"github.com/muster-pki/muster/plugins/backend"
 )
 
 // CRLReasons are the names of CRLReason by its number (RFC 5280 section 5.3.1); 7 is not used.
@@ -65,23 +63,17 @@ func (g *Gateway) revoke(ctx context.Context, r *Request, d *decision) (*Result,
 	}
 	r = g.asIssued(ctx, r)
 	d.request = r
-	d.grant = newGrant(r, e, e.Profile, g.now())
-	out := pipeline.run(ctx, r, d.grant, g.now)
-	d.trail, d.stage, d.note = out.trail, out.stage, out.Note
-	g.meter.verdicts(out.trail)
-	switch out.Decision {
-	case Allow:
-	case CannotAnswer:
-		return nil, unavailable("the request cannot be checked now", errors.New(out.Note))
-	case Hold:
-		return nil, g.refuse(ctx, d, Errorf(NotAuthorized, "a revocation cannot wait for approval", "%s", out.Note))
-	default:
-		if out.Reason == Revoked { // by the same message, perhaps, a moment ago
+	out, refused := g.judge(ctx, d, e, e.Profile, pipeline)
+	switch {
+	case refused != nil:
+		if out.Decision == Deny && out.Reason == Revoked { // by the same message, perhaps, a moment ago
 			if res, err := g.revokedBefore(ctx, r, d, key); res != nil || err != nil {
 				return res, err
 			}
 		}
-		return nil, g.refuse(ctx, d, &Error{Reason: out.Reason, Detail: out.Detail, RetryAfter: out.RetryAfter, Err: errors.New(out.Note)})
+		return nil, g.turnAway(ctx, d, &out, refused)
+	case out.Decision == Hold:
+		return nil, g.refuse(ctx, d, Errorf(NotAuthorized, "a revocation cannot wait for approval", "%s", out.Note))
 	}
 	d.stage = "revocation"
 	if d.grant.Requester == "" {
@@ -95,9 +87,7 @@ func (g *Gateway) revoke(ctx context.Context, r *Request, d *decision) (*Result,
 		if refusal.Reason == Unavailable {
 			return nil, refusal
 		}
-		d.note = cause(refusal, "")
-		d.trail = append(d.trail, Judged{Stage: d.stage, Decision: Deny, Reason: refusal.Reason, Note: d.note})
-		return nil, g.refuse(ctx, d, refusal)
+		return nil, g.refuseAfter(ctx, d, "revocation", refusal)
 	}
 	if d.grant.Forward != "" {
 		return g.forward(ctx, e, d, &out, keys{repeat: key})
@@ -164,7 +154,7 @@ func (g *Gateway) target(ctx context.Context, rt *Runtime, d *decision) (*Certif
 	if to := d.grant.Forward; to != "" && c.Backend != to {
 		return nil, Errorf(Unsupported, "the certificate is not one of the authority that revocations are passed on to", "%s is of backend %s, the request would go to %s", id, c.Backend, to)
 	}
-	if desc := rt.descriptions[c.Backend]; d.grant.Forward == "" && (desc == nil || !slices.Contains(desc.Capabilities, backend.CapRevoke)) {
+	if d.grant.Forward == "" && !rt.canRevoke(c.Backend) {
 		return nil, Errorf(Unsupported, "the CA of this certificate cannot revoke", "%s: backend %s is not configured, or revokes nothing", id, c.Backend)
 	}
 	return c, nil
