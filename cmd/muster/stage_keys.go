@@ -78,16 +78,13 @@ func (c *Config) checkDecrypts(path []string, e *EndpointConfig, nodes []yaml.No
 	if e.Protocol != gateway.CMP || section(e.CMP).Unconfirmed != cmp.UnconfirmedKeep {
 		return nil
 	}
-	list := make([]*yaml.Node, len(nodes))
-	for i := range nodes {
-		list[i] = &nodes[i]
-	}
+	list := pipelineNodes(nodes)
 	var errs []error
 	c.walk(list, false, func(name string, n, settings *yaml.Node, _ bool) {
 		var keys authz.KeysConfig
 		if name == "keys" && strictyaml.DecodeNode(c.file, settings, &keys) == nil && slices.Contains(keys.POP, string(gateway.POPConfirm)) {
-			errs = append(errs, &strictyaml.Error{File: c.file, Line: n.Line, Path: strings.Join(path, "."), Message: "keys: pop: pending-confirm: with `unconfirmed: keep` a certificate " +
-				"stays that nobody has confirmed, so that decrypting it proves nothing: leave one of the two out"})
+			errs = append(errs, c.faultAt(n, strings.Join(path, "."), "keys: pop: pending-confirm: with `unconfirmed: keep` a certificate "+
+				"stays that nobody has confirmed, so that decrypting it proves nothing: leave one of the two out"))
 		}
 	})
 	return errors.Join(errs...)

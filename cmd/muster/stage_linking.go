@@ -18,10 +18,7 @@ func (c *Config) checkLinking(path []string, e *EndpointConfig, nodes []yaml.Nod
 	if !ok || slices.Contains(speaks.carries, gateway.CredentialTLS) {
 		return nil
 	}
-	list := make([]*yaml.Node, len(nodes))
-	for i := range nodes {
-		list[i] = &nodes[i]
-	}
+	list := pipelineNodes(nodes)
 	var errs []error
 	c.walk(list, false, func(name string, n, settings *yaml.Node, _ bool) {
 		var keys authz.KeysConfig
@@ -29,8 +26,8 @@ func (c *Config) checkLinking(path []string, e *EndpointConfig, nodes []yaml.Nod
 			return
 		}
 		if !slices.ContainsFunc(keys.POP, func(pop string) bool { return pop != string(gateway.POPLinked) }) {
-			errs = append(errs, &strictyaml.Error{File: c.file, Line: n.Line, Path: strings.Join(path, "."), Message: "keys: pop: tls-binding: " + speaks.title +
-				" requests are not bound to a TLS connection, as EST's can be: nobody could pass it. Put signature in its place"})
+			errs = append(errs, c.faultAt(n, strings.Join(path, "."), "keys: pop: tls-binding: %s requests are not bound to a TLS connection, as EST's can be: nobody could pass it. Put signature in its place",
+				speaks.title))
 		}
 	})
 	return errors.Join(errs...)

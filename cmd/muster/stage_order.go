@@ -52,8 +52,7 @@ func (c *Config) waits(where string, n *yaml.Node, before bool, errs *[]error) b
 	case name == "allOf", name == "not":
 		return c.waits(where, settings, before, errs)
 	case before && slices.Contains(secretStages, name):
-		*errs = append(*errs, &strictyaml.Error{File: c.file, Line: n.Line, Path: where, Message: fmt.Sprintf(
-			"the stage %s needs a secret, and stands behind an approval: people would be asked about requests that nobody has authenticated. Put it before", name)})
+		*errs = append(*errs, c.faultAt(n, where, "the stage %s needs a secret, and stands behind an approval: people would be asked about requests that nobody has authenticated. Put it before", name))
 	}
 	return before
 }
@@ -64,10 +63,7 @@ var authenticators = append([]string{"client-certificate", "vendor-ca", "own-cer
 // checkVouched refuses a pipeline with a way through it on which nobody is authenticated: whoever reaches the endpoint could
 // have a certificate. It says so in other words where a device is known by nothing but what the request says of itself.
 func (c *Config) checkVouched(path []string, op gateway.Operation, nodes []yaml.Node) error {
-	list := make([]*yaml.Node, len(nodes))
-	for i := range nodes {
-		list[i] = &nodes[i]
-	}
+	list := pipelineNodes(nodes)
 	if c.claims(list, false) {
 		return c.fault(path, "the stage inventory goes by what the request says of itself, and not on every way to it does a stage authenticate who asks: whoever can spell "+
 			"a device's identifier could have its certificate, or learn that there is such a device. Put a stage before it that does (vendor-ca, challenge, device-password, ..., or approval)")
@@ -108,21 +104,15 @@ func (c *Config) claims(list []*yaml.Node, before bool) bool {
 
 // vouched reports whether nobody passes the list unauthenticated. What goes by what others have found lets nobody in by itself.
 func (c *Config) vouched(list []*yaml.Node) bool {
-	return slices.ContainsFunc(list, func(n *yaml.Node) bool {
-		name, settings, err := stageNode(c.file, n)
-		switch {
-		case err != nil:
-		case name == "inventory":
+	return c.everyWay(list, func(name string, settings *yaml.Node) bool {
+		switch name {
+		case "inventory":
 			return !c.claimed(settings)
-		case name == "ra": // one that has passed the request on says nothing of who asks
+		case "ra": // one that has passed the request on says nothing of who asks
 			return c.speaks(settings)
-		case name == "names": // of the device that an earlier stage found
+		case "names": // of the device that an earlier stage found
 			var names authz.NamesConfig
 			return strictyaml.DecodeNode(c.file, settings, &names) == nil && names.Device != ""
-		case name == "anyOf":
-			return !slices.ContainsFunc(settings.Content, func(b *yaml.Node) bool { return !c.vouched(branch(b)) })
-		case name == "allOf":
-			return c.vouched(branch(settings))
 		}
 		return slices.Contains(authenticators, name)
 	})
@@ -131,14 +121,6 @@ func (c *Config) vouched(list []*yaml.Node) bool {
 func (c *Config) claimed(inventory *yaml.Node) bool {
 	var config authz.InventoryConfig
 	return strictyaml.DecodeNode(c.file, inventory, &config) == nil && config.Claimed()
-}
-
-// branch is the stages of a branch, which is one stage or a list of them.
-func branch(n *yaml.Node) []*yaml.Node {
-	if n.Kind == yaml.SequenceNode {
-		return n.Content
-	}
-	return []*yaml.Node{n}
 }
 
 // anonymous reports whether a vendor-ca in the list leaves open which of the vendor's devices it is.

@@ -13,10 +13,7 @@ import (
 // checkByPassword refuses an own-certificate that renews by a password which no stage before it compares, and a way around
 // it: by a password alone the request's own word is all that says whose certificate it is.
 func (c *Config) checkByPassword(path []string, op gateway.Operation, nodes []yaml.Node) error {
-	list := make([]*yaml.Node, len(nodes))
-	for i := range nodes {
-		list[i] = &nodes[i]
-	}
+	list := pipelineNodes(nodes)
 	switch takes, uncompared := c.byPassword(list, false); {
 	case uncompared:
 		return c.fault(path, "own-certificate renews by a password, and on a way to it no stage compares that, so that nobody could: put `password` or `device-password` before it")

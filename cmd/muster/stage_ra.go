@@ -19,10 +19,7 @@ func (c *Config) speaks(settings *yaml.Node) bool {
 // checkRA refuses a pipeline on which an RA could have any certificate renewed: whether that is one of ours, and still stands, is
 // for own-certificate to say. What a revocation is about, the gateway looks up itself.
 func (c *Config) checkRA(path []string, op gateway.Operation, nodes []yaml.Node) error {
-	list := make([]*yaml.Node, len(nodes))
-	for i := range nodes {
-		list[i] = &nodes[i]
-	}
+	list := pipelineNodes(nodes)
 	if (op == gateway.Renew || op == gateway.Rekey) && c.unheld(list) {
 		return c.fault(path, "the stage ra says who asks, and nothing about the certificate that is renewed, which may be revoked, or another endpoint's: "+
 			"put `own-certificate: {}` behind it")
@@ -49,15 +46,5 @@ func (c *Config) unheld(list []*yaml.Node) bool {
 
 // held reports whether nothing passes the list but by an own-certificate.
 func (c *Config) held(list []*yaml.Node) bool {
-	return slices.ContainsFunc(list, func(n *yaml.Node) bool {
-		name, settings, err := stageNode(c.file, n)
-		switch {
-		case err != nil:
-		case name == "anyOf":
-			return !slices.ContainsFunc(settings.Content, func(b *yaml.Node) bool { return !c.held(branch(b)) })
-		case name == "allOf":
-			return c.held(branch(settings))
-		}
-		return name == "own-certificate"
-	})
+	return c.everyWay(list, func(name string, _ *yaml.Node) bool { return name == "own-certificate" })
 }

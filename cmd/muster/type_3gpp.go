@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -21,13 +20,10 @@ func (c *Config) check3GPP(path []string, op gateway.Operation, e *EndpointConfi
 	if e.Protocol != gateway.CMP || section(e.CMP).Type != cmp.Type3GPP {
 		return nil
 	}
-	list := make([]*yaml.Node, len(nodes))
-	for i := range nodes {
-		list[i] = &nodes[i]
-	}
+	list := pipelineNodes(nodes)
 	var errs []error
 	fail := func(n *yaml.Node, format string, args ...any) {
-		errs = append(errs, &strictyaml.Error{File: c.file, Line: n.Line, Path: strings.Join(path, "."), Message: "type: 3gpp: " + fmt.Sprintf(format, args...)})
+		errs = append(errs, c.faultAt(n, strings.Join(path, "."), "type: 3gpp: "+format, args...))
 	}
 	c.walk(list, false, func(name string, n, settings *yaml.Node, listed bool) {
 		switch name {
@@ -57,39 +53,7 @@ func (c *Config) check3GPP(path []string, op gateway.Operation, e *EndpointConfi
 	return errors.Join(errs...)
 }
 
-// walk calls f for each stage that can let a request pass. listed: an inventory has its say behind it.
-func (c *Config) walk(list []*yaml.Node, listed bool, f func(name string, n, settings *yaml.Node, listed bool)) {
-	for i, n := range list {
-		name, settings, err := stageNode(c.file, n)
-		if err != nil { // said already
-			continue
-		}
-		behind := listed || c.inventoried(list[i+1:])
-		switch name {
-		case "anyOf":
-			for _, b := range settings.Content {
-				c.walk(branch(b), behind, f)
-			}
-		case "allOf":
-			c.walk(branch(settings), behind, f)
-		case "not":
-		default:
-			f(name, n, settings, behind)
-		}
-	}
-}
-
 // inventoried reports whether nothing passes the list but by an inventory.
 func (c *Config) inventoried(list []*yaml.Node) bool {
-	return slices.ContainsFunc(list, func(n *yaml.Node) bool {
-		name, settings, err := stageNode(c.file, n)
-		switch {
-		case err != nil:
-		case name == "anyOf":
-			return !slices.ContainsFunc(settings.Content, func(b *yaml.Node) bool { return !c.inventoried(branch(b)) })
-		case name == "allOf":
-			return c.inventoried(branch(settings))
-		}
-		return name == "inventory"
-	})
+	return c.everyWay(list, func(name string, _ *yaml.Node) bool { return name == "inventory" })
 }
