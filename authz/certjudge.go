@@ -151,7 +151,7 @@ var purposes = []struct {
 	{"codeSigning", asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 3}},
 	{"emailProtection", asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 4}},
 	{"ipsecIKE", asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 17}},
-	{"cmcRA", asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 28}},
+	{"cmcRA", oidCMCRA},
 	{"cmKGA", asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 32}},
 	{"any", asn1.ObjectIdentifier{2, 5, 29, 37, 0}},
 }

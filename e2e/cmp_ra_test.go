@@ -3,20 +3,13 @@ package e2e
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/asn1"
-	"encoding/pem"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	x509pkix "crypto/x509/pkix"
 
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
@@ -69,42 +62,13 @@ const raSecret = "what all devices of the factory share"
 // withRAs starts a gateway with an RA that may ask, one that passes on, and somebody with a certificate of the same CA.
 func withRAs(t *testing.T) (g *instance, asks, passes, nobody *cmpRA) {
 	t.Helper()
-	newKey := func() crypto.Signer {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return key
-	}
-	caKey := newKey()
-	certify := func(tmpl, issuer *x509.Certificate, key crypto.Signer) *x509.Certificate {
-		tmpl.SerialNumber, tmpl.NotBefore, tmpl.NotAfter = new(big.Int).SetBytes(random(8)), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-		if issuer == nil {
-			issuer = tmpl
-		}
-		der, err := x509.CreateCertificate(rand.Reader, tmpl, issuer, key.Public(), caKey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cert, err := x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return cert
-	}
-	ca := certify(&x509.Certificate{Subject: x509pkix.Name{CommonName: "RA CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, nil, caKey)
+	caPEM, certify := certifier(t, "RA CA")
 	leaf := func(name string, purposes ...asn1.ObjectIdentifier) *cmpRA {
-		key := newKey()
-		return &cmpRA{key: key, cert: certify(&x509.Certificate{
-			Subject: x509pkix.Name{CommonName: name}, KeyUsage: x509.KeyUsageDigitalSignature, SubjectKeyId: random(20), UnknownExtKeyUsage: purposes,
-		}, ca, key)}
+		d := certify(name, purposes...)
+		return &cmpRA{key: d.key, cert: d.cert}
 	}
-	asks = leaf("RA", asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 28})
-	passes, nobody = leaf("LRA"), leaf("nobody")
-	text := func(c *x509.Certificate) string {
-		return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
-	}
-	g = configured(t, raConfig, "ra-ca.pem", text(ca), "lra.pem", text(passes.cert), "factory.secret", raSecret)
+	asks, passes, nobody = leaf("RA", oidEKUcmcRA), leaf("LRA"), leaf("nobody")
+	g = configured(t, raConfig, "ra-ca.pem", caPEM, "lra.pem", certificatePEM(passes.cert), "factory.secret", raSecret)
 	asks.g, passes.g, nobody.g = g, g, g
 	return g, asks, passes, nobody
 }

@@ -88,11 +88,15 @@ func certifier(t *testing.T, name string) (caPEM string, certify func(cn string,
 		return cert
 	}
 	ca := sign(&x509.Certificate{Subject: x509pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, nil, caKey)
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})), func(cn string, purposes ...encasn1.ObjectIdentifier) *device {
+	return certificatePEM(ca), func(cn string, purposes ...encasn1.ObjectIdentifier) *device {
 		d := &device{key: newKey()}
-		d.cert = sign(&x509.Certificate{Subject: x509pkix.Name{CommonName: cn}, KeyUsage: x509.KeyUsageDigitalSignature, UnknownExtKeyUsage: purposes}, ca, d.key)
+		d.cert = sign(&x509.Certificate{Subject: x509pkix.Name{CommonName: cn}, KeyUsage: x509.KeyUsageDigitalSignature, SubjectKeyId: random(20), UnknownExtKeyUsage: purposes}, ca, d.key)
 		return d
 	}
+}
+
+func certificatePEM(c *x509.Certificate) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
 }
 
 var oidEKUcmcRA = encasn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 28} // RFC 6402 section 2.10
