@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"gopkg.in/yaml.v3"
+
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
@@ -14,6 +16,18 @@ type field struct {
 	name string
 	oid  string // of a subject's attribute; "" for a subjectAltName
 	san  string
+}
+
+// Places are places in names as a configuration writes them: one, or a list.
+type Places []string
+
+// UnmarshalStrict reads a word or a list of words.
+func (p *Places) UnmarshalStrict(file string, n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode && n.ShortTag() != "!!null" {
+		*p = Places{""}
+		return strictyaml.DecodeNode(file, n, &(*p)[0])
+	}
+	return strictyaml.DecodeNode(file, n, (*[]string)(p))
 }
 
 func parseField(s string) (field, error) {

@@ -261,7 +261,7 @@ func TestInventoryBehindOwnCertificate(t *testing.T) {
 
 // Names may be any of the device's.
 func TestNamesOfAnInventoryDevice(t *testing.T) {
-	names, err := NewNames(NamesConfig{Device: "subject.serialNumber"})
+	names, err := NewNames(NamesConfig{Device: Places{"subject.serialNumber"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -33,8 +34,9 @@ type NamesConfig struct {
 	// request. What was left out stands in the operator's note.
 	DropOtherSANs bool `yaml:"drop-other-sans"`
 	// Device is a place in the names, such as subject.commonName, subject.serialNumber or san.uri, where the device
-	// that an earlier stage named must stand, and nothing else.
-	Device string `yaml:"device"`
+	// that an earlier stage named must stand, and nothing else; or a list of places: in the first it must stand, in the
+	// others it or nothing.
+	Device Places `yaml:"device"`
 }
 
 // SANConfig allows kinds of subjectAltName, each within a rule. `dns: {}` allows any one DNS name or several.
@@ -79,7 +81,7 @@ type Names struct {
 	rules      map[string]*sanRule
 	wildcards  bool
 	drop       bool
-	device     *field
+	device     []field
 }
 
 type sanRule struct {
@@ -141,8 +143,8 @@ func NewNames(c NamesConfig) (*Names, error) {
 			rule.max = defaultMaxSANs
 		}
 	}
-	if c.Device != "" {
-		f, err := parseField(c.Device)
+	for _, place := range c.Device {
+		f, err := parseField(place)
 		if err != nil {
 			return nil, fmt.Errorf("device: %w", err)
 		}
@@ -152,7 +154,10 @@ func NewNames(c NamesConfig) (*Names, error) {
 		if f.oid != "" && !s.attributes[f.oid] {
 			return nil, fmt.Errorf("device: %s is asked for, but attributes does not list it", f.name)
 		}
-		s.device = &f
+		if slices.Contains(s.device, f) {
+			return nil, fmt.Errorf("device: %s stands twice", f.name)
+		}
+		s.device = append(s.device, f)
 	}
 	return s, nil
 }
@@ -205,21 +210,37 @@ func (s *Names) judge(subject, asked []byte, g *gateway.Grant) (san []byte, drop
 		return nil, "", denied
 	}
 	note := fmt.Sprintf("subject %s, subjectAltName %s", formatSubject(subject), formatSAN(san))
-	if s.device == nil {
+	if len(s.device) == 0 {
 		return san, dropped, gateway.Allowed(note)
 	}
-	if g.Device == "" {
-		return nil, "", gateway.Denied(gateway.NotAuthorized, "the device is not known", "no stage before this one has named the device that "+s.device.name+" must be")
-	}
-	value, err := s.device.of(subject, san)
-	if err != nil {
-		return nil, "", gateway.Denied(gateway.BadTemplate, "the names do not say which device this is", err.Error())
-	}
-	if !g.NameDevice(value) { // by any of its names, where the inventory knows several
-		return nil, "", gateway.Denied(gateway.NotAuthorized, "the names are another device's",
-			fmt.Sprintf("%s is %s, the device that authenticated is %s", s.device.name, shown(value), shown(g.Device)))
+	if denied, ok := s.judgeDevice(subject, san, g); !ok {
+		return nil, "", denied
 	}
 	return san, dropped, gateway.Allowed(note + ", of the device that authenticated")
+}
+
+// judgeDevice compares the places that say which device this is with the one that an earlier stage named.
+func (s *Names) judgeDevice(subject, san []byte, g *gateway.Grant) (denied gateway.Verdict, ok bool) {
+	if g.Device == "" {
+		return gateway.Denied(gateway.NotAuthorized, "the device is not known", "no stage before this one has named the device that "+s.device[0].name+" must be"), false
+	}
+	for i, place := range s.device {
+		value, found, err := place.find(subject, san)
+		if err == nil && !found {
+			if i > 0 {
+				continue
+			}
+			_, err = place.of(subject, san)
+		}
+		if err != nil {
+			return gateway.Denied(gateway.BadTemplate, "the names do not say which device this is", err.Error()), false
+		}
+		if !g.NameDevice(value) { // by any of its names, where the inventory knows several
+			return gateway.Denied(gateway.NotAuthorized, "the names are another device's",
+				fmt.Sprintf("%s is %s, the device that authenticated is %s", place.name, shown(value), shown(g.Device))), false
+		}
+	}
+	return gateway.Verdict{}, true
 }
 
 func (s *Names) judgeSubject(subject []byte, hasSAN bool) (denied gateway.Verdict, ok bool) {

@@ -37,6 +37,7 @@ func many(t *testing.T, n int) []byte {
 func TestNames(t *testing.T) {
 	name := func(pairs ...string) []byte { return subject(t, pairs...) }
 	device := name("CN=device-1")
+	both := NamesConfig{Device: Places{"subject.CN", "san.dns"}, SAN: SANConfig{DNS: &SANRule{}}}
 	all := &SANRule{}
 	dns := NamesConfig{SAN: SANConfig{DNS: all}}
 	for test, c := range map[string]struct {
@@ -64,8 +65,10 @@ func TestNames(t *testing.T) {
 		"an e-mail address":                {config: NamesConfig{SAN: SANConfig{Email: all}}, subject: device, san: sans(t, 1, "anna@example.com")},
 		"a URI":                            {config: NamesConfig{SAN: SANConfig{URI: all}}, subject: device, san: sans(t, 6, "urn:gsma:imei:35-209900-176148-1")},
 		"a URI without scheme":             {config: NamesConfig{SAN: SANConfig{URI: &SANRule{Pattern: `//m2m\.example\.com/.*`}}}, subject: device, san: sans(t, 6, "//m2m.example.com/S98821")},
-		"the device's own name":            {config: NamesConfig{Device: "subject.commonName"}, subject: device, device: "device-1", note: "of the device that authenticated"},
-		"the device's own SAN":             {config: NamesConfig{Device: "san.dns", SAN: SANConfig{DNS: all}}, subject: device, san: sans(t, 2, "d1.example"), device: "d1.example"},
+		"the device's own name":            {config: NamesConfig{Device: Places{"subject.commonName"}}, subject: device, device: "device-1", note: "of the device that authenticated"},
+		"the device's subject, no SAN":     {config: both, subject: device, device: "device-1", note: "of the device that authenticated"},
+		"the device's subject and SAN":     {config: both, subject: device, san: sans(t, 2, "device-1"), device: "device-1"},
+		"the device's own SAN":             {config: NamesConfig{Device: Places{"san.dns"}, SAN: SANConfig{DNS: all}}, subject: device, san: sans(t, 2, "d1.example"), device: "d1.example"},
 		"no subject":                       {reason: gateway.BadTemplate, note: "subject is empty"},
 		"an empty subject":                 {subject: []byte{0x30, 0}, reason: gateway.BadTemplate, note: "subject is empty"},
 		"neither subject nor SAN":          {config: NamesConfig{Subject: "optional"}, subject: []byte{0x30, 0}, reason: gateway.BadTemplate, note: "subject and subjectAltName are empty"},
@@ -123,10 +126,14 @@ func TestNames(t *testing.T) {
 		"a URI whose host is none":         {config: NamesConfig{SAN: SANConfig{URI: all}}, subject: device, san: sans(t, 6, "http://a..b/"), reason: gateway.BadTemplate},
 		"a URI of 1025 bytes":              {config: NamesConfig{SAN: SANConfig{URI: all}}, subject: device, san: sans(t, 6, "urn:"+strings.Repeat("x", 1021)), reason: gateway.BadTemplate, note: "1025 bytes"},
 		"the URI pattern does not match":   {config: NamesConfig{SAN: SANConfig{URI: &SANRule{Pattern: "urn:imei:.*"}}}, subject: device, san: sans(t, 6, "urn:other:1"), reason: gateway.NotAuthorized},
-		"another device's name":            {config: NamesConfig{Device: "subject.CN"}, subject: name("CN=victim"), device: "device-2", reason: gateway.NotAuthorized, note: `"victim"`},
-		"the device is not known":          {config: NamesConfig{Device: "subject.CN"}, subject: device, reason: gateway.NotAuthorized, note: "no stage before"},
-		"no name where the device stands":  {config: NamesConfig{Device: "subject.serialNumber"}, subject: device, device: "device-1", reason: gateway.BadTemplate, note: "0 values"},
-		"two names where it stands":        {config: NamesConfig{Device: "san.dns", SAN: SANConfig{DNS: all}}, subject: device, san: sans(t, 2, "device-1", 2, "victim"), device: "device-1", reason: gateway.BadTemplate, note: "2 values"},
+		"another device's name":            {config: NamesConfig{Device: Places{"subject.CN"}}, subject: name("CN=victim"), device: "device-2", reason: gateway.NotAuthorized, note: `"victim"`},
+		"the device is not known":          {config: NamesConfig{Device: Places{"subject.CN"}}, subject: device, reason: gateway.NotAuthorized, note: "no stage before"},
+		"no name where the device stands":  {config: NamesConfig{Device: Places{"subject.serialNumber"}}, subject: device, device: "device-1", reason: gateway.BadTemplate, note: "0 values"},
+		"another device's SAN":             {config: both, subject: device, san: sans(t, 2, "victim"), device: "device-1", reason: gateway.NotAuthorized, note: `san.dns is "victim"`},
+		"a SAN beside the device's":        {config: both, subject: device, san: sans(t, 2, "device-1", 2, "victim"), device: "device-1", reason: gateway.BadTemplate, note: "2 values"},
+		"its SAN, another's subject":       {config: both, subject: name("CN=victim"), san: sans(t, 2, "device-1"), device: "device-1", reason: gateway.NotAuthorized},
+		"its SAN alone":                    {config: both, subject: name("O=x"), san: sans(t, 2, "device-1"), device: "device-1", reason: gateway.BadTemplate, note: "0 values"},
+		"two names where it stands":        {config: NamesConfig{Device: Places{"san.dns"}, SAN: SANConfig{DNS: all}}, subject: device, san: sans(t, 2, "device-1", 2, "victim"), device: "device-1", reason: gateway.BadTemplate, note: "2 values"},
 	} {
 		t.Run(test, func(t *testing.T) {
 			s, err := NewNames(c.config)
@@ -219,10 +226,10 @@ func TestNamesConfigErrors(t *testing.T) {
 		"max-length":                     {MaxLength: -1},
 		"san.dns.pattern":                {SAN: SANConfig{DNS: &SANRule{Pattern: "["}}},
 		"san.ip.max":                     {SAN: SANConfig{IP: &IPRule{Max: 1000}}},
-		"device: san.uri is asked":       {Device: "san.uri"},
-		"device: subject.CN is asked":    {Device: "subject.CN", Attributes: []string{"O"}},
-		`device: "san.dsn": no kind`:     {Device: "san.dsn"},
-		`device: "CN": want subject.ATT`: {Device: "CN"},
+		"device: san.uri is asked":       {Device: Places{"san.uri"}},
+		"device: subject.CN is asked":    {Device: Places{"subject.CN"}, Attributes: []string{"O"}},
+		`device: "san.dsn": no kind`:     {Device: Places{"san.dsn"}},
+		`device: "CN": want subject.ATT`: {Device: Places{"CN"}},
 	} {
 		_, err := NewNames(c)
 		wantError(t, err, want)

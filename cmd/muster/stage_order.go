@@ -112,7 +112,7 @@ func (c *Config) vouched(list []*yaml.Node) bool {
 			return c.speaks(settings)
 		case "names": // of the device that an earlier stage found
 			var names authz.NamesConfig
-			return strictyaml.DecodeNode(c.file, settings, &names) == nil && names.Device != ""
+			return strictyaml.DecodeNode(c.file, settings, &names) == nil && len(names.Device) > 0
 		}
 		return slices.Contains(authenticators, name)
 	})
