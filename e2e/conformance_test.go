@@ -1,4 +1,4 @@
-package cmp
+package e2e
 
 import (
 	"go/ast"
@@ -42,25 +42,41 @@ func testsOf(t *testing.T, dir string) map[string]string {
 	return tests
 }
 
-// docs/cmp-conformance.md names tests that exist, and each section in it is cited by one of those beside it.
-func TestConformancePage(t *testing.T) {
-	const root = "../.."
-	page, err := os.ReadFile(root + "/docs/cmp-conformance.md")
+// A conformance page names tests that exist, and each section in it is cited by one of those beside it.
+func TestConformancePages(t *testing.T) {
+	const root = ".."
+	pages, err := filepath.Glob(root + "/docs/*-conformance.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("no pages, %v", err)
+	}
+	folders := map[string]map[string]string{}
+	for _, page := range pages {
+		protocol, _, _ := strings.Cut(filepath.Base(page), "-")
+		t.Run(protocol, func(t *testing.T) { checkConformance(t, root, page, "protocols/"+protocol, folders) })
+	}
+}
+
+var (
+	namedTest    = regexp.MustCompile("`(?:([a-z0-9/]+)/)?(Test[A-Za-z0-9]+)`")
+	namedSection = regexp.MustCompile(`(?:RFC (\d{4}) )?([0-9]+(?:\.[0-9]+)*)`)
+)
+
+// checkConformance checks one page, whose tests are in the folder unless they say otherwise. folders are those that were read.
+func checkConformance(t *testing.T, root, page, folder string, folders map[string]map[string]string) {
+	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	named, section := regexp.MustCompile("`(?:([a-z0-9/]+)/)?(Test[A-Za-z0-9]+)`"), regexp.MustCompile(`(?:RFC (\d{4}) )?([0-9]+(?:\.[0-9]+)*)`)
-	folders := map[string]map[string]string{}
 	rows := 0
-	for line := range strings.Lines(string(page)) {
+	for line := range strings.Lines(string(text)) {
 		cells := strings.Split(line, "|")
-		if len(cells) != 5 || !section.MatchString(cells[1]) {
+		if len(cells) != 5 || !namedSection.MatchString(cells[1]) {
 			continue
 		}
 		rows++
 		cited := ""
-		for _, m := range named.FindAllStringSubmatch(cells[3], -1) {
-			dir := "."
+		for _, m := range namedTest.FindAllStringSubmatch(cells[3], -1) {
+			dir := filepath.Join(root, folder)
 			if m[1] != "" {
 				dir = filepath.Join(root, m[1])
 			}
@@ -73,7 +89,7 @@ func TestConformancePage(t *testing.T) {
 			}
 			cited += strings.Join(strings.Fields(strings.ReplaceAll(text, "//", " ")), " ") + "\n"
 		}
-		for _, s := range section.FindAllStringSubmatch(cells[1], -1) {
+		for _, s := range namedSection.FindAllStringSubmatch(cells[1], -1) {
 			number := regexp.MustCompile(`[^0-9.]` + regexp.QuoteMeta(s[2]) + `(?:[^0-9.]|\.[^0-9])`)
 			if !number.MatchString(cited) || s[1] != "" && !strings.Contains(cited, "RFC "+s[1]) {
 				t.Errorf("%q: none of its tests cites %s", strings.TrimSpace(cells[1]), s[0])
