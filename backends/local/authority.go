@@ -27,8 +27,10 @@ type authority struct {
 // issuer is an issuing CA: as it issues now, by its newest generation, and as it did before.
 type issuer struct {
 	name        string
-	*generation               // the newest
-	all         []*generation // the oldest first, the newest last; their numbers count from 1
+	*generation                     // the newest
+	all         []*generation       // the oldest first, the newest last; their numbers count from 1
+	constraints *NameConstraints    // as configured; nil for nothing
+	limited     []*x509.Certificate // what constrains names: see limits
 }
 
 // numbered finds a generation, nil when there is none with the number.
@@ -140,6 +142,7 @@ func readAuthority(dir string, given, full *Config) (*authority, error) {
 			sameKey(i.cert, &conf, "issuers."+name)); err != nil {
 			return nil, err
 		}
+		i.constraints, i.limited = conf.NameConstraints, i.limits(conf.NameConstraints)
 		if i.own, err = ownExtensions(i.generation, &configured); err != nil {
 			return nil, err
 		}

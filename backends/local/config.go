@@ -20,7 +20,7 @@ import (
 // Config is the backend's YAML configuration. Everything but dir may be left out.
 //
 // Names, keys and validities shape a CA when it is made, on the first start that knows it. They never change one that
-// stands: a name or key that contradicts it is refused; a validity is looked at again by a rollover.
+// stands: a name or key that contradicts it is refused; validity and name constraints are looked at again by a rollover.
 type Config struct {
 	// Dir holds the CA: keys, certificates, ledger. An absolute path, made if it does not exist.
 	Dir string `yaml:"dir"`
@@ -52,6 +52,8 @@ type Issuer struct {
 	Key string `yaml:"key"`
 	// Bits is the older way to say key: for rsa only: 2048, 3072 or 4096.
 	Bits int `yaml:"bits"`
+	// NameConstraints are what its certificate says about the names that it certifies. Default: nothing.
+	NameConstraints *NameConstraints `yaml:"name-constraints"`
 	// Import takes an issuing CA that exists, instead of making one.
 	Import *Import `yaml:"import"`
 	// CRL is where its CRL is served (RFC 5280 section 4.2.1.13). {name} stands for the name of the issuing key's CRL, as
@@ -187,7 +189,8 @@ func (c *Config) checkGiven() error {
 			}
 		}
 		if is.Import != nil {
-			for what, given := range map[string]bool{"name": is.Name != "", "root-name": is.RootName != "", "key": is.Key != "", "bits": is.Bits != 0} {
+			for what, given := range map[string]bool{"name": is.Name != "", "root-name": is.RootName != "", "key": is.Key != "", "bits": is.Bits != 0,
+				"name-constraints": is.NameConstraints != nil} {
 				if given {
 					fail("%s: it is that of the imported certificate: leave it out", what)
 				}
@@ -262,6 +265,7 @@ func (is *Issuer) check(name string) error {
 	case name == IssuerEC && isRSA(is.Key):
 		fail("key: this CA is not RSA: give one that is a name of its own, or use rsa")
 	}
+	is.NameConstraints.check(fail)
 	for key, urls := range map[string][]string{"crl": is.CRL, "ocsp": is.OCSP, "ca-issuers": is.CAIssuers} {
 		for _, u := range urls {
 			bare := u

@@ -226,6 +226,9 @@ func (c *CA) read(ctx context.Context, r *running) (*running, error) {
 		return nil, err
 	}
 	for _, i := range a.issuers {
+		if changed := i.constraints.changed(i.generation); changed != "" {
+			c.o.Log.Warn("issuers."+i.name+".name-constraints: "+changed, "ca", i.name)
+		}
 		for _, key := range i.keys() {
 			name := key.crlName()
 			if next.crls[name] = r.crls[name]; next.crls[name] == nil {

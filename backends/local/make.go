@@ -132,12 +132,14 @@ func makeChain(is *Issuer, c *Config, rootKey, key crypto.Signer, now time.Time)
 	}
 	root := rootTemplate(from, end(now, c.Validity.Root))
 	root.Subject = subject(is.RootName)
+	is.NameConstraints.constrain(root)
 	root, err := certifyCA(root, root, rootKey.Public(), rootKey)
 	if err != nil {
 		return nil, err
 	}
 	issuing := issuingTemplate(from, end(now, c.Validity.Issuing))
 	issuing.Subject = subject(is.Name)
+	is.NameConstraints.constrain(issuing)
 	if issuing, err = certifyCA(issuing, root, key.Public(), rootKey); err != nil {
 		return nil, err
 	}

@@ -155,7 +155,7 @@ func (i *issuer) next(c *Config, q *backend.RolloverRequest, now time.Time) (fil
 	}
 	g := &generation{ca: i.name, number: i.number + 1, root: old.root}
 	if q.Root {
-		if rootKey, err = g.nextRoot(c, old, rootKey, rekey, now, files); err != nil {
+		if rootKey, err = g.nextRoot(c, old, rootKey, i.constraints, rekey, now, files); err != nil {
 			return nil, err
 		}
 	}
@@ -167,6 +167,7 @@ func (i *issuer) next(c *Config, q *backend.RolloverRequest, now time.Time) (fil
 	}
 	t := issuingTemplate(begin(now, old.cert), earlier(end(now, c.Validity.Issuing), g.root.NotAfter))
 	t.RawSubject = old.cert.RawSubject
+	i.constraints.following(t, old.cert)
 	switch {
 	case t.NotAfter.Before(now.Add(day)):
 		return nil, fmt.Errorf("its root ends at %s, and no certificate below it lasts longer: roll over the root", g.root.NotAfter.Format(time.RFC3339))
@@ -183,7 +184,7 @@ func (i *issuer) next(c *Config, q *backend.RolloverRequest, now time.Time) (fil
 
 // nextRoot makes the next root, and with a new key the certificates that link it with the old one. It returns the key
 // that signs below it.
-func (g *generation) nextRoot(c *Config, old *generation, oldKey crypto.Signer, rekey bool, now time.Time, files map[string][]byte) (key crypto.Signer, err error) {
+func (g *generation) nextRoot(c *Config, old *generation, oldKey crypto.Signer, constraints *NameConstraints, rekey bool, now time.Time, files map[string][]byte) (key crypto.Signer, err error) {
 	key = oldKey
 	if rekey {
 		if !now.Before(old.root.NotAfter) {
@@ -195,6 +196,7 @@ func (g *generation) nextRoot(c *Config, old *generation, oldKey crypto.Signer, 
 	}
 	root := rootTemplate(begin(now, old.root), end(now, c.Validity.Root))
 	root.RawSubject = old.root.RawSubject
+	constraints.following(root, old.root)
 	if g.root, err = certifyCA(root, root, key.Public(), key); err != nil || !rekey {
 		return key, err
 	}
@@ -208,6 +210,7 @@ func (g *generation) nextRoot(c *Config, old *generation, oldKey crypto.Signer, 
 	}{{oldWithNewFile, old.root.NotBefore, old.root, g.root, key}, {newWithOldFile, g.root.NotBefore, g.root, old.root, oldKey}} {
 		link := rootTemplate(x.from, to)
 		link.RawSubject = x.subject.RawSubject
+		constrainAs(link, x.subject) // they are the subject's, whoever signs
 		link, err := certifyCA(link, x.by, x.subject.PublicKey, x.key)
 		if err != nil {
 			return nil, err

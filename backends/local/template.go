@@ -64,6 +64,9 @@ func (a *authority) checkTemplate(t *backend.Template, i *issuer) (*template, er
 	if err := a.notOurs(t); err != nil {
 		return nil, err
 	}
+	if err := i.within(t.Subject, t.SubjectAltName); err != nil {
+		return nil, err
+	}
 	out := &template{Template: t}
 	if out.key, err = publicKey(t.PublicKey); err != nil {
 		return nil, fmt.Errorf("public key: %w", err)

@@ -293,7 +293,7 @@ func (s *search) build(path []*x509.Certificate) ([]*x509.Certificate, error) {
 		}
 	}
 	// EKU is judged here and not there, where an unknown purpose cannot be asked for.
-	chains, err := path[0].Verify(x509.VerifyOptions{
+	chains, err := verifiable(path).Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: middle, CurrentTime: s.leafTime, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
@@ -305,6 +305,7 @@ func (s *search) build(path []*x509.Certificate) ([]*x509.Certificate, error) {
 	if remember && slices.EqualFunc(chains[0], path, (*x509.Certificate).Equal) {
 		s.policy.Known.add(path[1:])
 	}
+	chains[0][0] = path[0]
 	return chains[0], nil
 }
 
