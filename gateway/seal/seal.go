@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -41,6 +42,7 @@ const (
 type Sealer struct {
 	aead   cipher.AEAD
 	header [header]byte
+	prk    []byte // of HKDF over the key (RFC 5869 section 2.2): what Derive expands
 }
 
 // New returns a Sealer for a key of KeySize random bytes.
@@ -57,6 +59,9 @@ func New(key []byte) (*Sealer, error) {
 		return nil, fmt.Errorf("seal: %w", err)
 	}
 	sum := sha256.Sum256(key)
+	if s.prk, err = hkdf.Extract(sha256.New, key, []byte("muster derived secret")); err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
 	s.header[0] = version1
 	copy(s.header[1:], sum[:])
 	return s, nil
@@ -70,6 +75,16 @@ func (s *Sealer) String() string { return "seal.Sealer(" + s.ID() + ")" }
 
 // GoString is String, for %#v.
 func (s *Sealer) GoString() string { return s.String() }
+
+// Derive returns 32 secret bytes for what the label names: HKDF-SHA-256 (RFC 5869) over the key. They are the same for each
+// Sealer of the key, here and in replicas, others for each label, and tell nothing of the key.
+func (s *Sealer) Derive(label string) []byte {
+	secret, err := hkdf.Expand(sha256.New, s.prk, label, KeySize)
+	if err != nil {
+		panic("seal: " + err.Error()) // for lengths beyond 255 hashes only
+	}
+	return secret
+}
 
 // Seal returns version || key ID || nonce || ciphertext, 33 bytes more than the secret. Open needs the same context: the parts
 // that say what the secret is for, in the same order.

@@ -180,3 +180,22 @@ func FuzzSeal(f *testing.F) {
 		}
 	})
 }
+
+// RFC 5869: what is derived depends on the key and the label, and on nothing else.
+func TestDerive(t *testing.T) {
+	a := sealer(t, 1).Derive("est")
+	if len(a) != 32 || !bytes.Equal(a, sealer(t, 1).Derive("est")) {
+		t.Errorf("%x is not the same again", a)
+	}
+	for name, other := range map[string][]byte{
+		"another label": sealer(t, 1).Derive("est2"), "another key": sealer(t, 2).Derive("est"), "the key": bytes.Repeat([]byte{1}, KeySize),
+	} {
+		if bytes.Equal(a, other) {
+			t.Errorf("the same as %s", name)
+		}
+	}
+	// It has to stay what it is: what replicas of two versions hand out is recognized by both.
+	if got, want := fmt.Sprintf("%x", a), "ea5dff626e8d9af15b92272ad6b962814d083e6d00a0a75fde1491fce5ca6aa1"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}

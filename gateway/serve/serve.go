@@ -32,7 +32,13 @@ type Listener struct {
 	TLS *TLS `yaml:"tls"`
 	// Connections is how many are open at once; further clients wait to be accepted. 0: 4096.
 	Connections int `yaml:"connections"`
+	// Proxies in front of it whose word about their clients counts. Default: nobody's
+	Proxies []*Proxy `yaml:"proxies"`
 }
+
+// Private reports whether clients can reach it by TLS, its own or that of a proxy which then says so. From one without, what needs TLS
+// is refused as it comes.
+func (l *Listener) Private() bool { return l.TLS != nil || len(l.Proxies) > 0 }
 
 // Check finds what is wrong with a listener without opening it. It names the key at fault.
 func (l *Listener) Check() error {
@@ -48,6 +54,9 @@ func (l *Listener) Check() error {
 	}
 	if l.Connections < 0 {
 		return errors.New("connections must not be negative")
+	}
+	if err := l.checkProxies(); err != nil {
+		return err
 	}
 	return l.TLS.check()
 }

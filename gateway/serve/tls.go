@@ -26,10 +26,15 @@ type TLS struct {
 	// Suites are the cipher suites of TLS 1.2 by their IANA names, TLS_ and WITH_ optional, in any order. Default:
 	// Go's, all of them ECDHE with AES-GCM or ChaCha20. TLS 1.3's are not configurable.
 	Suites []string `yaml:"suites"`
+	// Resumption has clients resume sessions: with a fresh key exchange, and without signatures. Trust in the client's
+	// certificate is judged with each request all the same. A reload ends what can be resumed. Default: true
+	Resumption *bool `yaml:"resumption"`
 }
 
 // SelfManaged reports whether the gateway's own certificate is used.
 func (t *TLS) SelfManaged() bool { return t != nil && t.Cert == "" }
+
+func (t *TLS) resumes() bool { return t.Resumption == nil || *t.Resumption }
 
 var versions = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
 
@@ -84,8 +89,8 @@ func (t *TLS) base() (*tls.Config, error) {
 		CipherSuites: suites,
 		NextProtos:   []string{"http/1.1"},
 		ClientAuth:   tls.RequestClientCert,
-		// A device connects rarely. A resumed session would also stand for a client certificate seen under an earlier policy.
-		SessionTicketsDisabled: true,
+
+		SessionTicketsDisabled: !t.resumes(),
 	}, nil
 }
 
@@ -105,6 +110,11 @@ func suitesByName() (map[string]*tls.CipherSuite, []string) {
 
 func shortSuite(name string) string {
 	return strings.Replace(strings.TrimPrefix(strings.ToUpper(name), "TLS_"), "_WITH_", "_", 1)
+}
+
+// Lists reports whether a suite of TLS 1.2, by its IANA name, stands in Suites.
+func (t *TLS) Lists(suite string) bool {
+	return slices.ContainsFunc(t.Suites, func(s string) bool { return shortSuite(s) == shortSuite(suite) })
 }
 
 func parseSuites(names []string) ([]uint16, error) {
@@ -144,6 +154,14 @@ func (t *TLS) Policy(dir string, own func() *tls.Certificate, cas []*x509.Certif
 			}
 			return nil, errors.New("the gateway has no certificate of its own yet")
 		}
+		if t.resumes() {
+			resumable(cfg, func() []byte {
+				if c := own(); c != nil {
+					return c.Certificate[0]
+				}
+				return nil
+			})
+		}
 		return cfg, nil
 	}
 	pair, err := tls.LoadX509KeyPair(below(dir, t.Cert), below(dir, t.Key))
@@ -154,6 +172,9 @@ func (t *TLS) Policy(dir string, own func() *tls.Certificate, cas []*x509.Certif
 		return nil, errors.New("tls.suites: none of them works with the kind of key that tls.cert has")
 	}
 	cfg.Certificates = []tls.Certificate{pair}
+	if t.resumes() {
+		resumable(cfg, func() []byte { return pair.Certificate[0] })
+	}
 	return cfg, nil
 }
 
