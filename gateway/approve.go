@@ -5,17 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
-
-	"github.com/muster-pki/muster/plugins/backend"
 )
 
 // Approve records that actor, as the admin API established it, approves a held request. With the last approval that it
 // takes, the CA is asked at once, for what was held and dated from now on; the transaction is returned as it stands then.
 // The error is an *Error. It wraps ErrNotFound, ErrStale when the request is no longer held, ErrApproved when the same
 // person has approved it before.
+//
+// Where the gateway makes the key, and must not keep it, the CA is asked when the requester comes for it: the transaction is
+// StateApproved until then, for as long as there was to approve it, and for the endpoint's repeat time at least.
 func (g *Gateway) Approve(ctx context.Context, id, actor, reason string) (*Transaction, error) {
-	t, err := g.held(ctx, id)
+	t, err := g.held(ctx, id, StateHeld)
 	if err != nil {
 		return nil, err
 	}
@@ -34,9 +36,13 @@ func (g *Gateway) Approve(ctx context.Context, id, actor, reason string) (*Trans
 	deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.lease())
 	defer cancel()
-	epoch, err := g.store.Approve(ctx, &ApprovalOrder{
+	order := &ApprovalOrder{
 		Transaction: t.ID, Approval: Approval{By: actor, At: now, Reason: reason}, Intent: intent, Lease: g.lease(), Audit: audit,
-	})
+	}
+	if t.Delivery != nil {
+		order.Until = later(t.Hold.Until, now.Add(g.repeatFor(t.Endpoint)))
+	}
+	epoch, err := g.store.Approve(ctx, order)
 	if err != nil {
 		return nil, notDecided(err)
 	}
@@ -56,10 +62,10 @@ func (g *Gateway) Approve(ctx context.Context, id, actor, reason string) (*Trans
 	return t, nil
 }
 
-// Deny ends a held request: nothing is issued, and whoever asks again within the endpoint's repeat time is told so. The
+// Deny ends a held request, or one that was approved and whose key nobody has come for: nothing is issued, and whoever asks again within the endpoint's repeat time is told so. The
 // error is as Approve's.
 func (g *Gateway) Deny(ctx context.Context, id, actor, reason string) (*Transaction, error) {
-	t, err := g.held(ctx, id)
+	t, err := g.held(ctx, id, StateHeld, StateApproved)
 	if err != nil {
 		return nil, err
 	}
@@ -81,15 +87,15 @@ func (g *Gateway) Deny(ctx context.Context, id, actor, reason string) (*Transact
 	return t, nil
 }
 
-// held returns a transaction that waits for approval.
-func (g *Gateway) held(ctx context.Context, id string) (*Transaction, error) {
+// held returns a transaction that waits for approval, or for what else the states say.
+func (g *Gateway) held(ctx context.Context, id string, in ...State) (*Transaction, error) {
 	t, err := g.store.Transaction(ctx, id)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return nil, &Error{Reason: UnknownCert, Detail: "no such transaction", Err: err}
 	case err != nil:
 		return nil, unavailable("the store cannot be read", err)
-	case t.State != StateHeld || t.Hold == nil || t.Intent == nil:
+	case !slices.Contains(in, t.State) || t.Hold == nil || t.Intent == nil:
 		return nil, &Error{Reason: NotAuthorized, Detail: "the request is not held: it is " + string(t.State), Err: ErrStale}
 	}
 	return t, nil
@@ -106,17 +112,6 @@ func notDecided(err error) *Error {
 	return unavailable("the decision cannot be recorded", err)
 }
 
-// redated is what to ask of the CA once a hold is over: the dates count from now on, unless they were asked for.
-func redated(t *Transaction, now time.Time) *backend.IssueRequest {
-	intent := *t.Intent
-	if !t.Hold.Fixed {
-		later := now.UTC().Truncate(time.Second).Sub(t.Hold.Since)
-		intent.Template.NotBefore = intent.Template.NotBefore.Add(later)
-		intent.Template.NotAfter = intent.Template.NotAfter.Add(later)
-	}
-	return &intent
-}
-
 // denial is what Deny commits, with nobody's name in it.
 func (g *Gateway) denial(t *Transaction, note string) *DenialOrder {
 	now := g.now()
@@ -129,10 +124,13 @@ func (g *Gateway) denial(t *Transaction, note string) *DenialOrder {
 
 // expireHold is the work of a request that nobody approved in time.
 func (g *Gateway) expireHold(ctx context.Context, t *Transaction, w Work) error {
-	if t.State != StateHeld || t.Hold == nil {
+	if t.State != StateHeld && t.State != StateApproved || t.Hold == nil {
 		return fmt.Errorf("the end of a hold is due in state %q", t.State)
 	}
 	order := g.denial(t, "nobody approved it by "+t.Hold.Until.UTC().Format(time.RFC3339))
+	if t.Hold.approved() {
+		order = g.denial(t, "approved, and nobody came for the key by "+t.Hold.Until.UTC().Format(time.RFC3339))
+	}
 	order.Work = &w
 	if err := g.store.Deny(ctx, order); err != nil {
 		return err

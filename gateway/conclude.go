@@ -66,7 +66,7 @@ func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*
 		attrs = told(attrs, "device", d.grant.Device, "requester", d.grant.Requester)
 	}
 	attrs = told(attrs, "subject", d.subject(), "reason", string(reason), "stage", d.stage, "key", d.unlike(), "note", cut(cause(failure, note), maxNote))
-	attrs = told(attrs, "source", r.from())
+	attrs = told(attrs, "source", r.from(), "proxy", r.Proxy)
 	attrs = append(attrs, slog.Duration("duration", took))
 	g.log.LogAttrs(ctx, level, "transaction", attrs...)
 
@@ -121,6 +121,9 @@ func transactionOf(d *decision, s State) *Transaction {
 // noted are the adapter's notes as verdicts that decide nothing, to be shown before those of the stages.
 func noted(r *Request) []Judged {
 	var list []Judged
+	if r.Proxy != "" {
+		list = append(list, Judged{Stage: string(r.Protocol), Decision: Allow, Note: "came through the proxy " + r.Proxy + ", which says where from, and what the client has shown"})
+	}
 	for _, n := range r.Notes {
 		list = append(list, Judged{Stage: string(r.Protocol), Decision: Allow, Note: cut(n, maxNote)})
 	}

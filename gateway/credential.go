@@ -22,7 +22,7 @@ const (
 	// says nothing about who asks: the same request by another way is the same request.
 	CredentialNested CredentialKind = "nested-signer"
 	// Claimed kinds: a stage still has to compare the secret.
-	CredentialPassword  CredentialKind = "password"  // HTTP Basic
+	CredentialPassword  CredentialKind = "password"  // HTTP Basic or Digest
 	CredentialChallenge CredentialKind = "challenge" // SCEP challengePassword
 )
 
@@ -32,6 +32,15 @@ type Credential struct {
 	ID     string              // user name, key reference, or a certificate's (a key's) fingerprint
 	Secret Secret              // claimed kinds, and what a MAC was verified with
 	Chain  []*x509.Certificate // certificates as the peer sent them, leaf first, not yet verified
+	Digest *DigestProof        // of a password that was not sent; nil where Secret holds it
+}
+
+// DigestProof is what a client sends in place of its password with HTTP Digest (RFC 7616), algorithm SHA-256. A stage compares it.
+type DigestProof struct {
+	Realm string // what the password is hashed with
+	// Matches reports whether the client made it with ha1, the SHA-256 of user:realm:password, in constant time. An answer
+	// that was taken from another request does not match.
+	Matches func(ha1 []byte) bool
 }
 
 // Proven reports whether the adapter verified that the credential is the requester's, whatever it is worth.

@@ -117,7 +117,8 @@ func (e *AmbiguousDeviceError) Error() string {
 }
 
 // NormalIdentifier is an identifier as it is stored and looked up: without space around it, a MAC address as six pairs of
-// lower-case digits with colons, an IMEI without the signs between its digits, a UDID in upper case. Others stand as they are.
+// lower-case digits with colons, an IMEI without the signs between its digits, a UDID in upper case, a CSE-ID, which is a domain
+// name, in lower case. Others stand as they are.
 func NormalIdentifier(kind, value string) string {
 	value = strings.TrimSpace(value)
 	switch kind {
@@ -137,6 +138,8 @@ func NormalIdentifier(kind, value string) string {
 		}, value)
 	case "udid":
 		return strings.ToUpper(value)
+	case KindCSEID:
+		return strings.ToLower(value)
 	}
 	return value
 }
@@ -156,6 +159,8 @@ func CheckIdentifier(kind, value string) error {
 		if _, err := net.ParseMAC(value); err != nil {
 			return errors.New("a MAC address has six pairs of hexadecimal digits, e.g. 00:1a:2b:3c:4d:5e")
 		}
+	default:
+		return checkRegistered(kind, value)
 	}
 	return nil
 }

@@ -56,6 +56,14 @@ func (s *watched) OrderRevocation(ctx context.Context, o *gateway.RevocationOrde
 	return guarded(s, "OrderRevocation", func() (int64, error) { return s.Store.OrderRevocation(ctx, o) })
 }
 
+func (s *watched) Supersede(ctx context.Context, p *gateway.Supersession) (int64, error) {
+	return guarded(s, "Supersede", func() (int64, error) { return s.Store.Supersede(ctx, p) })
+}
+
+func (s *watched) Collect(ctx context.Context, c *gateway.Collection) (int64, error) {
+	return guarded(s, "Collect", func() (int64, error) { return s.Store.Collect(ctx, c) })
+}
+
 func (s *watched) MarkRevoked(ctx context.Context, r *gateway.Revocation) error {
 	_, err := guarded(s, "MarkRevoked", func() (struct{}, error) { return struct{}{}, s.Store.MarkRevoked(ctx, r) })
 	return err

@@ -43,7 +43,8 @@ type decision struct {
 	result   *Result
 	err      error
 	shown    string // subject's answer
-	key      []byte // generated, as KeyGen.Seal made it; nil for none
+	key      []byte // generated, as KeyGen.Seal made it, to be kept; nil for none
+	given    []byte // likewise, and given with this answer alone: kept nowhere
 	csr      []byte // the request's, or one for the generated key
 	made     string // kind of the generated key, "" for none
 }
@@ -95,8 +96,10 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 	}
 
 	k := keysOf(r)
-	if res, err := g.repeated(ctx, r, e, k); err != nil {
+	if res, err := g.repeated(ctx, d, e, k); err != nil {
 		return nil, notGivenAgain(err)
+	} else if res != nil && res.Transaction == r.ID {
+		return res, nil // in an earlier one's place
 	} else if res != nil {
 		d.note = "the same request as " + res.Transaction
 		g.Heard(res.Transaction, "repeat", string(res.Kind), r.Source)
@@ -117,7 +120,7 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 	if d.grant.Forward != "" {
 		return g.forward(ctx, e, d, &out, k)
 	}
-	key, refused := g.keyFor(ctx, e, d)
+	key, refused := g.keyFor(ctx, rt, e, d, out.Decision == Hold)
 	if refused != nil {
 		return nil, refused
 	}
@@ -204,6 +207,9 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	}
 	t.Intent = intentOf(d.request, d.csr, d.grant, desc)
 	t.SealedKey = d.key
+	if d.request.KeyGen.bare() {
+		t.Delivery = deliveryOf(d.made, d.grant)
+	}
 	t.Changes = changesOf(d.request, d.grant)
 	t.Updated = g.now()
 	begin := &Beginning{Transaction: t, Claims: onceEach(out.Claims), Lease: g.lease()}
@@ -229,7 +235,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: t.checkAfter(), Exchange: t.Exchange}, nil
 	}
 	g.opt.Crash(CrashAfterIntent)
-	res, err = g.issue(ctx, &ask{t: t, epoch: epoch, backend: b, desc: desc}, deadline)
+	res, err = g.issue(ctx, &ask{t: t, epoch: epoch, backend: b, desc: desc, given: d.given}, deadline)
 	if err != nil {
 		d.stage, d.note = "ca", cause(AsError(err), "")
 	}
@@ -244,7 +250,7 @@ func (g *Gateway) begin(ctx context.Context, d *decision, b *Beginning, k keys) 
 	var twin *TwinError
 	if errors.As(err, &twin) {
 		d.note = "the same request as " + twin.Transaction
-		if res, err := g.join(ctx, d.request, k, twin.Transaction); err != nil {
+		if res, err := g.joinTwin(ctx, d, k, twin.Transaction); err != nil {
 			return 0, nil, notGivenAgain(err)
 		} else if res != nil {
 			return 0, res, nil

@@ -34,7 +34,10 @@ const (
 
 // keyFor sees to the key of a request that its pipeline has allowed, or held: to the proof of its possession or, where the
 // gateway is to make it, to the key, which stands in the grant then. The key is nil where the device has its own.
-func (g *Gateway) keyFor(ctx context.Context, e *Endpoint, d *decision) (crypto.Signer, *Error) {
+//
+// A key that is not kept is made once the request is approved: for one that is held, the key in the grant is of the right kind,
+// so that the profile and its lints have what they judge, and nobody keeps its other half.
+func (g *Gateway) keyFor(ctx context.Context, rt *Runtime, e *Endpoint, d *decision, held bool) (crypto.Signer, *Error) {
 	r := d.request
 	if err := possession(r, d.grant, e.KeepUnconfirmed); err != nil {
 		return nil, g.refuseAfter(ctx, d, stageProof, err)
@@ -51,6 +54,9 @@ func (g *Gateway) keyFor(ctx context.Context, e *Endpoint, d *decision) (crypto.
 	}
 	start := g.now()
 	kind, refused := kindFor(r, d.grant)
+	if refused == nil && r.KeyGen.bare() {
+		refused = bareKey(rt, d, held)
+	}
 	if refused != nil {
 		return nil, g.refuseAfter(ctx, d, stageKey, refused)
 	}
@@ -60,8 +66,36 @@ func (g *Gateway) keyFor(ctx context.Context, e *Endpoint, d *decision) (crypto.
 		return nil, err
 	}
 	d.grant.PublicKey, d.made = spki, kind
-	d.trail = append(d.trail, Judged{Stage: stageKey, Decision: Allow, Note: "made a " + kind + " key for the device", Took: g.now().Sub(start)})
+	note := madeNote(kind, r.KeyGen.bare())
+	if held && r.KeyGen.bare() {
+		key, note = nil, "a "+kind+" key is made when the device asks again, once this is approved: it is not kept"
+	}
+	d.trail = append(d.trail, Judged{Stage: stageKey, Decision: Allow, Note: note, Took: g.now().Sub(start)})
 	return key, nil
+}
+
+func madeNote(kind string, bare bool) string {
+	if bare {
+		return "made a " + kind + " key for the device, which is given with one answer and not kept"
+	}
+	return "made a " + kind + " key for the device"
+}
+
+// bareKey refuses a key that would travel without protection of its own where it could not be made anew, should it get lost.
+func bareKey(rt *Runtime, d *decision, held bool) *Error {
+	const detail = "a key is only given encrypted"
+	r := d.request
+	switch {
+	case r.Confirm || r.Resume != nil:
+		// It would have to stand in the store as it is, for the next message of the exchange.
+		return Errorf(Unsupported, detail, "a key is asked for without protection of its own, in an exchange of several messages")
+	case !rt.canRevoke(d.grant.Backend):
+		return Errorf(Unsupported, detail, "a key is asked for without protection of its own, and the backend %s revokes nothing: "+
+			"the certificate of a key that got lost on its way would stay", d.grant.Backend)
+	case held && repeatKey(r) == "":
+		return Errorf(Unsupported, detail, "a key is asked for without protection of its own and is held, and nothing would tell who comes for it")
+	}
+	return nil
 }
 
 // refuseAfter refuses a request whose stages allowed it, and says so behind them.
@@ -125,9 +159,6 @@ func kindFor(r *Request, gr *Grant) (string, *Error) {
 		return "", Errorf(BadTemplate, "the request has a public key, and asks for one to be made", "the request has a public key, and asks for one to be made")
 	case len(gr.generates) == 0:
 		return "", Errorf(NotAuthorized, "this endpoint makes no keys", "a key is asked for, and no stage keys allows the gateway to make one (generate)")
-	case k.Wrap == WrapNone:
-		// It would stand in the store as it is, for the repeat.
-		return "", Errorf(Unsupported, "a key is only given encrypted", "a key is asked for without protection of its own")
 	}
 	kinds := slices.DeleteFunc(slices.Clone(gr.generates), func(kind string) bool { return !certified(gr.profile.Keys, kind) })
 	if len(kinds) == 0 {
@@ -135,7 +166,7 @@ func kindFor(r *Request, gr *Grant) (string, *Error) {
 			strings.Join(gr.generates, ", "), gr.Profile, strings.Join(gr.profile.Keys, ", "))
 	}
 	if i := slices.IndexFunc(kinds, k.Fits); i >= 0 {
-		return kinds[i], nil
+		return k.preferred(kinds, kinds[i]), nil
 	}
 	made := strings.Join(kinds, ", ")
 	return "", Errorf(BadAlgorithm, "keys of this kind are not made here, but "+made, "a key %q is asked for; %s are made", cut(k.Algorithm, 64), made)
@@ -186,14 +217,18 @@ func (g *Gateway) sealed(ctx context.Context, rt *Runtime, d *decision, key cryp
 		return nil
 	}
 	out, err := g.seal(d.request.KeyGen, key)
-	if desc := rt.descriptions[d.grant.Backend]; err == nil && desc != nil && !slices.Contains(desc.Forms, backend.FormTemplate) {
-		d.csr, err = requestOf(d.grant, key)
+	if err == nil && takesCSR(rt.descriptions[d.grant.Backend]) {
+		d.csr, err = requestOf(templateOf(d.grant), key)
 	}
 	if err != nil {
 		d.trail = slices.DeleteFunc(d.trail, func(j Judged) bool { return j.Stage == stageKey })
 		return g.refuseAfter(ctx, d, stageKey, AsError(err))
 	}
-	d.key = out
+	if d.request.KeyGen.bare() {
+		d.given = out
+	} else {
+		d.key = out
+	}
 	return nil
 }
 
@@ -212,31 +247,31 @@ func (g *Gateway) seal(k *KeyGen, key crypto.Signer) (out []byte, err error) {
 	return out, err
 }
 
-// requestOf is the PKCS#10 request for what is granted, signed with the key. Validity is the CA's to set.
-func requestOf(gr *Grant, key crypto.Signer) ([]byte, error) {
-	q := &x509.CertificateRequest{RawSubject: gr.Subject}
+// requestOf is the PKCS#10 request for what a CA is to certify, signed with the key. Validity is the CA's to set.
+func requestOf(t *backend.Template, key crypto.Signer) ([]byte, error) {
+	q := &x509.CertificateRequest{RawSubject: t.Subject}
 	add := func(id asn1.ObjectIdentifier, critical bool, value []byte) {
 		q.ExtraExtensions = append(q.ExtraExtensions, x509pkix.Extension{Id: id, Critical: critical, Value: value})
 	}
-	if gr.SubjectAltName != nil {
+	if t.SubjectAltName != nil {
 		// RFC 5280 section 4.2.1.6: critical where there is no subject beside it.
-		add(oidSubjectAltName, len(gr.Subject) == 0 || bytes.Equal(gr.Subject, []byte{0x30, 0}), gr.SubjectAltName)
+		add(oidSubjectAltName, len(t.Subject) == 0 || bytes.Equal(t.Subject, []byte{0x30, 0}), t.SubjectAltName)
 	}
-	if gr.KeyUsage != 0 {
-		value, err := keyUsageValue(gr.KeyUsage)
+	if t.KeyUsage != 0 {
+		value, err := keyUsageValue(t.KeyUsage)
 		if err != nil {
 			return nil, err
 		}
 		add(oidKeyUsage, true, value)
 	}
-	if len(gr.ExtKeyUsage) > 0 {
-		value, err := asn1.Marshal(gr.ExtKeyUsage)
+	if len(t.ExtKeyUsage) > 0 {
+		value, err := asn1.Marshal(t.ExtKeyUsage)
 		if err != nil {
 			return nil, err
 		}
 		add(oidExtKeyUsage, false, value)
 	}
-	for _, e := range gr.Extensions {
+	for _, e := range t.Extensions {
 		add(e.Id, e.Critical, e.Value)
 	}
 	return x509.CreateCertificateRequest(rand.Reader, q, key)

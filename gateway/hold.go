@@ -32,15 +32,17 @@ func (t HoldTerms) and(o HoldTerms) HoldTerms {
 
 // HoldRecord is the part of a held transaction's record that approval reads and writes. It stays when the hold is over.
 type HoldRecord struct {
-	Stage     string     `json:"stage"` // that held
-	Approvers int        `json:"approvers"`
-	Since     time.Time  `json:"since"` // what the dates in the intent count from
-	Until     time.Time  `json:"until"`
-	Fixed     bool       `json:"fixed,omitempty"` // the dates in the intent are as asked for: approval does not move them
-	Entry     string     `json:"entry,omitempty"` // the device's name in the inventory, where a stage found it there
-	Replaces  *Replaced  `json:"replaces,omitempty"`
-	Approvals []Approval `json:"approvals,omitempty"`
-	Denied    *Approval  `json:"denied,omitempty"` // who denied it; By "" for the time that ran out
+	Stage     string    `json:"stage"` // that held
+	Approvers int       `json:"approvers"`
+	Since     time.Time `json:"since"` // what the dates in the intent count from
+	Until     time.Time `json:"until"`
+	Fixed     bool      `json:"fixed,omitempty"` // the dates in the intent are as asked for: approval does not move them
+	Entry     string    `json:"entry,omitempty"` // the device's name in the inventory, where a stage found it there
+	Replaces  *Replaced `json:"replaces,omitempty"`
+	// Registered is the identifier in that entry which the certificate names, where a stage has read one.
+	Registered *DeviceID  `json:"registered,omitempty"`
+	Approvals  []Approval `json:"approvals,omitempty"`
+	Denied     *Approval  `json:"denied,omitempty"` // who denied it; By "" for the time that ran out
 }
 
 // Approval is what one person said of a held request.
@@ -50,14 +52,18 @@ type Approval struct {
 	Reason string    `json:"reason,omitempty"`
 }
 
+// approved reports whether all have approved who have to.
+func (h *HoldRecord) approved() bool { return len(h.Approvals) >= max(h.Approvers, 1) }
+
 // Holds is the part of the Store that ends holds. A held transaction (StateHeld, Transaction.Hold) is begun with Begin, which
 // also has WorkHold wait until Hold.Until.
 type Holds interface {
 	// Approve commits one person's approval of a held transaction with its audit event. With the last one that it takes,
 	// the transaction becomes StateIssuing with the intent given, under a lease as in Begin: epoch is not 0 then.
+	// With Until it becomes StateApproved instead, without a lease, and WorkHold waits until then; the intent stays.
 	// ErrStale when it is no longer held, or its time is over; ErrApproved when the same person has approved before.
 	Approve(ctx context.Context, a *ApprovalOrder) (epoch int64, err error)
-	// Deny commits that a held transaction becomes StateDenied, with its audit event: its claims are given back, and its
+	// Deny commits that a held or approved transaction becomes StateDenied, with its audit event: its claims are given back, and its
 	// repeat key stands until RepeatUntil, so that the requester is told. The resume key is free at once: the same wish in a
 	// new exchange is judged anew, and goes on from nothing but that. ErrStale when it is no longer held, or the lease
 	// (Work) was lost.
@@ -73,6 +79,7 @@ type ApprovalOrder struct {
 	Approval    Approval
 	Intent      *backend.IssueRequest // what to ask the CA once all have approved: dates from now on
 	Lease       time.Duration
+	Until       time.Time // nobody is asked yet: until then the requester may come for its key; zero otherwise
 	Audit       AuditEvent
 }
 

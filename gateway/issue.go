@@ -23,6 +23,15 @@ type ask struct {
 	epoch   int64
 	backend backend.Backend
 	desc    *backend.Description
+	given   []byte // a key that was made for the device, to be given with the answer to this request and kept nowhere
+}
+
+// key is what goes with the answer, nil where the device has its own, or its key is gone.
+func (a *ask) key() []byte {
+	if a.t.SealedKey != nil {
+		return a.t.SealedKey
+	}
+	return a.given
 }
 
 // intentOf is the whole of what the CA will be asked. It is recorded before, so that whoever settles the transaction
@@ -127,8 +136,13 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 		refusal = &Error{Reason: Internal, Err: cert.differs}
 	case cert != nil:
 		s.State, s.Certificate = StateIssued, cert.record
-		if a.t.SealedKey != nil {
+		switch {
+		case a.t.SealedKey != nil:
 			s.Note = "with a key that the gateway made"
+		case a.given != nil:
+			s.Note = "with a key that the gateway made, and did not keep"
+		case a.t.Delivery != nil:
+			s.Note = "with a key that is gone: who asks again gets another"
 		}
 		if a.t.ConfirmWait > 0 {
 			s.State, s.Next, s.Delay = StateUnconfirmed, WorkConfirm, a.t.ConfirmWait
@@ -141,7 +155,7 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 		}
 		res = &Result{
 			Kind: ResultIssued, Transaction: a.t.ID, Certificate: cert.leaf, Chain: cert.chain, Unconfirmed: s.State == StateUnconfirmed,
-			Key: a.t.SealedKey,
+			Key: a.key(),
 		}
 		if res.Unconfirmed {
 			res.ConfirmUntil = now.Add(a.t.ConfirmWait)
@@ -224,6 +238,13 @@ func (g *Gateway) repeatFor(endpoint string) time.Duration {
 		return e.Repeat
 	}
 	return 10 * time.Minute
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -13,6 +13,9 @@ import (
 
 // repeatKey is what two requests share when one is the other again: endpoint, operation, wire ID, requester, content.
 // "" when the adapter gave no content, or nothing says who asks: then no request is another's repeat.
+//
+// Of two that ask for a key, that is the same kind of key, if it is not kept, and never one that is: what is given again of the one
+// is of no use to the other.
 func repeatKey(r *Request) RepeatKey { return keyOf(r, "", r.WireID, r.Content) }
 
 // resumeKey is what two requests share when one asks in a new exchange for what the other was never seen to get.
@@ -57,6 +60,9 @@ func keyOf(r *Request, kind, wireID string, content []byte) RepeatKey {
 		part([]byte(s))
 	}
 	part(content)
+	if r.KeyGen.bare() {
+		part([]byte(r.KeyGen.Algorithm))
+	}
 	return RepeatKey(hex.EncodeToString(h.Sum(nil)))
 }
 
@@ -65,8 +71,8 @@ func keyOf(r *Request, kind, wireID string, content []byte) RepeatKey {
 //
 // Who asks is established again: by the stages that identify, or, where the pipeline has none, by a credential that
 // the adapter has proof of. A stranger learns nothing from it; the pipeline then refuses as it would have anyway.
-func (g *Gateway) repeated(ctx context.Context, r *Request, e *Endpoint, k keys) (*Result, error) {
-	identified := false
+func (g *Gateway) repeated(ctx context.Context, d *decision, e *Endpoint, k keys) (*Result, error) {
+	r, identified := d.request, false
 	for i, key := range []RepeatKey{k.repeat, k.resume} {
 		if key == "" || i > 0 && r.OnlyRepeat != nil {
 			continue
@@ -82,11 +88,31 @@ func (g *Gateway) repeated(ctx context.Context, r *Request, e *Endpoint, k keys)
 			return nil, nil
 		}
 		identified = true
-		if res, err := g.join(ctx, r, k, t.ID); res != nil || err != nil {
+		var res *Result
+		if t.Delivery != nil {
+			res, err = g.deliverAgain(ctx, d, t)
+		} else {
+			res, err = g.join(ctx, r, k, t.ID)
+		}
+		if res != nil || err != nil {
 			return res, err
 		}
 	}
 	return nil, nil
+}
+
+// joinTwin is join for a request that its stages have allowed, and found its twin with that.
+func (g *Gateway) joinTwin(ctx context.Context, d *decision, k keys, id string) (*Result, error) {
+	if d.request.KeyGen.bare() {
+		t, err := g.store.Transaction(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if t.Delivery != nil {
+			return g.deliverAgain(ctx, d, t)
+		}
+	}
+	return g.join(ctx, d.request, k, id)
 }
 
 // identified reports whether it is proven who asks.

@@ -68,6 +68,7 @@ type Request struct {
 	Exchange    []byte            // the adapter's own record of the exchange; stored with the transaction, and given back with its Result
 	Notes       []string          // what the operator should know of how the adapter read the request, without secrets; shown before the verdicts
 	Source      netip.Addr        // the peer, or what a trusted proxy says of it
+	Proxy       string            // the name of that proxy, "" when the peer came itself
 	Transport   string            // how it came when not over the network ("file"): shown where the source would be
 	Received    time.Time
 	Raw         []byte     // the message as received, which is what is passed on
@@ -82,11 +83,19 @@ type KeyGen struct {
 	Algorithm string   // the kind of key, as pkix.KeyName has it, e.g. "P-256", or AnyRSA; "" leaves it to policy
 	Wrap      WrapKind // how the private key travels
 	KeyID     []byte   // DecryptKeyIdentifier and its kin: which key to wrap with
+	WrapKey   Secret   // symmetric: the key under KeyID (Gateway.WrappingKey), nil where there is none; a stage judges whether it is the device's
+	Prefer    string   // with Algorithm "": the kind that is made where it is among those that are, or else one of its family, before the first
 	// Seal makes of the key what travels, for the requester alone to open. It is called once, after the pipeline has allowed
 	// the request and before the intent is committed: what it returns is kept with the transaction while that is open, and
 	// given back as Result.Key; the key itself is kept nowhere. An *Error of it refuses the request.
+	//
+	// With WrapNone what it returns is the key, and is kept nowhere either: it goes with this request's answer, if that has a
+	// certificate. It is called for each request that a key is made for, the repeats among them, and not while one is held.
 	Seal func(key crypto.Signer) ([]byte, error)
 }
+
+// bare reports whether the key travels without protection of its own, and therefore must not be kept anywhere.
+func (k *KeyGen) bare() bool { return k != nil && k.Wrap == WrapNone }
 
 // AnyRSA asks for an RSA key whose size is left to policy: an algorithm identifier says none.
 const AnyRSA = "RSA"

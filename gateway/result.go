@@ -22,7 +22,7 @@ type Result struct {
 	Certificate *x509.Certificate   // issued
 	Chain       []*x509.Certificate // the certificate's issuer first, the root last
 	RetryAfter  time.Duration       // pending: when to ask again; 0 when nobody knows
-	Key         []byte              // issued, with a key made for the device: what KeyGen.Seal made of it; nil once the transaction is over
+	Key         []byte              // issued, with a key made for the device: what KeyGen.Seal made of it; nil once the transaction is over. With WrapNone of this request's KeyGen, never stored
 	Answer      []byte              // answer
 	Repeated    bool                // the answer to an earlier, equal request
 	Unconfirmed bool                // the certificate waits for Gateway.Confirm

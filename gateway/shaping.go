@@ -19,7 +19,7 @@ import (
 // verdicts of the stages.
 func (g *Gateway) shape(ctx context.Context, rt *Runtime, d *decision) *Error {
 	p := d.grant.profile
-	if p.Shaper == nil && p.Linter == nil {
+	if p.Shaper == nil && p.Linter == nil && d.grant.Registration == nil {
 		return nil
 	}
 	start := g.now()
@@ -40,6 +40,9 @@ func (g *Gateway) shapeBy(ctx context.Context, rt *Runtime, p *Profile, d *decis
 		if _, err := shielded(g, func() (struct{}, error) { return struct{}{}, p.Shaper.Shape(d.request, d.grant) }); err != nil {
 			return AsError(err)
 		}
+	}
+	if err := d.grant.certifyRegistered(); err != nil {
+		return err
 	}
 	return g.lintBefore(ctx, rt, p, d.grant.Backend, d.grant.Issuer, templateOf(d.grant))
 }
@@ -168,14 +171,9 @@ func oidList(ids []asn1.ObjectIdentifier) string {
 
 // holdOf is the record of a hold that begins.
 func holdOf(out *ruling, gr *Grant, now time.Time) *HoldRecord {
-	since := gr.NotBefore.Add(gr.profile.Backdate)
-	h := &HoldRecord{
-		Stage: out.stage, Approvers: max(out.Terms.Approvers, 1), Since: since,
-		Until: now.Add(orDefault(out.Terms.Expires, DefaultHold)),
-		Fixed: !gr.NotAfter.Equal(since.Add(gr.profile.Validity - time.Second)), Replaces: gr.Replaces,
+	b := basisOf(gr)
+	return &HoldRecord{
+		Stage: out.stage, Approvers: max(out.Terms.Approvers, 1), Since: b.since, Until: now.Add(orDefault(out.Terms.Expires, DefaultHold)),
+		Fixed: b.fixed, Entry: b.entry, Replaces: b.replaces, Registered: b.registered,
 	}
-	if gr.Inventory != nil {
-		h.Entry = gr.Inventory.Name
-	}
-	return h
 }

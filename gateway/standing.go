@@ -55,7 +55,8 @@ func mayNot(format string, args ...any) *Error {
 
 // deviceStands looks the device up again that a stage had found in the inventory.
 func (g *Gateway) deviceStands(ctx context.Context, t *Transaction, now time.Time) *Error {
-	name := t.Hold.Entry
+	basis := t.basis()
+	name := basis.entry
 	if name == "" {
 		return nil
 	}
@@ -72,12 +73,15 @@ func (g *Gateway) deviceStands(ctx context.Context, t *Transaction, now time.Tim
 	if len(d.Profiles) > 0 && !slices.Contains(d.Profiles, t.Profile) {
 		return mayNot("the device %s may no longer have the profile %s", name, t.Profile)
 	}
+	if id := basis.registered; id != nil && !slices.Contains(d.Identifiers, *id) {
+		return mayNot("the entry of device %s no longer registers the %s %s", name, id.Kind, id.Value)
+	}
 	return nil
 }
 
 // replacedStands looks the certificate up again that a renewal was asked with.
 func (g *Gateway) replacedStands(ctx context.Context, t *Transaction) *Error {
-	r := t.Hold.Replaces
+	r := t.basis().replaces
 	if r == nil {
 		return nil
 	}

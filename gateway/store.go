@@ -15,10 +15,12 @@ type State string
 const (
 	StateRefused State = "refused" // by the pipeline; nothing was asked of the CA
 	StateHeld    State = "held"    // waits for approval
-	StateIssuing State = "issuing" // the intent is recorded, the CA is being asked
-	StateUnknown State = "unknown" // the CA was asked and it is not known what it did; the worker finds out
-	StateWaiting State = "waiting" // the CA gave a ticket; the worker polls
-	StateStuck   State = "stuck"   // unknown, and the CA can neither be asked again nor asked what it did: the operator decides
+	// StateApproved: it was held, and its key is made when its requester comes for it, since it is not kept; then the CA is asked.
+	StateApproved State = "approved"
+	StateIssuing  State = "issuing" // the intent is recorded, the CA is being asked
+	StateUnknown  State = "unknown" // the CA was asked and it is not known what it did; the worker finds out
+	StateWaiting  State = "waiting" // the CA gave a ticket; the worker polls
+	StateStuck    State = "stuck"   // unknown, and the CA can neither be asked again nor asked what it did: the operator decides
 	// StateUnconfirmed: issued, and the requester has yet to say that it takes the certificate.
 	StateUnconfirmed State = "unconfirmed"
 	StateIssued      State = "issued"
@@ -33,7 +35,7 @@ const (
 // Open reports whether the transaction will still change.
 func (s State) Open() bool {
 	switch s {
-	case StateHeld, StateIssuing, StateUnknown, StateWaiting, StateStuck, StateUnconfirmed, StateForwarded:
+	case StateHeld, StateApproved, StateIssuing, StateUnknown, StateWaiting, StateStuck, StateUnconfirmed, StateForwarded:
 		return true
 	}
 	return false
@@ -70,6 +72,7 @@ type Transaction struct {
 	Certificate *Certificate // issued
 	Ticket      string       // waiting
 	Hold        *HoldRecord  // held, and what was; nil for others
+	Delivery    *Delivery    // of a key that is made at delivery and not kept; nil for others
 	Changes     []string     // what is granted otherwise than asked for, a line each, for the operator
 }
 
@@ -110,7 +113,7 @@ const (
 	WorkPoll    WorkKind = "poll"    // ask the CA with a ticket
 	WorkRevoke  WorkKind = "revoke"  // revoke a certificate, retried until the CA has
 	WorkConfirm WorkKind = "confirm" // nobody has confirmed in time: revoke
-	WorkHold    WorkKind = "hold"    // nobody has approved in time: deny
+	WorkHold    WorkKind = "hold"    // nobody has approved in time, or come for the key of what was approved: deny
 	WorkForward WorkKind = "forward" // what is forwarded has not ended in time: close it
 	WorkWipe    WorkKind = "wipe"    // nobody is given the answer again: erase the generated key
 )
@@ -200,6 +203,7 @@ type Store interface {
 	Inventory
 	Challenges
 	Holds
+	Deliveries
 	Forwards
 	Messages
 	Revocations

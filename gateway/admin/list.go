@@ -31,7 +31,7 @@ func limitOf(s string) (int, error) {
 
 // states lists all of them, for the message about one that is none.
 var states = []gateway.State{
-	gateway.StateRefused, gateway.StateHeld, gateway.StateIssuing, gateway.StateUnknown, gateway.StateWaiting,
+	gateway.StateRefused, gateway.StateHeld, gateway.StateApproved, gateway.StateIssuing, gateway.StateUnknown, gateway.StateWaiting,
 	gateway.StateStuck, gateway.StateUnconfirmed, gateway.StateIssued, gateway.StateRejected, gateway.StateFailed,
 	gateway.StateRevoked, gateway.StateDenied, gateway.StateForwarded,
 }

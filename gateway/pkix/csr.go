@@ -103,8 +103,10 @@ func ParseCSR(der []byte, opts ...Option) (*CSR, error) {
 	if c.Extensions, err = requestedExtensions(c.Attributes); err != nil {
 		return nil, err
 	}
-	if c.Key, err = ParsePublicKey(spki, opts...); err != nil {
-		return nil, err
+	if !judge(opts).ignoreKey {
+		if c.Key, err = ParsePublicKey(spki, opts...); err != nil {
+			return nil, err
+		}
 	}
 	c.SignatureAlgorithm = c.algorithm.signature()
 	return c, nil

@@ -44,7 +44,16 @@ func seed(f *testing.F, part func(*CSR) []byte) {
 func FuzzParseCSR(f *testing.F) {
 	seed(f, nil)
 	f.Fuzz(func(t *testing.T, der []byte) {
+		keyless, refused := ParseCSR(der, IgnoreKey())
 		c, err := ParseCSR(der)
+		if refused != nil && err == nil {
+			t.Fatalf("without its key: %v", refused)
+		}
+		if refused == nil {
+			if kind := keyless.WishedKind(); err == nil && kind != KeyName(c.Key) {
+				t.Errorf("kind %q of a key %s", kind, KeyName(c.Key))
+			}
+		}
 		if err != nil {
 			return
 		}

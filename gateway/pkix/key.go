@@ -36,6 +36,7 @@ type Option func(*judgement)
 type judgement struct {
 	blocklist *Blocklist
 	allowSHA1 bool
+	ignoreKey bool
 }
 
 func judge(opts []Option) judgement {
@@ -48,6 +49,10 @@ func judge(opts []Option) judgement {
 
 // WithBlocklist refuses keys on the list; nil is an empty list.
 func WithBlocklist(b *Blocklist) Option { return func(j *judgement) { j.blocklist = b } }
+
+// IgnoreKey lets ParseCSR take a request with any key, and any signature: neither is used (RFC 7030 section 4.4.1). CSR.Key is nil
+// then; WishedKind says what kind of key it is.
+func IgnoreKey() Option { return func(j *judgement) { j.ignoreKey = true } }
 
 // AllowSHA1 lets CSR.CheckSignature and VerifySignature accept SHA-1, for an endpoint whose legacy list says so.
 func AllowSHA1() Option { return func(j *judgement) { j.allowSHA1 = true } }

@@ -15,13 +15,16 @@ import (
 const (
 	// lockHold lets one after the other read and write a hold: whoever changes one locks its work first, as everywhere.
 	lockHold = `UPDATE work SET kind = kind WHERE tx = $1 AND kind = 'hold'`
-	heldAs   = `SELECT hold FROM transactions WHERE id = $1 AND state = 'held'`
+	heldAs   = `SELECT state, hold FROM transactions WHERE id = $1 AND state IN ('held', 'approved')`
 	// changeHold changes it from what was read ($2), or nothing.
 	changeHold = `UPDATE transactions SET state = $3, hold = $4, intent = COALESCE($5, intent), note = COALESCE($6, note), updated = $7,
 		sealed_key = CASE WHEN $3 = 'denied' THEN NULL ELSE sealed_key END
-		WHERE id = $1 AND state = 'held' AND hold = $2`
+		WHERE id = $1 AND state IN ('held', 'approved') AND hold = $2`
 	leaseHeld = `UPDATE work SET kind = 'settle', due = now($4) + $3, owner = $2, lease_until = now($4) + $3, epoch = epoch + 1,
 		attempts = 0, note = '' WHERE tx = $1 RETURNING epoch`
+	// waitApproved has WorkHold wait anew, whoever has leased it.
+	waitApproved = `UPDATE work SET due = now($3) + $2, owner = '', lease_until = 0, epoch = epoch + 1, attempts = 0, note = ''
+		WHERE tx = $1 AND kind = 'hold'`
 )
 
 // run runs a statement that is not prepared and returns how many rows it changed.
@@ -46,14 +49,18 @@ func (u unit) insertHold(tx string, wait time.Duration) error {
 	return nil
 }
 
-// hold reads the record of a transaction that is held, as stored too. ErrStale when it is not. A transaction that was held
-// without a record waits for one approval, for ever.
-func (u unit) hold(tx string) (h *gateway.HoldRecord, stored string, err error) {
-	if err := u.row(heldAs, tx).Scan(&stored); err != nil {
+// hold reads the record of a transaction that is held, or approved where that does too, as stored too. ErrStale when it is not. A
+// transaction that was held without a record waits for one approval, for ever.
+func (u unit) hold(tx string, approvedToo bool) (h *gateway.HoldRecord, stored string, err error) {
+	var state gateway.State
+	if err := u.row(heldAs, tx).Scan(&state, &stored); err != nil {
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil, "", gateway.ErrStale
 		}
 		return nil, "", fmt.Errorf("hold of %s: %w", tx, err)
+	}
+	if state == gateway.StateApproved && !approvedToo {
+		return nil, "", gateway.ErrStale
 	}
 	h = &gateway.HoldRecord{}
 	if stored != "" {
@@ -111,7 +118,7 @@ func (s *Store) Approve(ctx context.Context, a *gateway.ApprovalOrder) (int64, e
 		if _, err := u.run(lockHold, a.Transaction); err != nil {
 			return fmt.Errorf("work of %s: %w", a.Transaction, err)
 		}
-		h, stored, err := u.hold(a.Transaction)
+		h, stored, err := u.hold(a.Transaction, false)
 		if err != nil {
 			return err
 		}
@@ -124,10 +131,18 @@ func (s *Store) Approve(ctx context.Context, a *gateway.ApprovalOrder) (int64, e
 			}
 		}
 		h.Approvals = append(h.Approvals, approval)
-		if len(h.Approvals) < h.Approvers {
+		switch {
+		case len(h.Approvals) < h.Approvers:
 			err = u.change(a.Transaction, stored, gateway.StateHeld, h, nil, nil, approval.At)
-		} else if epoch, err = u.leaseHeld(a.Transaction, a.Lease); err == nil {
-			err = u.change(a.Transaction, stored, gateway.StateIssuing, h, intent, nil, approval.At)
+		case !a.Until.IsZero():
+			h.Until = a.Until.UTC()
+			if err = u.waitApproved(a.Transaction, h.Until.Sub(approval.At)); err == nil {
+				err = u.change(a.Transaction, stored, gateway.StateApproved, h, nil, nil, approval.At)
+			}
+		default:
+			if epoch, err = u.leaseHeld(a.Transaction, a.Lease); err == nil {
+				err = u.change(a.Transaction, stored, gateway.StateIssuing, h, intent, nil, approval.At)
+			}
 		}
 		if err != nil {
 			return err
@@ -138,6 +153,18 @@ func (s *Store) Approve(ctx context.Context, a *gateway.ApprovalOrder) (int64, e
 		return 0, err
 	}
 	return epoch, nil
+}
+
+// waitApproved has a hold's work wait for so long, for the requester now.
+func (u unit) waitApproved(tx string, wait time.Duration) error {
+	n, err := u.run(waitApproved, tx, max(wait, 0).Microseconds(), u.s.dbNow())
+	if err != nil {
+		return fmt.Errorf("work of %s: %w", tx, err)
+	}
+	if n == 0 { // held without a record
+		return u.insertHold(tx, wait)
+	}
+	return nil
 }
 
 // leaseHeld makes a hold's work that of settling its intent, under a lease of this instance.
@@ -174,7 +201,7 @@ func (s *Store) Deny(ctx context.Context, d *gateway.DenialOrder) error {
 		if err := u.endHold(d); err != nil {
 			return err
 		}
-		h, stored, err := u.hold(d.Transaction)
+		h, stored, err := u.hold(d.Transaction, true)
 		if err != nil {
 			return err
 		}

@@ -82,7 +82,7 @@ const (
 const firstRead = readRepeat
 
 // open are the states of State.Open; a test compares them.
-const open = `('held', 'issuing', 'unknown', 'waiting', 'stuck', 'unconfirmed', 'forwarded')`
+const open = `('held', 'approved', 'issuing', 'unknown', 'waiting', 'stuck', 'unconfirmed', 'forwarded')`
 
 // settleable is where a transaction stands that can become $2: an open one, by an outcome that brings its certificate or has
 // none; an unconfirmed one, which has its certificate, by an outcome that takes it as given ($7); one that was passed on, which may
@@ -113,7 +113,7 @@ var texts = [statements]string{
 	noteUse: `INSERT INTO uses (tx, key, n) VALUES ($1, $2, 1) ON CONFLICT (tx, key) DO UPDATE SET n = uses.n + 1`,
 	insertTransaction: `INSERT INTO transactions (` + transactionColumns + `)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-			$23, $24, $25, $26, $27, $28)`,
+			$23, $24, $25, $26, $27, $28, $29)`,
 	insertWork: `INSERT INTO work (tx, kind, due, owner, lease_until, epoch, attempts, note)
 		VALUES ($1, $2, now($7) + $3, $4, now($7) + $5, $6, 0, '')`,
 

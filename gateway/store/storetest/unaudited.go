@@ -24,6 +24,9 @@ func testUnaudited(e *env) {
 	audit := gateway.AuditEvent{Kind: "operator", At: e.clock.Now()}
 	fresh := e.transaction(gateway.StateHeld)
 	fresh.Hold = &gateway.HoldRecord{Approvers: 1, Until: e.clock.Now().Add(time.Hour)}
+	lost, _ := e.delivered(gateway.Claim{Key: "fourth", Limit: 1})
+	superseding, waiting := e.supersession(lost), e.approval(e.held(1), "anna")
+	waiting.Until = e.clock.Now().Add(time.Hour)
 	calls := []struct {
 		name string
 		call func() error
@@ -33,6 +36,8 @@ func testUnaudited(e *env) {
 			return err
 		}},
 		{"approve", func() error { _, err := e.s.Approve(e.ctx(), e.approval(approved, "anna")); return err }},
+		{"supersede", func() error { _, err := e.s.Supersede(e.ctx(), superseding); return err }},
+		{"approve, for who comes", func() error { _, err := e.s.Approve(e.ctx(), waiting); return err }},
 		{"deny", func() error { return e.s.Deny(e.ctx(), e.denial(denied, "anna")) }},
 		{"order a revocation", func() error { _, err := e.s.OrderRevocation(e.ctx(), e.order(s.Certificate)); return err }},
 		{"order one of what is unconfirmed", func() error { _, err := e.s.OrderRevocation(e.ctx(), e.order(unconfirmed.Certificate)); return err }},
@@ -49,8 +54,9 @@ func testUnaudited(e *env) {
 		_, notHeld := e.s.Transaction(e.ctx(), fresh.ID)
 		uses, err := e.s.Uses(e.ctx(), []string{"count", "other", "third"})
 		e.must(err)
-		text := fmt.Sprint(noDevice, noChallenge, notHeld, uses)
-		for _, t := range []*gateway.Transaction{denied, approved, tx, waits} {
+		_, notSuperseding := e.s.Transaction(e.ctx(), superseding.Transaction.ID)
+		text := fmt.Sprint(noDevice, noChallenge, notHeld, notSuperseding, uses)
+		for _, t := range []*gateway.Transaction{denied, approved, tx, waits, lost, e.get(waiting.Transaction)} {
 			now := e.get(t.ID)
 			text += " " + string(now.State)
 			if now.Hold != nil {
