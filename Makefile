@@ -23,7 +23,7 @@ build: ## bin/muster, one static binary
 
 test: deps lint unit ## everything, end-to-end tests with real clients included (under 8 minutes, first build included)
 
-deps: ## what the tests need from Debian: curl, openssl, strongSwan's pki, certmonger, PostgreSQL, a C compiler
+deps: ## what the tests need from Debian: curl, openssl, strongSwan's pki, nginx, certmonger, PostgreSQL, a C compiler
 	@sh .ci/deps
 
 lint: ## gofmt, go vet, staticcheck
@@ -54,7 +54,7 @@ bench: ## CPU per enrollment beside its crypto operations, and the parts it is m
 reliability: deps ## kill -9 of plugin and gateway, KILLS (50) times each, during ENROLLMENTS (2000); prints its seed
 	MUSTER_KILLS=$(KILLS) MUSTER_ENROLLMENTS=$(ENROLLMENTS) $(GO) test -timeout 30m -count 1 -v -run '^TestReliability$$' -tags reliability ./e2e
 
-peers: deps ## CMP against BouncyCastle and OpenSSL 3.5, which are fetched from Debian 13 into ~/.cache (under 6 minutes)
+peers: deps ## CMP and EST against BouncyCastle, OpenSSL 3.5 and GlobalSign's client, fetched into ~/.cache (under 6 minutes)
 	@dir=$$(sh .ci/peers) && MUSTER_PEERS=$$dir $(GO) test -timeout 8m -count 1 -tags peers ./e2e/peers
 
 generate: ## the gRPC code of the plugin contract (needs protoc)

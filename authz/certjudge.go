@@ -3,9 +3,11 @@ package authz
 import (
 	"context"
 	"crypto/x509"
+	x509pkix "crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -126,12 +128,8 @@ func readPolicy(dir string, c policyFiles) (*pkix.ChainPolicy, error) {
 	if p.Intermediates, err = readCAs(dir, c.intermediates); err != nil {
 		return nil, fmt.Errorf("intermediates: %w", err)
 	}
-	for _, name := range c.purposes {
-		oid, ok := purposeOID(name)
-		if !ok {
-			return nil, fmt.Errorf("purposes: %q is not known%s", name, strictyaml.Suggest(name, purposeNames()))
-		}
-		p.ExtKeyUsages = append(p.ExtKeyUsages, oid)
+	if p.ExtKeyUsages, err = purposeOIDs(c.purposes); err != nil {
+		return nil, err
 	}
 	if c.blocklist != "" {
 		if p.Blocklist, err = readBlocklist(dir, c.blocklist); err != nil {
@@ -162,6 +160,30 @@ func purposeNames() []string {
 		names[i] = p.name
 	}
 	return names
+}
+
+// purposeOIDs reads a list of them.
+func purposeOIDs(names []string) (list []asn1.ObjectIdentifier, err error) {
+	for _, name := range names {
+		oid, ok := purposeOID(name)
+		if !ok {
+			return nil, fmt.Errorf("purposes: %q is not known%s", name, strictyaml.Suggest(name, purposeNames()))
+		}
+		list = append(list, oid)
+	}
+	return list, nil
+}
+
+// hasPurpose refuses a certificate that is for other uses than those that count (RFC 5280 section 4.2.1.12). One without the
+// extension is for any, and so is a list of none.
+func hasPurpose(leaf *x509.Certificate, wanted []asn1.ObjectIdentifier) (gateway.Verdict, bool) {
+	restricted := slices.ContainsFunc(leaf.Extensions, func(e x509pkix.Extension) bool { return e.Id.Equal(oidExtKeyUsage) })
+	has := purposesOf(leaf)
+	if restricted && len(wanted) > 0 && !slices.ContainsFunc(wanted, func(oid asn1.ObjectIdentifier) bool { return slices.ContainsFunc(has, oid.Equal) }) {
+		return gateway.Denied(gateway.Untrusted, "the certificate is not for this use",
+			fmt.Sprintf("the extended key usage of certificate %x is %s; one of %s is wanted", leaf.SerialNumber.Bytes(), oids(has), oids(wanted))), false
+	}
+	return gateway.Verdict{}, true
 }
 
 func purposeOID(name string) (asn1.ObjectIdentifier, bool) {

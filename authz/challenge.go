@@ -164,6 +164,7 @@ func (s *Challenge) compare(ctx context.Context, r *gateway.Request, g *gateway.
 	c, ok := r.Credential(gateway.CredentialChallenge)
 	if !ok && s.basic {
 		c, ok = r.Credential(gateway.CredentialPassword)
+		ok = ok && c.Digest == nil // which tells no password
 	}
 	if !ok {
 		return nil, gateway.Denied(gateway.Unauthenticated, detail, "the request has no challenge")

@@ -95,6 +95,9 @@ func (s *DevicePassword) Decide(ctx context.Context, r *gateway.Request, g *gate
 	if c.Kind == gateway.CredentialPassword {
 		detail = "user name or password is wrong"
 	}
+	if c.Digest != nil {
+		return gateway.Denied(gateway.Unauthenticated, detail, "the request has a password by HTTP Digest, for which the inventory has no form")
+	}
 	d, fault, err := s.find(ctx, c, r, g)
 	if err != nil {
 		return gateway.Unanswered(err)

@@ -257,7 +257,7 @@ func TestOneDeviceAtTwoEndpoints(t *testing.T) {
 			for round := range 4 {
 				names := []string{fmt.Sprintf("SN-first-%d", round), fmt.Sprintf("SN-second-%d", round)}
 				p.enter(false, &gateway.Device{Name: fmt.Sprintf("twin-%d", round), Identifiers: []gateway.DeviceID{
-					{Kind: "serial", Value: names[0]}, {Kind: "cse-id", Value: names[1]},
+					{Kind: "serial", Value: names[0]}, {Kind: "ae-id", Value: names[1]},
 				}})
 				before := p.ca.Total()
 				var all []*gateway.Request

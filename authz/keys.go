@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
@@ -26,6 +27,8 @@ type KeysConfig struct {
 	// Generate lists the kinds of keys that the gateway makes for a device that asks for one: P-256, P-384, P-521, Ed25519,
 	// RSA-2048, RSA-3072, RSA-4096, each one that is allowed. The first is made where the device does not say. Default: none is made.
 	Generate []string `yaml:"generate"`
+	// Wrapping are the keys that devices share with the gateway, to have keys that are made for them encrypted with. It goes with Generate.
+	Wrapping WrappingConfig `yaml:"wrapping"`
 	// Blocklist is a file of keys that are refused whoever has them: the SHA-256 of a SubjectPublicKeyInfo in
 	// hexadecimal on each line, # for comments.
 	Blocklist string `yaml:"blocklist"`
@@ -34,21 +37,26 @@ type KeysConfig struct {
 // Keys is the stage `keys`. It denies with BadAlgorithm when no key of the kind is allowed, with BadTemplate when the
 // key is missing, too short or long, weak or on the block list, with BadPOP when possession is not proven as demanded, with
 // NotAuthorized when somebody else than an RA vouches for it. Of requests for a key it denies those for a kind that is not
-// made with BadAlgorithm, and all with NotAuthorized where none is made.
+// made with BadAlgorithm, all with NotAuthorized where none is made, those to be encrypted with a key that it does not know with
+// BadTemplate, and with another device's with NotAuthorized.
 type Keys struct {
 	names     map[string]bool // exact ones, as pkix.KeyName has them
 	rsaFrom   int             // bits from which on every RSA key is allowed; 0 for none
 	allowed   string          // for the operator
 	pop       []gateway.POP
 	generate  []string // kinds of keys that the gateway makes
-	bounds    bool     // it only bounds what other stages allow: no key is made, and no certificate to be decrypted, on its word
+	wrapping  *wrapping
+	bounds    bool // it only bounds what other stages allow: no key is made, and no certificate to be decrypted, on its word
 	blocklist *pkix.Blocklist
 }
 
 const rsaFloor = "RSA>="
 
-// NewKeys makes the stage and reads the block list.
-func NewKeys(c KeysConfig, dir string) (*Keys, error) {
+// NewKeys makes the stage and reads the block list. It has no store of secrets.
+func NewKeys(c KeysConfig, dir string) (*Keys, error) { return NewKeysFrom(c, dir, nil, nil, nil) }
+
+// NewKeysFrom is NewKeys with what Wrapping.Devices needs: the store's secrets, what opens them, and the clock.
+func NewKeysFrom(c KeysConfig, dir string, secrets Secrets, opener Opener, now func() time.Time) (*Keys, error) {
 	s := &Keys{names: make(map[string]bool)}
 	allowed := c.Allowed
 	if len(allowed) == 0 {
@@ -78,8 +86,14 @@ func NewKeys(c KeysConfig, dir string) (*Keys, error) {
 			return nil, fmt.Errorf("generate: %w", err)
 		}
 	}
+	var err error
+	if s.wrapping, err = newWrapping(c.Wrapping, dir, secrets, opener, now); err != nil {
+		return nil, fmt.Errorf("wrapping: %w", err)
+	}
+	if len(c.Generate) == 0 && (len(c.Wrapping.Keys) > 0 || c.Wrapping.Devices) {
+		return nil, errors.New("wrapping: it is for keys that the gateway makes: say which by generate")
+	}
 	if c.Blocklist != "" {
-		var err error
 		if s.blocklist, err = readBlocklist(dir, c.Blocklist); err != nil {
 			return nil, fmt.Errorf("blocklist: %w", err)
 		}
@@ -171,7 +185,7 @@ func (s *Keys) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant)
 		return gateway.Unanswered(err)
 	}
 	if g.PublicKey == nil && r.PublicKey == nil {
-		return s.toBeMade(r, g)
+		return s.toBeMade(ctx, r, g)
 	}
 	if !bytes.Equal(g.PublicKey, r.PublicKey) {
 		return gateway.Denied(gateway.BadPOP, "possession of the key is not proven", "the key to certify is not the one that the request proves possession of")
@@ -222,7 +236,7 @@ func (s *Keys) required(g *gateway.Grant) string {
 }
 
 // toBeMade judges a request for a key that is still to be made.
-func (s *Keys) toBeMade(r *gateway.Request, g *gateway.Grant) gateway.Verdict {
+func (s *Keys) toBeMade(ctx context.Context, r *gateway.Request, g *gateway.Grant) gateway.Verdict {
 	if r.KeyGen == nil {
 		return gateway.Denied(gateway.BadTemplate, "the request has no public key", "the request has no public key and asks for none to be made")
 	}
@@ -237,6 +251,9 @@ func (s *Keys) toBeMade(r *gateway.Request, g *gateway.Grant) gateway.Verdict {
 	case !slices.ContainsFunc(s.generate, r.KeyGen.Fits):
 		made := strings.Join(s.generate, ", ")
 		return gateway.Denied(gateway.BadAlgorithm, "keys of this kind are not made here, but "+made, fmt.Sprintf("a key %s is asked for; made are %s", shown(kind), made))
+	}
+	if denied, ok := s.wraps(ctx, r, g); !ok {
+		return denied
 	}
 	g.AllowKeyGen(s.Generates())
 	if kind == "" {

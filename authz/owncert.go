@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"slices"
@@ -47,6 +48,8 @@ type OwnCertificateConfig struct {
 	// confirmed. never: until it ends. The refusal says that it is revoked. Repeats of the request that renewed it get
 	// their answer all the same.
 	Once Once `yaml:"once"`
+	// Purposes of which a certificate with an extended key usage needs one, as in `client-certificate`. Default: any will do.
+	Purposes []string `yaml:"purposes"`
 	// Revoke says which certificates a requester may revoke: itself, the one that it shows, or device, also the others that
 	// the same device has from these endpoints. Default: itself.
 	Revoke string `yaml:"revoke"`
@@ -76,15 +79,16 @@ const (
 )
 
 // OwnCertificate is the stage `own-certificate`. It denies with Unauthenticated without a certificate, with Untrusted
-// when this gateway did not issue it or it is not valid now, with Revoked (from when it was rejected on, and where Once
+// when this gateway did not issue it, it is not valid now or for other purposes, with Revoked (from when it was rejected on, and where Once
 // says so), with UnknownCert when a renewal names no certificate, and with NotAuthorized for another endpoint's
 // certificate, one that waits to be confirmed, another one than the requester's, or other names than the certificate's;
 // it cannot answer when the look-up fails.
 type OwnCertificate struct {
-	config OwnCertificateConfig
-	kinds  []gateway.CredentialKind
-	store  Certificates
-	now    func() time.Time
+	config   OwnCertificateConfig
+	kinds    []gateway.CredentialKind
+	purposes []asn1.ObjectIdentifier
+	store    Certificates
+	now      func() time.Time
 }
 
 // NewOwnCertificate makes the stage. now is the clock.
@@ -108,7 +112,11 @@ func NewOwnCertificate(c OwnCertificateConfig, store Certificates, now func() ti
 	if whole := []string{"", revokeItself, revokeDevice}; !slices.Contains(whole, c.Revoke) {
 		return nil, fmt.Errorf("revoke: %q is neither itself nor device%s", c.Revoke, strictyaml.Suggest(c.Revoke, whole[1:]))
 	}
-	return &OwnCertificate{config: c, kinds: kinds, store: store, now: now}, nil
+	s := &OwnCertificate{config: c, kinds: kinds, store: store, now: now}
+	if s.purposes, err = purposeOIDs(c.Purposes); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Name is "own-certificate".
@@ -145,6 +153,9 @@ func (s *OwnCertificate) judge(ctx context.Context, r *gateway.Request, g *gatew
 		return denied
 	}
 	if denied, ok := issuedTo(record, leaf, c); !ok {
+		return denied
+	}
+	if denied, ok := hasPurpose(leaf, s.purposes); !ok {
 		return denied
 	}
 	// From here on it is known who asks, and a refusal is kept for good.

@@ -12,22 +12,26 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/passhash"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
-// PasswordConfig configures the stage `password`: who may ask, by HTTP Basic user name and password.
+// PasswordConfig configures the stage `password`: who may ask, by user name and password (HTTP Basic or Digest).
 // At least one user has to come from Users or File.
 type PasswordConfig struct {
 	// Users maps user names to hashed passwords: "{sha256}..." for generated secrets of at least 128 random bits,
-	// "$argon2id$..." for people's passwords.
+	// "$argon2id$..." for people's passwords, "{digest-sha-256}REALM:..." for those that HTTP Digest is to take: the realm is the
+	// endpoint's name. A fast hash, whoever reads it can log in by Digest.
 	Users map[string]string `yaml:"users"`
 	// File holds further users, one `name:hash` a line; empty lines and lines that begin with # are skipped. Relative
-	// paths are below the configuration's folder.
+	// paths are below the configuration's folder. A user can have a digest form for each realm beside one other form; Basic is
+	// compared with that, and with a digest form where there is no other.
 	File string `yaml:"file"`
 	// Device, when "user", takes the user name for the device's name.
 	Device string `yaml:"device"`
@@ -65,6 +69,7 @@ func (l PasswordLimit) limiter() (*limiter, error) {
 // the context ends while it waits to compute a hash.
 type Password struct {
 	users   map[string]*entry
+	digests map[string]digestForms
 	dummies []*entry // an argon2id entry of each cost that users have: what an unknown user is compared with
 	device  bool
 	limit   *limiter
@@ -78,7 +83,7 @@ func NewPassword(c PasswordConfig, dir string, hashing *Hashing, now func() time
 	if hashing == nil || now == nil {
 		return nil, errors.New("password: no hashing or clock given")
 	}
-	s := &Password{users: make(map[string]*entry), now: now, hashing: hashing}
+	s := &Password{users: make(map[string]*entry), digests: make(map[string]digestForms), now: now, hashing: hashing}
 	rand.Read(s.pick[:]) //nolint:errcheck // crypto/rand.Read never fails (Go 1.24)
 	names := make([]string, 0, len(c.Users))
 	for name := range c.Users {
@@ -95,7 +100,7 @@ func NewPassword(c PasswordConfig, dir string, hashing *Hashing, now func() time
 			return nil, err
 		}
 	}
-	if len(s.users) == 0 {
+	if len(s.users)+len(s.digests) == 0 {
 		return nil, errors.New("no users: give users or file")
 	}
 	switch c.Device {
@@ -113,19 +118,36 @@ func NewPassword(c PasswordConfig, dir string, hashing *Hashing, now func() time
 }
 
 func (s *Password) addFile(dir, path string) error {
-	return eachEntry(dir, path, func(line string) error {
+	digests := false
+	err := eachEntry(dir, path, func(line string) error {
 		name, hash, ok := strings.Cut(line, ":")
 		if !ok {
 			return errors.New("want name:hash")
 		}
+		digests = digests || passhash.IsDigest(hash)
 		return s.add(name, hash)
 	})
+	if err != nil || !digests {
+		return err
+	}
+	// RFC 7616 section 5.2: such a file is to be protected as if the passwords stood in it.
+	info, err := os.Stat(resolve(dir, path))
+	if err != nil {
+		return fmt.Errorf("file: %w", err)
+	}
+	if err := checkPrivate(path, info); err != nil {
+		return fmt.Errorf("file: a digest form is as good as its password: %w", err)
+	}
+	return nil
 }
 
 func (s *Password) add(name, hash string) error {
 	// RFC 7617 section 2: a user-id has no colon and no control characters.
 	if name == "" || len(name) > 256 || strings.Contains(name, ":") || !printable(name) {
 		return fmt.Errorf("user name %q: 1 to 256 characters, without colon and control characters", name)
+	}
+	if taken, err := s.addDigest(name, hash); taken {
+		return err
 	}
 	if s.users[name] != nil {
 		return fmt.Errorf("user %q stands twice", name)
@@ -175,13 +197,14 @@ func (s *Password) Decide(ctx context.Context, r *gateway.Request, g *gateway.Gr
 			fmt.Sprintf("too many wrong passwords from %s: user %s was not looked at; next try in %v", sourceOf(r.Source), shown(c.ID), wait))
 		v.RetryAfter = wait
 		return v
-	case !right && s.users[c.ID] == nil:
-		return gateway.Denied(gateway.Unauthenticated, "user name or password is wrong", fmt.Sprintf("no user %s", shown(c.ID)))
 	case !right:
-		return gateway.Denied(gateway.Unauthenticated, "user name or password is wrong", fmt.Sprintf("wrong password for user %s", shown(c.ID)))
+		return gateway.Denied(gateway.Unauthenticated, "user name or password is wrong", s.wrong(c))
 	}
 	g.Authenticate(c)
 	note := fmt.Sprintf("user %s", shown(c.ID))
+	if c.Digest != nil {
+		note += ", by HTTP Digest"
+	}
 	if s.device {
 		if denied, ok := nameDevice(g, c.ID); !ok {
 			return denied
@@ -193,6 +216,10 @@ func (s *Password) Decide(ctx context.Context, r *gateway.Request, g *gateway.Gr
 
 // check compares the credential with the user's entry. limited is how long the source has to wait when it tried too often.
 func (s *Password) check(ctx context.Context, c gateway.Credential, source netip.Addr) (right bool, limited time.Duration, err error) {
+	if c.Digest != nil {
+		right, limited = s.checkProof(c, source)
+		return right, limited, nil
+	}
 	password := []byte(c.Secret)
 	possible := len(password) > 0 && len(password) <= maxPassword
 	password = password[:min(len(password), maxPassword)]
@@ -208,11 +235,18 @@ func (s *Password) check(ctx context.Context, c gateway.Credential, source netip
 	if subtle.ConstantTimeCompare(sum[:], want) == 1 && generated && possible {
 		return true, 0, nil
 	}
-	if len(s.dummies) == 0 {
+	if len(s.dummies)+len(s.digests) == 0 {
 		return false, 0, nil
 	}
 	if wait, ok := s.limit.take(source, s.now()); !ok {
 		return false, max(wait, 1), nil
+	}
+	if s.matchesForm(c.ID, password) && possible {
+		s.limit.giveBack(source, s.now())
+		return true, 0, nil
+	}
+	if len(s.dummies) == 0 {
+		return false, 0, nil
 	}
 	known := user != nil && !generated
 	compared := user

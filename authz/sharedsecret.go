@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"time"
@@ -168,8 +169,21 @@ func (s *SharedSecret) entry(dir string, reference []byte, e SharedSecretEntry) 
 	return one, nil
 }
 
-// readSecret reads a file that nobody but its owner and group may touch.
+// readSecret is readPrivate for a text: one line end after it is cut.
 func readSecret(dir, path string) ([]byte, error) {
+	data, err := readPrivate(dir, path)
+	if err != nil {
+		return nil, err
+	}
+	return trimLineEnd(data), nil
+}
+
+func trimLineEnd(data []byte) []byte {
+	return bytes.TrimSuffix(bytes.TrimSuffix(data, []byte("\n")), []byte("\r"))
+}
+
+// readPrivate reads a file that nobody but its owner and group may touch.
+func readPrivate(dir, path string) ([]byte, error) {
 	path = resolve(dir, path)
 	// A pipe is not opened: that would wait for its other end.
 	if info, err := os.Stat(path); err != nil {
@@ -186,16 +200,19 @@ func readSecret(dir, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if mode := info.Mode().Perm(); mode&0o007 != 0 {
-		return nil, fmt.Errorf("%s has mode %#o: others may not have access to a secret (chmod 600)", path, mode)
-	}
-	// Room for one line end, and for a byte that shows that the file is too long.
-	data, err := io.ReadAll(io.LimitReader(f, maxSharedSecret+3))
-	if err != nil {
+	if err := checkPrivate(path, info); err != nil {
 		return nil, err
 	}
-	data = bytes.TrimSuffix(data, []byte("\n"))
-	return bytes.TrimSuffix(data, []byte("\r")), nil
+	// Room for one line end, and for a byte that shows that the file is too long.
+	return io.ReadAll(io.LimitReader(f, maxSharedSecret+3))
+}
+
+// checkPrivate refuses a file with secrets that others than its owner and group may touch.
+func checkPrivate(path string, info fs.FileInfo) error {
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		return fmt.Errorf("%s has mode %#o: others may not have access to a secret (chmod 600)", path, mode)
+	}
+	return nil
 }
 
 // Name is "shared-secret".

@@ -62,7 +62,7 @@ endpoints:
 `
 
 // certifier is a CA of the test's own.
-func certifier(t *testing.T, name string) (caPEM string, certify func(cn string, purposes ...encasn1.ObjectIdentifier) *device) {
+func certifier(t testing.TB, name string) (caPEM string, certify func(cn string, purposes ...encasn1.ObjectIdentifier) *device) {
 	t.Helper()
 	newKey := func() crypto.Signer {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -119,6 +119,9 @@ func (p *process) furnish(ctx context.Context, rt, old *Runtime, ras map[string]
 		return err
 	}
 	cfg := rt.cfg
+	for _, name := range cfg.unconstrained() {
+		p.log.Warn("the MEF's CA may have no name constraints, which oneM2M TS-0003 clause 10.1.1.5 demands (allow: unconstrained-ca)", "endpoint", name)
+	}
 	for name, r := range rt.plugins {
 		rt.gateway.Backends[name] = r.plugin
 	}

@@ -66,6 +66,9 @@ func checkConfig(ctx context.Context, file string) (*Config, error) {
 		}
 	}
 	for _, name := range byName(c.Listeners) {
+		if _, err := c.clients(name, time.Now, slog.New(slog.DiscardHandler)); err != nil {
+			errs = append(errs, err)
+		}
 		if l := c.Listeners[name]; l.TLS != nil && !l.TLS.SelfManaged() {
 			if _, err := l.TLS.Policy(c.dir, nil, nil, time.Now); err != nil {
 				errs = append(errs, c.fault(at("listeners", name, "tls"), "%v", err))

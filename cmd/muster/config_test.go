@@ -62,6 +62,11 @@ func TestConfigErrors(t *testing.T) {
 		{"cert is not there", "tls: {}", `tls: {cert: a.pem, key: b.pem}`, `:6: listeners.tls.tls: tls.cert, tls.key: open`},
 		{"address", "plain: {address: 127.0.0.1:0}", "plain: {address: 127.0.0.1}", ":3: listeners.plain: address must be host:port"},
 		{"address twice", "127.0.0.1:0", "127.0.0.1:8443", ":5: listeners.tls.address: 127.0.0.1:8443 is listener plain's already"},
+		{"resumption", "tls: {}", `tls: {resumption: off}`, ":6: listeners.tls.tls.resumption wants true or false"},
+		{"a proxy that nobody knows", "tls: {}", "tls: {}\n    proxies: [{name: edge}]", ":7: listeners.tls: proxies.0.addresses: say how the proxy is known"},
+		{"a proxy's CA is not there", "tls: {}", "tls: {}\n    proxies:\n    - name: edge\n      ca: none.pem\n      names: [edge]", ":9: listeners.tls.proxies.0.ca: open "},
+		{"a proxy's certificate without TLS", "{address: 127.0.0.1:0}", "{address: 127.0.0.1:0, proxies: [{name: edge, ca: ca.pem, names: [edge]}]}", ":3: listeners.plain: proxies.0.ca: the listener has no TLS"},
+		{"a key of a proxy", "{address: 127.0.0.1:0}", "{address: 127.0.0.1:0, proxies: [{name: edge, adresses: [192.0.2.1]}]}", `:3: unknown key "adresses" in listeners.plain.proxies[0] (did you mean "addresses"?)`},
 		{"store", "sqlite:muster.db", "mysql://x", ":7: store: want sqlite:PATH or postgres:"},
 		{"two ledgers", "sqlite:muster.db", "postgres://u@h/d", ":9: backends.local.plugin: the local CA keeps its ledger in a file"},
 		{"shipped backend", "plugin: local", "plugin: locla", `:9: backends.local.plugin: "locla" is not shipped with muster (did you mean "local"?)`},
@@ -112,6 +117,14 @@ func TestConfigErrors(t *testing.T) {
 				t.Error("checking made the CA")
 			}
 		})
+	}
+}
+
+// A proxy may end TLS in front of a listener without: what needs TLS is served there, and refused to whoever comes in clear.
+func TestConfigOfAProxyThatEndsTLS(t *testing.T) {
+	behind := strings.NewReplacer("{address: 127.0.0.1:0}", "{address: 127.0.0.1:0, proxies: [{name: edge, addresses: [192.0.2.1]}]}", "listeners: [tls]", "listeners: [tls, plain]").Replace(good)
+	if _, err := checkConfig(t.Context(), write(t, t.TempDir(), "muster.yaml", behind)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -45,6 +45,7 @@ func makeEndpoints(c *Config, deps stageDeps) (map[string]*gateway.Endpoint, err
 			s := section(e.CMP).WithDefaults()
 			made.ConfirmWait, made.KeepUnconfirmed = time.Duration(s.ConfirmWait), s.Unconfirmed == cmp.UnconfirmedKeep
 		}
+		faults := len(errs)
 		for _, op := range gateway.Operations {
 			if _, given := e.stages(op); !given {
 				continue
@@ -55,6 +56,14 @@ func makeEndpoints(c *Config, deps stageDeps) (map[string]*gateway.Endpoint, err
 				continue
 			}
 			made.Pipelines[op] = p
+		}
+		if len(errs) == faults {
+			if err := c.checkHTTPAuth(name, e, made); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		if err := c.checkMEFServers(e); err != nil {
+			errs = append(errs, err)
 		}
 		endpoints[name] = made
 	}
@@ -119,7 +128,7 @@ func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (ga
 	if op == gateway.Query && has("approval") {
 		return nil, c.fault(path, "the stage approval holds requests, and a query does not wait: leave it out")
 	}
-	if err := errors.Join(c.checkCredentials(path, op, e, p), c.checkOrder(path, nodes), c.checkVouched(path, op, nodes), c.checkRA(path, op, nodes), c.checkByPassword(path, op, nodes), c.checkGenerate(path, e, p), c.checkLinking(path, e, nodes), c.checkDecrypts(path, e, nodes), c.check3GPP(path, op, e, nodes)); err != nil {
+	if err := errors.Join(c.checkCredentials(path, op, e, p), c.checkOrder(path, nodes), c.checkVouched(path, op, nodes), c.checkRA(path, op, nodes), c.checkByPassword(path, op, nodes), c.checkGenerate(path, e, p), c.checkLinking(path, e, nodes), c.checkDecrypts(path, e, nodes), c.check3GPP(path, op, e, nodes), c.checkMEF(path, op, e, nodes), c.checkMEFSCEP(path, op, nodes, e), c.checkMEFPassword(path, op, nodes, e)); err != nil {
 		return nil, err
 	}
 	if op == gateway.Enroll || op == gateway.Renew || op == gateway.Rekey {
@@ -160,7 +169,7 @@ func (c *Config) checkCredentials(path []string, op gateway.Operation, e *Endpoi
 			return
 		}
 		for _, l := range e.Listeners {
-			if c.Listeners[l].TLS == nil {
+			if !c.Listeners[l].Private() {
 				errs = append(errs, c.fault(path, "the stage %s reads passwords, and listener %s has no TLS: they would travel in clear. "+
 					"Give the listener `tls: {}`, or serve the endpoint on another", s.Name(), l))
 			}

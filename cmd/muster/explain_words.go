@@ -38,6 +38,8 @@ func summary(t *admin.Transaction, now time.Time) string {
 		return fmt.Sprintf("%s%s was refused%s%s", who, asked, by, because)
 	case gateway.StateHeld:
 		return fmt.Sprintf("%s%s waits for approval, held%s%s", who, asked, by, because)
+	case gateway.StateApproved:
+		return fmt.Sprintf("%s%s was approved, and has yet to come for its key", who, asked)
 	case gateway.StateDenied:
 		return fmt.Sprintf("%s%s was held, and denied%s", who, asked, ending(t.Note))
 	case gateway.StateIssued:
@@ -146,6 +148,7 @@ func from(source string) string {
 var states = map[gateway.State]string{
 	gateway.StateRefused:     "refused: nothing was asked of the CA",
 	gateway.StateHeld:        "held: waits for approval",
+	gateway.StateApproved:    "approved: the key is made, and the CA asked, when the device asks again",
 	gateway.StateIssuing:     "issuing: the CA is being asked",
 	gateway.StateUnknown:     "unknown: the CA was asked, and it is not known what it did; the gateway is finding out",
 	gateway.StateWaiting:     "waiting: the CA will answer later; the gateway asks again",
@@ -156,7 +159,7 @@ var states = map[gateway.State]string{
 	gateway.StateRejected:    "rejected: issued, and refused by the device or not confirmed in time; the certificate is revoked",
 	gateway.StateFailed:      "failed: the CA refused, or its certificate was not what was granted",
 	gateway.StateRevoked:     "revoked: the certificate that the request named counts no more; its CA is told until it has it",
-	gateway.StateDenied:      "denied: it was held, and nobody approved it; nothing was asked of the CA",
+	gateway.StateDenied:      "denied: it was held, and nobody approved it, or the device did not come for its key; nothing was asked of the CA",
 }
 
 // reasons says what each reason means.

@@ -64,7 +64,7 @@ func (p *process) furnishRAs(rt *Runtime, ras map[string]*gateway.Identity) erro
 	var errs []error
 	for _, name := range byName(rt.cfg.Endpoints) {
 		e := rt.cfg.Endpoints[name]
-		if s, _ := spoken(e.Protocol); !s.identity {
+		if s, _ := spoken(e.Protocol); !s.identity && !makesKeys(rt.gateway.Endpoints[name]) {
 			continue
 		}
 		if id := ras[name]; id != nil {
@@ -114,10 +114,16 @@ func (p *process) raKey(protocol gateway.Protocol, profile *ProfileConfig, cas m
 	// Not the instance's name: clients know the RA by its certificate, and that need not change with a host's name.
 	want := serve.Want{Subject: x509name.Name{CommonName: "Muster " + speaks.title + " RA"}, Usage: x509.KeyUsageDigitalSignature}
 	grant := gateway.Profile{Backend: profile.Backend, Issuer: ca, Validity: raValidity}
-	if protocol == gateway.SCEP {
+	switch protocol {
+	case gateway.SCEP:
 		// Requests are encrypted to it, and clients look for no purpose in it: it is restricted by its usage alone.
 		want.RSA, want.Usage, want.KeepsPrevious = true, want.Usage|x509.KeyUsageKeyEncipherment, true
-	} else {
+	case gateway.EST:
+		// It signs keys that are made here, and nothing else: an RA in EST's sense it is not.
+		what, name = speaks.title+" KGA certificate", raName(string(protocol), profile.Backend, ca, "kga")
+		want.RSA, want.Subject.CommonName = rsaThroughout(chain), "Muster "+speaks.title+" KGA"
+		grant.ExtKeyUsage = []asn1.ObjectIdentifier{oidCMKGA}
+	default:
 		// id-kp-cmcRA marks an RA in CMP (RFC 9810 section 8.6, RFC 6402 section 2.10). Under a CA that is RSA
 		// throughout, clients may know no other algorithm.
 		want.RSA = rsaThroughout(chain)
@@ -275,9 +281,13 @@ func loadRAs(c *Config, endpoints map[string]*gateway.Endpoint, now time.Time) (
 		if e.RA == nil {
 			continue
 		}
+		p, _ := spoken(e.Protocol)
+		if !p.identity && !makesKeys(endpoints[name]) {
+			errs = append(errs, c.fault(at("endpoints", name, "ra"), "%s has no RA certificate but where the gateway makes keys (generate): leave it out", p.title))
+			continue
+		}
 		id, err := c.loadRA(e.RA, now)
 		if err == nil {
-			p, _ := spoken(e.Protocol)
 			err = p.check(name, e, id)
 		}
 		if err == nil && makesKeys(endpoints[name]) {

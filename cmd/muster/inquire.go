@@ -50,7 +50,7 @@ func (rt *Runtime) inquire(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 		for _, profile := range rt.cfg.Endpoints[name].offered() {
-			if err := rt.suits(name, profile, described); err != nil {
+			if err := errors.Join(rt.suits(name, profile, described), rt.suitsMEF(name, profile), rt.constrained(name, profile)); err != nil {
 				errs = append(errs, err)
 			}
 		}

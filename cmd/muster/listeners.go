@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -23,10 +26,17 @@ func (p *process) makeListeners(rt *Runtime) (map[string]serve.Spec, error) {
 	for _, name := range byName(rt.cfg.Listeners) {
 		l := rt.cfg.Listeners[name]
 		spec := serve.Spec{Address: l.Address, Connections: l.Connections}
+		clients, err := rt.cfg.clients(name, p.clock, p.log)
+		if err != nil {
+			return nil, err
+		}
 		if l.TLS != nil {
 			cas, err := rt.advertised(name)
 			if err != nil {
 				return nil, err
+			}
+			if len(cas) > 0 {
+				cas = append(cas, clients.CAs()...)
 			}
 			if spec.TLS, err = l.TLS.Policy(rt.cfg.dir, p.own.Certificate, cas, p.clock); err != nil {
 				return nil, rt.cfg.fault(at("listeners", name, "tls"), "%v", err)
@@ -48,10 +58,42 @@ func (p *process) makeListeners(rt *Runtime) (map[string]serve.Spec, error) {
 				Publisher: p.gateway, CertsOnly: cms.CertsOnly, Clock: p.clock, Log: p.log.With("listener", name),
 			}).Handler(router)
 		}
-		spec.Handler = serve.Health(p.ready, p.log.With("listener", name), handler)
+		spec.Handler = clients.Handler(serve.Health(p.ready, p.log.With("listener", name), handler))
 		specs[name] = spec
 	}
 	return specs, p.addAdmin(rt.cfg, specs)
+}
+
+// clients says who the clients of a listener are that come through its proxies.
+func (c *Config) clients(listener string, clock func() time.Time, log *slog.Logger) (*serve.Clients, error) {
+	made, err := c.Listeners[listener].Clients(c.dir, listener, clock, log)
+	if err != nil {
+		key, what, _ := strings.Cut(err.Error(), ": ")
+		return nil, c.fault(append(at("listeners", listener), strings.Split(key, ".")...), "%s", what)
+	}
+	return made, nil
+}
+
+// warnOfEnds tells which certificates of the operator's own end soon, or have ended: the gateway renews none but those that it had issued
+// for itself.
+func (p *process) warnOfEnds(rt *Runtime) {
+	for _, name := range byName(rt.specs) {
+		policy := rt.specs[name].TLS
+		if policy == nil || len(policy.Certificates) == 0 {
+			continue
+		}
+		leaf := leafOf(&policy.Certificates[0])
+		if left := leaf.NotAfter.Sub(p.clock()); left < endsSoon(leaf) {
+			p.log.Warn("a listener's TLS certificate ends soon, or has ended: replace tls.cert and tls.key, then have the configuration read again (SIGHUP)", "listener", name,
+				"not-after", leaf.NotAfter.UTC().Format(time.RFC3339), "subject", leaf.Subject.String())
+		}
+	}
+}
+
+// endsSoon is how long before its end a certificate is worth a warning: a fifth of its life, 30 days at most. Who replaces it when a third is
+// left hears nothing.
+func endsSoon(c *x509.Certificate) time.Duration {
+	return min(c.NotAfter.Sub(c.NotBefore)/5, 30*24*time.Hour)
 }
 
 // register serves a protocol's endpoints on one listener. A default belongs to its listener, so each has a handler.
@@ -76,8 +118,13 @@ func (p *process) register(rt *Runtime, protocol protocol, listener string, rout
 
 func (p *process) adapterDeps(rt *Runtime) adapterDeps {
 	return adapterDeps{
-		gateway: p.gateway, clock: p.clock, log: p.log,
-		identity: func(endpoint string) *gateway.Identity { return rt.identities[endpoint]() },
+		gateway: p.gateway, secret: rt.sealer.Derive, clock: p.clock, log: p.log,
+		identity: func(endpoint string) *gateway.Identity {
+			if now := rt.identities[endpoint]; now != nil {
+				return now()
+			}
+			return nil
+		},
 	}
 }
 

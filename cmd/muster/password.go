@@ -15,24 +15,40 @@ import (
 )
 
 func newPasswordCommand() *cobra.Command {
-	return &cobra.Command{
+	var realm, user string
+	cmd := &cobra.Command{
 		Use: "password", Short: "Read a password, print the form in which a configuration holds it",
 		Long: `Reads a password from the terminal, without showing it, or one line from standard input, and prints its argon2id hash:
-what stands behind a user's name in the stage "password".`,
+what stands behind a user's name in the stage "password". With --user and --digest it prints the form that HTTP Digest needs, for this
+user at this endpoint; it is a fast hash, and whoever reads it can log in by Digest: keep the file from others.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// Its mistakes are told before anybody is asked for a password.
+			if cmd.Flags().Changed("digest") {
+				if _, err := authz.HashDigest(user, realm, []byte("x")); err != nil {
+					return err
+				}
+			}
 			password, err := readPassword(cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
-			hash, err := authz.HashPassword(password)
+			hash := authz.HashPassword
+			if cmd.Flags().Changed("digest") {
+				hash = func(password []byte) (string, error) { return authz.HashDigest(user, realm, password) }
+			}
+			hashed, err := hash(password)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), hash)
+			fmt.Fprintln(cmd.OutOrStdout(), hashed)
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&realm, "digest", "", "print the form for HTTP Digest at this `endpoint` (its realm)")
+	cmd.Flags().StringVar(&user, "user", "", "the user's `name`, which is part of that form")
+	cmd.MarkFlagsRequiredTogether("digest", "user")
+	return cmd
 }
 
 // readPassword asks twice at a terminal, and reads one line of anything else.

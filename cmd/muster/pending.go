@@ -170,6 +170,8 @@ func approved(x *admin.Transaction) string {
 	switch state := gateway.State(x.State); {
 	case state == gateway.StateHeld:
 		a.printf("Approved, %s: it waits for another one until %s\n", count, words.Moment(h.Until))
+	case state == gateway.StateApproved:
+		a.printf("Approved: the device gets its key and certificate when it asks again, until %s\n", words.Moment(h.Until))
 	case state == gateway.StateFailed:
 		a.printf("Approved, but the CA %s issued nothing%s\n", x.Backend, ending(x.Note))
 	case x.Certificate != nil:

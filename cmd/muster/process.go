@@ -237,6 +237,7 @@ func (p *process) enforce(ctx context.Context, cfg *Config) error {
 	p.watchSpools(spools)
 	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	change.Commit(drain)
+	p.warnOfEnds(rt)
 	if old == nil {
 		cancel()
 		return nil
@@ -276,6 +277,7 @@ func (p *process) renewOwn() {
 			} else {
 				use()
 			}
+			p.warnOfEnds(rt)
 			p.reloading.Unlock()
 		}
 	}

@@ -17,7 +17,7 @@ import (
 type protocol struct {
 	name      gateway.Protocol
 	title     string
-	identity  bool                                               // it answers with an RA certificate
+	identity  bool                                               // it answers with an RA certificate; one that generates does so where it makes keys at least
 	carries   []gateway.CredentialKind                           // what its requests can authenticate by
 	revokes   bool                                               // it has requests to revoke
 	queries   bool                                               // it has requests that ask for what was issued
@@ -35,6 +35,7 @@ type handler interface {
 type adapterDeps struct {
 	gateway  *gateway.Gateway
 	identity func(endpoint string) *gateway.Identity
+	secret   func(label string) []byte // 32 bytes of its own for each label, the same in replicas that share the sealing key
 	clock    func() time.Time
 	log      *slog.Logger
 }
@@ -53,7 +54,7 @@ var protocols = []protocol{
 		without: func(op gateway.Operation) string { return "requests to " + string(op) + " are not served over CMP yet" },
 	},
 	{
-		name: gateway.EST, title: "EST", make: makeEST, queries: true,
+		name: gateway.EST, title: "EST", make: makeEST, queries: true, generates: true,
 		carries: []gateway.CredentialKind{gateway.CredentialTLS, gateway.CredentialPassword},
 		without: func(gateway.Operation) string { return "EST has no such request" },
 	},
@@ -99,7 +100,7 @@ func spoken(name gateway.Protocol) (protocol, bool) {
 // check has the adapter judge one endpoint, and its identity unless that is nil.
 func (p protocol) check(name string, e *EndpointConfig, id *gateway.Identity) error {
 	_, err := p.make(adapterDeps{
-		identity: func(string) *gateway.Identity { return id }, clock: time.Now, log: slog.New(slog.DiscardHandler),
+		identity: func(string) *gateway.Identity { return id }, secret: func(string) []byte { return make([]byte, 32) }, clock: time.Now, log: slog.New(slog.DiscardHandler),
 	}, []served{{name, e}})
 	return err
 }
@@ -113,7 +114,7 @@ func makeCMP(d adapterDeps, all []served) (handler, error) {
 }
 
 func makeEST(d adapterDeps, all []served) (handler, error) {
-	o := est.Options{Gateway: d.gateway, Clock: d.clock, Log: d.log}
+	o := est.Options{Gateway: d.gateway, Identity: d.identity, Secret: d.secret("est"), Clock: d.clock, Log: d.log}
 	for _, s := range all {
 		o.Endpoints = append(o.Endpoints, est.Endpoint{Name: s.name, Default: s.config.Default, Config: section(s.config.EST)})
 	}

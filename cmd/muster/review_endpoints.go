@@ -21,6 +21,8 @@ func (f *review) endpoints() {
 		f.checkOffered(name)
 		f.speaks(name, e)
 		f.reach(name, e, defaults)
+		f.mef(name, e)
+		f.mefOthers(name, e)
 		f.pipelines(name, e)
 		if e.Repeat < 0 || time.Duration(e.Repeat) > maxRepeat {
 			f.fail(append(path, "repeat"), "at most %s", strictyaml.Duration(maxRepeat))
@@ -49,7 +51,7 @@ func (f *review) speaks(name string, e *EndpointConfig) {
 			f.fail(append(path, string(section)), "the endpoint speaks %s: leave it out", e.Protocol)
 		}
 	}
-	if e.RA != nil && !p.identity {
+	if e.RA != nil && !p.identity && !p.generates {
 		f.fail(append(path, "ra"), "%s has no RA certificate: leave it out", p.title)
 	}
 	if e.Protocol != gateway.SCEP {
@@ -97,8 +99,8 @@ func (f *review) reach(name string, e *EndpointConfig, defaults map[string]strin
 			f.fail(here, "%q stands twice", l)
 			continue
 		}
-		if e.Protocol == gateway.EST && f.c.Listeners[l].TLS == nil {
-			f.fail(here, "listener %s has no TLS, and EST is served over HTTPS only (RFC 7030 section 3.3): give the listener `tls: {}`, or use another", l)
+		if e.Protocol == gateway.EST && !f.c.Listeners[l].Private() {
+			f.fail(here, "listener %s has no TLS, and EST is served over HTTPS only (RFC 7030 section 3.3): give the listener `tls: {}`, or use another; where a proxy ends TLS in front of it, name that under `proxies`", l)
 		}
 		if e.Default {
 			key := string(e.Protocol) + " " + l

@@ -33,7 +33,8 @@ func newSecretCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "secret", Short: "Give devices shared secrets, list them, take them away",
 		Long: `Shared secrets of single devices, by which CMP messages are authenticated (PBM, PBMAC1). The running gateway keeps them
-sealed; they are good at endpoints whose stage shared-secret says "devices: true".`,
+sealed; they are good at endpoints whose stage shared-secret says "devices: true". Where the stage keys has "wrapping: {devices: true}" they
+are keys that made keys are encrypted with (EST, RFC 7030 section 4.4.1.1).`,
 	}
 	cmd.AddCommand(newSecretAddCommand(), newSecretLsCommand(), newSecretRmCommand())
 	return cmd
@@ -100,7 +101,7 @@ func newSecretRmCommand() *cobra.Command {
 func (f *secretFlags) which(cmd *cobra.Command) {
 	f.add(cmd)
 	cmd.Flags().StringVar(&f.endpoint, "endpoint", "", "the `ENDPOINT` where it is good")
-	cmd.Flags().StringVar(&f.reference, "reference", "", "the `REFERENCE` by which requests name it (CMP senderKID)")
+	cmd.Flags().StringVar(&f.reference, "reference", "", "the `REFERENCE` by which requests name it (CMP senderKID, EST DecryptKeyIdentifier)")
 	for _, name := range []string{"endpoint", "reference"} {
 		cmd.MarkFlagRequired(name) //nolint:errcheck // it is there
 	}
@@ -237,10 +238,13 @@ func (p *process) takesSecrets(name string) error {
 	}
 	stages := slices.Concat(e.Enroll, e.Renew, e.Rekey, e.Revoke, e.Query)
 	if !slices.ContainsFunc(stages, func(n yaml.Node) bool { return storesSecrets(&n) }) {
-		return fmt.Errorf("endpoint %s takes no secrets of devices: put `- shared-secret: {devices: true}` into its pipeline, then reload", name)
+		return fmt.Errorf("endpoint %s takes no secrets of devices: put `- shared-secret: {devices: true}` into its pipeline, or `wrapping: {devices: true}` beside generate in its stage keys, then reload", name)
 	}
 	return nil
 }
 
-// storesSecrets looks for `shared-secret: {devices: true}` in a stage and the stages below it.
-func storesSecrets(n *yaml.Node) bool { return switchedOn(n, "shared-secret", "devices") }
+// storesSecrets looks for `shared-secret: {devices: true}` in a stage and the stages below it, and for `wrapping: {devices: true}` in
+// a stage keys.
+func storesSecrets(n *yaml.Node) bool {
+	return switchedOn(n, "shared-secret", "devices") || switchedOn(n, "wrapping", "devices")
+}

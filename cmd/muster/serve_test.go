@@ -275,7 +275,7 @@ func TestExamplesStart(t *testing.T) {
 	examples := map[string][]served{
 		"est.yaml": {
 			{"est", "/.well-known/est/cacerts", 200}, {"mef", "/.well-known/est/gateways/cacerts", 200}, {"est", "/.well-known/est/printers/cacerts", 200},
-			{"mef", "/.well-known/est/printers/cacerts", 404},
+			{"mef", "/.well-known/est/printers/cacerts", 404}, {"est", "/.well-known/est/sensors/serverkeygen", 405},
 		},
 		// CMP takes POST alone.
 		"cmp.yaml": {
@@ -288,6 +288,11 @@ func TestExamplesStart(t *testing.T) {
 		"scep.yaml": {
 			{"scep", "/scep?operation=GetCACert", 200}, {"scep", "/scep/phones/pkiclient.exe?operation=GetCACaps", 200}, {"scep", "/scep/routers?operation=GetCACert", 200},
 			{"ops", "/scep?operation=GetCACert", 404},
+		},
+		// An MEF's clients have a certificate on every operation.
+		"onem2m-mef.yaml": {
+			{"mef", "/.well-known/est/cacerts", 403}, {"mef", "/.well-known/est/mef/csrattrs", 403}, {"mef", "/.well-known/est/mef-password/cacerts", 200},
+			{"mef", "/.well-known/est/mef-password/csrattrs", 401}, {"scep", "/scep?operation=GetCACert", 200}, {"ops", "/crl/local/m2m.crl", 200}, {"scep", "/.well-known/est/cacerts", 403},
 		},
 		"factory.yaml": {
 			{"plain", "/.well-known/cmp", 405}, {"tls", "/.well-known/cmp/p/factory", 405}, {"tls", "/.well-known/est/cacerts", 200},
@@ -339,6 +344,22 @@ func TestPasswordCommand(t *testing.T) {
 		cmd.Stdin = strings.NewReader(in)
 		if out, err := cmd.CombinedOutput(); err == nil {
 			t.Errorf("%q: %s", in, out)
+		}
+	}
+}
+
+func TestPasswordCommandForDigest(t *testing.T) {
+	cmd := command("password", "--user", "Mufasa", "--digest", "http-auth@example.org")
+	cmd.Stdin = strings.NewReader("Circle of Life\n")
+	// RFC 7616 section 3.9.1
+	if out, err := cmd.Output(); err != nil || string(out) != "{digest-sha-256}http-auth@example.org:7987c64c30e25f1b74be53f966b49b90f2808aa92faf9a00262392d7b4794232\n" {
+		t.Errorf("%v %q", err, out)
+	}
+	for _, arguments := range [][]string{{"--digest", "plant"}, {"--user", "anna"}, {"--user", "an:na", "--digest", "plant"}, {"--user", "anna", "--digest", ""}} {
+		cmd := command(append([]string{"password"}, arguments...)...)
+		cmd.Stdin = strings.NewReader("correct horse\n")
+		if out, err := cmd.CombinedOutput(); err == nil {
+			t.Errorf("%q: %s", arguments, out)
 		}
 	}
 }

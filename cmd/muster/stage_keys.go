@@ -96,5 +96,5 @@ func vouchesForKeys(ra *x509.Certificate) error {
 		return nil
 	}
 	return errors.New("cert: a stage keys has the gateway make keys (generate), and this certificate is not one of a key generation authority, so that devices would not take keys that it signed: " +
-		"have it certified for the extended key usage 1.3.6.1.5.5.7.3.32 (id-kp-cmKGA, RFC 9810 section 4.5) beside cmcRA, leave `ra` out (the gateway gets a certificate of its own), or leave `generate` out")
+		"have it certified for the extended key usage 1.3.6.1.5.5.7.3.32 (id-kp-cmKGA, RFC 9810 section 4.5), in CMP beside cmcRA, leave `ra` out (the gateway gets a certificate of its own), or leave `generate` out")
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -14,8 +15,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/muster-pki/muster/authz"
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/seal"
+	"github.com/muster-pki/muster/gateway/serve"
+	"github.com/muster-pki/muster/plugins/backend"
 )
 
 const oldNames = "- names: {}\n    renew:\n    - own-certificate: {}\n    cmp:"
@@ -29,15 +35,18 @@ func generating(keys string) string {
 func TestGenerateConfig(t *testing.T) {
 	deps := testDeps(t)
 	for text, want := range map[string]string{
-		raConfig("    enroll: [approval: {}, names: {}, keys: {generate: [P-256, RSA-3072]}]\n"):                      "",
-		raConfig("    enroll: [approval: {}, names: {}, anyOf: [keys: {generate: [P-384]}, keys: {}]]\n"):             "",
-		raConfig("    enroll: [approval: {}, names: {}, keys: {generate: [P-225]}]\n"):                                `:14: endpoints.ran.enroll[2]: keys: generate: "P-225" is no kind of key that the gateway makes (known: P-256,`,
-		raConfig("    enroll: [approval: {}, names: {}, keys: {genrate: [P-256]}]\n"):                                 `unknown key "genrate" in endpoints.ran.enroll[2].keys (did you mean "generate"?)`,
-		raConfig("    enroll: [approval: {}, names: {}, keys: {allowed: [P-384], generate: [P-256]}]\n"):              "endpoints.ran.enroll[2]: keys: generate: P-256 is not among the keys that are allowed: P-384",
-		raConfig("    profiles: [rsa]\n    enroll: [approval: {}, names: {}, keys: {generate: [P-256]}]\n"):           "endpoints.ran.enroll: the stage keys has the gateway make P-256 (generate), and profile rsa certifies none of these, but RSA>=3072: name one of those",
-		raConfig("    profiles: [rsa]\n    enroll: [approval: {}, names: {}, keys: {generate: [P-256, RSA-2048]}]\n"): "profile rsa certifies none of these",
-		raConfig("    profiles: [rsa]\n    enroll: [approval: {}, names: {}, keys: {generate: [P-256, RSA-4096]}]\n"): "",
-		orderConfig("      - approval: {}\n      - names: {}\n      - keys: {generate: [P-256]}\n"):                   "endpoints.ran.enroll: the stage keys has the gateway make keys (generate), and EST has no request for one that is served",
+		raConfig("    enroll: [approval: {}, names: {}, keys: {generate: [P-256, RSA-3072]}]\n"):                                            "",
+		raConfig("    enroll: [approval: {}, names: {}, anyOf: [keys: {generate: [P-384]}, keys: {}]]\n"):                                   "",
+		raConfig("    enroll: [approval: {}, names: {}, keys: {generate: [P-225]}]\n"):                                                      `:14: endpoints.ran.enroll[2]: keys: generate: "P-225" is no kind of key that the gateway makes (known: P-256,`,
+		raConfig("    enroll: [approval: {}, names: {}, keys: {genrate: [P-256]}]\n"):                                                       `unknown key "genrate" in endpoints.ran.enroll[2].keys (did you mean "generate"?)`,
+		raConfig("    enroll: [approval: {}, names: {}, keys: {allowed: [P-384], generate: [P-256]}]\n"):                                    "endpoints.ran.enroll[2]: keys: generate: P-256 is not among the keys that are allowed: P-384",
+		raConfig("    profiles: [rsa]\n    enroll: [approval: {}, names: {}, keys: {generate: [P-256]}]\n"):                                 "endpoints.ran.enroll: the stage keys has the gateway make P-256 (generate), and profile rsa certifies none of these, but RSA>=3072: name one of those",
+		raConfig("    profiles: [rsa]\n    enroll: [approval: {}, names: {}, keys: {generate: [P-256, RSA-2048]}]\n"):                       "profile rsa certifies none of these",
+		raConfig("    profiles: [rsa]\n    enroll: [approval: {}, names: {}, keys: {generate: [P-256, RSA-4096]}]\n"):                       "",
+		orderConfig("      - approval: {}\n      - names: {}\n      - keys: {generate: [P-256]}\n"):                                         "",
+		orderConfig("      - approval: {}\n      - names: {}\n      - keys: {wrapping: {devices: true}}\n"):                                 "keys: wrapping: it is for keys that the gateway makes: say which by generate",
+		orderConfig("      - approval: {}\n      - names: {}\n      - keys: {generate: [P-256], wraping: {}}\n"):                            `(did you mean "wrapping"?)`,
+		orderConfig("      - approval: {}\n      - names: {}\n      - keys: {generate: [P-256], wrapping: {keys: {a: {file: missing}}}}\n"): "keys: wrapping: keys: identifier \"a\": file: stat ",
 	} {
 		text = strings.Replace(text, "  any: {backend: local}\n", "  any: {backend: local}\n  rsa: {backend: local, keys: [\"RSA>=3072\"]}\n", 1)
 		c, err := parseConfig("muster.yaml", deps.Dir, []byte(text))
@@ -162,6 +171,59 @@ func TestDecryptsConfig(t *testing.T) {
 		}
 		if (err != nil) != refused || refused && !strings.Contains(err.Error(), "keys: pop: pending-confirm: with `unconfirmed: keep`") {
 			t.Errorf("%s%v", text, err)
+		}
+	}
+}
+
+// An EST endpoint has a certificate for keys that it makes, and none where it makes none. An operator's own takes its place.
+func TestKGAOfEST(t *testing.T) {
+	_, ec := caChain(t, false)
+	keys, err := authz.NewKeys(authz.KeysConfig{Generate: []string{"P-256"}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{data: t.TempDir(), clock: time.Now, log: slog.New(slog.DiscardHandler), owns: map[string]*serve.Own{}}
+	c := &Config{Store: "sqlite:muster.db", Profiles: map[string]*ProfileConfig{"p": {Backend: "corp"}}, Endpoints: map[string]*EndpointConfig{
+		"makes": {Protocol: gateway.EST, Profile: "p"}, "too": {Protocol: gateway.EST, Profile: "p"}, "bare": {Protocol: gateway.EST, Profile: "p"},
+	}}
+	making := &gateway.Endpoint{Pipelines: map[gateway.Operation]gateway.Pipeline{gateway.Rekey: {keys}}}
+	rt := &Runtime{
+		cfg: c, cas: map[string][]backend.CA{"corp": {{Name: "ec", Chain: ec}}}, identities: map[string]func() *gateway.Identity{},
+		gateway: &gateway.Runtime{Endpoints: map[string]*gateway.Endpoint{"makes": making, "too": making, "bare": {}}},
+	}
+	if err := p.furnishRAs(rt, nil); err != nil {
+		t.Fatal(err)
+	}
+	made := rt.gateway.Endpoints["self-est-corp-ec-kga"]
+	if len(rt.owns) != 1 || made == nil || rt.identities["bare"] != nil || rt.identities["makes"] == nil || rt.identities["too"] == nil {
+		t.Fatalf("%v: %d keys, %v", byName(rt.gateway.Endpoints), len(rt.owns), byName(rt.identities))
+	}
+	if p := made.Profile; len(p.ExtKeyUsage) != 1 || !p.ExtKeyUsage[0].Equal(oidCMKGA) || p.KeyUsage != x509.KeyUsageDigitalSignature {
+		t.Errorf("%+v", p)
+	}
+	sealer, err := seal.New(make([]byte, seal.KeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	deps := p.adapterDeps(&Runtime{sealer: sealer, identities: rt.identities})
+	if id := deps.identity("bare"); id != nil {
+		t.Errorf("%+v", id)
+	}
+
+	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raPair(t, dir, "ra", key, func(c *x509.Certificate) {
+		c.UnknownExtKeyUsage = []asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 28}}
+	})
+	raPair(t, dir, "kga", key, func(c *x509.Certificate) { c.UnknownExtKeyUsage = []asn1.ObjectIdentifier{oidCMKGA} })
+	for name, want := range map[string]string{"ra": "is not one of a key generation authority", "kga": ""} {
+		cfg := &Config{dir: dir, Endpoints: map[string]*EndpointConfig{"makes": {Protocol: gateway.EST, RA: &RAConfig{Cert: name + ".pem", Key: name + ".key"}}}}
+		ids, err := loadRAs(cfg, map[string]*gateway.Endpoint{"makes": making}, time.Now())
+		if want == "" && (err != nil || ids["makes"] == nil) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, %v", name, ids, err)
 		}
 	}
 }

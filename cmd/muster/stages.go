@@ -35,7 +35,7 @@ type stageStore interface {
 
 // stageNames lists what decodeStage knows.
 var stageNames = []string{
-	"password", "client-certificate", "shared-secret", "challenge", "vendor-ca", "ra", "own-certificate", "inventory", "device-password", "approval",
+	"password", "client-certificate", "shared-secret", "challenge", "vendor-ca", "ra", "own-certificate", "inventory", "registration", "device-password", "approval",
 	"keys", "names", "forward", "anyOf", "allOf", "not",
 }
 
@@ -77,6 +77,10 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 		return makeStage(file, name, settings, func(c authz.InventoryConfig) (gateway.Stage, error) {
 			return authz.NewInventory(c, deps.Devices, deps.Clock)
 		})
+	case "registration":
+		return makeStage(file, name, settings, func(c authz.RegistrationConfig) (gateway.Stage, error) {
+			return authz.NewRegistration(c, deps.Devices, deps.Clock)
+		})
 	case "device-password":
 		return makeStage(file, name, settings, func(c authz.DevicePasswordConfig) (gateway.Stage, error) {
 			return authz.NewDevicePassword(c, deps.Devices, deps.Hashing, deps.Clock)
@@ -84,7 +88,9 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 	case "approval":
 		return makeStage(file, name, settings, func(c authz.ApprovalConfig) (gateway.Stage, error) { return authz.NewApproval(c, deps.Clock) })
 	case "keys":
-		return makeStage(file, name, settings, func(c authz.KeysConfig) (gateway.Stage, error) { return authz.NewKeys(c, deps.Dir) })
+		return makeStage(file, name, settings, func(c authz.KeysConfig) (gateway.Stage, error) {
+			return authz.NewKeysFrom(c, deps.Dir, deps.Secrets, deps.Opener, deps.Clock)
+		})
 	case "names":
 		return makeStage(file, name, settings, func(c authz.NamesConfig) (gateway.Stage, error) { return authz.NewNames(c) })
 	case "forward":

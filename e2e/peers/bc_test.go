@@ -24,6 +24,10 @@ func (g *gateway) bc(t *testing.T, endpoint, command string, args ...string) sai
 	if !ok || !strings.Contains(out, "end: ok\n") {
 		t.Fatalf("%s %s\n%s\n%s", command, args, out, g.log)
 	}
+	return parseSaid(t, out)
+}
+
+func parseSaid(t *testing.T, out string) said {
 	s := said{t, out, map[string][]string{}}
 	for line := range strings.Lines(out) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), ": "); ok {

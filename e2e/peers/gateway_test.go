@@ -1,7 +1,7 @@
 //go:build peers
 
-// Package peers runs the real binary against CMP implementations that are not ours, as second opinions: BouncyCastle (a client in
-// bc/) and OpenSSL 3.5. `make peers` gets them and runs this; a peer that is missing is a failure.
+// Package peers runs the real binary against CMP and EST implementations that are not ours, as second opinions: BouncyCastle (clients
+// in bc/), OpenSSL 3.5 and GlobalSign's EST client. `make peers` gets them and runs this; a peer that is missing is a failure.
 package peers
 
 import (
@@ -63,7 +63,7 @@ func prepared(m *testing.M) (int, error) {
 // jars is the class path of BouncyCastle.
 func jars() string {
 	java := filepath.Join(tools, "usr/share/java")
-	return strings.Join([]string{filepath.Join(java, "bcpkix.jar"), filepath.Join(java, "bcprov.jar"), filepath.Join(java, "bcutil.jar")}, ":")
+	return strings.Join([]string{filepath.Join(java, "bcpkix.jar"), filepath.Join(java, "bcprov.jar"), filepath.Join(java, "bcutil.jar"), filepath.Join(java, "bctls.jar")}, ":")
 }
 
 // gateway is one that runs, in a folder where its configuration and the peers' files are.
@@ -109,9 +109,15 @@ const secret = "what all devices of the factory share"
 // start runs the gateway on a configuration that begins with beginning, in a folder that the scripts prepare first.
 func start(t *testing.T, config string, scripts ...string) *gateway {
 	t.Helper()
+	return startWith(t, beginning+config, scripts...)
+}
+
+// startWith is start on a whole configuration.
+func startWith(t *testing.T, config string, scripts ...string) *gateway {
+	t.Helper()
 	g := &gateway{t: t, dir: t.TempDir()}
 	t.Cleanup(g.stop)
-	g.write("gateway.yaml", beginning+config)
+	g.write("gateway.yaml", config)
 	g.write("factory.secret", secret)
 	for _, s := range scripts {
 		g.sh(s)

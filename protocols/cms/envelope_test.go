@@ -104,7 +104,7 @@ func TestEnvelopeRecipients(t *testing.T) {
 	w.write(t, "named.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: named.Raw}))
 	ec := func(name string, curve elliptic.Curve) (*x509.Certificate, *KeyAgreement) {
 		cert := w.certify(t, name, curve, false)
-		return cert, &KeyAgreement{cert.PublicKey.(*ecdsa.PublicKey)}
+		return cert, &KeyAgreement{Key: cert.PublicKey.(*ecdsa.PublicKey)}
 	}
 	p256, to256 := ec("p256", elliptic.P256())
 	p384, to384 := ec("p384", elliptic.P384())
@@ -129,7 +129,7 @@ func TestEnvelopeRecipients(t *testing.T) {
 		"P-256":                   {to256, RecipientOf(p256), "-recip p256.pem -inkey p256.key", "-recip p256.pem -inkey another.key", 2, 1, 3},
 		"P-384":                   {to384, RecipientOf(p384), "-recip p384.pem -inkey p384.key", "-recip another.pem -inkey another.key", 2, 1, 3},
 		"P-521":                   {to521, RecipientOf(p521), "-recip p521.pem -inkey p521.key", "-recip another.pem -inkey another.key", 2, 1, 3},
-		"P-256, issuer and serial": {&KeyAgreement{plain.PublicKey.(*ecdsa.PublicKey)}, RecipientOf(plain), "-recip plain.pem -inkey plain.key",
+		"P-256, issuer and serial": {&KeyAgreement{Key: plain.PublicKey.(*ecdsa.PublicKey)}, RecipientOf(plain), "-recip plain.pem -inkey plain.key",
 			"-recip plain.pem -inkey another.key", 2, 1, 3},
 		"password": {&Password{Secret: []byte("correct_horse"), Iterations: 1000}, RecipientID{}, "-pwri_password correct_horse", "-pwri_password wrong", 3, 3, 0},
 	} {
@@ -182,7 +182,7 @@ func TestEnvelopeDecrypt(t *testing.T) {
 func TestEnvelopeKept(t *testing.T) {
 	for _, to := range []Recipient{
 		&KeyTransport{Key: &rsaPair(t).rsa().PublicKey}, &KeyTransport{Key: &rsaPair(t).rsa().PublicKey, PKCS1v15: true},
-		&KeyAgreement{ecPair().cert.PublicKey.(*ecdsa.PublicKey)}, &Password{Secret: []byte("s"), Iterations: 1},
+		&KeyAgreement{Key: ecPair().cert.PublicKey.(*ecdsa.PublicKey)}, &Password{Secret: []byte("s"), Iterations: 1},
 	} {
 		e, err := NewEnvelope(AES256, to)
 		if err != nil {
@@ -256,7 +256,7 @@ func TestEncryptedValue(t *testing.T) {
 	if err != nil || !bytes.Equal(again, v.Value.Bytes) {
 		t.Errorf("encValue %x, want %x: %v", v.Value.Bytes, again, err)
 	}
-	for _, to := range []Recipient{&KeyTransport{Key: &p.rsa().PublicKey}, &KeyAgreement{ecPair().cert.PublicKey.(*ecdsa.PublicKey)}, &Password{Secret: []byte("s"), Iterations: 1}} {
+	for _, to := range []Recipient{&KeyTransport{Key: &p.rsa().PublicKey}, &KeyAgreement{Key: ecPair().cert.PublicKey.(*ecdsa.PublicKey)}, &Password{Secret: []byte("s"), Iterations: 1}} {
 		e, err := NewEnvelope(AES128, to)
 		if err != nil {
 			t.Fatal(err)
@@ -293,7 +293,7 @@ func TestEnvelopeRefused(t *testing.T) {
 		"wide exponent": {AES256, &KeyTransport{Key: &wide}, ErrAlgorithm},
 		"even exponent": {AES256, &KeyTransport{Key: &even}, ErrAlgorithm},
 		"no EC key":     {AES256, &KeyAgreement{}, ErrAlgorithm},
-		"P-224":         {AES256, &KeyAgreement{&p224.PublicKey}, ErrAlgorithm},
+		"P-224":         {AES256, &KeyAgreement{Key: &p224.PublicKey}, ErrAlgorithm},
 		"no secret":     {AES256, &Password{}, nil},
 	} {
 		if e, err := NewEnvelope(tt.c, tt.to); err == nil || tt.want != nil && !errors.Is(err, tt.want) {

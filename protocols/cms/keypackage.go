@@ -19,6 +19,12 @@ func KeyPackage(key crypto.Signer) ([]byte, error) {
 		return nil, err
 	}
 	defer clear(one)
+	return PackageOf(one)
+}
+
+// PackageOf is the DER of an AsymmetricKeyPackage of one key that is encoded already: as OneKey does, or as PKCS #8, which is a
+// OneAsymmetricKey of version 1 and the only one that OpenSSL 3.0 reads.
+func PackageOf(one []byte) ([]byte, error) {
 	b := cryptobyte.NewBuilder(make([]byte, 0, len(one)+8))
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(one) })
 	return b.Bytes()

@@ -3,12 +3,23 @@ package cms
 import (
 	"crypto"
 	"crypto/aes"
+	"encoding/asn1"
 	"encoding/binary"
 	"errors"
 )
 
-// kekSize is the length of the keys that keys are wrapped with, in octets: AES-256.
+// kekSize is the length of the keys that keys are wrapped with, in octets, where nobody says otherwise: AES-256.
 const kekSize = 32
+
+// wraps names AES key wrap by the size of its key in octets (RFC 3565 section 2.3.2).
+var wraps = map[int]asn1.ObjectIdentifier{
+	16: {2, 16, 840, 1, 101, 3, 4, 1, 5},
+	24: {2, 16, 840, 1, 101, 3, 4, 1, 25},
+	32: {2, 16, 840, 1, 101, 3, 4, 1, 45},
+}
+
+// wrapOf is nil for a size that AES does not have.
+func wrapOf(size int) asn1.ObjectIdentifier { return wraps[size] }
 
 // wrapAES is the AES key wrap of RFC 3394 section 2.2.1. key has two or more whole blocks of 8 octets; the answer has one more.
 func wrapAES(kek, key []byte) ([]byte, error) {
@@ -40,14 +51,14 @@ func wrapAES(kek, key []byte) ([]byte, error) {
 	return out, nil
 }
 
-// deriveX963 is the key derivation of ANSI X9.63 as RFC 5753 section 7.2 uses it (SEC 1 section 3.6.1), for kekSize octets: the
-// hash has as many, so that one round is enough.
-func deriveX963(hash crypto.Hash, shared, info []byte) []byte {
+// deriveX963 is the key derivation of ANSI X9.63 as RFC 5753 section 7.2 uses it (SEC 1 section 3.6.1), for size octets, kekSize at
+// most: the hash has as many, so that one round is enough.
+func deriveX963(hash crypto.Hash, shared, info []byte, size int) []byte {
 	h := hash.New()
 	h.Write(shared)
 	h.Write([]byte{0, 0, 0, 1})
 	h.Write(info)
-	return h.Sum(nil)[:kekSize]
+	return h.Sum(nil)[:size]
 }
 
 // formatPWRI is what id-alg-PWRI-KEK encrypts (RFC 3211 section 2.3.1): the length of the key, the complement of its first three

@@ -20,7 +20,7 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Recipient is who opens an Envelope: *KeyTransport, *KeyAgreement or *Password.
+// Recipient is who opens an Envelope: *KeyTransport, *KeyAgreement, *SharedKey or *Password.
 type Recipient interface {
 	wrap(key []byte) (Wrapped, error)
 }
@@ -34,8 +34,15 @@ type KeyTransport struct {
 
 // KeyAgreement is a recipient with a key on P-256, P-384 or P-521 (RFC 5652 section 6.2.2, RFC 5753 section 3.1): ECDH with
 // an ephemeral key, the standard primitive without cofactor, the key derivation of X9.63 with the hash of the curve's size, and
-// AES-256 key wrap.
-type KeyAgreement struct{ Key *ecdsa.PublicKey }
+// AES key wrap.
+type KeyAgreement struct {
+	Key      *ecdsa.PublicKey
+	WrapSize int // octets of the key that AES key wrap works with: 16, 24 or 32; 0: 32
+}
+
+// SharedKey is a recipient with whom a key-encryption key is shared (RFC 5652 section 6.2.3): AES key wrap (RFC 3565 section 2.3.2). Its
+// Envelope.ID is the KeyID by which both sides know the key.
+type SharedKey struct{ Key []byte } // 16, 24 or 32 octets
 
 // Password is a recipient who shares a secret (RFC 5652 section 6.2.4): PBKDF2 with HMAC-SHA-256 (RFC 8018 section 5.2), and
 // id-alg-PWRI-KEK with AES-256-CBC (RFC 3211 section 2.3.1), which OpenSSL and BouncyCastle know alone.
@@ -60,11 +67,11 @@ const (
 	kindTransport recipientKind = iota + 1
 	kindAgreement
 	kindPassword
+	kindShared
 )
 
 var (
 	oidECPublicKey = asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}
-	oidAES256Wrap  = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 1, 45}
 	oidPBKDF2      = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 12}
 	oidHMACSHA256  = asn1.ObjectIdentifier{1, 2, 840, 113549, 2, 9}
 	oidPWRIKEK     = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 3, 9}
@@ -143,6 +150,14 @@ func (r *KeyAgreement) wrap(key []byte) (w Wrapped, err error) {
 	if err != nil {
 		return w, refused
 	}
+	size := r.WrapSize
+	if size == 0 {
+		size = kekSize
+	}
+	wrap := wrapOf(size)
+	if wrap == nil {
+		return w, fmt.Errorf("%w: AES key wrap with %d octets", ErrAlgorithm, size)
+	}
 	for _, a := range agreements {
 		if a.curve != pub.Curve() {
 			continue
@@ -155,7 +170,7 @@ func (r *KeyAgreement) wrap(key []byte) (w Wrapped, err error) {
 		if err != nil {
 			return w, err
 		}
-		kek := deriveX963(a.hash, shared, sharedInfo())
+		kek := deriveX963(a.hash, shared, sharedInfo(wrap, size), size)
 		w.Kind = kindAgreement
 		if w.Key, err = wrapAES(kek, key); err != nil {
 			return w, err
@@ -163,7 +178,7 @@ func (r *KeyAgreement) wrap(key []byte) (w Wrapped, err error) {
 		var algorithm, origin cryptobyte.Builder
 		algorithm.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 			b.AddASN1ObjectIdentifier(a.scheme)
-			addAlgorithm(b, oidAES256Wrap, false)
+			addAlgorithm(b, wrap, false)
 		})
 		origin.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 			addAlgorithm(b, oidECPublicKey, false) // RFC 5753 section 3.1.1: the curve is the recipient's
@@ -178,21 +193,36 @@ func (r *KeyAgreement) wrap(key []byte) (w Wrapped, err error) {
 	return w, refused
 }
 
-// sharedInfo is what goes into the key derivation, for AES-256 key wrap.
+// sharedInfo is what goes into the key derivation, for AES key wrap with a key of size octets.
 //
 //	ECC-CMS-SharedInfo ::= SEQUENCE {               -- RFC 5753 section 7.2
 //	    keyInfo      AlgorithmIdentifier,
 //	    entityUInfo  [0] EXPLICIT OCTET STRING OPTIONAL,    -- ukm
 //	    suppPubInfo  [2] EXPLICIT OCTET STRING }            -- length of the key-encryption key in bits, 32 bits
-func sharedInfo() []byte {
+func sharedInfo(wrap asn1.ObjectIdentifier, size int) []byte {
 	var b cryptobyte.Builder
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		addAlgorithm(b, oidAES256Wrap, false)
+		addAlgorithm(b, wrap, false)
 		b.AddASN1(cbasn1.Tag(2).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
-			b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { b.AddUint32(8 * kekSize) })
+			b.AddASN1(cbasn1.OCTET_STRING, func(b *cryptobyte.Builder) { b.AddUint32(uint32(8 * size)) })
 		})
 	})
 	return b.BytesOrPanic()
+}
+
+func (r *SharedKey) wrap(key []byte) (w Wrapped, err error) {
+	algorithm := wrapOf(len(r.Key))
+	if algorithm == nil {
+		return w, fmt.Errorf("%w: a shared key that is not one of AES", ErrAlgorithm)
+	}
+	w.Kind = kindShared
+	if w.Key, err = wrapAES(r.Key, key); err != nil {
+		return w, err
+	}
+	var b cryptobyte.Builder
+	addAlgorithm(&b, algorithm, false) // RFC 3565 section 2.3.2: no parameters
+	w.Algorithm, err = b.Bytes()
+	return w, err
 }
 
 func (r *Password) wrap(key []byte) (w Wrapped, err error) {
@@ -251,7 +281,7 @@ func (r *Password) wrap(key []byte) (w Wrapped, err error) {
 }
 
 // info is the DER of the RecipientInfo, and the version of an EnvelopedData with it alone (RFC 5652 section 6.1): 3 with a
-// password, 0 with a recipient of version 0, else 2.
+// password, 0 with a recipient of version 0, else 2. A shared key has no other name than a KeyID.
 //
 //	KeyAgreeRecipientInfo ::= [1] IMPLICIT SEQUENCE {       -- RFC 5652 section 6.2.2
 //	    version                 INTEGER,                    -- 3
@@ -262,6 +292,11 @@ func (r *Password) wrap(key []byte) (w Wrapped, err error) {
 //	KeyAgreeRecipientIdentifier ::= CHOICE {
 //	    issuerAndSerialNumber  IssuerAndSerialNumber,
 //	    rKeyId                 [0] IMPLICIT SEQUENCE { subjectKeyIdentifier OCTET STRING, ... } }
+//	KEKRecipientInfo ::= [2] IMPLICIT SEQUENCE {            -- RFC 5652 section 6.2.3
+//	    version                 INTEGER,                    -- 4
+//	    kekid                   SEQUENCE { keyIdentifier OCTET STRING, ... },
+//	    keyEncryptionAlgorithm  AlgorithmIdentifier,
+//	    encryptedKey            OCTET STRING }
 //	PasswordRecipientInfo ::= [3] IMPLICIT SEQUENCE {       -- RFC 5652 section 6.2.4
 //	    version                 INTEGER,                    -- 0
 //	    keyDerivationAlgorithm  [0] IMPLICIT AlgorithmIdentifier OPTIONAL,
@@ -270,7 +305,7 @@ func (r *Password) wrap(key []byte) (w Wrapped, err error) {
 //
 // KeyTransRecipientInfo stands at readRecipients.
 func (w *Wrapped) info(id RecipientID) (version int64, der []byte, err error) {
-	if w.Kind != kindPassword && len(id.KeyID) == 0 && (id.Issuer == nil || id.Serial == nil) {
+	if w.Kind != kindPassword && len(id.KeyID) == 0 && (id.Issuer == nil || id.Serial == nil || w.Kind == kindShared) {
 		return 0, nil, errors.New("the recipient has no name")
 	}
 	tag := func(n uint8) cbasn1.Tag { return cbasn1.Tag(n).ContextSpecific().Constructed() }
@@ -306,6 +341,14 @@ func (w *Wrapped) info(id RecipientID) (version int64, der []byte, err error) {
 					b.AddASN1OctetString(w.Key)
 				})
 			})
+		})
+	case kindShared:
+		version = 2
+		b.AddASN1(tag(2), func(b *cryptobyte.Builder) {
+			b.AddASN1Int64(4)
+			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1OctetString(id.KeyID) })
+			b.AddBytes(w.Algorithm)
+			b.AddASN1OctetString(w.Key)
 		})
 	case kindPassword:
 		version = 3

@@ -24,6 +24,9 @@ var (
 
 var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17} // RFC 5280 section 4.2.1.6
 
+// nameChallengePassword is what the attribute is called in binding.
+const nameChallengePassword = "challengePassword"
+
 // maxChallenge is the upper bound of challengePassword and of RFC 7894's attributes, in bytes of content.
 const maxChallenge = 255
 
@@ -42,7 +45,7 @@ func parseAttributes(list []pkix.Attribute) (attributes, error) {
 		var name string
 		switch {
 		case attr.OID.Equal(oidChallengePassword):
-			name = "challengePassword"
+			name = nameChallengePassword
 		case attr.OID.Equal(oidIdentityLinking):
 			name = "estIdentityLinking"
 		case attr.OID.Equal(oidOTPChallenge):

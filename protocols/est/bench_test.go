@@ -73,7 +73,7 @@ func BenchmarkHandler(b *testing.B) {
 	key := newP256()
 	cert := ca.issue(b, &x509.Certificate{}, key.Public())
 	g := &answeringGateway{result: &gateway.Result{Kind: gateway.ResultIssued, Certificate: cert}}
-	h := must(New(Options{Gateway: g, Endpoints: []Endpoint{{Name: "ran", Default: true}}, Clock: time.Now, Log: slog.New(slog.DiscardHandler)}))
+	h := must(New(Options{Gateway: g, Endpoints: []Endpoint{{Name: "ran", Default: true}}, Secret: testSecret, Clock: time.Now, Log: slog.New(slog.DiscardHandler)}))
 	body := b64(makeCSR(b, csrOptions{key: key}))
 	serves := func(string) bool { return true }
 	state := &tls.ConnectionState{Version: tls.VersionTLS12, TLSUnique: make([]byte, 12)}

@@ -26,6 +26,9 @@ type binding struct {
 // passes on what a device has linked to another connection, which the RA has verified, nothing is verified here (RFC 7030 section
 // 3.7, RFC 7894 section 4); the gateway lets such a request pass only where a stage vouches for the RA.
 func (x *exchange) link(c *certification) *wire.Refusal {
+	if x.mef() {
+		return x.linkToMEF(c)
+	}
 	own := ""
 	if len(c.bindings) > 0 {
 		own = channelBinding(x.R.TLS)
@@ -61,7 +64,8 @@ func (x *exchange) link(c *certification) *wire.Refusal {
 
 // channelBinding is what a client puts into a request to link it to the connection: base64 (RFC 4648 section 4) of
 // tls-unique up to TLS 1.2 (RFC 7030 section 3.5), of tls-exporter from TLS 1.3 on (RFC 9266), where tls-unique is not
-// defined. It is "" where the connection has none: a resumed one without the extended master secret (RFC 7627).
+// defined. It is "" where the connection has none: a resumed one without the extended master secret (RFC 7627), or one that ends at a
+// proxy (Version 0), which keeps its secrets.
 func channelBinding(cs *tls.ConnectionState) string {
 	value := cs.TLSUnique
 	if cs.Version >= tls.VersionTLS13 {
@@ -73,8 +77,11 @@ func channelBinding(cs *tls.ConnectionState) string {
 	return base64.StdEncoding.EncodeToString(value)
 }
 
-// bindingName says which channel binding a connection has.
+// bindingName says which channel binding a connection has, "" for one that ends at a proxy.
 func bindingName(cs *tls.ConnectionState) string {
+	if cs.Version == 0 {
+		return ""
+	}
 	if cs.Version >= tls.VersionTLS13 {
 		return "tls-exporter (RFC 9266)"
 	}
@@ -86,6 +93,9 @@ func bindingName(cs *tls.ConnectionState) string {
 // are for the client.
 func checkBinding(own, kind string, carried []binding) (linked bool, err error) {
 	for _, b := range carried {
+		if kind == "" {
+			return false, fmt.Errorf("TLS ends at a proxy in front of this server, which cannot compare the request's %s with that connection: leave the attribute out", b.attribute)
+		}
 		if own == "" {
 			return false, fmt.Errorf("this TLS connection has no channel binding to compare the request's %s with; make a full handshake, or leave the attribute out", b.attribute)
 		}

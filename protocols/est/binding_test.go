@@ -23,6 +23,14 @@ func TestNoChannelBinding(t *testing.T) {
 	if got := channelBinding(&tls.ConnectionState{Version: tls.VersionTLS12}); got != "" {
 		t.Errorf("%q", got)
 	}
+	// Of TLS that ends at a proxy there are the certificates, and nothing to export from.
+	proxied := &tls.ConnectionState{HandshakeComplete: true}
+	if got := channelBinding(proxied); got != "" {
+		t.Errorf("%q", got)
+	}
+	if linked, err := checkBinding(channelBinding(proxied), bindingName(proxied), []binding{{"challengePassword", ""}}); linked || err == nil || !strings.Contains(err.Error(), "TLS ends at a proxy") {
+		t.Errorf("%v, %v", linked, err)
+	}
 }
 
 // A refusal names the attribute that is wrong (RFC 7894 section 4: each on its own), and what belongs there.

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/pem"
 	"os"
 	"os/exec"
@@ -28,12 +30,16 @@ type bench struct {
 // newBench makes one. The gateway wants a password for a first enrollment.
 func newBench(t *testing.T, o worldOptions) *bench {
 	t.Helper()
+	issue := o.enroll
+	if issue == nil {
+		issue = (*world).sign
+	}
 	o.enroll = func(w *world, r *gateway.Request) (*gateway.Result, error) {
 		password, _ := r.Credential(gateway.CredentialPassword)
 		if r.Operation == gateway.Enroll && (password.ID != "factory" || string(password.Secret) != "pass word") {
 			return nil, &gateway.Error{Reason: gateway.Unauthenticated, Detail: "user name or password wrong", Transaction: testReference}
 		}
-		return w.sign(r)
+		return issue(w, r)
 	}
 	b := &bench{newWorld(t, o), t.TempDir()}
 	data := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b.ca.root.Raw})
@@ -88,15 +94,26 @@ func recipes(t *testing.T) []string {
 // against one endpoint, whatever the CA's keys.
 func TestRecipes(t *testing.T) {
 	scripts := recipes(t)
-	if len(scripts) != 6 {
+	if len(scripts) != 10 {
 		t.Fatalf("%d recipes in docs/est.md", len(scripts))
 	}
 	for name, newKey := range map[string]func() crypto.Signer{"P-256": newP256, "RSA-3072": newRSA} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t, worldOptions{newKey: newKey})
+			made, maker := newP256(), &keyMaker{}
+			b := newBench(t, worldOptions{newKey: newKey, identity: maker.identity, enroll: func(w *world, r *gateway.Request) (*gateway.Result, error) {
+				return w.withKey(r, made)
+			}})
+			maker.certify(b.world)
 			b.gateway.profile = &gateway.Profile{Keys: []string{"P-256"}}
-			for _, script := range scripts {
+			b.gateway.keks = map[string][]byte{"kek-0001": bytes.Repeat([]byte{0xab}, 32)}
+			b.must(t, "printf %s "+strings.Repeat("ab", 32)+" > kek.hex")
+			for i, script := range scripts {
 				b.must(t, script)
+				if strings.Contains(script, "-out device.key") && strings.Contains(script, "openssl pkey") {
+					if block, _ := pem.Decode([]byte(b.must(t, "cat device.key"))); !made.(*ecdsa.PrivateKey).Equal(must(x509.ParsePKCS8PrivateKey(block.Bytes))) {
+						t.Errorf("recipe %d leads to another key", i)
+					}
+				}
 			}
 			var asked []string
 			for _, r := range b.gateway.allEnrolled() {
@@ -106,7 +123,7 @@ func TestRecipes(t *testing.T) {
 				}
 				asked = append(asked, strings.Join(kinds, " "))
 			}
-			want := "enroll password, rekey tls-certificate, enroll password, rekey tls-certificate"
+			want := "enroll password, rekey tls-certificate, enroll password, rekey tls-certificate, enroll password, enroll password"
 			if got := strings.Join(asked, ", "); got != want {
 				t.Errorf("the gateway was asked for %s; want %s", got, want)
 			}

@@ -2,6 +2,7 @@ package est
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -11,6 +12,14 @@ import (
 
 // Config is the `est:` section of an endpoint. The zero value works.
 type Config struct {
+	// Type is a kind of endpoint whose settings belong together: onem2m-mef, the M2M Enrolment Function of oneM2M TS-0003
+	// clause 8.3.6.2 (TypeMEF). Default: none.
+	Type Type `yaml:"type"`
+	// Challenge of an MEF: supplied has /csrattrs give a value for challengePassword, for clients that know no channel binding;
+	// that binding counts as well. Default: it alone.
+	Challenge Challenge `yaml:"challenge"`
+	// Allow lists what an MEF does without: unconstrained-ca, an issuing CA whose certificate has no name constraints. Default: nothing.
+	Allow []Allow `yaml:"allow"`
 	// Wrap says whether the base64 of answers has line breaks: auto (the default) breaks lines for clients that
 	// announce themselves as libest, which cannot read /cacerts otherwise, and for nobody else, since strongSwan cannot
 	// read any line break; always and never overrule that.
@@ -19,6 +28,9 @@ type Config struct {
 	// to give): auto (the default) as RFC 8951 section 4 has it; template as RFC 9908 section 3.4 does, usages too, with what
 	// older clients read beside it; none announces nothing but a challengePassword that is required.
 	CSRAttrs CSRAttrs `yaml:"csrattrs"`
+	// HTTPAuth lists how a client may log in by user name and password, where the endpoint has a stage that compares them: basic (the
+	// default), digest, or both. Digest (RFC 7616, SHA-256) needs the stage password, with digest forms of passwords in it.
+	HTTPAuth []HTTPAuth `yaml:"http-auth"`
 	// Limits: max-body counts base64 and line breaks too, up to 16777216; retry-after goes with 202 and 503.
 	wire.Limits `yaml:",inline"`
 }
@@ -43,6 +55,20 @@ const (
 	CSRAttrsNone     CSRAttrs = "none"
 )
 
+// HTTPAuth is basic or digest.
+type HTTPAuth string
+
+// The values of Config.HTTPAuth.
+const (
+	HTTPAuthBasic  HTTPAuth = "basic"
+	HTTPAuthDigest HTTPAuth = "digest"
+)
+
+// Offers reports whether clients may log in that way.
+func (c Config) Offers(a HTTPAuth) bool {
+	return slices.Contains(c.HTTPAuth, a) || c.HTTPAuth == nil && a == HTTPAuthBasic
+}
+
 const maxMaxBody = 16 << 20
 
 // UnmarshalStrict decodes and checks the section.
@@ -61,6 +87,20 @@ func (c Config) check() error {
 	case "", CSRAttrsAuto, CSRAttrsTemplate, CSRAttrsNone:
 	default:
 		return fmt.Errorf("csrattrs: not one of auto, template, none")
+	}
+	for i, a := range c.HTTPAuth {
+		switch {
+		case a != HTTPAuthBasic && a != HTTPAuthDigest:
+			return fmt.Errorf("http-auth: not one of basic, digest")
+		case slices.Contains(c.HTTPAuth[:i], a):
+			return fmt.Errorf("http-auth: %s stands twice", a)
+		}
+	}
+	if c.HTTPAuth != nil && len(c.HTTPAuth) == 0 {
+		return fmt.Errorf("http-auth: is empty: leave it out, or list basic, digest")
+	}
+	if err := c.checkType(); err != nil {
+		return err
 	}
 	return c.Limits.Check(maxMaxBody)
 }
@@ -85,8 +125,12 @@ func (w Wrap) wraps(userAgent string) bool {
 	case WrapNever:
 		return false
 	default:
-		return len(userAgent) >= len(libest) && strings.EqualFold(userAgent[:len(libest)], libest)
+		return fromLibest(userAgent)
 	}
+}
+
+func fromLibest(userAgent string) bool {
+	return len(userAgent) >= len(libest) && strings.EqualFold(userAgent[:len(libest)], libest)
 }
 
 // libest begins the User-Agent of Cisco's libest client.

@@ -24,14 +24,18 @@ func TestConfig(t *testing.T) {
 		t.Errorf("defaults %+v", got)
 	}
 	for text, want := range map[string]string{
-		"est:\n  wrap: sometimes":     "muster.yaml:2: est: wrap: not one of auto, always, never",
-		"est:\n  max-body: 10":        "muster.yaml:2: est: max-body: not from 4096 to 16777216",
-		"est:\n  max-body: 999999999": "muster.yaml:2: est: max-body: not from",
-		"est:\n  retry-after: 10ms":   "muster.yaml:2: est: retry-after: not from 1s to 24h",
-		"est:\n  retry-after: -5s":    "retry-after",
-		"est:\n  csrattrs: always":    "muster.yaml:2: est: csrattrs: not one of auto, template, none",
-		"est:\n  wrapp: auto":         `did you mean "wrap"`,
-		"est:\n  max-body: large":     "max-body",
+		"est:\n  wrap: sometimes":           "muster.yaml:2: est: wrap: not one of auto, always, never",
+		"est:\n  max-body: 10":              "muster.yaml:2: est: max-body: not from 4096 to 16777216",
+		"est:\n  max-body: 999999999":       "muster.yaml:2: est: max-body: not from",
+		"est:\n  retry-after: 10ms":         "muster.yaml:2: est: retry-after: not from 1s to 24h",
+		"est:\n  retry-after: -5s":          "retry-after",
+		"est:\n  http-auth: []":             "muster.yaml:2: est: http-auth: is empty",
+		"est:\n  http-auth: [ntlm]":         "muster.yaml:2: est: http-auth: not one of basic, digest",
+		"est:\n  http-auth: [basic, basic]": "muster.yaml:2: est: http-auth: basic stands twice",
+		"est:\n  http-auth: digest":         "muster.yaml:2",
+		"est:\n  csrattrs: always":          "muster.yaml:2: est: csrattrs: not one of auto, template, none",
+		"est:\n  wrapp: auto":               `did you mean "wrap"`,
+		"est:\n  max-body: large":           "max-body",
 	} {
 		var f file
 		if err := strictyaml.Decode("muster.yaml", []byte(text), &f); err == nil || !strings.Contains(err.Error(), want) {
@@ -42,12 +46,14 @@ func TestConfig(t *testing.T) {
 
 func TestNewChecksEndpoints(t *testing.T) {
 	options := func(endpoints ...Endpoint) Options {
-		return Options{Gateway: &fakeGateway{}, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Endpoints: endpoints}
+		return Options{Gateway: &fakeGateway{}, Secret: testSecret, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Endpoints: endpoints}
 	}
 	for name, o := range map[string]Options{
-		"no gateway":          {Clock: time.Now, Log: slog.New(slog.DiscardHandler)},
-		"no clock":            {Gateway: &fakeGateway{}, Log: slog.New(slog.DiscardHandler)},
-		"no log":              {Gateway: &fakeGateway{}, Clock: time.Now},
+		"no gateway":          {Secret: testSecret, Clock: time.Now, Log: slog.New(slog.DiscardHandler)},
+		"no secret":           {Gateway: &fakeGateway{}, Clock: time.Now, Log: slog.New(slog.DiscardHandler)},
+		"a short secret":      {Gateway: &fakeGateway{}, Secret: testSecret[:31], Clock: time.Now, Log: slog.New(slog.DiscardHandler)},
+		"no clock":            {Gateway: &fakeGateway{}, Secret: testSecret, Log: slog.New(slog.DiscardHandler)},
+		"no log":              {Gateway: &fakeGateway{}, Secret: testSecret, Clock: time.Now},
 		"no name":             options(Endpoint{}),
 		"a slash":             options(Endpoint{Name: "a/b"}),
 		"dots":                options(Endpoint{Name: ".."}),
@@ -67,6 +73,22 @@ func TestNewChecksEndpoints(t *testing.T) {
 	h, err := New(options(Endpoint{Name: "ran", Default: true}, Endpoint{Name: "MEF_1.2~x-y"}))
 	if err != nil || len(h.endpoints) != 2 || h.fallback == nil || h.fallback.Name != "ran" {
 		t.Errorf("%v, %+v", err, h)
+	}
+}
+
+func TestOffers(t *testing.T) {
+	for text, want := range map[string][2]bool{ // basic, digest
+		"{}": {true, false}, "{http-auth: [basic]}": {true, false}, "{http-auth: [digest]}": {false, true}, "{http-auth: [digest, basic]}": {true, true},
+	} {
+		var f struct {
+			EST Config `yaml:"est"`
+		}
+		if err := strictyaml.Decode("muster.yaml", []byte("est: "+text), &f); err != nil {
+			t.Fatal(err)
+		}
+		if got := [2]bool{f.EST.Offers(HTTPAuthBasic), f.EST.Offers(HTTPAuthDigest)}; got != want {
+			t.Errorf("%s: %v", text, got)
+		}
 	}
 }
 

@@ -40,9 +40,16 @@ type announcement struct {
 }
 
 // csrAttrs answers RFC 7030 section 4.5 (4.5.2 as in RFC 8951 section 4): what a request should have to be certified under
-// the endpoint's profile. It is the same for everybody. 204 says that there is nothing to ask for.
+// the endpoint's profile. It is the same for everybody, but an MEF's clients. 204 says that there is nothing to ask for.
 func (x *exchange) csrAttrs() *wire.Refusal {
-	der, err := x.announced()
+	announced := x.announced
+	switch {
+	case x.mef():
+		announced = x.announcedToMEF
+	case x.mefByPassword():
+		announced = x.announcedToUser
+	}
+	der, err := announced()
 	if err != nil {
 		return wire.Refused(gateway.Internal, "", err)
 	}
@@ -124,13 +131,17 @@ type attrOrOID struct {
 func marshalCSRAttrs(list []attrOrOID) ([]byte, error) {
 	return sequence(func(b *cryptobyte.Builder) {
 		for _, a := range list {
-			if a.isAttribute {
-				addAttribute(b, a.oid, a.value)
-			} else {
-				b.AddASN1ObjectIdentifier(a.oid)
-			}
+			a.add(b)
 		}
 	})
+}
+
+func (a attrOrOID) add(b *cryptobyte.Builder) {
+	if a.isAttribute {
+		addAttribute(b, a.oid, a.value)
+	} else {
+		b.AddASN1ObjectIdentifier(a.oid)
+	}
 }
 
 // addAttribute adds Attribute ::= SEQUENCE { type OBJECT IDENTIFIER, values SET OF ANY } (RFC 2986 section 4.1) with one value

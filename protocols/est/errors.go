@@ -7,7 +7,7 @@ import (
 )
 
 // statusOf is the one place where a Reason becomes an HTTP status (RFC 7030 section 4.2.3: a suitable 4xx or 5xx code).
-// challenge is whether a Basic challenge can be offered: without one, 401 would break RFC 9110 section 15.5.2.
+// challenge is whether a challenge can be offered: without one, 401 would break RFC 9110 section 15.5.2.
 // known is false for a reason that the switch does not name.
 func statusOf(reason gateway.Reason, challenge bool) (status int, known bool) {
 	switch reason {
@@ -42,8 +42,21 @@ func (x *exchange) writeError(e *gateway.Error, status int, allow string) {
 		status, _ = statusOf(e.Reason, challenge)
 	}
 	if status == http.StatusUnauthorized {
-		// RFC 7617 section 2. The realm is the endpoint's name, which needs no quoting: it is part of a URL.
-		x.W.Header().Set("WWW-Authenticate", `Basic realm="`+x.endpoint.Name+`", charset="UTF-8"`)
+		// Spelled as the RFCs have it, not as net/http would (Www-Authenticate): libest compares it letter by letter.
+		x.W.Header()["WWW-Authenticate"] = x.challenges()
+	}
+	if status == http.StatusUnauthorized && x.wordless(status) {
+		return
 	}
 	x.Error(status, e, allow)
+}
+
+// wordless answers without a text where the client gives up for it: BouncyCastle's ESTService, which names itself in no
+// User-Agent, does not read what comes with 401 and 202, and then closes the connection as broken instead of going on.
+func (x *exchange) wordless(status int) bool {
+	if x.R.UserAgent() != "" {
+		return false
+	}
+	x.Write(status, "text/plain; charset=utf-8", nil)
+	return true
 }

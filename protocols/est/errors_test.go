@@ -1,7 +1,11 @@
 package est
 
 import (
+	"crypto/tls"
+	"fmt"
+	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,3 +95,51 @@ func TestRendering(t *testing.T) {
 }
 
 var errSecretCause = &gateway.Error{Reason: gateway.Internal, Detail: "the cause is for the log"}
+
+// libest's client knows the header by its exact letters, which net/http would change to Www-Authenticate.
+func TestChallengeIsSpelledAsInTheRFC(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	conn, err := tls.Dial("tcp", w.server.Listener.Addr().String(), w.client(nil, nil, nil).Transport.(*http.Transport).TLSClientConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST %s/simpleenroll HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/pkcs10\r\nContent-Length: 0\r\n\r\n", root)
+	answer, err := io.ReadAll(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(string(answer), "HTTP/1.1 401 ") || !strings.Contains(string(answer), "\r\nWWW-Authenticate: Basic ") {
+		t.Errorf("%q", answer)
+	}
+}
+
+// BouncyCastle's ESTService sends no User-Agent, and gives up where 401 or 202 has a body.
+func TestNoWordsForWhomTheyStop(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	client, body := w.client(nil, nil, nil), b64(makeCSR(t, csrOptions{key: newP256()}))
+	for _, c := range []struct {
+		status int
+		agent  string
+		words  bool
+	}{{401, "", false}, {401, "curl/7.88.1", true}, {202, "", false}, {202, "curl/7.88.1", true}, {403, "", true}} {
+		w.gateway.enroll = func(*gateway.Request) (*gateway.Result, error) {
+			switch c.status {
+			case 401:
+				return nil, &gateway.Error{Reason: gateway.Unauthenticated, Detail: "this is why"}
+			case 403:
+				return nil, &gateway.Error{Reason: gateway.NotAuthorized, Detail: "this is why"}
+			}
+			return &gateway.Result{Kind: gateway.ResultPending, Transaction: testReference}, nil
+		}
+		r := w.enrollment(root+"/simpleenroll", body)
+		r.Header["User-Agent"] = []string{c.agent} // "" sends none
+		got := send(t, client, r)
+		if got.StatusCode != c.status || (got.body != "") != c.words || got.ContentLength != int64(len(got.body)) {
+			t.Errorf("%d for %q: %d, %d bytes, %q", c.status, c.agent, got.StatusCode, got.ContentLength, got.body)
+		}
+		if (got.Header.Get("Retry-After") != "") != (c.status == 202) || (got.Header.Get("WWW-Authenticate") != "") != (c.status == 401) {
+			t.Errorf("%d for %q: %v", c.status, c.agent, got.Header)
+		}
+	}
+}

@@ -2,7 +2,8 @@
 // gateway.Request and gateway.Result into HTTPS answers. cmd/muster makes a Handler and registers it on a listener.
 //
 // It establishes facts only: the bytes are a certification request, its signature holds, this certificate or name came
-// with it. Who may have which certificate is the gateway's pipeline to decide. It keeps no state between requests.
+// with it. Who may have which certificate is the gateway's pipeline to decide. It keeps no state between requests
+// but which answers to Digest challenges have been taken.
 package est
 
 import (
@@ -39,10 +40,18 @@ type Gateway interface {
 	CACertificates(ctx context.Context, endpoint string) ([]*x509.Certificate, error)
 	// ProfilesOf returns the profiles that an endpoint offers, its own first. Nobody changes them.
 	ProfilesOf(endpoint string) []*gateway.Profile
+	// Registered says which identifier is registered for the client that shows the request's credentials. The error is NotAuthorized,
+	// Unauthenticated or Busy where its password is not taken, or Unavailable when that cannot be told.
+	Registered(ctx context.Context, asks *gateway.Request) (*gateway.Registration, *gateway.Error)
 	// RequiresLinking reports whether requests have to be linked to the TLS connection (RFC 7030 section 3.5).
 	RequiresLinking(endpoint string) bool
 	// CRLs returns those of the endpoint's CA, none where it publishes none. The error is a *gateway.Error.
 	CRLs(ctx context.Context, endpoint string) ([]gateway.CurrentCRL, error)
+	// Issued reports whether this very certificate was issued through the gateway. The error is a *gateway.Error.
+	Issued(ctx context.Context, cert *x509.Certificate) (bool, error)
+	// WrappingKey returns the key-encryption key that devices name by the identifier, nil where there is none: that it is the
+	// device's, the pipeline of the operation says.
+	WrappingKey(ctx context.Context, endpoint string, op gateway.Operation, id []byte) gateway.Secret
 	// Query answers who asks for its own certificates. The error is always a *gateway.Error, of UnknownCert when there are none.
 	Query(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
 }
@@ -53,15 +62,19 @@ type Endpoint struct {
 	Default bool   // served at /.well-known/est too; at most one endpoint of a Handler is
 	Config  Config
 
-	announced *atomic.Pointer[announcement] // by /csrattrs; set by New
+	announced   *atomic.Pointer[announcement]            // by /csrattrs; set by New
+	announcedTo map[string]*atomic.Pointer[announcement] // of an MEF, by type of identifier; likewise
 }
 
-// Options make a Handler. All are required.
+// Options make a Handler. All but Identity are required.
 type Options struct {
 	Gateway   Gateway
 	Endpoints []Endpoint
-	Clock     func() time.Time
-	Log       *slog.Logger
+	Secret    []byte // at least 32 bytes, the same in all replicas: what the adapter hands out is recognized by it
+	// Identity is what an endpoint signs keys with that it makes; nil, or an answer of nil, where it makes none.
+	Identity func(endpoint string) *gateway.Identity
+	Clock    func() time.Time
+	Log      *slog.Logger
 }
 
 // Handler serves the configured endpoints. It never changes after New and is safe for concurrent use. Listeners with
@@ -71,6 +84,9 @@ type Handler struct {
 	endpoints map[string]*Endpoint
 	fallback  *Endpoint            // for a path without a label; nil for none
 	crls      map[string]*rendered // by endpoint
+	secret    []byte
+	answered  *answers // to Digest challenges
+	identity  func(endpoint string) *gateway.Identity
 	now       func() time.Time
 	log       *slog.Logger
 }
@@ -80,7 +96,14 @@ func New(o Options) (*Handler, error) {
 	if o.Gateway == nil || o.Clock == nil || o.Log == nil {
 		return nil, errors.New("est: gateway, clock and log are required")
 	}
-	h := &Handler{gateway: o.Gateway, endpoints: map[string]*Endpoint{}, crls: map[string]*rendered{}, now: o.Clock, log: o.Log}
+	if len(o.Secret) < 32 {
+		return nil, errors.New("est: a secret of at least 32 bytes is required")
+	}
+	h := &Handler{gateway: o.Gateway, endpoints: map[string]*Endpoint{}, crls: map[string]*rendered{}, secret: o.Secret, answered: &answers{},
+		identity: o.Identity, now: o.Clock, log: o.Log}
+	if h.identity == nil {
+		h.identity = func(string) *gateway.Identity { return nil }
+	}
 	var names wire.Names
 	for _, e := range o.Endpoints {
 		if err := names.Add(e.Name, e.Default); err != nil {
@@ -94,7 +117,7 @@ func New(o Options) (*Handler, error) {
 			return nil, fmt.Errorf("est: endpoint %q: %w", e.Name, err)
 		}
 		e.Config = e.Config.withDefaults()
-		e.announced = new(atomic.Pointer[announcement])
+		e.announced, e.announcedTo = new(atomic.Pointer[announcement]), newAnnouncedTo()
 		h.endpoints[e.Name], h.crls[e.Name] = &e, &rendered{}
 		if e.Default {
 			h.fallback = &e

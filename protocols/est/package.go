@@ -1,7 +1,6 @@
 package est
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -79,7 +78,7 @@ func (x *exchange) ownCertificates() *wire.Refusal {
 	if ref := x.authenticate(); ref != nil {
 		return ref
 	}
-	x.Request.Notes = append(x.Request.Notes, fmt.Sprintf("%s over %s", x.R.URL.Path, tls.VersionName(x.R.TLS.Version)))
+	x.Request.Notes = append(x.Request.Notes, x.R.URL.Path+" "+x.over())
 	result, err := x.h.gateway.Query(x.R.Context(), x.Request)
 	switch {
 	case err != nil:

@@ -44,17 +44,21 @@ func (x *exchange) writeBase64(contentType string, der []byte) {
 }
 
 // encodeBody renders base64 (RFC 4648 section 4), in one line without an end or in lines that all have one.
-func encodeBody(der []byte, wrap bool) []byte {
+func encodeBody(der []byte, wrap bool) []byte { return encodeLines(der, wrap, "\n") }
+
+// encodeLines is encodeBody with another end of lines.
+func encodeLines(der []byte, wrap bool, end string) []byte {
 	text := make([]byte, base64.StdEncoding.EncodedLen(len(der)))
 	base64.StdEncoding.Encode(text, der)
 	if !wrap {
 		return text
 	}
-	lines := make([]byte, 0, len(text)+len(text)/lineLength+1)
-	for len(text) > 0 {
-		n := min(lineLength, len(text))
-		lines = append(append(lines, text[:n]...), '\n')
-		text = text[n:]
+	lines := make([]byte, 0, len(text)+(len(text)/lineLength+1)*len(end))
+	for rest := text; len(rest) > 0; {
+		n := min(lineLength, len(rest))
+		lines = append(append(lines, rest[:n]...), end...)
+		rest = rest[n:]
 	}
+	clear(text) // it may be a key
 	return lines
 }

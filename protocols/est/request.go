@@ -34,11 +34,27 @@ type certification struct {
 // parseCertification reads the DER of a PKCS#10 request (RFC 2986) within the bounds of protocols/cms and
 // gateway/pkix, and verifies its signature: proof of possession (RFC 7030 section 4.2.1).
 // With a refusal, c is set if the request parsed, so that the refusal can name its subject.
-func parseCertification(der []byte) (c *certification, ref *wire.Refusal) {
+func parseCertification(der []byte) (*certification, *wire.Refusal) {
+	c, ref := readCertification(der)
+	if ref != nil {
+		return c, ref
+	}
+	switch err := c.CheckSignature(); {
+	case err == nil:
+	case errors.Is(err, pkix.ErrWeak), errors.Is(err, pkix.ErrAlgorithm):
+		return c, wire.Refused(gateway.BadAlgorithm, "the request's signature algorithm is not accepted: "+err.Error(), err)
+	default:
+		return c, wire.Refused(gateway.BadPOP, "the request's signature does not verify with the key in it", err)
+	}
+	return c, c.readAttributes()
+}
+
+// readCertification is parseCertification without signature and attributes.
+func readCertification(der []byte, opts ...pkix.Option) (*certification, *wire.Refusal) {
 	if err := cms.Check(der, cms.Limits{Size: len(der)}); err != nil { // the size is bounded by max-body
 		return nil, wire.Refused(gateway.Malformed, "the base64 does not hold a PKCS#10 request in DER: "+err.Error(), err)
 	}
-	csr, err := pkix.ParseCSR(der)
+	csr, err := pkix.ParseCSR(der, opts...)
 	switch {
 	case err == nil:
 	case errors.Is(err, pkix.ErrWeak), errors.Is(err, pkix.ErrAlgorithm):
@@ -46,29 +62,27 @@ func parseCertification(der []byte) (c *certification, ref *wire.Refusal) {
 	default:
 		return nil, wire.Refused(gateway.Malformed, "the base64 does not hold a PKCS#10 request in DER: "+err.Error(), err)
 	}
-	c = &certification{CSR: csr}
-	switch err := csr.CheckSignature(); {
-	case err == nil:
-	case errors.Is(err, pkix.ErrWeak), errors.Is(err, pkix.ErrAlgorithm):
-		return c, wire.Refused(gateway.BadAlgorithm, "the request's signature algorithm is not accepted: "+err.Error(), err)
-	default:
-		return c, wire.Refused(gateway.BadPOP, "the request's signature does not verify with the key in it", err)
-	}
-	if c.attributes, err = parseAttributes(csr.Attributes); err != nil {
-		return c, wire.Refused(gateway.Malformed, err.Error(), err)
+	return &certification{CSR: csr}, nil
+}
+
+// readAttributes reads the attributes that EST knows, and judges their form.
+func (c *certification) readAttributes() *wire.Refusal {
+	var err error
+	if c.attributes, err = parseAttributes(c.Attributes); err != nil {
+		return wire.Refused(gateway.Malformed, err.Error(), err)
 	}
 	for _, e := range c.Extensions {
 		if e.Id.Equal(oidSubjectAltName) {
 			if _, err := pkix.ParseGeneralNames(e.Value); err != nil {
-				return c, wire.Refused(gateway.Malformed, "the request's subjectAltName does not parse: "+err.Error(), err)
+				return wire.Refused(gateway.Malformed, "the request's subjectAltName does not parse: "+err.Error(), err)
 			}
 		}
 	}
 	if c.otp {
 		// RFC 7894 section 4: an attribute that is included has to be processed, or the request is not valid.
-		return c, wire.Refused(gateway.BadTemplate, "the request carries an otpChallenge, which this endpoint does not evaluate (RFC 7894)", nil)
+		return wire.Refused(gateway.BadTemplate, "the request carries an otpChallenge, which this endpoint does not evaluate (RFC 7894)", nil)
 	}
-	return c, nil
+	return nil
 }
 
 // fill writes what the request asks for into r, which has its credentials already, and what exchange.link found.
@@ -124,7 +138,21 @@ func (c *certification) succeed(r *gateway.Request) *wire.Refusal {
 //	    extensions   SEQUENCE OF SEQUENCE { OBJECT IDENTIFIER, BOOLEAN, OCTET STRING },        -- sorted by encoding
 //	    attributes   SEQUENCE OF SEQUENCE { OBJECT IDENTIFIER, SEQUENCE OF ANY } }             -- likewise
 func (c *certification) content() ([]byte, error) {
-	var extensions, attributes [][]byte
+	extensions, attributes, err := c.canonical()
+	if err != nil {
+		return nil, err
+	}
+	return sequence(func(b *cryptobyte.Builder) {
+		b.AddASN1Int64(1)
+		b.AddBytes(c.PublicKey)
+		b.AddBytes(c.Subject)
+		addAll(b, extensions)
+		addAll(b, attributes)
+	})
+}
+
+// canonical encodes the extensions and attributes that are part of content.
+func (c *certification) canonical() (extensions, attributes [][]byte, err error) {
 	for _, e := range c.Extensions {
 		der, err := sequence(func(b *cryptobyte.Builder) {
 			b.AddASN1ObjectIdentifier(e.Id)
@@ -132,7 +160,7 @@ func (c *certification) content() ([]byte, error) {
 			b.AddASN1OctetString(e.Value)
 		})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		extensions = append(extensions, der)
 	}
@@ -145,17 +173,11 @@ func (c *certification) content() ([]byte, error) {
 			addAll(b, a.Values)
 		})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		attributes = append(attributes, der)
 	}
-	return sequence(func(b *cryptobyte.Builder) {
-		b.AddASN1Int64(1)
-		b.AddBytes(c.PublicKey)
-		b.AddBytes(c.Subject)
-		addAll(b, extensions)
-		addAll(b, attributes)
-	})
+	return extensions, attributes, nil
 }
 
 // isChallenge names the attributes that a repeat may carry with another value, or not at all.
@@ -196,11 +218,25 @@ const (
 // passwordCredential judges a user name and password as RFC 7617 section 2 writes them: no control characters. The
 // user name may be empty (RFC 7030 section 3.2.3).
 func passwordCredential(user, password string) (gateway.Credential, *wire.Refusal) {
-	if len(user) > maxUserName || len(password) > maxPassword {
-		return gateway.Credential{}, wire.Refused(gateway.Malformed, "the user name or password is too long", nil)
+	if len(password) > maxPassword {
+		return gateway.Credential{}, wire.Refused(gateway.Malformed, "the password is too long", nil)
 	}
-	if !utf8.ValidString(user) || strings.ContainsFunc(user+password, unicode.IsControl) {
-		return gateway.Credential{}, wire.Refused(gateway.Malformed, "the user name or password has characters that HTTP Basic does not allow (RFC 7617 section 2)", nil)
+	if ref := checkUser(user); ref != nil {
+		return gateway.Credential{}, ref
+	}
+	if strings.ContainsFunc(password, unicode.IsControl) {
+		return gateway.Credential{}, wire.Refused(gateway.Malformed, "the password has characters that HTTP Basic does not allow (RFC 7617 section 2)", nil)
 	}
 	return gateway.Credential{Kind: gateway.CredentialPassword, ID: user, Secret: gateway.Secret(password)}, nil
+}
+
+// checkUser judges a user name, which is logged and stored.
+func checkUser(user string) *wire.Refusal {
+	if len(user) > maxUserName {
+		return wire.Refused(gateway.Malformed, "the user name is too long", nil)
+	}
+	if !utf8.ValidString(user) || strings.ContainsFunc(user, unicode.IsControl) {
+		return wire.Refused(gateway.Malformed, "the user name has characters that HTTP does not allow in one (RFC 7617 section 2)", nil)
+	}
+	return nil
 }

@@ -57,6 +57,9 @@ type exchange struct {
 	wire.Exchange
 	h        *Handler
 	endpoint *Endpoint // nil until the path is resolved
+
+	registration *gateway.Registration // of an MEF's client
+	stale        bool                  // the nonce that the client answered is no longer good
 }
 
 // serve answers one HTTP request. A panic ends that request only.
@@ -109,6 +112,9 @@ func (x *exchange) dispatch(serves func(string) bool) *wire.Refusal {
 	if !slices.Contains(op.methods, x.R.Method) {
 		return wire.NotAllowed("/"+segment+" takes "+op.methods[0], op.methods...)
 	}
+	if ref := x.admit(segment); ref != nil {
+		return ref
+	}
 	return op.serve(x)
 }
 
@@ -137,31 +143,16 @@ func (x *exchange) caCerts() *wire.Refusal {
 	return x.writeCertificates(typeCACerts, certs)
 }
 
-// serverKeyGen and fullCMC are OPTIONAL (RFC 7030 section 3.2.2); section 4.3.2: 501 says that they are not implemented.
-func (x *exchange) serverKeyGen() *wire.Refusal {
-	return wire.Refused(gateway.Unsupported, "server-side key generation is not implemented: make the key on the device and use /simpleenroll", nil)
-}
-
+// fullCMC is OPTIONAL (RFC 7030 section 3.2.2); section 4.3.2: 501 says that it is not implemented.
 func (x *exchange) fullCMC() *wire.Refusal {
 	return wire.Refused(gateway.Unsupported, "Full CMC is not implemented: use /simpleenroll or /simplereenroll", nil)
 }
 
 // enroll answers RFC 7030 sections 4.2.1 and 4.2.2.
 func (x *exchange) enroll() *wire.Refusal {
-	if ref := x.authenticate(); ref != nil {
-		return ref
-	}
-	body, ref := x.ReadBody(typePKCS10)
+	der, body, ref := x.readRequest()
 	if ref != nil {
 		return ref
-	}
-	der, err := decodeBody(body)
-	if err != nil {
-		if errors.Is(err, errEmpty) && len(x.Request.Credentials) == 0 {
-			// How curl --anyauth and others ask which authentication there is, before they send the request itself.
-			return wire.Refused(gateway.Unauthenticated, "no credentials and no request were sent", nil)
-		}
-		return wire.Refused(gateway.Malformed, err.Error(), err)
 	}
 	c, ref := parseCertification(der)
 	if c != nil {
@@ -184,6 +175,24 @@ func (x *exchange) enroll() *wire.Refusal {
 	return x.ask()
 }
 
+// readRequest takes down what the client authenticates with, and reads the DER of its request; body is that in base64.
+func (x *exchange) readRequest() (der, body []byte, ref *wire.Refusal) {
+	if ref := x.authenticate(); ref != nil {
+		return nil, nil, ref
+	}
+	if body, ref = x.ReadBody(typePKCS10); ref != nil {
+		return nil, nil, ref
+	}
+	der, err := decodeBody(body)
+	if err != nil {
+		if errors.Is(err, errEmpty) && x.asksHow() {
+			return nil, nil, wire.Refused(gateway.Unauthenticated, "no password and no request were sent", nil)
+		}
+		return nil, nil, wire.Refused(gateway.Malformed, err.Error(), err)
+	}
+	return der, body, nil
+}
+
 // ask passes the request to the gateway and answers with what comes of it.
 func (x *exchange) ask() *wire.Refusal {
 	result, err := x.h.gateway.Enroll(x.R.Context(), x.Request)
@@ -193,13 +202,17 @@ func (x *exchange) ask() *wire.Refusal {
 		return nil
 	case result == nil:
 		return wire.Refused(gateway.Internal, "", errors.New("the gateway answered an enrollment with nothing"))
+	case result.Kind == gateway.ResultIssued && result.Certificate != nil && x.Request.KeyGen != nil:
+		return x.writeKey(result)
 	case result.Kind == gateway.ResultIssued && result.Certificate != nil:
 		// RFC 7030 section 4.2.3: only the certificate that was issued.
 		return x.writeCertificates(typeEnrolled, []*x509.Certificate{result.Certificate})
 	case result.Kind == gateway.ResultPending:
 		// RFC 7030 section 4.2.3: 202 MUST have Retry-After.
 		x.SetRetryAfter(result.RetryAfter)
-		x.Text(http.StatusAccepted, "the request is not decided yet: send it again after the time in Retry-After", result.Transaction)
+		if !x.wordless(http.StatusAccepted) {
+			x.Text(http.StatusAccepted, "the request is not decided yet: send it again after the time in Retry-After", result.Transaction)
+		}
 		return nil
 	default:
 		return wire.Refused(gateway.Internal, "", fmt.Errorf("the gateway answered an enrollment with %q", result.Kind))

@@ -26,6 +26,8 @@ import (
 	"github.com/muster-pki/muster/gateway"
 )
 
+var testSecret = bytes.Repeat([]byte{7}, 32)
+
 var testTime = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 // testCA is a root with an issuing CA below it. Certificates are valid at the real time, which clients look at.
@@ -92,9 +94,14 @@ type fakeGateway struct {
 	profile *gateway.Profile // nil: the endpoint is not there
 	linked  bool             // linking is required
 	accepts bool             // passwords
-	held    func(gateway.Credential, gateway.Names) (*x509.Certificate, bool, error)
-	panics  bool                                                                    // in Reject
-	ra      func(endpoint string, c gateway.Credential, speaks bool) *gateway.Error // nil: nobody is an RA
+
+	registered func([]gateway.Credential) (*gateway.Registration, *gateway.Error) // nil: nobody is known
+
+	held   func(gateway.Credential, gateway.Names) (*x509.Certificate, bool, error)
+	keks   map[string][]byte // key-encryption keys by their identifiers
+	issued func(*x509.Certificate) (bool, error)
+	panics bool                                                                    // in Reject
+	ra     func(endpoint string, c gateway.Credential, speaks bool) *gateway.Error // nil: nobody is an RA
 
 	mu       sync.Mutex
 	enrolled []*gateway.Request
@@ -164,7 +171,25 @@ func (g *fakeGateway) ProfilesOf(string) []*gateway.Profile {
 	return []*gateway.Profile{g.profile, {Name: "another", Keys: []string{"P-521"}}}
 }
 
+func (g *fakeGateway) Registered(_ context.Context, asks *gateway.Request) (*gateway.Registration, *gateway.Error) {
+	if g.registered == nil {
+		return nil, gateway.Errorf(gateway.NotAuthorized, "this client is not known here", "nobody is known")
+	}
+	return g.registered(asks.Credentials)
+}
+
 func (g *fakeGateway) RequiresLinking(string) bool { return g.linked }
+
+func (g *fakeGateway) Issued(_ context.Context, cert *x509.Certificate) (bool, error) {
+	if g.issued == nil {
+		return false, nil
+	}
+	return g.issued(cert)
+}
+
+func (g *fakeGateway) WrappingKey(_ context.Context, _ string, _ gateway.Operation, id []byte) gateway.Secret {
+	return g.keks[string(id)]
+}
 
 func (g *fakeGateway) allEnrolled() []*gateway.Request {
 	g.mu.Lock()
@@ -207,6 +232,7 @@ type worldOptions struct {
 	newKey    func() crypto.Signer
 	endpoints []Endpoint
 	http2     bool
+	identity  func(endpoint string) *gateway.Identity
 	enroll    func(*world, *gateway.Request) (*gateway.Result, error) // nil: w.sign
 }
 
@@ -226,7 +252,7 @@ func newWorld(t testing.TB, o worldOptions) *world {
 	}
 	w.gateway.caCerts = func() ([]*x509.Certificate, error) { return []*x509.Certificate{w.ca.issuer, w.ca.root}, nil }
 	h, err := New(Options{
-		Gateway: w.gateway, Endpoints: o.endpoints, Clock: func() time.Time { return testTime },
+		Identity: o.identity, Gateway: w.gateway, Endpoints: o.endpoints, Secret: testSecret, Clock: func() time.Time { return testTime },
 		Log: slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {

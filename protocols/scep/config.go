@@ -15,6 +15,9 @@ import (
 
 // Config is the `scep:` section of an endpoint. The zero value works.
 type Config struct {
+	// Type is onem2m-mef for the SCEP of a oneM2M M2M Enrolment Function (TS-0003 clause 8.3.6.3): no legacy algorithms, and rules for
+	// the pipelines and the CA, which are checked when the configuration is loaded. Default: none in particular.
+	Type Type `yaml:"type"`
 	// Legacy lets in algorithms beside AES-CBC and SHA-256, SHA-384, SHA-512, each by its name: des, 3des, sha1. An
 	// in-path attacker can make a client use them (RFC 8894 section 7.5), so that they are for networks and devices that
 	// know nothing else. RFC 8894 section 2.9 forbids des; old clients send nothing else. The answer to a request uses the
@@ -28,6 +31,12 @@ type Config struct {
 	// Limits: max-body counts a message before base64 when it comes by GET, up to 16777216; retry-after goes with 503.
 	wire.Limits `yaml:",inline"`
 }
+
+// Type is onem2m-mef; "" for none in particular.
+type Type string
+
+// TypeOneM2MMEF is a value of Config.Type.
+const TypeOneM2MMEF Type = "onem2m-mef"
 
 // Legacy names an algorithm that has to be let in.
 type Legacy string
@@ -57,6 +66,12 @@ func (c *Config) UnmarshalStrict(file string, n *yaml.Node) error {
 }
 
 func (c Config) check() error {
+	switch {
+	case c.Type != "" && c.Type != TypeOneM2MMEF:
+		return fmt.Errorf("type: not one of onem2m-mef")
+	case c.Type == TypeOneM2MMEF && len(c.Legacy) > 0:
+		return fmt.Errorf("legacy: type onem2m-mef has no place for old algorithms: leave one of the two out")
+	}
 	for i, l := range c.Legacy {
 		switch l {
 		case LegacyDES, LegacyTripleDES, LegacySHA1:

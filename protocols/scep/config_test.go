@@ -27,15 +27,17 @@ func TestConfig(t *testing.T) {
 		t.Errorf("defaults %+v", got)
 	}
 	for text, want := range map[string]string{
-		"scep:\n  legacy: [md5]":       `muster.yaml:2: scep: legacy: "md5" is not one of des, 3des, sha1`,
-		"scep:\n  legacy: [des, des]":  `"des" stands twice`,
-		"scep:\n  legacy: des":         "legacy",
-		"scep:\n  chain: root":         "chain: not one of leaf, full",
-		"scep:\n  root: perhaps":       "root",
-		"scep:\n  max-body: 10":        "max-body: not from 4096 to 16777216",
-		"scep:\n  max-body: 999999999": "max-body: not from",
-		"scep:\n  retry-after: 10ms":   "retry-after: not from 1s to 24h",
-		"scep:\n  legacies: [des]":     `did you mean "legacy"`,
+		"scep:\n  legacy: [md5]":                      `muster.yaml:2: scep: legacy: "md5" is not one of des, 3des, sha1`,
+		"scep:\n  legacy: [des, des]":                 `"des" stands twice`,
+		"scep:\n  legacy: des":                        "legacy",
+		"scep:\n  type: onem2m":                       "type: not one of onem2m-mef",
+		"scep:\n  type: onem2m-mef\n  legacy: [sha1]": "legacy: type onem2m-mef has no place for old algorithms",
+		"scep:\n  chain: root":                        "chain: not one of leaf, full",
+		"scep:\n  root: perhaps":                      "root",
+		"scep:\n  max-body: 10":                       "max-body: not from 4096 to 16777216",
+		"scep:\n  max-body: 999999999":                "max-body: not from",
+		"scep:\n  retry-after: 10ms":                  "retry-after: not from 1s to 24h",
+		"scep:\n  legacies: [des]":                    `did you mean "legacy"`,
 	} {
 		var f file
 		if err := strictyaml.Decode("muster.yaml", []byte(text), &f); err == nil || !strings.Contains(err.Error(), want) {

@@ -27,10 +27,10 @@ type Exchange struct {
 	Answered bool   // Write sets it
 }
 
-// New begins an exchange with a Request of which ID, Protocol, POP (none), Source and Received are filled in.
+// New begins an exchange with a Request of which ID, Protocol, POP (none), Source, Proxy and Received are filled in.
 func New(w http.ResponseWriter, r *http.Request, protocol gateway.Protocol, now time.Time, log *slog.Logger) Exchange {
 	return Exchange{W: w, R: r, Log: log, Request: &gateway.Request{
-		ID: gateway.NewID(now), Protocol: protocol, POP: gateway.POPNone, Source: source(r.RemoteAddr), Received: now,
+		ID: gateway.NewID(now), Protocol: protocol, POP: gateway.POPNone, Source: source(r.RemoteAddr), Proxy: gateway.ProxyOf(r.Context()), Received: now,
 	}}
 }
 

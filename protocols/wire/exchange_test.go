@@ -31,6 +31,14 @@ func TestNew(t *testing.T) {
 	}
 }
 
+func TestNewThroughAProxy(t *testing.T) {
+	r := httptest.NewRequest("GET", "/", nil)
+	x, _, _ := begin(r.WithContext(gateway.ThroughProxy(r.Context(), "edge")))
+	if x.Request.Proxy != "edge" {
+		t.Errorf("%+v", x.Request)
+	}
+}
+
 func TestSource(t *testing.T) {
 	for remote, want := range map[string]string{
 		"192.0.2.1:443": "192.0.2.1", "[2001:db8::1]:443": "2001:db8::1", "[::ffff:192.0.2.1]:80": "192.0.2.1",
