@@ -15,7 +15,7 @@ func TestOpenStates(t *testing.T) {
 	for _, s := range []gateway.State{
 		gateway.StateRefused, gateway.StateHeld, gateway.StateIssuing, gateway.StateUnknown, gateway.StateWaiting,
 		gateway.StateStuck, gateway.StateUnconfirmed, gateway.StateIssued, gateway.StateRejected, gateway.StateFailed,
-		gateway.StateDenied, gateway.StateRevoked, gateway.StateForwarded,
+		gateway.StateDenied, gateway.StateRevoked, gateway.StateForwarded, gateway.StateApproved,
 	} {
 		if s.Open() {
 			want = append(want, string(s))
