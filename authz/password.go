@@ -12,13 +12,11 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
-	"github.com/muster-pki/muster/gateway/passhash"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
@@ -27,7 +25,7 @@ import (
 type PasswordConfig struct {
 	// Users maps user names to hashed passwords: "{sha256}..." for generated secrets of at least 128 random bits,
 	// "$argon2id$..." for people's passwords, "{digest-sha-256}REALM:..." for those that HTTP Digest is to take: the realm is the
-	// endpoint's name. A fast hash, whoever reads it can log in by Digest.
+	// endpoint's name. A fast hash, by which one can log in, so that it is sealed.
 	Users map[string]string `yaml:"users"`
 	// File holds further users, one `name:hash` a line; empty lines and lines that begin with # are skipped. Relative
 	// paths are below the configuration's folder. A user can have a digest form for each realm beside one other form; Basic is
@@ -75,15 +73,16 @@ type Password struct {
 	limit   *limiter
 	now     func() time.Time
 	hashing *Hashing
+	open    func(sealed []byte, context ...string) ([]byte, error)
 	pick    [32]byte // keys the choice among dummies
 }
 
-// NewPassword reads the users. hashing is shared by all password stages of the process. now is the clock.
-func NewPassword(c PasswordConfig, dir string, hashing *Hashing, now func() time.Time) (*Password, error) {
-	if hashing == nil || now == nil {
-		return nil, errors.New("password: no hashing or clock given")
+// NewPassword reads the users. hashing is shared by all password stages of the process, opener opens digest forms. now is the clock.
+func NewPassword(c PasswordConfig, dir string, hashing *Hashing, opener Opener, now func() time.Time) (*Password, error) {
+	if hashing == nil || opener == nil || now == nil {
+		return nil, errors.New("password: no hashing, opener or clock given")
 	}
-	s := &Password{users: make(map[string]*entry), digests: make(map[string]digestForms), now: now, hashing: hashing}
+	s := &Password{users: make(map[string]*entry), digests: make(map[string]digestForms), now: now, hashing: hashing, open: opener.Open}
 	rand.Read(s.pick[:]) //nolint:errcheck // crypto/rand.Read never fails (Go 1.24)
 	names := make([]string, 0, len(c.Users))
 	for name := range c.Users {
@@ -118,27 +117,13 @@ func NewPassword(c PasswordConfig, dir string, hashing *Hashing, now func() time
 }
 
 func (s *Password) addFile(dir, path string) error {
-	digests := false
-	err := eachEntry(dir, path, func(line string) error {
+	return eachEntry(dir, path, func(line string) error {
 		name, hash, ok := strings.Cut(line, ":")
 		if !ok {
 			return errors.New("want name:hash")
 		}
-		digests = digests || passhash.IsDigest(hash)
 		return s.add(name, hash)
 	})
-	if err != nil || !digests {
-		return err
-	}
-	// RFC 7616 section 5.2: such a file is to be protected as if the passwords stood in it.
-	info, err := os.Stat(resolve(dir, path))
-	if err != nil {
-		return fmt.Errorf("file: %w", err)
-	}
-	if err := checkPrivate(path, info); err != nil {
-		return fmt.Errorf("file: a digest form is as good as its password: %w", err)
-	}
-	return nil
 }
 
 func (s *Password) add(name, hash string) error {

@@ -11,18 +11,12 @@ import (
 	"github.com/muster-pki/muster/gateway/passhash"
 )
 
-// HashDigest returns the entry of a password for PasswordConfig.Users with which HTTP Digest can be compared, for this user and
-// realm: "{digest-sha-256}REALM:" and H(user:realm:password) in hexadecimal. The password has 1 to 1024 bytes.
-func HashDigest(user, realm string, password []byte) (string, error) {
-	return passhash.Digest(user, realm, password)
-}
-
 // digestForms are a user's digest forms, by realm.
 type digestForms map[string][]byte
 
 // addDigest takes a digest form; taken is false for an entry of another form.
 func (s *Password) addDigest(name, hash string) (taken bool, err error) {
-	realm, ha1, ok, err := passhash.ParseDigest(hash)
+	realm, ha1, ok, err := passhash.OpenDigest(hash, name, s.open)
 	switch {
 	case !ok:
 		return false, nil

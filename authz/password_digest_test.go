@@ -3,14 +3,14 @@ package authz
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
-	"os"
+	"encoding/base64"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/passhash"
+	"github.com/muster-pki/muster/gateway/seal"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
@@ -23,9 +23,19 @@ func digest(user, realm, password string) *gateway.Request {
 	return r
 }
 
+// testSealer is the key that these tests' forms are sealed with.
+func testSealer(t testing.TB) *seal.Sealer {
+	t.Helper()
+	s, err := seal.New(bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 func form(t *testing.T, user, realm, password string) string {
 	t.Helper()
-	s, err := HashDigest(user, realm, []byte(password))
+	s, err := passhash.Digest(user, realm, []byte(password), testSealer(t).Seal)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,8 +45,8 @@ func form(t *testing.T, user, realm, password string) string {
 func TestPasswordDigest(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "users", []byte("anna:"+form(t, "anna", "plant", "correct horse")+"\nanna:"+form(t, "anna", "ran", "correct horse")+
-		"\nanna:"+anna()+"\notto:"+form(t, "otto", "plant", "otto's")+"\nfactory:"+HashSecret([]byte(secret))+"\nfactory:"+form(t, "factory", "plant", secret)+"\n"))
-	s, err := NewPassword(PasswordConfig{File: "users", Users: map[string]string{"basic": anna()}}, dir, NewHashing(2), atNoon)
+		"\nanna:"+anna()+"\notto:"+form(t, "otto", "plant", "otto's")+"\nfactory:"+HashSecret([]byte(secret))+"\nfactory:"+form(t, "factory", "plant", secret)+"\nlong:"+form(t, "long", "plant", strings.Repeat("x", maxPassword))+"\n"))
+	s, err := NewPassword(PasswordConfig{File: "users", Users: map[string]string{"basic": anna()}}, dir, NewHashing(2), testSealer(t), atNoon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,6 +67,8 @@ func TestPasswordDigest(t *testing.T) {
 		"no form for the realm":               {digest("otto", "ran", "otto's"), `user "otto" has no digest form for the realm "ran"`, false},
 		"no form at all":                      {digest("basic", "plant", "correct horse"), `user "basic" has no digest form for the realm "plant"`, false},
 		"the stored form in place of a proof": {basic("otto", form(t, "otto", "plant", "otto's")), "wrong password", false},
+		"as long as can be":                   {basic("long", strings.Repeat("x", maxPassword)), `user "long"`, true},
+		"longer, beginning with the password": {basic("long", strings.Repeat("x", maxPassword+1)), `wrong password for user "long"`, false},
 		"oversize":                            {basic("otto", "otto's"+strings.Repeat("x", 5000)), "wrong password", false},
 	} {
 		g := &gateway.Grant{}
@@ -82,7 +94,7 @@ func TestPasswordDigest(t *testing.T) {
 func TestPasswordDigestFormsOfTwoPasswords(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "users", []byte("anna:"+form(t, "anna", "plant", "old")+"\nanna:"+anna()+"\n"))
-	s, err := NewPassword(PasswordConfig{File: "users"}, dir, NewHashing(2), atNoon)
+	s, err := NewPassword(PasswordConfig{File: "users"}, dir, NewHashing(2), testSealer(t), atNoon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,38 +152,28 @@ func TestPasswordDigestWorkIsTheSame(t *testing.T) {
 
 func TestPasswordDigestConfigErrors(t *testing.T) {
 	good := form(t, "anna", "plant", "correct horse")
+	another, err := seal.New(bytes.Repeat([]byte{8}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	otherKey, err := passhash.Digest("anna", "plant", []byte("correct horse"), another.Seal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty := "{digest-sha-256}plant:" + base64.StdEncoding.EncodeToString(testSealer(t).Seal(passhash.HA1("anna", "plant", nil), "digest", "anna", "plant"))
 	dir := t.TempDir()
 	write(t, dir, "twice", []byte("anna:"+good+"\nanna:"+good+"\n"))
 	for want, c := range map[string]PasswordConfig{
-		`twice:2: user "anna" stands twice with a digest form for the realm "plant"`: {File: "twice"},
-		`user "anna": after {digest-sha-256}`:                                        {Users: map[string]string{"anna": good[:len(good)-2]}},
-		`user "anna": a realm`:                                                       {Users: map[string]string{"anna": "{digest-sha-256}:" + good[len(good)-64:]}},
-		`user "anna" has a digest form of an empty password`: {Users: map[string]string{
-			"anna": "{digest-sha-256}plant:" + hex.EncodeToString(passhash.HA1("anna", "plant", nil))}},
+		`twice:2: user "anna" stands twice with a digest form for the realm "plant"`:                   {File: "twice"},
+		`user "anna": after {digest-sha-256}`:                                                          {Users: map[string]string{"anna": good[:len(good)-3] + "!"}},
+		`user "anna": a realm`:                                                                         {Users: map[string]string{"anna": strings.Replace(good, "plant", "", 1)}},
+		`user "otto": the digest form for the realm "plant"`:                                           {Users: map[string]string{"otto": good}},
+		`user "anna": the digest form for the realm "ran"`:                                             {Users: map[string]string{"anna": strings.Replace(good, "plant", "ran", 1)}},
+		"make it anew by `muster password --digest plant --user anna`: seal: sealed under another key": {Users: map[string]string{"anna": otherKey}},
+		`user "anna" has a digest form of an empty password`:                                           {Users: map[string]string{"anna": empty}},
 	} {
-		_, err := NewPassword(c, dir, NewHashing(1), atNoon)
+		_, err := NewPassword(c, dir, NewHashing(1), testSealer(t), atNoon)
 		wantError(t, err, want)
-	}
-}
-
-// A file with digest forms is one with secrets (RFC 7616 section 5.2); one without may be read by everybody, whatever stands in `users`.
-func TestPasswordDigestFileIsPrivate(t *testing.T) {
-	dir := t.TempDir()
-	for name, c := range map[string]struct {
-		text    string
-		mode    os.FileMode
-		refused bool
-	}{
-		"owner": {"otto:" + form(t, "otto", "plant", "x"), 0o600, false}, "group": {"otto:" + form(t, "otto", "plant", "x"), 0o640, false},
-		"others": {"otto:" + form(t, "otto", "plant", "x"), 0o644, true}, "no digest form": {"otto:" + HashSecret([]byte(secret)), 0o644, false},
-	} {
-		if err := os.Chmod(write(t, dir, name, []byte(c.text)), c.mode); err != nil {
-			t.Fatal(err)
-		}
-		_, err := NewPassword(PasswordConfig{File: name, Users: map[string]string{"anna": form(t, "anna", "plant", "x")}}, dir, NewHashing(1), atNoon)
-		if (err != nil) != c.refused || c.refused && !strings.Contains(err.Error(), "others has mode 0644: others may not have access to a secret (chmod 600)") {
-			t.Errorf("%s: %v", name, err)
-		}
 	}
 }
 

@@ -28,7 +28,7 @@ var anna = sync.OnceValue(func() string {
 
 func newPassword(t *testing.T, c PasswordConfig, now func() time.Time) *Password {
 	t.Helper()
-	s, err := NewPassword(c, t.TempDir(), NewHashing(2), now)
+	s, err := NewPassword(c, t.TempDir(), NewHashing(2), testSealer(t), now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +236,7 @@ func TestHashingIsBounded(t *testing.T) {
 func TestPasswordFile(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "users", []byte("# the plant\n\nfactory:"+HashSecret([]byte(secret))+"\r\nanna:"+anna()+"\n"))
-	s, err := NewPassword(PasswordConfig{File: "users"}, dir, NewHashing(2), atNoon)
+	s, err := NewPassword(PasswordConfig{File: "users"}, dir, NewHashing(2), testSealer(t), atNoon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,13 +270,13 @@ func TestPasswordConfigErrors(t *testing.T) {
 		`device: "serial"`:               {Users: one, Device: "serial"},
 		"limit:":                         {Users: one, Limit: PasswordLimit{Burst: -1}},
 	} {
-		_, err := NewPassword(c, dir, NewHashing(1), atNoon)
+		_, err := NewPassword(c, dir, NewHashing(1), testSealer(t), atNoon)
 		wantError(t, err, want)
 		if err != nil && strings.Contains(err.Error(), "hunter22") {
 			t.Errorf("the error holds the password: %v", err)
 		}
 	}
-	if _, err := NewPassword(PasswordConfig{Users: one}, dir, nil, atNoon); err == nil {
+	if _, err := NewPassword(PasswordConfig{Users: one}, dir, nil, testSealer(t), atNoon); err == nil {
 		t.Error("made without a bound on hashing")
 	}
 }
@@ -313,7 +313,7 @@ func FuzzParseEntry(f *testing.F) {
 
 // BenchmarkPassword is what a log-in costs.
 func BenchmarkPassword(b *testing.B) {
-	s, err := NewPassword(PasswordConfig{Users: map[string]string{"anna": anna(), "factory": HashSecret([]byte(secret))}}, "", NewHashing(2), time.Now)
+	s, err := NewPassword(PasswordConfig{Users: map[string]string{"anna": anna(), "factory": HashSecret([]byte(secret))}}, "", NewHashing(2), testSealer(b), time.Now)
 	if err != nil {
 		b.Fatal(err)
 	}

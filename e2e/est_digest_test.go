@@ -1,17 +1,37 @@
 package e2e
 
 import (
+	"bytes"
+	"encoding/base64"
 	"fmt"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/muster-pki/muster/gateway/passhash"
+	"github.com/muster-pki/muster/gateway/seal"
 )
+
+// digestSealKey is the key file of a gateway with users for HTTP Digest.
+var digestSealKey = base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)) + "\n"
+
+// digestForm is what `muster password --digest` makes with that key.
+func digestForm(t *testing.T, user, realm, password string) string {
+	t.Helper()
+	sealer, err := seal.New(bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	form, err := passhash.Digest(user, realm, []byte(password), sealer.Seal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return form
+}
 
 // CONFORMANCE, EST, Authentication: HTTP Digest (RFC 7616, SHA-256) where the endpoint offers it, with curl.
 func TestDigest(t *testing.T) {
-	form := func(user, realm, password string) string {
-		return "{digest-sha-256}" + realm + ":" + sha256Hex(user+":"+realm+":"+password)
-	}
+	form := func(user, realm, password string) string { return digestForm(t, user, realm, password) }
 	g := configured(t, onLocalCA+`
 profiles:
   any: {backend: local}
@@ -39,7 +59,7 @@ endpoints:
     listeners: [https]
     profile: any
     enroll: [{password: {file: users}}, {names: {}}]
-`, "users", "alice:"+form("alice", "plant", "alice's")+"\nalice:"+form("alice", "strict", "alice's")+"\nbob:{sha256}"+sha256Hex("bob's")+"\n")
+`, "users", "alice:"+form("alice", "plant", "alice's")+"\nalice:"+form("alice", "strict", "alice's")+"\nbob:{sha256}"+sha256Hex("bob's")+"\n", "seal.key", digestSealKey)
 	dir := t.TempDir()
 	g.sh(dir, `for d in a b; do openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $d.key -subj /CN=device-$d -outform DER 2>/dev/null | openssl base64 -A > $d.b64; done`)
 	// curl runs it as a device does, and returns status and body; what curl sent and read stands in trace.

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -258,16 +257,4 @@ func TestOneM2MPasswordDigest(t *testing.T) {
 	if !strings.Contains(out, "30028600") || !strings.Contains(out, "URI://m2m.example.com/S98822") {
 		t.Error(out)
 	}
-}
-
-// digestForm is what `muster password` makes for HTTP Digest.
-func digestForm(t *testing.T, user, realm, password string) string {
-	t.Helper()
-	cmd := exec.Command(binary, "password", "--user", user, "--digest", realm)
-	cmd.Stdin = strings.NewReader(password + "\n")
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(string(out))
 }

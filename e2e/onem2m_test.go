@@ -57,6 +57,7 @@ bare,SN-0005,,,,
 stray,SN-0006,cse6.in-cse.elsewhere.example,,,
 ae7,SN-0007,,//m2m.example.com/S98827,,correct-horse-battery-staple-7
 ae8,SN-0008,,//m2m.example.com/S98828,,correct-horse-battery-staple-8
+strayed,SN-0010,,//elsewhere.example/S1,,
 `
 
 // enrolmentFunction starts configs/onem2m-mef.yaml as it stands, but for its addresses, the place of its data, and the changes given (old,
@@ -79,7 +80,7 @@ func enrolmentFunction(t *testing.T, changes ...string) (g *instance, dir string
 		}
 		changed = strings.Replace(changed, changes[i], changes[i+1], 1)
 	}
-	for name, content := range map[string]string{"gateway.yaml": changed, "onem2m.csv": mefInventory} {
+	for name, content := range map[string]string{"gateway.yaml": changed, "onem2m.csv": mefInventory, "seal.key": digestSealKey} {
 		if err := os.WriteFile(filepath.Join(data, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +100,7 @@ func enrolmentFunction(t *testing.T, changes ...string) (g *instance, dir string
 		"MUSTER_HTTP": "http://" + local("scep"), "MUSTER_HTTPS": "https://" + local("mef"), "MUSTER_MEF": local("mef"),
 		"MUSTER_CA": filepath.Join(data, "ca", "roots.pem"), "MUSTER_DATA": data, "MUSTER": binary, "VENDOR": dir,
 	}
-	if out := g.muster("device", "import", filepath.Join(data, "onem2m.csv")); !strings.Contains(out, "imported 8 devices") {
+	if out := g.muster("device", "import", filepath.Join(data, "onem2m.csv")); !strings.Contains(out, "imported 9 devices") {
 		t.Fatal(out)
 	}
 	g.sh(dir, `cp "$MUSTER_CA" root.pem`)
@@ -178,6 +179,9 @@ func TestOneM2MEnrolment(t *testing.T) {
 		t.Error(out)
 	}
 	g.refused("400"+answer, "400", "", `dNSName "cse6.in-cse.elsewhere.example" is outside of the name constraints of "Muster m2m Issuing CA", which permit m2m.example.com`)
+	// An AE-ID is held against them by the gateway (clause 10.1.1.5): relying parties read constraints of DNS names past URIs.
+	g.refused(g.sh(dir, mefShell+`vendor dev10 SN-0010; `+ecKey+`n10.key; enrol dev10 n10.key /CN=x URI://elsewhere.example/S1 simpleenroll n10`), "403",
+		"the identifier registered for this client is outside of what the CA may certify", `the service provider "elsewhere.example" is outside of the name constraints of CN=Muster m2m Issuing CA`)
 }
 
 // Who gets no certificate of another's identifier, or none at all; each refusal says why to the operator, and less to the client.

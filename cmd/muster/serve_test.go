@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"io"
 	"net"
@@ -15,6 +17,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/muster-pki/muster/gateway/passhash"
+	"github.com/muster-pki/muster/gateway/seal"
 )
 
 // where is the address that the log tells of a listener, the latest.
@@ -289,6 +294,10 @@ func TestExamplesStart(t *testing.T) {
 			{"scep", "/scep?operation=GetCACert", 200}, {"scep", "/scep/phones/pkiclient.exe?operation=GetCACaps", 200}, {"scep", "/scep/routers?operation=GetCACert", 200},
 			{"ops", "/scep?operation=GetCACert", 404},
 		},
+		"ios-mdm.yaml": {
+			{"scep", "/ota/ota/profile", 200}, {"scep", "/ota/ota/trust", 200}, {"scep", "/ota/ota", 405}, {"scep", "/ota/ota/check", 403}, {"scep", "/scep/phones?operation=GetCACert", 200},
+			{"ops", "/ota/ota/profile", 404},
+		},
 		// An MEF's clients have a certificate on every operation.
 		"onem2m-mef.yaml": {
 			{"mef", "/.well-known/est/cacerts", 403}, {"mef", "/.well-known/est/mef/csrattrs", 403}, {"mef", "/.well-known/est/mef-password/cacerts", 200},
@@ -349,11 +358,45 @@ func TestPasswordCommand(t *testing.T) {
 }
 
 func TestPasswordCommandForDigest(t *testing.T) {
-	cmd := command("password", "--user", "Mufasa", "--digest", "http-auth@example.org")
-	cmd.Stdin = strings.NewReader("Circle of Life\n")
-	// RFC 7616 section 3.9.1
-	if out, err := cmd.Output(); err != nil || string(out) != "{digest-sha-256}http-auth@example.org:7987c64c30e25f1b74be53f966b49b90f2808aa92faf9a00262392d7b4794232\n" {
-		t.Errorf("%v %q", err, out)
+	folder, configured := t.TempDir(), t.TempDir()
+	key := write(t, configured, "key", base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32))+"\n")
+	if err := os.Chmod(key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config := write(t, configured, "muster.yaml", "seal: {file: key}\n"+good)
+	for keyFile, where := range map[string][]string{
+		filepath.Join(folder, sealKey): {"--data", folder}, // made here, as the gateway does
+		key:                            {"--config", config},
+	} {
+		cmd := command(append([]string{"password", "--user", "Mufasa", "--digest", "http-auth@example.org"}, where...)...)
+		cmd.Stdin = strings.NewReader("Circle of Life\n")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v %s", where, err, out)
+		}
+		sealer, err := seal.Load(keyFile, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// RFC 7616 section 3.9.1
+		_, ha1, _, err := passhash.OpenDigest(strings.TrimSpace(string(out)), "Mufasa", sealer.Open)
+		if err != nil || hex.EncodeToString(ha1) != "7987c64c30e25f1b74be53f966b49b90f2808aa92faf9a00262392d7b4794232" {
+			t.Errorf("%v: %x %v", where, ha1, err)
+		}
+	}
+	// The configuration of a data directory is found there.
+	cmd := command("password", "--user", "anna", "--digest", "plant", "--data", configured)
+	cmd.Stdin = strings.NewReader("correct horse\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v %s", err, out)
+	}
+	if _, err := os.Stat(filepath.Join(configured, sealKey)); err == nil {
+		t.Error("a key was made beside the configured one")
+	}
+	cmd = command("password", "--user", "anna", "--digest", "plant", "--data", filepath.Join(folder, "nowhere"))
+	cmd.Stdin = strings.NewReader("correct horse\n")
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "--config FILE, or --data DIR") {
+		t.Errorf("%v %s", err, out)
 	}
 	for _, arguments := range [][]string{{"--digest", "plant"}, {"--user", "anna"}, {"--user", "an:na", "--digest", "plant"}, {"--user", "anna", "--digest", ""}} {
 		cmd := command(append([]string{"password"}, arguments...)...)

@@ -70,7 +70,7 @@ endpoints:
 `
 
 const users = `{ printf 'factory:'; echo 'pass word' | "$MUSTER" password; } >users
-for realm in digest both; do printf 'factory:'; echo 'pass word' | "$MUSTER" password --digest $realm --user factory; done >digest-users
+for realm in digest both; do printf 'factory:'; echo 'pass word' | "$MUSTER" password --data . --digest $realm --user factory; done >digest-users
 { printf 'basic:'; echo 'pass word' | "$MUSTER" password; } >>digest-users
 `
 

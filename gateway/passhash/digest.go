@@ -2,7 +2,7 @@ package passhash
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -23,38 +23,51 @@ func HA1(user, realm string, password []byte) []byte {
 	return h.Sum(nil)
 }
 
+// sealedDigest is what a digest form is sealed for, followed by user and realm.
+const sealedDigest = "digest"
+
 // Digest returns the form of a password that HTTP Digest can be compared with: "{digest-sha-256}", the realm, a colon, and HA1
-// in hexadecimal. It is a fast hash, and who has it can log in by Digest: it is to be kept as the password is. The password has
-// 1 to MaxPassword bytes.
-func Digest(user, realm string, password []byte) (string, error) {
+// in base64, sealed for this user and realm: it is a fast hash, and who has it can log in by Digest. seal is seal.Sealer's. The
+// password has 1 to MaxPassword bytes.
+func Digest(user, realm string, password []byte, seal func(secret []byte, context ...string) []byte) (string, error) {
 	if len(password) == 0 || len(password) > MaxPassword {
 		return "", fmt.Errorf("a password has 1 to %d bytes", MaxPassword)
 	}
-	// RFC 7616 section 3.4.2 puts colons between the parts, and none may be in the first two.
-	if user == "" || strings.Contains(user, ":") {
-		return "", errors.New("a user name has no colon, and is not empty")
-	}
-	if err := checkRealm(realm); err != nil {
+	if err := CheckDigest(user, realm); err != nil {
 		return "", err
 	}
-	return digestPrefix + realm + ":" + hex.EncodeToString(HA1(user, realm, password)), nil
+	return digestPrefix + realm + ":" + base64.StdEncoding.EncodeToString(seal(HA1(user, realm, password), sealedDigest, user, realm)), nil
 }
 
-// IsDigest reports whether it is of the form that Digest makes, right or not.
-func IsDigest(s string) bool { return strings.HasPrefix(s, digestPrefix) }
+// CheckDigest says what is wrong with a user or realm for which a digest form is to be made.
+func CheckDigest(user, realm string) error {
+	// RFC 7616 section 3.4.2 puts colons between the parts, and none may be in the first two.
+	if user == "" || strings.Contains(user, ":") {
+		return errors.New("a user name has no colon, and is not empty")
+	}
+	return checkRealm(realm)
+}
 
-// ParseDigest reads what Digest makes; ok is false for another form. Its errors hold nothing of the hash.
-func ParseDigest(s string) (realm string, ha1 []byte, ok bool, err error) {
+// OpenDigest reads what Digest makes for the user; ok is false for another form. open is seal.Sealer's. Its errors hold nothing
+// of the hash.
+func OpenDigest(s, user string, open func(sealed []byte, context ...string) ([]byte, error)) (realm string, ha1 []byte, ok bool, err error) {
 	rest, ok := strings.CutPrefix(s, digestPrefix)
 	if !ok {
 		return "", nil, false, nil
 	}
-	realm, digits, _ := strings.Cut(rest, ":")
+	realm, text, _ := strings.Cut(rest, ":")
 	if err := checkRealm(realm); err != nil {
 		return "", nil, true, err
 	}
-	if ha1, err = hex.DecodeString(digits); err != nil || len(ha1) != sha256.Size {
-		return "", nil, true, errors.New("after {digest-sha-256} come the realm, a colon and 64 hexadecimal digits")
+	sealed, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(sealed) == 0 {
+		return "", nil, true, errors.New("after {digest-sha-256} come the realm, a colon and base64")
+	}
+	if ha1, err = open(sealed, sealedDigest, user, realm); err != nil {
+		return "", nil, true, fmt.Errorf("the digest form for the realm %q does not open: make it anew by `muster password --digest %s --user %s`: %w", realm, realm, user, err)
+	}
+	if len(ha1) != sha256.Size {
+		return "", nil, true, errors.New("what is sealed in the digest form is no SHA-256")
 	}
 	return realm, ha1, true, nil
 }

@@ -35,7 +35,7 @@ func (x *exchange) challenges() []string {
 		all = append(all, x.digestChallenge())
 	}
 	if x.endpoint.Config.Offers(HTTPAuthBasic) {
-		all = append(all, `Basic realm="`+x.endpoint.Name+`", charset="UTF-8"`) // RFC 7617 section 2
+		all = append(all, `Basic realm="`+x.endpoint.Name+`", charset="UTF-8"`) // RFC 7617 section 2.1
 	}
 	if fromLibest(x.R.UserAgent()) {
 		slices.Reverse(all)

@@ -267,6 +267,30 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// Of two requests with one answer, which run at once, one has it.
+func TestAnswerAtOnce(t *testing.T) {
+	w, _ := digestWorld(t)
+	client := w.client(nil, nil, nil)
+	const path = root + "/simpleenroll"
+	body := b64(makeCSR(t, csrOptions{key: newP256()}))
+	nonce, _ := challenged(t, send(t, client, w.enrollment(path, body)))
+	post := func() int {
+		r := w.enrollment(path, body)
+		r.Header.Set("Authorization", authorization("anna", "ran", "geheim", nonce, "00000001", "POST", path))
+		return send(t, client, r).StatusCode
+	}
+	var inner atomic.Int64
+	w.gateway.enroll = func(r *gateway.Request) (*gateway.Result, error) {
+		if inner.CompareAndSwap(0, 1) { // the other comes in between
+			inner.Store(int64(post()))
+		}
+		return w.signByDigest(r)
+	}
+	if outer := post(); outer != 401 || inner.Load() != 200 {
+		t.Errorf("%d, and in between %d", outer, inner.Load())
+	}
+}
+
 // RFC 7030 section 3.2.1 asks for TLS; nothing is offered in clear.
 func TestNoDigestInClear(t *testing.T) {
 	w, _ := digestWorld(t)
@@ -284,7 +308,11 @@ func TestAskingWithCertificate(t *testing.T) {
 	w, _ := digestWorld(t)
 	cert, key := w.device("device-1")
 	r := w.enrollment(root+"/simplereenroll", nil)
-	challenged(t, send(t, w.client(cert, key, nil), r))
+	got := send(t, w.client(cert, key, nil), r)
+	challenged(t, got)
+	if !strings.HasPrefix(got.body, "no password and no request were sent") {
+		t.Errorf("%q", got.body)
+	}
 	w.gateway.accepts = false
 	if got := send(t, w.client(cert, key, nil), w.enrollment(root+"/simplereenroll", nil)); got.StatusCode != 400 {
 		t.Errorf("where no password counts: %d %s", got.StatusCode, got.body)
