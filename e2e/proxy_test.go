@@ -85,8 +85,40 @@ http {
 }
 `
 
+// What docs/tls.md has nginx say of its clients is what runs here.
+func TestProxyNginxAsDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/tls.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, printed, _ := strings.Cut(string(page), "```nginx\n")
+	printed, _, _ = strings.Cut(printed, "```")
+	words := func(line string) string { return strings.Join(strings.Fields(line), " ") }
+	runs := map[string]bool{}
+	for line := range strings.Lines(nginxConfig) {
+		runs[words(line)] = true
+	}
+	said := 0
+	for line := range strings.Lines(printed) {
+		if line = words(line); strings.HasPrefix(line, "proxy_set_header ") || strings.HasPrefix(line, "ssl_verify_client ") {
+			if said++; !runs[line] {
+				t.Errorf("docs/tls.md has nginx do what no test does: %s", line)
+			}
+		}
+	}
+	if said != 4 {
+		t.Errorf("docs/tls.md has %d lines for nginx, want 4", said)
+	}
+}
+
 // nginx runs it in front of the gateway's listener http, in the folder, and returns where it listens.
 func (g *instance) nginx(dir string) (overTLS, clear string) {
+	g.t.Helper()
+	return g.nginxOn(dir, nginxConfig)
+}
+
+// nginxOn is nginx with another configuration.
+func (g *instance) nginxOn(dir, config string) (overTLS, clear string) {
 	g.t.Helper()
 	var addresses []string
 	for range 2 {
@@ -98,7 +130,7 @@ func (g *instance) nginx(dir string) (overTLS, clear string) {
 		l.Close()
 	}
 	g.sh(dir, `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout edge.key -out edge.pem -subj /CN=edge -addext subjectAltName=IP:127.0.0.1 -days 2 2>/dev/null`)
-	conf := strings.NewReplacer("DIR", dir, "TLSPORT", addresses[0], "PORT", addresses[1], "TLSGATEWAY", g.env["MUSTER_HTTPS"], "GATEWAY", g.env["MUSTER_HTTP"]).Replace(nginxConfig)
+	conf := strings.NewReplacer("DIR", dir, "TLSPORT", addresses[0], "PORT", addresses[1], "TLSGATEWAY", g.env["MUSTER_HTTPS"], "GATEWAY", g.env["MUSTER_HTTP"]).Replace(config)
 	if err := os.WriteFile(filepath.Join(dir, "nginx.conf"), []byte(conf), 0o600); err != nil {
 		g.t.Fatal(err)
 	}

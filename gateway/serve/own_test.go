@@ -37,7 +37,7 @@ func (ca *testCA) usage() x509.KeyUsage {
 	return ca.certify
 }
 
-func newTestCA(t *testing.T) *testCA {
+func newTestCA(t testing.TB) *testCA {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

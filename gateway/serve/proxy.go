@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
@@ -68,8 +69,25 @@ func (l *Listener) checkProxies() error {
 			return fmt.Errorf("proxies.%d.name: %q stands twice", i, p.Name)
 		}
 		names[p.Name] = true
+		for j, before := range l.Proxies[:i] {
+			if before.covers(p) {
+				return fmt.Errorf("proxies.%d.addresses: proxies.%d has all of them, and comes first, so that this one would never be it: put it before that one", i, j)
+			}
+		}
 	}
 	return nil
+}
+
+// covers reports whether every peer that is q is p already. Both have been checked.
+func (p *Proxy) covers(q *Proxy) bool {
+	if p.CA != "" || len(q.Addresses) == 0 {
+		return false
+	}
+	outer, _ := networks(p.Addresses)
+	inner, _ := networks(q.Addresses)
+	return !slices.ContainsFunc(inner, func(n netip.Prefix) bool {
+		return !slices.ContainsFunc(outer, func(o netip.Prefix) bool { return o.Bits() <= n.Bits() && o.Contains(n.Addr()) })
+	})
 }
 
 func (p *Proxy) check(overTLS bool) error {
@@ -131,6 +149,9 @@ func networks(list []string) ([]netip.Prefix, error) {
 		if err != nil || p.Masked() != p || p.Addr().Is4In6() {
 			return nil, fmt.Errorf("%q is neither an address nor a network such as 192.0.2.0/24 or 2001:db8::/32", s)
 		}
+		if p.Bits() == 0 {
+			return nil, fmt.Errorf("%q is everybody, who could then be any client: name the proxy's own addresses", s)
+		}
 		all = append(all, p)
 	}
 	return all, nil
@@ -147,14 +168,18 @@ type namedProxy struct {
 	chain    *pkix.ChainPolicy // nil: its certificate does not count
 	form     certForm
 	header   string
+	doubted  atomic.Pointer[time.Time] // when the log last told of a certificate in its name
 }
+
+// doubtEvery is how often the log tells of certificates in a proxy's name that do not count: strangers can show such ones at will.
+const doubtEvery = time.Minute
 
 // Clients is the handler that says who a listener's clients are: it takes away what strangers claim, and puts what a named proxy says
 // of its client into the request, as if the client had come itself: r.RemoteAddr is the client's address, r.TLS the client's TLS,
 // of which only the certificates are known (Version 0, no channel binding), nil where it came without.
 type Clients struct {
 	proxies  []*namedProxy
-	trusted  []netip.Prefix // all proxies'
+	trusted  []netip.Prefix // of the proxies that are known by address alone
 	headers  []string       // that are taken away
 	listener string
 	clock    func() time.Time
@@ -179,9 +204,11 @@ func (l *Listener) Clients(dir, listener string, clock func() time.Time, log *sl
 				return nil, fmt.Errorf("proxies.%d.ca: %w", i, err)
 			}
 			n.chain = &pkix.ChainPolicy{Roots: roots, Known: &pkix.KnownPaths{}}
+		} else {
+			// Where a certificate is wanted too, others may share the network: an address on the way is not the proxy yet.
+			c.trusted = append(c.trusted, nets...)
 		}
 		c.proxies = append(c.proxies, n)
-		c.trusted = append(c.trusted, nets...)
 		c.headers = append(c.headers, n.header)
 	}
 	return c, nil
@@ -250,25 +277,37 @@ func (c *Clients) proxy(r *http.Request) *namedProxy {
 		from = ap.Addr().Unmap().WithZone("")
 	}
 	for _, p := range c.proxies {
-		if (len(p.networks) == 0 || within(p.networks, from)) && (p.chain == nil || p.shown(r.TLS, c.clock())) {
+		if len(p.networks) > 0 && !within(p.networks, from) {
+			continue
+		}
+		now := c.clock()
+		known, err := p.shown(r.TLS, now)
+		if known {
 			return p
+		}
+		if last := p.doubted.Load(); err != nil && (last == nil || now.Sub(*last) >= doubtEvery) && p.doubted.CompareAndSwap(last, &now) {
+			c.log.Warn("a certificate in a proxy's name does not count: who shows it is a client like any other", "listener", c.listener, "proxy", p.Name, "source", r.RemoteAddr, "err", err)
 		}
 	}
 	return nil
 }
 
-// shown reports whether the peer has shown the proxy's certificate.
-func (p *namedProxy) shown(s *tls.ConnectionState, now time.Time) bool {
+// shown reports whether the peer has shown the proxy's certificate, where the proxy has one. The error is about one with its name that does not
+// verify.
+func (p *namedProxy) shown(s *tls.ConnectionState, now time.Time) (bool, error) {
+	if p.chain == nil {
+		return true, nil
+	}
 	if s == nil || len(s.PeerCertificates) == 0 {
-		return false
+		return false, nil
 	}
 	leaf := s.PeerCertificates[0]
 	// Names first: a stranger's chain then costs no signature check.
 	if !slices.ContainsFunc(p.Names, func(name string) bool { return certifies(leaf, name) }) {
-		return false
+		return false, nil
 	}
 	_, err := p.chain.Verify(s.PeerCertificates, now)
-	return err == nil
+	return err == nil, err
 }
 
 // certifies reports whether a name stands in the certificate, as it is: a certificate for *.example.com is not the proxy's.

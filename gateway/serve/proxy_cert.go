@@ -64,9 +64,6 @@ func readRFC9440(h http.Header, _ string) ([]*x509.Certificate, error) {
 	}
 	list := []string{leaf}
 	if rest != "" {
-		if strings.Count(rest, ",") > pkix.MaxChain {
-			return nil, fmt.Errorf("%s: %w", more, errManyCertificates)
-		}
 		list = append(list, strings.Split(rest, ",")...)
 	}
 	var chain []*x509.Certificate
@@ -90,10 +87,10 @@ func readRFC9440(h http.Header, _ string) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// oneDER reads a certificate from base64, with or without padding (RFC 8941 section 4.2.7).
+// oneDER reads a certificate from base64, with or without padding, whatever the bits behind the last byte (RFC 8941 section 4.2.7).
 func oneDER(s string) (*x509.Certificate, error) {
-	der, err := base64.RawStdEncoding.Strict().DecodeString(strings.TrimRight(s, "="))
-	if err != nil || strings.ContainsAny(s, "\r\n") {
+	der, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(s, "="))
+	if err != nil {
 		return nil, errors.New("it is not base64")
 	}
 	c, err := x509.ParseCertificate(der)
@@ -139,12 +136,16 @@ func escapedPEM(v string) ([]*x509.Certificate, error) {
 	return parsePEM([]byte(text), pkix.MaxChain)
 }
 
+// begin is how a certificate begins in PEM (RFC 7468 section 5.1).
+var begin = []byte("-----BEGIN CERTIFICATE-----")
+
 func parsePEM(text []byte, most int) ([]*x509.Certificate, error) {
 	var all []*x509.Certificate
 	for rest := bytes.TrimSpace(text); len(rest) > 0; rest = bytes.TrimSpace(rest) {
 		block, after := pem.Decode(rest)
-		if block == nil || block.Type != "CERTIFICATE" || !bytes.HasPrefix(rest, []byte("-----BEGIN CERTIFICATE-----")) {
-			return nil, errors.New("it does not hold certificates in PEM, and nothing else")
+		// pem.Decode goes on to the next block behind a broken one, whose place another certificate would take.
+		if block == nil || !bytes.HasPrefix(rest, begin) || bytes.Count(rest[:len(rest)-len(after)], []byte("-----BEGIN")) != 1 {
+			return nil, errors.New("certificates in PEM are wanted, and nothing else")
 		}
 		if len(all) == most {
 			return nil, fmt.Errorf("more than %d certificates", most)

@@ -13,12 +13,9 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -145,9 +142,11 @@ func TestProxyForms(t *testing.T) {
 		{"nginx twice", Proxy{ClientCertificate: "nginx"}, []string{"X-SSL-Client-Cert", p, "x-ssl-client-cert", p}, 400, "X-SSL-Client-Cert stands twice"},
 		{"nginx, not escaped well", Proxy{ClientCertificate: "nginx"}, []string{"X-SSL-Client-Cert", p + "%2"}, 400, "percent-encoded"},
 		{"nginx with DER", Proxy{ClientCertificate: "nginx"}, []string{"X-SSL-Client-Cert", der}, 400, "in PEM"},
-		{"nginx with a key", Proxy{ClientCertificate: "nginx"}, []string{"X-SSL-Client-Cert", p + url.QueryEscape("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")}, 400, "nothing else"},
+		{"nginx with a key", Proxy{ClientCertificate: "nginx"}, []string{"X-SSL-Client-Cert", p + url.PathEscape("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")}, 400, "nothing else"},
 		{"nginx with text before it", Proxy{ClientCertificate: "nginx"}, []string{"X-SSL-Client-Cert", "x" + p}, 400, "nothing else"},
 		{"nginx, seventeen", Proxy{ClientCertificate: "nginx"}, []string{"X-SSL-Client-Cert", escaped(leaf) + strings.Repeat(escaped(ca.cert), 16)}, 400, "more than 16"},
+		{"nginx with a line before it", Proxy{ClientCertificate: "nginx"}, []string{"X-SSL-Client-Cert", "x%0A" + p}, 400, "nothing else"},
+		{"nginx, a broken block before another", Proxy{ClientCertificate: "nginx"}, []string{"X-SSL-Client-Cert", url.PathEscape("-----BEGIN CERTIFICATE-----\n!\n") + p}, 400, "nothing else"},
 		{"nginx, a broken certificate", Proxy{ClientCertificate: "nginx"}, []string{"X-SSL-Client-Cert", escaped(&x509.Certificate{Raw: []byte{0x30, 0}})}, 400, "does not hold a certificate"},
 		{"nginx, white space", Proxy{ClientCertificate: "nginx"}, []string{"X-SSL-Client-Cert", "%0A"}, 400, "holds no certificate"},
 
@@ -234,135 +233,12 @@ func TestStrangersCannotSpeakForClients(t *testing.T) {
 	}
 }
 
-func TestProxyByCertificate(t *testing.T) {
-	ca, stranger := newTestCA(t), newTestCA(t)
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "proxy-ca.pem"), []byte(pemOf(ca.cert)), 0o600); err != nil {
-		t.Fatal(err)
+// many are n addresses.
+func many(n int) (all []string) {
+	for i := range n {
+		all = append(all, fmt.Sprintf("10.0.0.%d", i))
 	}
-	certified := func(ca *testCA, dns ...string) *x509.Certificate { return ca.leaf(t, "proxy", dns...) }
-	l := &Listener{Address: ":0", TLS: &TLS{}, Proxies: []*Proxy{{Name: "edge", CA: "proxy-ca.pem", Names: []string{"proxy.example", "2001:db8::1", "spiffe://example/edge"}, ClientCertificate: "rfc9440"}}}
-	if err := l.Check(); err != nil {
-		t.Fatal(err)
-	}
-	c := clientsOf(t, dir, l)
-	if cas := c.CAs(); len(cas) != 1 || !cas[0].Equal(ca.cert) {
-		t.Errorf("TLS is to name %d CAs", len(cas))
-	}
-	device := ca.leaf(t, "device")
-	for _, tc := range []struct {
-		name  string
-		shown []*x509.Certificate
-		known bool
-	}{
-		{"its name", []*x509.Certificate{certified(ca, "proxy.example")}, true},
-		{"its name in capitals", []*x509.Certificate{certified(ca, "Proxy.Example")}, true},
-		{"another of the CA's", []*x509.Certificate{certified(ca, "other.example")}, false},
-		{"a wildcard", []*x509.Certificate{certified(ca, "*.example")}, false},
-		{"a device of the CA's", []*x509.Certificate{device}, false},
-		{"its name by another CA", []*x509.Certificate{certified(stranger, "proxy.example"), stranger.cert}, false},
-		{"nothing", nil, false},
-	} {
-		state := &tls.ConnectionState{Version: tls.VersionTLS13, PeerCertificates: tc.shown}
-		_, says := asks(c, "192.0.2.1:1", state, "Client-Cert", sfBinary(device), "X-Forwarded-Proto", "https", "X-Forwarded-For", "203.0.113.9")
-		if got := strings.HasPrefix(says, "203.0.113.9:0 edge tls/device"); got != tc.known || strings.Contains(says, "edge") != tc.known {
-			t.Errorf("%s: %q", tc.name, says)
-		}
-	}
-	if _, says := asks(c, "192.0.2.1:1", nil, "Client-Cert", sfBinary(device), "X-Forwarded-Proto", "https"); says != "192.0.2.1:1  clear" {
-		t.Errorf("without TLS: %q", says)
-	}
-	// Both are wanted where both are named.
-	l.Proxies[0].Addresses = []string{"192.0.2.7"}
-	c = clientsOf(t, dir, l)
-	state := &tls.ConnectionState{Version: tls.VersionTLS13, PeerCertificates: []*x509.Certificate{certified(ca, "proxy.example")}}
-	for from, known := range map[string]bool{"192.0.2.7:1": true, "[::ffff:192.0.2.7]:1": true, "192.0.2.8:1": false} {
-		if _, says := asks(c, from, state, "X-Forwarded-For", "203.0.113.9"); strings.Contains(says, "edge") != known {
-			t.Errorf("from %s: %q", from, says)
-		}
-	}
-	for file, want := range map[string]string{"none.pem": "proxies.0.ca: ", "": "proxies.0.ca: "} {
-		l.Proxies[0].CA = file
-		if file == "" {
-			l.Proxies[0].CA = "empty.pem"
-			os.WriteFile(filepath.Join(dir, "empty.pem"), nil, 0o600) //nolint:errcheck // read at once
-		}
-		if _, err := l.Clients(dir, "a", time.Now, quiet()); err == nil || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("CA file %q: %v", file, err)
-		}
-	}
-}
-
-func TestNamesOfAProxy(t *testing.T) {
-	spiffe, err := url.Parse("spiffe://example/edge")
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf := &x509.Certificate{Subject: pkix.Name{CommonName: "cn.example"}, DNSNames: []string{"a.example"}, IPAddresses: []net.IP{net.IPv4(192, 0, 2, 1)}, URIs: []*url.URL{spiffe}}
-	for name, want := range map[string]bool{
-		"a.example": true, "A.EXAMPLE": true, "192.0.2.1": true, "::ffff:192.0.2.1": true, "spiffe://example/edge": true,
-		"b.example": false, "192.0.2.2": false, "spiffe://example/edge2": false, "cn.example": false,
-	} {
-		if certifies(leaf, name) != want {
-			t.Errorf("%s: %v", name, !want)
-		}
-	}
-}
-
-func TestClientAddress(t *testing.T) {
-	ca := newTestCA(t)
-	cert := sfBinary(ca.leaf(t, "device"))
-	for _, tc := range []struct {
-		name, form string
-		headers    []string
-		status     int
-		want       string
-	}{
-		{"nothing said", "", nil, 0, "192.0.2.1:1 edge clear"},
-		{"one", "", []string{"X-Forwarded-For", "203.0.113.9"}, 0, "203.0.113.9:0 edge clear"},
-		{"with a port", "", []string{"X-Forwarded-For", "203.0.113.9:55"}, 0, "203.0.113.9:0 edge clear"},
-		{"IPv6", "", []string{"X-Forwarded-For", "2001:db8::9"}, 0, "[2001:db8::9]:0 edge clear"},
-		{"IPv6 in brackets", "", []string{"X-Forwarded-For", "[2001:db8::9]"}, 0, "[2001:db8::9]:0 edge clear"},
-		{"the client's own invention", "", []string{"X-Forwarded-For", "198.51.100.1, x, 203.0.113.9"}, 0, "203.0.113.9:0 edge clear"},
-		{"in two lines", "", []string{"X-Forwarded-For", "198.51.100.1", "X-Forwarded-For", "203.0.113.9"}, 0, "203.0.113.9:0 edge clear"},
-		{"a proxy behind it", "", []string{"X-Forwarded-For", "198.51.100.1, 203.0.113.9, 192.0.2.8"}, 0, "203.0.113.9:0 edge clear"},
-		{"proxies alone", "", []string{"X-Forwarded-For", "192.0.2.9, 192.0.2.8"}, 0, "192.0.2.9:0 edge clear"},
-		{"no address", "", []string{"X-Forwarded-For", "203.0.113.9, unknown"}, 400, `"unknown" is not an address`},
-		{"a zone", "", []string{"X-Forwarded-For", "fe80::1%eth0"}, 400, "is not an address"},
-		{"an empty end", "", []string{"X-Forwarded-For", "203.0.113.9,"}, 400, "is not an address"},
-		{"not looked at", "none", []string{"X-Forwarded-For", "203.0.113.9", "Forwarded", "for=203.0.113.9"}, 0, "192.0.2.1:1 edge clear"},
-		{"https", "", []string{"X-Forwarded-Proto", "HTTPS"}, 0, "192.0.2.1:1 edge tls"},
-		{"http", "", []string{"X-Forwarded-Proto", "http"}, 0, "192.0.2.1:1 edge clear"},
-		{"http and https", "", []string{"X-Forwarded-Proto", "https,http"}, 400, "neither https nor http"},
-		{"https twice", "", []string{"X-Forwarded-Proto", "https", "X-Forwarded-Proto", "https"}, 400, "X-Forwarded-Proto stands twice"},
-		{"a certificate in clear", "", []string{"X-Forwarded-Proto", "http", "Client-Cert", cert}, 400, "did not come over TLS"},
-		{"a certificate over who knows what", "", []string{"Client-Cert", cert}, 400, "did not come over TLS"},
-		{"a certificate that Forwarded calls https", "", []string{"Client-Cert", cert, "Forwarded", "for=203.0.113.9;proto=https"}, 400, "did not come over TLS"},
-
-		{"Forwarded, nothing said", "forwarded", []string{"X-Forwarded-For", "203.0.113.9", "X-Forwarded-Proto", "https"}, 0, "192.0.2.1:1 edge clear"},
-		{"Forwarded", "forwarded", []string{"Forwarded", `For="[2001:db8::9]:44";Proto=https;by=_x;host="a,b;c"`, "Client-Cert", cert}, 0, "[2001:db8::9]:0 edge tls/device"},
-		{"Forwarded, invented", "forwarded", []string{"Forwarded", "for=198.51.100.1;proto=https, for=203.0.113.9"}, 0, "203.0.113.9:0 edge clear"},
-		{"Forwarded by two", "forwarded", []string{"Forwarded", "for=203.0.113.9;proto=https", "Forwarded", "for=192.0.2.8;proto=http"}, 0, "203.0.113.9:0 edge tls"},
-		{"Forwarded, quoted with escapes", "forwarded", []string{"Forwarded", `for="203.0.113.\9"`}, 0, "203.0.113.9:0 edge clear"},
-		{"Forwarded, for twice", "forwarded", []string{"Forwarded", "for=203.0.113.9;for=203.0.113.8"}, 400, "may stand there"},
-		{"Forwarded, hidden", "forwarded", []string{"Forwarded", "for=_hidden"}, 400, "not an address"},
-		{"Forwarded for nobody", "forwarded", []string{"Forwarded", "proto=https"}, 400, "for whom"},
-		{"Forwarded, a client's open quote", "forwarded", []string{"Forwarded", `for="203.0.113.1`, "Forwarded", `for="203.0.113.9"`}, 400, "quote is not closed"},
-		{"Forwarded, a client's escape", "forwarded", []string{"Forwarded", `for="\`, "Forwarded", `for="203.0.113.9";proto=https`}, 400, "Forwarded"},
-		{"Forwarded, half quoted", "forwarded", []string{"Forwarded", `for=203.0.113.9"x"`}, 400, "neither a token nor"},
-		{"Forwarded, gopher", "forwarded", []string{"Forwarded", `for=203.0.113.9;proto=gopher`}, 400, "neither https nor http"},
-	} {
-		c := clientsOf(t, "", &Listener{Proxies: []*Proxy{{Name: "edge", Addresses: []string{"192.0.2.0/24"}, ClientCertificate: "rfc9440", ClientAddress: tc.form}}})
-		status, says := asks(c, "192.0.2.1:1", nil, tc.headers...)
-		if tc.status == 0 && (status != 200 || says != tc.want) || tc.status != 0 && (status != tc.status || !strings.Contains(says, tc.want)) {
-			t.Errorf("%s: %d %q, want %d %q", tc.name, status, says, tc.status, tc.want)
-		}
-	}
-	// The walk ends.
-	c := clientsOf(t, "", &Listener{Proxies: []*Proxy{{Name: "edge", Addresses: []string{"192.0.2.0/24"}}}})
-	if _, says := asks(c, "192.0.2.1:1", nil, "X-Forwarded-For", "203.0.113.9"+strings.Repeat(",192.0.2.5", maxForwarded)); says != "192.0.2.5:0 edge clear" {
-		t.Errorf("a long list: %q", says)
-	}
+	return all
 }
 
 func TestProxyCheck(t *testing.T) {
@@ -375,9 +251,17 @@ func TestProxyCheck(t *testing.T) {
 		{func(p *Proxy) { p.ClientCertificate, p.Header = "nginx", "X-Client" }, ""},
 		{func(p *Proxy) { p.Name = "" }, "proxies.0.name: "},
 		{func(p *Proxy) { p.Name = "a b" }, "proxies.0.name: "},
+		{func(p *Proxy) { p.Name = strings.Repeat("a", 65) }, "proxies.0.name: "},
+		{func(p *Proxy) { p.Addresses = many(65) }, "proxies.0.addresses: at most 64"},
+		{func(p *Proxy) { p.Addresses = []string{"fe80::1%eth0"} }, "proxies.0.addresses: "},
+		{func(p *Proxy) { p.Addresses = []string{"::ffff:10.0.0.0/104"} }, "proxies.0.addresses: "},
+		{func(p *Proxy) { p.ClientCertificate, p.Header = "nginx", "x-ssl-client-cert" }, ""},
+		{func(p *Proxy) { p.ClientCertificate, p.Header = "nginx", strings.Repeat("X", 65) }, "proxies.0.header: "},
 		{func(p *Proxy) { p.Addresses = nil }, "proxies.0.addresses: say how"},
 		{func(p *Proxy) { p.Addresses = []string{"10.0.0.1/8"} }, `proxies.0.addresses: "10.0.0.1/8" is neither`},
 		{func(p *Proxy) { p.Addresses = []string{"proxy.example"} }, "proxies.0.addresses: "},
+		{func(p *Proxy) { p.Addresses = []string{"10.0.0.2", "0.0.0.0/0"} }, `proxies.0.addresses: "0.0.0.0/0" is everybody`},
+		{func(p *Proxy) { p.Addresses = []string{"::/0"} }, `proxies.0.addresses: "::/0" is everybody`},
 		{func(p *Proxy) { p.CA, p.Names = "ca.pem", []string{"x"} }, "proxies.0.ca: the listener has no TLS"},
 		{func(p *Proxy) { p.Names = []string{"x"} }, "proxies.0.names: "},
 		{func(p *Proxy) { p.ClientCertificate = "apache" }, `proxies.0.client-certificate: "apache" is none of`},
@@ -395,9 +279,35 @@ func TestProxyCheck(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", p, err, tc.want)
 		}
 	}
-	withCA := Proxy{Name: "edge", CA: "ca.pem"}
-	if err := (&Listener{Address: ":80", TLS: &TLS{}, Proxies: []*Proxy{&withCA}}).Check(); err == nil || !strings.HasPrefix(err.Error(), "proxies.0.names: ") {
-		t.Errorf("a CA without names: %v", err)
+	for what, names := range map[string][]string{"no name": nil, "an empty name": {"x", ""}} {
+		withCA := Proxy{Name: "edge", CA: "ca.pem", Names: names}
+		if err := (&Listener{Address: ":80", TLS: &TLS{}, Proxies: []*Proxy{&withCA}}).Check(); err == nil || !strings.HasPrefix(err.Error(), "proxies.0.names: ") {
+			t.Errorf("a CA with %s: %v", what, err)
+		}
+	}
+	var crowd []*Proxy
+	for i, a := range many(65) {
+		crowd = append(crowd, &Proxy{Name: fmt.Sprint(i), Addresses: []string{a}})
+	}
+	if err := (&Listener{Address: ":80", Proxies: crowd}).Check(); err == nil || !strings.HasPrefix(err.Error(), "proxies: more than 64") {
+		t.Errorf("65 proxies: %v", err)
+	}
+	for _, tc := range []struct {
+		first, second Proxy
+		shadowed      bool
+	}{
+		{good, Proxy{Addresses: []string{"10.2.0.0/16", "::1"}}, true},
+		{good, Proxy{Addresses: []string{"10.2.3.4"}, CA: "ca.pem", Names: []string{"x"}}, true},
+		{good, Proxy{Addresses: []string{"10.2.0.0/16", "::2"}}, false},
+		{good, Proxy{Addresses: []string{"0.0.0.0/1"}}, false},
+		{good, Proxy{CA: "ca.pem", Names: []string{"x"}}, false},
+		{Proxy{Name: "edge", Addresses: []string{"10.0.0.0/8"}, CA: "ca.pem", Names: []string{"x"}}, Proxy{Addresses: []string{"10.2.3.4"}}, false},
+	} {
+		tc.second.Name = "other"
+		err := (&Listener{Address: ":80", TLS: &TLS{}, Proxies: []*Proxy{&tc.first, &tc.second}}).Check()
+		if (err != nil) != tc.shadowed || err != nil && !strings.HasPrefix(err.Error(), "proxies.1.addresses: proxies.0 has all of them") {
+			t.Errorf("%+v before %+v: %v", tc.first, tc.second, err)
+		}
 	}
 	twice := &Listener{Address: ":80", Proxies: []*Proxy{&good, &good}}
 	if err := twice.Check(); err == nil || !strings.HasPrefix(err.Error(), "proxies.1.name: ") {

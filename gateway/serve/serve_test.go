@@ -322,6 +322,10 @@ func TestListenerCheck(t *testing.T) {
 		{Listener{Address: ":80", TLS: &TLS{Min: "1.3", Max: "1.2"}}, "above"},
 		{Listener{Address: ":80", TLS: &TLS{Min: "1.3", Suites: []string{"ECDHE_ECDSA_AES_128_CBC_SHA256"}}}, "TLS 1.2's"},
 		{Listener{Address: ":80", TLS: &TLS{Suites: []string{"TLS_RSA_WITH_RC4_128_SHA"}}}, "is not a TLS 1.2 suite"},
+		{Listener{Address: ":80", TLS: &TLS{Max: "1.2", Suites: []string{"ECDHE_RSA_AES_128_GCM_SHA256"}}}, "tls.suites: none of them works with the gateway's own"},
+		{Listener{Address: ":80", TLS: &TLS{Suites: []string{"ECDHE_RSA_AES_128_GCM_SHA256"}}}, ""},
+		{Listener{Address: ":80", TLS: &TLS{Max: "1.2", Suites: []string{"ECDHE_RSA_AES_128_GCM_SHA256", "ECDHE_ECDSA_AES_128_GCM_SHA256"}}}, ""},
+		{Listener{Address: ":80", TLS: &TLS{Cert: "x", Key: "x", Max: "1.2", Suites: []string{"ECDHE_RSA_AES_128_GCM_SHA256"}}}, ""},
 		{Listener{Address: ":80", TLS: &TLS{Suites: []string{"TLS_RSA_WITH_AES_128_GCM_SHA256"}}}, "is not a TLS 1.2 suite"},
 		{Listener{Address: ":80", TLS: &TLS{Suites: []string{"ECDHE_ECDSA_AES_128_CBC_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256"}}}, "stands twice"},
 	} {

@@ -55,7 +55,10 @@ func (t *TLS) check() error {
 	if (t.Cert == "") != (t.Key == "") {
 		return errors.New("tls.cert and tls.key belong together: give both, or neither for a certificate of the gateway's own")
 	}
-	_, err := t.base()
+	cfg, err := t.base()
+	if err == nil && t.SelfManaged() && !works(cfg, &ecdsa.PublicKey{}) {
+		return errors.New("tls.suites: none of them works with the gateway's own certificate, whose key is an ECDSA one: name one of ECDSA, or give tls.cert and tls.key")
+	}
 	return err
 }
 
@@ -144,8 +147,10 @@ func (t *TLS) Policy(dir string, own func() *tls.Certificate, cas []*x509.Certif
 	cfg.Time = clock
 	// With RequestClientCert the pool is told to clients and never verified against.
 	cfg.ClientCAs = x509.NewCertPool()
-	for _, ca := range cas {
-		cfg.ClientCAs.AddCert(ca)
+	if nameable(cas) {
+		for _, ca := range cas {
+			cfg.ClientCAs.AddCert(ca)
+		}
 	}
 	if t.Cert == "" {
 		cfg.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -168,7 +173,7 @@ func (t *TLS) Policy(dir string, own func() *tls.Certificate, cas []*x509.Certif
 	if err != nil {
 		return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
 	}
-	if cfg.MaxVersion == tls.VersionTLS12 && len(cfg.CipherSuites) > 0 && !slices.ContainsFunc(cfg.CipherSuites, func(id uint16) bool { return fits(id, pair.Leaf) }) {
+	if !works(cfg, pair.Leaf.PublicKey) {
 		return nil, errors.New("tls.suites: none of them works with the kind of key that tls.cert has")
 	}
 	cfg.Certificates = []tls.Certificate{pair}
@@ -178,15 +183,29 @@ func (t *TLS) Policy(dir string, own func() *tls.Certificate, cas []*x509.Certif
 	return cfg, nil
 }
 
-func fits(suite uint16, leaf *x509.Certificate) bool {
-	name := tls.CipherSuiteName(suite)
-	switch leaf.PublicKey.(type) {
-	case *rsa.PublicKey:
-		return strings.Contains(name, "_RSA_")
-	case *ecdsa.PublicKey:
-		return strings.Contains(name, "_ECDSA_")
+// maxCANames is how many bytes of CA names are told to clients. Small ones read no handshake message that is longer than a TLS record,
+// and beyond 64 KiB the list has no length (RFC 5246 section 7.4.4, RFC 8446 section 4.2.4), so that every handshake would fail.
+const maxCANames = 12 << 10
+
+// nameable reports whether the names of the CAs can be told. No name at all means any CA.
+func nameable(cas []*x509.Certificate) bool {
+	size := 0
+	for _, ca := range cas {
+		size += 2 + len(ca.RawSubject)
 	}
-	return strings.Contains(name, "_ECDSA_") // Ed25519 signs under the ECDSA suites (RFC 8422 section 5.10)
+	return size <= maxCANames
+}
+
+// works reports whether a policy and a server's key leave clients a way to connect.
+func works(cfg *tls.Config, key any) bool {
+	if cfg.MaxVersion > tls.VersionTLS12 || len(cfg.CipherSuites) == 0 {
+		return true
+	}
+	kind := "_ECDSA_" // Ed25519 signs under these as well (RFC 8422 section 5.10)
+	if _, isRSA := key.(*rsa.PublicKey); isRSA {
+		kind = "_RSA_"
+	}
+	return slices.ContainsFunc(cfg.CipherSuites, func(id uint16) bool { return strings.Contains(tls.CipherSuiteName(id), kind) })
 }
 
 func below(dir, path string) string {
