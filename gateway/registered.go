@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -83,6 +84,34 @@ func (g *Grant) certifyRegistered() *Error {
 		return Errorf(NotAuthorized, "the identifier registered for this client cannot stand in a certificate", "registered is %s: %w", cut(g.Registration.String(), maxShown), err)
 	}
 	g.SubjectAltName = san
+	return nil
+}
+
+// provided holds an AE-ID against the name constraints of the CA: "The certificate used to sign the AE-ID certificate shall include
+// nameConstraints satisfied by the hostname part of the full URI representation of the AE-ID" (oneM2M TS-0003 clause 10.1.1.5). Nobody else
+// does: to CAs and relying parties constraints of DNS names say nothing of URIs.
+func (g *Gateway) provided(ctx context.Context, rt *Runtime, gr *Grant) *Error {
+	reg := gr.Registration
+	if reg == nil || reg.Type != KindAEID {
+		return nil
+	}
+	cas := rt.authorities[gr.Backend]
+	if cas == nil {
+		return Errorf(Internal, "", "the grant names the backend %q, which is not configured", gr.Backend)
+	}
+	chain, err := cas.certificates(ctx, gr.Issuer)
+	if err != nil {
+		return unavailable("the CA cannot be reached", err)
+	}
+	provider := ""
+	if m := absoluteAEID.FindStringSubmatch(cmp.Or(reg.Entered, reg.Value)); m != nil {
+		provider = m[1]
+	}
+	if c := pkix.RulesOut(chain, provider); c != nil {
+		return Errorf(NotAuthorized, "the identifier registered for this client is outside of what the CA may certify",
+			"registered is %s: the service provider %q is outside of the name constraints of %s (oneM2M TS-0003 clause 10.1.1.5), which permit the DNS names %q and exclude %q",
+			cut(reg.String(), maxShown), provider, pkix.FormatName(c.RawSubject), c.PermittedDNSDomains, c.ExcludedDNSDomains)
+	}
 	return nil
 }
 

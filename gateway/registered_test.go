@@ -75,6 +75,8 @@ func TestRegistered(t *testing.T) {
 		"a stage that does not identify":   {pipelines: pipelines{gateway.Enroll: {pass, always(none), registers{cse, ok}}}, shows: []gateway.Credential{user}, want: cse},
 		"nobody":                           {pipelines: pipelines{gateway.Enroll: {pass, registers{cse, ok}}}, reason: gateway.NotAuthorized, detail: "this client is not known here"},
 		"a stranger":                       {pipelines: pipelines{gateway.Enroll: {pass, registers{cse, ok}}}, shows: []gateway.Credential{wrong}, reason: gateway.Unauthenticated, detail: "credentials required"},
+		"who has guessed too often":        {pipelines: pipelines{gateway.Enroll: {registers{nil, gateway.Denied(gateway.Busy, "wait", "limited")}}}, shows: []gateway.Credential{user}, reason: gateway.Busy, detail: "wait"},
+		"busy, without a password":         {pipelines: pipelines{gateway.Enroll: {registers{nil, gateway.Denied(gateway.Busy, "wait", "limited")}}}, shows: []gateway.Credential{tls}, reason: gateway.NotAuthorized},
 		"a stranger's certificate":         {pipelines: pipelines{gateway.Enroll: {renews{nil}, registers{cse, ok}}}, shows: []gateway.Credential{tls}, reason: gateway.NotAuthorized, detail: "this client is not known here"},
 		"nothing registered":               {pipelines: pipelines{gateway.Enroll: {pass, registers{nil, none}}}, shows: []gateway.Credential{user}, reason: gateway.NotAuthorized, detail: "nothing registered"},
 		"nothing registered, nor renewed":  {pipelines: pipelines{gateway.Enroll: {pass, registers{nil, none}}, gateway.Renew: {password{"another"}}}, shows: []gateway.Credential{user}, reason: gateway.NotAuthorized, detail: "nothing registered"},
@@ -150,6 +152,37 @@ func TestRegisteredIsCertified(t *testing.T) {
 		w.swap()
 		if _, err := w.gw.Enroll(t.Context(), w.request("device-2")); reason(err) != gateway.NotAuthorized {
 			t.Error(err)
+		}
+	}
+}
+
+// An AE-ID is of a provider within the CA's name constraints (oneM2M TS-0003 clause 10.1.1.5), whatever form the certificate has it in.
+// Of the others CAs and relying parties say so themselves.
+func TestRegisteredWithinConstraints(t *testing.T) {
+	for name, c := range map[string]struct {
+		permitted, excluded []string
+		reg                 gateway.Registration
+		refused             bool
+	}{
+		"of no constraints":             {reg: *ae},
+		"of the provider":               {permitted: []string{"m2m.example.com"}, reg: *ae},
+		"of another":                    {permitted: []string{"m2m.example.net"}, reg: *ae, refused: true},
+		"of an excluded one":            {excluded: []string{"m2m.example.com"}, reg: *ae, refused: true},
+		"another in the certificate":    {permitted: []string{"m2m.example.com"}, reg: gateway.Registration{Type: gateway.KindAEID, Value: "m2m://m2m.example.com/S1", Entered: "//elsewhere.example/S1"}, refused: true},
+		"with a scheme":                 {permitted: []string{"m2m.example.com"}, reg: gateway.Registration{Type: gateway.KindAEID, Value: "m2m://m2m.example.com/S1", Entered: "//m2m.example.com/S1"}},
+		"no AE-ID":                      {permitted: []string{"m2m.example.com"}, reg: gateway.Registration{Type: gateway.KindAEID, Value: "S1"}, refused: true},
+		"a node, which has no provider": {permitted: []string{"m2m.example.net"}, reg: gateway.Registration{Type: gateway.KindNodeID, Value: "urn:gsma:imei:1"}},
+	} {
+		w := newWorld(t, backendtest.FaultPlan{}, func(w *world) {
+			w.memory = backendtest.NewMemory(backendtest.MemoryOptions{Seed: t.Name(), Clock: w.clock.now, Constrain: func(ca *x509.Certificate) {
+				ca.PermittedDNSDomains, ca.ExcludedDNSDomains = c.permitted, c.excluded
+			}})
+			w.ca = backendtest.Faulty(w.memory, backendtest.FaultPlan{})
+			w.enroll = gateway.Pipeline{password{"secret"}, registers{&c.reg, gateway.Allowed("")}}
+		})
+		_, err := w.gw.Enroll(t.Context(), w.request("device-1"))
+		if c.refused != (err != nil) || err != nil && (reason(err) != gateway.NotAuthorized || !strings.Contains(err.Error(), "is outside of the name constraints of")) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

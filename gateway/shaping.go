@@ -44,6 +44,9 @@ func (g *Gateway) shapeBy(ctx context.Context, rt *Runtime, p *Profile, d *decis
 	if err := d.grant.certifyRegistered(); err != nil {
 		return err
 	}
+	if err := g.provided(ctx, rt, d.grant); err != nil {
+		return err
+	}
 	return g.lintBefore(ctx, rt, p, d.grant.Backend, d.grant.Issuer, templateOf(d.grant))
 }
 

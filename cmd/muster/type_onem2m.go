@@ -82,14 +82,14 @@ func mefProfile(p *ProfileConfig) (fault, key string) {
 	return "", ""
 }
 
-// checkMEF refuses a pipeline that the type rules out: other credentials than certificates, who asks in another's place, wildcards, a way
+// checkMEF refuses a pipeline that the type rules out: other credentials than certificates, who asks in another's place, a way
 // around the registered identifier or around the certificate of the TLS client, and renewals by anything but the MEF's own.
 func (c *Config) checkMEF(path []string, op gateway.Operation, e *EndpointConfig, nodes []yaml.Node) error {
 	if !e.isMEF() {
 		return nil
 	}
 	list := pipelineNodes(nodes)
-	var errs []error
+	errs := c.checkMEFWays(path, op, e, list)
 	fail := func(n *yaml.Node, format string, args ...any) {
 		errs = append(errs, c.faultAt(n, strings.Join(path, "."), "type: onem2m-mef: "+format, args...))
 	}
@@ -97,15 +97,6 @@ func (c *Config) checkMEF(path []string, op gateway.Operation, e *EndpointConfig
 		switch {
 		case slices.Contains(secretStages, name):
 			fail(n, "%s: clients authenticate with a certificate in the TLS handshake, and with nothing else (oneM2M TS-0003 clause 8.3.6.2.1)", name)
-		case name == "ra":
-			fail(n, "ra: the identifier is that of the TLS client itself (oneM2M TS-0003 clause 8.3.6.2.2), so that none asks in another's place")
-		case name == "forward":
-			fail(n, "forward: what is certified is the identifier that is registered here")
-		case name == "names":
-			var names authz.NamesConfig
-			if strictyaml.DecodeNode(c.file, settings, &names) == nil && names.Wildcards {
-				fail(n, "names: wildcards: its certificates have none (oneM2M TS-0003 clauses 10.1.1.5, 10.1.1.7 and 10.1.1.8)")
-			}
 		case name == "own-certificate":
 			var own authz.OwnCertificateConfig
 			if strictyaml.DecodeNode(c.file, settings, &own) == nil && !slices.Equal(own.Purposes, []string{"clientAuth"}) {
@@ -123,6 +114,9 @@ func (c *Config) checkMEF(path []string, op gateway.Operation, e *EndpointConfig
 		return slices.Contains([]string{"client-certificate", "vendor-ca", "own-certificate"}, name)
 	}) {
 		errs = append(errs, c.fault(path, "type: onem2m-mef: a stage that judges the TLS client's certificate has to be on every way through these stages: vendor-ca, client-certificate or own-certificate"))
+	} else if !c.everyWay(list, c.names) {
+		errs = append(errs, c.fault(path, "type: onem2m-mef: the certificate has to say which device it is on every way through these stages, since an identifier is registered for each: "+
+			"the serial of vendor-ca, the device of client-certificate, or an inventory by certificate.subject.CN or the like"))
 	}
 	if op != gateway.Enroll && !c.held(list) {
 		errs = append(errs, c.fault(path, "type: onem2m-mef: a certificate is renewed by itself alone: `own-certificate: {purposes: [clientAuth]}` has to be on every way through these stages"))

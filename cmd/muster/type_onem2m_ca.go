@@ -45,9 +45,7 @@ func (rt *Runtime) constrained(name, profileName string) error {
 	if err != nil {
 		return rt.cfg.fault(path, "%v", err)
 	}
-	dns := false
 	for _, c := range chain {
-		dns = dns || len(c.PermittedDNSDomains) > 0
 		if len(c.PermittedURIDomains)+len(c.ExcludedURIDomains) == 0 {
 			continue
 		}
@@ -56,8 +54,9 @@ func (rt *Runtime) constrained(name, profileName string) error {
 				"openssl and Go refuse them): have DNS names constrained alone, or name other `types` or forms in registration", mefType(e), c.Subject, uri)
 		}
 	}
-	if !dns && !slices.Contains(section(e.EST).Allow, est.AllowUnconstrainedCA) {
-		return rt.cfg.fault(path, "type: %s: the certificates of CA %s, backend %s, have no name constraints that permit DNS names, which an MEF's have (oneM2M TS-0003 clause 10.1.1.5): name an issuer in the profile "+
+	// "The certificate used to sign": what the root alone has, verifiers that anchor trust in the issuing CA never read.
+	if len(chain[0].PermittedDNSDomains) == 0 && !slices.Contains(section(e.EST).Allow, est.AllowUnconstrainedCA) {
+		return rt.cfg.fault(path, "type: %s: the certificate of CA %s, backend %s, has no name constraints that permit DNS names, which an MEF's CA has (oneM2M TS-0003 clause 10.1.1.5): name an issuer in the profile "+
 			"that is constrained to the service provider's domain (the local CA is by issuers.%s.name-constraints; one that stands, by `muster ca renew --root` after that)%s", mefType(e), ca, profile.Backend, ca,
 			map[bool]string{true: ", or say `est: {allow: [unconstrained-ca]}`"}[e.Protocol == gateway.EST])
 	}

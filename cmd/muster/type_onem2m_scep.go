@@ -20,7 +20,7 @@ func (c *Config) checkMEFSCEP(path []string, op gateway.Operation, nodes []yaml.
 		return nil
 	}
 	list := pipelineNodes(nodes)
-	errs := []error{c.checkRegistered(path, op, "onem2m-mef", list)}
+	errs := append(c.checkMEFWays(path, op, e, list), c.checkRegistered(path, op, "onem2m-mef", list))
 	if op != gateway.Enroll {
 		return errors.Join(errs...)
 	}
@@ -31,7 +31,7 @@ func (c *Config) checkMEFSCEP(path []string, op gateway.Operation, nodes []yaml.
 			return strictyaml.DecodeNode(c.file, settings, &vendor) == nil && vendor.Serial != ""
 		case "challenge":
 			var challenge authz.ChallengeConfig
-			return strictyaml.DecodeNode(c.file, settings, &challenge) == nil && challenge.Issued && len(challenge.Secrets) == 0 && challenge.File == ""
+			return strictyaml.DecodeNode(c.file, settings, &challenge) == nil && challenge.Issued && len(challenge.Secrets) == 0 && challenge.File == "" && challenge.Webhook == nil
 		case "device-password":
 			var password authz.DevicePasswordConfig
 			return strictyaml.DecodeNode(c.file, settings, &password) == nil && (password.Uses == 0 || password.Uses == 1)
@@ -71,7 +71,7 @@ func (c *Config) checkMEFPassword(path []string, op gateway.Operation, nodes []y
 		return nil
 	}
 	list := pipelineNodes(nodes)
-	errs := []error{c.checkRegistered(path, op, string(est.TypeMEFPassword), list)}
+	errs := append(c.checkMEFWays(path, op, e, list), c.checkRegistered(path, op, string(est.TypeMEFPassword), list))
 	if op != gateway.Enroll {
 		return errors.Join(errs...)
 	}
@@ -86,7 +86,7 @@ func (c *Config) checkMEFPassword(path []string, op gateway.Operation, nodes []y
 	}
 	c.walk(list, false, func(name string, n, _ *yaml.Node, _ bool) {
 		switch name {
-		case "client-certificate", "vendor-ca", "ra":
+		case "client-certificate", "vendor-ca":
 			errs = append(errs, c.faultAt(n, strings.Join(path, "."), "type: %s: clients have no certificate when they come for the first: leave the stage %s out, or serve those that have one at an endpoint of type onem2m-mef",
 				string(est.TypeMEFPassword), name))
 		}

@@ -54,6 +54,7 @@ func TestMEFSCEPConfig(t *testing.T) {
 		enroll     = "    enroll: [" + vendor + ", " + end
 		unknown    = "each client shows who it is"
 		unheld     = "`registration: {}` has to be on every way"
+		claimed    = "inventory: by: it goes by what the request says of itself"
 		renewal    = "a certificate is renewed by itself alone"
 		challenges = "scep.challenges"
 	)
@@ -63,20 +64,26 @@ func TestMEFSCEPConfig(t *testing.T) {
 	kind := "    scep: {type: onem2m-mef}\n"
 	for pipelines, want := range map[string]string{
 		enroll: "",
-		"    enroll: [{challenge: {issued: true}}, " + end:                                                          "",
-		"    enroll: [{device-password: {by: [subject.CN]}}, " + end:                                                "",
-		"    enroll: [{anyOf: [" + vendor + ", {challenge: {issued: true}}]}, " + end:                               "",
-		"    enroll: [" + vendor + ", {names: {}}]\n":                                                               unheld,
-		"    enroll: [{anyOf: [[" + vendor + ", {registration: {}}], {challenge: {issued: true}}]}, {names: {}}]\n": unheld,
-		"    enroll: [{vendor-ca: {cas: [ca.pem]}}, {inventory: {by: [subject.CN]}}, {registration: {}}]\n":         unknown,
-		"    enroll: [{challenge: {file: scep.challenges}}, {inventory: {by: [subject.CN]}}, {registration: {}}]\n": unknown,
-		"    enroll: [{challenge: {issued: true, file: scep.challenges}}, " + end:                                   unknown,
-		"    enroll: [{device-password: {by: [subject.CN], uses: 2}}, " + end:                                       unknown,
-		"    enroll: [{anyOf: [" + vendor + ", {challenge: {file: scep.challenges}}]}, " + end:                      unknown,
-		enroll + "    renew: [{own-certificate: {}}, " + end:                                                        "",
-		enroll + "    renew: [{own-certificate: {}}, {inventory: {}}]\n":                                            unheld,
-		enroll + "    renew: [" + vendor + ", " + end:                                                               renewal,
-		enroll + "    rekey: [{anyOf: [{own-certificate: {}}, " + vendor + "]}, " + end:                             renewal,
+		"    enroll: [{challenge: {issued: true}}, " + end:                                                                         "",
+		"    enroll: [{device-password: {by: [subject.CN]}}, " + end:                                                               "",
+		"    enroll: [{anyOf: [" + vendor + ", {challenge: {issued: true}}]}, " + end:                                              "",
+		"    enroll: [" + vendor + ", {names: {}}]\n":                                                                              unheld,
+		"    enroll: [{anyOf: [[" + vendor + ", {registration: {}}], {challenge: {issued: true}}]}, {names: {}}]\n":                unheld,
+		"    enroll: [{vendor-ca: {cas: [ca.pem]}}, {inventory: {by: [subject.CN]}}, {registration: {}}]\n":                        unknown,
+		"    enroll: [{challenge: {file: scep.challenges}}, {inventory: {by: [subject.CN]}}, {registration: {}}]\n":                unknown,
+		"    enroll: [{challenge: {issued: true}}, {inventory: {by: [subject.CN]}}, {registration: {}}]\n":                         claimed,
+		"    enroll: [{challenge: {issued: true}}, {inventory: {by: [device, san.uri]}}, {registration: {}}]\n":                    claimed,
+		"    enroll: [" + vendor + ", {ra: {cas: [ca.pem]}}, " + end:                                                               "ra: the identifier is that of the client itself",
+		"    enroll: [" + vendor + ", {names: {wildcards: true}}, " + end:                                                          "names: wildcards: its certificates have none",
+		"    enroll: [{challenge: {issued: true, file: scep.challenges}}, " + end:                                                  unknown,
+		"    enroll: [{challenge: {issued: true, secrets: {a: \"{sha256}n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=\"}}}, " + end: unknown,
+		"    enroll: [{challenge: {issued: true, webhook: {url: \"https://mdm.example/check\"}}}, " + end:                          unknown,
+		"    enroll: [{device-password: {by: [subject.CN], uses: 2}}, " + end:                                                      unknown,
+		"    enroll: [{anyOf: [" + vendor + ", {challenge: {file: scep.challenges}}]}, " + end:                                     unknown,
+		enroll + "    renew: [{own-certificate: {}}, " + end:                                                                       "",
+		enroll + "    renew: [{own-certificate: {}}, {inventory: {}}]\n":                                                           unheld,
+		enroll + "    renew: [" + vendor + ", " + end:                                                                              renewal,
+		enroll + "    rekey: [{anyOf: [{own-certificate: {}}, " + vendor + "]}, " + end:                                            renewal,
 	} {
 		wantOtherMEF(t, deps, otherMEF("scep", profile, pipelines+kind), want)
 		if want == unknown || want == renewal {
@@ -113,6 +120,7 @@ func TestMEFPasswordConfig(t *testing.T) {
 		"    enroll: [" + user + ", {inventory: {by: [user]}}, " + end:                                                "",
 		"    enroll: [" + user + ", {names: {}}]\n":                                                                   "`registration: {}` has to be on every way",
 		"    enroll: [" + user + ", {inventory: {by: [subject.CN]}}, " + end:                                          login,
+		"    enroll: [{device-password: {}}, {inventory: {by: [subject.CN]}}, " + end:                                 "inventory: by: it goes by what the request says of itself",
 		"    enroll: [{anyOf: [{device-password: {}}, {approval: {}}]}, {inventory: {}}, " + end:                      login,
 		"    enroll: [{vendor-ca: {cas: [ca.pem], serial: subject.CN}}, {device-password: {}}, " + end:                "leave the stage vendor-ca out",
 		"    enroll: [{device-password: {}}, {client-certificate: {cas: [ca.pem]}}, " + end:                           "leave the stage client-certificate out",
@@ -138,7 +146,7 @@ func TestMEFPasswordConfig(t *testing.T) {
 func TestMEFConstraints(t *testing.T) {
 	const (
 		any    = "    enroll: [{device-password: {}}, {registration: {}}]\n"
-		none   = "have no name constraints that permit DNS names"
+		none   = "has no name constraints that permit DNS names"
 		dns    = "{permitted: {dns: [m2m.example.com]}}"
 		both   = "{permitted: {dns: [m2m.example.com], uri: [m2m.example.com]}}"
 		est    = "    est: {type: onem2m-mef-password}\n"
@@ -147,7 +155,7 @@ func TestMEFConstraints(t *testing.T) {
 	)
 	deps := testDeps(t)
 	cas := map[string][]backend.CA{}
-	for name, constraints := range map[string]string{"none": "", "dns": ", name-constraints: " + dns, "both": ", name-constraints: " + both, "other": ", name-constraints: {excluded: {ip: [\"::/0\"]}}"} {
+	for name, constraints := range map[string]string{"none": "", "dns": ", name-constraints: " + dns, "both": ", name-constraints: " + both, "excluding": ", name-constraints: {permitted: {dns: [m2m.example.com]}, excluded: {uri: [example.org]}}", "other": ", name-constraints: {excluded: {ip: [\"::/0\"]}}"} {
 		ca := local.New(local.Options{})
 		if err := ca.Configure(t.Context(), []byte("dir: "+filepath.Join(t.TempDir(), "ca")+"\nissuers: {rsa: {bits: 2048}, m2m: {key: P-256"+constraints+"}}")); err != nil {
 			t.Fatal(err)
@@ -159,6 +167,17 @@ func TestMEFConstraints(t *testing.T) {
 		}
 		cas[name] = all
 	}
+	// Constraints above the certificate that signs are not those of "the certificate used to sign".
+	above, bare := cas["dns"][0], cas["none"][0]
+	for i, ca := range cas["dns"] {
+		if ca.Name == "m2m" {
+			above = ca
+		}
+		if cas["none"][i].Name == "m2m" {
+			bare = cas["none"][i]
+		}
+	}
+	cas["above"] = []backend.CA{{Name: "m2m", Chain: [][]byte{bare.Chain[0], above.Chain[1]}}}
 	registration := func(settings string) string {
 		return strings.Replace(any, "registration: {}", "registration: {"+settings+"}", 1)
 	}
@@ -166,9 +185,11 @@ func TestMEFConstraints(t *testing.T) {
 		{"dns", any, est, ""},
 		{"none", any, est, none},
 		{"other", any, est, none},
+		{"above", any, est, none},
 		{"none", any, "    est: {type: onem2m-mef-password, allow: [unconstrained-ca]}\n", ""},
 		{"none", strings.Replace(any, "{registration: {}}", "{names: {}}", 1), "", ""},
 		{"both", registration("types: [cse-id]"), est, ""},
+		{"excluding", registration("types: [ae-id]"), est, aeID},
 		{"both", registration("types: [cse-id, ae-id]"), est, aeID},
 		{"both", registration("types: [cse-id, ae-id]"), "    est: {type: onem2m-mef-password, allow: [unconstrained-ca]}\n", aeID},
 		{"both", registration("types: [node-id]"), est, nodeID},

@@ -81,7 +81,13 @@ func TestTypeMEF(t *testing.T) {
 		"and by approval":                     {old: vendor, new: vendor + ", {approval: {}}"},
 		"a password":                          {old: vendor, new: vendor + ", {device-password: {}}", want: "muster.yaml:15: endpoints.mef.enroll: type: onem2m-mef: device-password: clients authenticate with a certificate"},
 		"a password in a branch":              {old: vendor, new: "{anyOf: [" + vendor + ", {device-password: {}}]}", want: "device-password: clients authenticate with a certificate"},
-		"an RA":                               {old: vendor, new: vendor + ", {ra: {cas: [ca.pem]}}", want: "ra: the identifier is that of the TLS client itself"},
+		"an RA":                               {old: vendor, new: vendor + ", {ra: {cas: [ca.pem]}}", want: "ra: the identifier is that of the client itself"},
+		"a device of its own word":            {old: vendor + ", {inventory: {}}", new: "{vendor-ca: {cas: [ca.pem]}}, {inventory: {by: [subject.CN]}}", want: "muster.yaml:15: endpoints.mef.enroll: type: onem2m-mef: inventory: by: it goes by what the request says of itself"},
+		"or, if it has no other":              {old: "{inventory: {}}", new: "{inventory: {by: [device, san.uri]}}", want: "inventory: by: it goes by what the request says of itself"},
+		"a vendor's device, and no which":     {old: vendor, new: "{vendor-ca: {cas: [ca.pem]}}", want: "muster.yaml:15: endpoints.mef.enroll: type: onem2m-mef: the certificate has to say which device it is"},
+		"an operator's device, and no which":  {old: vendor, new: "{client-certificate: {cas: [ca.pem]}}", want: "the certificate has to say which device it is"},
+		"in a branch, and no which":           {old: vendor, new: "{anyOf: [" + vendor + ", {vendor-ca: {cas: [ca.pem]}}]}", want: "the certificate has to say which device it is"},
+		"which, by the inventory":             {old: vendor + ", {inventory: {}}", new: "{vendor-ca: {cas: [ca.pem]}}, {inventory: {by: [certificate.subject.CN]}}"},
 		"wildcards":                           {old: vendor, new: vendor + ", {names: {subject: optional, wildcards: true, san: {dns: {}}}}", want: "names: wildcards: its certificates have none"},
 		"names":                               {old: vendor, new: vendor + ", {names: {subject: optional, san: {dns: {}, uri: {}}}}"},
 		"renews by a vendor's certificate":    {old: own, new: vendor, want: alone},
@@ -98,7 +104,7 @@ func TestTypeMEF(t *testing.T) {
 			}
 			text = strings.Replace(text, c.old, c.new, 1)
 		}
-		text = strings.Replace(text, "endpoints:\n", "  any: {backend: local}\nendpoints:\n", 1)
+		text = strings.Replace(text, "\nendpoints:\n", "\n  any: {backend: local}\nendpoints:\n", 1)
 		for _, typed := range []bool{true, false} {
 			if !typed {
 				text = strings.Replace(text, "{type: onem2m-mef}", "{}", 1)
@@ -116,6 +122,27 @@ func TestTypeMEF(t *testing.T) {
 			case err == nil || !strings.Contains(err.Error(), c.want):
 				t.Errorf("%s: %v, want %s", name, err, c.want)
 			}
+		}
+	}
+}
+
+// What an MEF renews has been issued for the identifier that was registered (oneM2M TS-0003 clause 8.3.6.2.3).
+func TestTypeMEFRenewsItsOwn(t *testing.T) {
+	deps := testDeps(t)
+	pemFile(t, filepath.Join(deps.Dir, "ca.pem"))
+	for endpoints, want := range map[string]string{
+		"[mef, login]": "",
+		"[mef, plain]": "muster.yaml:15: endpoints.mef.renew: type: onem2m-mef: own-certificate: endpoints: plain has no stage registration on every way",
+	} {
+		text := strings.Replace(mefConfig, "purposes: [clientAuth]", "purposes: [clientAuth], endpoints: "+endpoints, 1) +
+			"  plain: {protocol: est, listeners: [mef], profile: m2m, enroll: [{vendor-ca: {cas: [ca.pem]}}]}\n" +
+			"  login: {protocol: est, listeners: [mef], profile: m2m, est: {type: onem2m-mef-password}, enroll: [{device-password: {}}, {registration: {}}]}\n"
+		cfg, err := parseConfig("muster.yaml", deps.Dir, []byte(text))
+		if err == nil {
+			_, err = makeEndpoints(cfg, deps)
+		}
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %s", endpoints, err, want)
 		}
 	}
 }

@@ -24,6 +24,14 @@ type broken struct {
 	describe func(d *backend.Description)
 	poll     error
 	rollover func(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error)
+	sign     func(ctx context.Context, issuer string, content []byte) ([]byte, error)
+}
+
+func (b *broken) SignCMS(ctx context.Context, issuer string, content []byte) ([]byte, error) {
+	if b.sign != nil {
+		return b.sign(ctx, issuer, content)
+	}
+	return b.Backend.(backend.CMSSigner).SignCMS(ctx, issuer, content)
 }
 
 func (b *broken) Rollover(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error) {
@@ -151,7 +159,42 @@ func TestSuiteFinds(t *testing.T) {
 		"an empty CRL":    {&broken{Backend: inner, crl: func(context.Context, string, io.Writer) error { return nil }}, checkRevoke},
 		"claims to poll":  {&broken{Backend: inner, describe: func(d *backend.Description) { d.Capabilities = append(d.Capabilities, backend.CapPoll) }}, checkUnimplemented},
 		"polls in secret": {&broken{Backend: inner, poll: errors.New("not yet")}, checkUnimplemented},
-		"claims to sign":  {&broken{Backend: inner, describe: func(d *backend.Description) { d.Capabilities = append(d.Capabilities, backend.CapSignCMS) }}, checkUnimplemented},
+		"signs in secret": {&broken{Backend: inner, describe: func(d *backend.Description) {
+			d.Capabilities = slices.DeleteFunc(d.Capabilities, func(c backend.Capability) bool { return c == backend.CapSignCMS })
+		}}, checkUnimplemented},
+		"signs whatever comes": {rolling(func(_ *Memory, b *broken) {
+			b.sign = func(_ context.Context, _ string, content []byte) ([]byte, error) {
+				return append([]byte{0x30, 0x80}, content...), nil
+			}
+		}), checkAnnounce},
+		"returns the content as signed": {rolling(func(m *Memory, b *broken) {
+			b.sign = func(ctx context.Context, issuer string, content []byte) ([]byte, error) {
+				if _, err := m.SignCMS(ctx, issuer, content); err != nil {
+					return nil, err
+				}
+				return content, nil
+			}
+		}), checkAnnounce},
+		"announces and changes over at once": {rolling(func(m *Memory, b *broken) {
+			b.rollover = func(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error) {
+				other := *r
+				other.Announce = false
+				return m.Rollover(ctx, &other)
+			}
+		}), checkAnnounce},
+		"puts another in force than it announced": {rolling(func(m *Memory, b *broken) {
+			b.rollover = func(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error) {
+				if r.Announce || r.Issuer != "" {
+					return m.Rollover(ctx, r)
+				}
+				m.mu.Lock()
+				m.announced = nil
+				m.mu.Unlock()
+				fresh := *r
+				fresh.Kind = backend.RolloverRenew
+				return m.Rollover(ctx, &fresh)
+			}
+		}), checkAnnounce},
 		"no new generation": {rolling(func(m *Memory, b *broken) {
 			b.rollover = func(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error) {
 				if r.Issuer != "" {

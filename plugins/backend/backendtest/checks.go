@@ -32,6 +32,7 @@ var checks = []check{
 	{"revoke", checkRevoke},
 	{"confirm", checkConfirm},
 	{"rollover", checkRollover},
+	{"announcement", checkAnnounce},
 	{"what is not described is unimplemented", checkUnimplemented},
 }
 

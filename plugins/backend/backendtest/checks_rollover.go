@@ -101,7 +101,7 @@ func (x *trial) rollover(ctx context.Context, roller backend.Roller, q *backend.
 }
 
 func sameCA(a, b *backend.CA) bool {
-	return a.Name == b.Name && slices.EqualFunc(a.Chain, b.Chain, bytes.Equal) && slices.EqualFunc(a.Rollover, b.Rollover, bytes.Equal) && slices.Equal(a.CRLs, b.CRLs)
+	return a.Name == b.Name && slices.EqualFunc(a.Chain, b.Chain, bytes.Equal) && slices.EqualFunc(a.Rollover, b.Rollover, bytes.Equal) && slices.EqualFunc(a.Next, b.Next, bytes.Equal) && slices.Equal(a.CRLs, b.CRLs)
 }
 
 // rolledOver compares the CA before and after: what was to change has changed, and the old and the new are linked.

@@ -36,6 +36,8 @@ type MemoryOptions struct {
 	// Journal is a file that keeps what was issued and revoked beyond the process, written before an answer
 	// leaves; "" keeps it in memory only. Configure's `journal:` sets it too.
 	Journal string
+	// Constrain puts name constraints into the CA certificates; nil puts none.
+	Constrain func(*x509.Certificate)
 }
 
 // Memory is a CA for tests: a P-256 root, an issuing CA under it, native idempotency, revocation, a CRL, and rollover.
@@ -48,6 +50,7 @@ type Memory struct {
 	issuing     *x509.Certificate
 	root        *x509.Certificate
 	generations []memoryGeneration // never changed, only added to; the newest last
+	announced   *memoryGeneration  // the one to follow; nil for none
 	journal     io.WriteCloser
 	issued      map[string]entry  // by ID
 	serials     map[string]string // serial -> ID
@@ -112,6 +115,9 @@ func (m *Memory) ca(name string, serial int64, key *ecdsa.PrivateKey, parent *x5
 		BasicConstraintsValid: true,
 		IsCA:                  true,
 	}
+	if m.o.Constrain != nil {
+		m.o.Constrain(t)
+	}
 	if parent == nil {
 		parent = t
 	}
@@ -145,7 +151,7 @@ func (m *Memory) Describe(context.Context) (*backend.Description, error) {
 		Version:      "1",
 		Forms:        []backend.Form{backend.FormTemplate},
 		Idempotency:  backend.IdempotencyNative,
-		Capabilities: []backend.Capability{backend.CapConfirm, backend.CapRevoke, backend.CapCRL, backend.CapRollover},
+		Capabilities: []backend.Capability{backend.CapConfirm, backend.CapRevoke, backend.CapCRL, backend.CapRollover, backend.CapAnnounce, backend.CapSignCMS},
 	}, nil
 }
 

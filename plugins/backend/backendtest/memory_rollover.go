@@ -14,7 +14,8 @@ import (
 
 // memoryGeneration is what a Memory issues by until its next rollover.
 type memoryGeneration struct {
-	made                   backend.RolloverRequest // zero for the first
+	made                   backend.RolloverRequest // that put it in force; zero for the first
+	told                   backend.RolloverRequest // that announced it; zero for one that was not
 	key, rootKey           *ecdsa.PrivateKey
 	issuing, root          *x509.Certificate
 	oldWithNew, newWithOld *x509.Certificate // nil without a new root key
@@ -38,13 +39,16 @@ func (m *Memory) Rollover(_ context.Context, r *backend.RolloverRequest) (*backe
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	known := false
-	for _, g := range m.generations {
-		if g.made.ID == r.ID {
-			if g.made != want {
+	for _, done := range m.rollovers() {
+		if done.ID == r.ID {
+			if done != want {
 				return nil, backend.Refuse(codes.AlreadyExists, "ID %s stands for another rollover", r.ID)
 			}
 			known = true
 		}
+	}
+	if a := m.announced; !known && a != nil && (r.Announce || a.told.Kind != r.Kind || a.told.Root != r.Root) {
+		return nil, backend.Refuse(codes.FailedPrecondition, "another rollover is announced")
 	}
 	if !known {
 		if err := m.record(journalLine{Rollover: &want}); err != nil {
@@ -56,11 +60,32 @@ func (m *Memory) Rollover(_ context.Context, r *backend.RolloverRequest) (*backe
 	return &ca, nil
 }
 
-// roll makes the next generation. It needs the lock.
+// rollovers lists the requests that were answered. It needs the lock.
+func (m *Memory) rollovers() []backend.RolloverRequest {
+	var all []backend.RolloverRequest
+	for _, g := range m.generations {
+		all = append(all, g.made, g.told)
+	}
+	if m.announced != nil {
+		all = append(all, m.announced.told)
+	}
+	return all
+}
+
+// roll makes the next generation, or announces it, or puts the announced one in force. It needs the lock.
 func (m *Memory) roll(r backend.RolloverRequest) {
+	if m.announced != nil {
+		next := *m.announced
+		next.made, m.announced = r, nil
+		m.enforce(next)
+		return
+	}
 	n := len(m.generations)
 	old := m.generations[n-1]
 	next := memoryGeneration{made: r, key: old.key, rootKey: old.rootKey, root: old.root}
+	if r.Announce {
+		next.made, next.told = backend.RolloverRequest{}, r
+	}
 	rekey := r.Kind == backend.RolloverRekey
 	if rekey {
 		next.key = m.derive(fmt.Sprintf("issuing/%d", n))
@@ -77,6 +102,15 @@ func (m *Memory) roll(r backend.RolloverRequest) {
 		}
 	}
 	next.issuing = m.ca(memoryIssuing, serial+2, next.key, next.root, next.rootKey)
+	if r.Announce {
+		m.announced = &next
+		return
+	}
+	m.enforce(next)
+}
+
+// enforce issues by a generation from now on. It needs the lock.
+func (m *Memory) enforce(next memoryGeneration) {
 	m.generations = append(m.generations, next)
 	m.key, m.issuing, m.root = next.key, next.issuing, next.root
 }
@@ -85,6 +119,9 @@ func (m *Memory) roll(r backend.RolloverRequest) {
 func (m *Memory) describe() backend.CA {
 	last := len(m.generations) - 1
 	ca := backend.CA{Name: "ec", Chain: m.generations[last].chain(), CRLs: []string{"ec"}}
+	if m.announced != nil {
+		ca.Next = m.announced.chain()
+	}
 	seen := map[string]bool{}
 	for _, der := range ca.Chain {
 		seen[string(der)] = true
