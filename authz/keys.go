@@ -38,7 +38,7 @@ type KeysConfig struct {
 // key is missing, too short or long, weak or on the block list, with BadPOP when possession is not proven as demanded, with
 // NotAuthorized when somebody else than an RA vouches for it. Of requests for a key it denies those for a kind that is not
 // made with BadAlgorithm, all with NotAuthorized where none is made, those to be encrypted with a key that it does not know with
-// BadTemplate, and with another device's with NotAuthorized.
+// BadTemplate, as those for a key that is not to be encrypted where it has to be, and with another device's with NotAuthorized.
 type Keys struct {
 	names     map[string]bool // exact ones, as pkix.KeyName has them
 	rsaFrom   int             // bits from which on every RSA key is allowed; 0 for none
@@ -90,7 +90,7 @@ func NewKeysFrom(c KeysConfig, dir string, secrets Secrets, opener Opener, now f
 	if s.wrapping, err = newWrapping(c.Wrapping, dir, secrets, opener, now); err != nil {
 		return nil, fmt.Errorf("wrapping: %w", err)
 	}
-	if len(c.Generate) == 0 && (len(c.Wrapping.Keys) > 0 || c.Wrapping.Devices) {
+	if len(c.Generate) == 0 && (len(c.Wrapping.Keys) > 0 || c.Wrapping.Devices || c.Wrapping.Required) {
 		return nil, errors.New("wrapping: it is for keys that the gateway makes: say which by generate")
 	}
 	if c.Blocklist != "" {
@@ -121,6 +121,12 @@ func (s *Keys) Proofs() []gateway.POP { return slices.Clone(s.pop) }
 
 // Generates lists the kinds of keys that the gateway makes on the stage's word.
 func (s *Keys) Generates() []string { return slices.Clone(s.generate) }
+
+// Wraps reports whether no key leaves the gateway on the stage's word but encrypted.
+func (s *Keys) Wraps() bool { return len(s.generate) == 0 || s.wrapping.required }
+
+// Shares reports whether the stage has keys that devices share with the gateway, to encrypt others with.
+func (s *Keys) Shares() bool { return len(s.wrapping.fixed) > 0 || s.wrapping.secrets != nil }
 
 // Permits reports whether keys of a kind, as pkix.KeyName has it, are allowed.
 func (s *Keys) Permits(kind string) bool {

@@ -23,6 +23,9 @@ type WrappingConfig struct {
 	// Devices takes the secrets in the store as well (`muster secret add`): one per device, each good at its own endpoint. They have
 	// to be keys, as in File.
 	Devices bool `yaml:"devices"`
+	// Required has no key travel under TLS alone, which is all that protects one that the device does not ask to have encrypted:
+	// neither with one of these keys nor for its certificate. Such a request is refused.
+	Required bool `yaml:"required"`
 }
 
 // WrappingKey is one key-encryption key.
@@ -36,14 +39,15 @@ type WrappingKey struct {
 
 // wrapping are the key-encryption keys of a stage `keys`.
 type wrapping struct {
-	fixed   map[string]*sharedSecret // by the identifier's bytes
-	secrets Secrets                  // nil: none of the store
-	opener  Opener
-	now     func() time.Time
+	required bool
+	fixed    map[string]*sharedSecret // by the identifier's bytes
+	secrets  Secrets                  // nil: none of the store
+	opener   Opener
+	now      func() time.Time
 }
 
 func newWrapping(c WrappingConfig, dir string, secrets Secrets, opener Opener, now func() time.Time) (*wrapping, error) {
-	w := &wrapping{fixed: make(map[string]*sharedSecret), now: now}
+	w := &wrapping{required: c.Required, fixed: make(map[string]*sharedSecret), now: now}
 	if c.Devices {
 		if secrets == nil || opener == nil || now == nil {
 			return nil, errors.New("devices: there is no store of sealed secrets")
@@ -147,7 +151,11 @@ func (s *Keys) WrappingKey(ctx context.Context, endpoint string, id []byte) (gat
 // wraps judges with what a key that is to be made would be encrypted: with a key that the device has, where it is one of this stage.
 // Whoever has not authenticated is told nothing of which keys there are.
 func (s *Keys) wraps(ctx context.Context, r *gateway.Request, g *gateway.Grant) (gateway.Verdict, bool) {
-	if r.KeyGen.Wrap != gateway.WrapSymmetric {
+	switch {
+	case r.KeyGen.Wrap == gateway.WrapNone && s.wrapping.required:
+		return gateway.Denied(gateway.BadTemplate, "a key is only given encrypted here: the request has to say with what (RFC 7030 section 4.4.1: DecryptKeyIdentifier or AsymmetricDecryptKeyIdentifier)",
+			"the key that is to be made would travel under TLS alone, and the stage wants it encrypted (wrapping: {required: true})"), false
+	case r.KeyGen.Wrap != gateway.WrapSymmetric:
 		return gateway.Verdict{}, true
 	}
 	if g.Requester == "" {

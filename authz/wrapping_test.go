@@ -149,9 +149,11 @@ func TestWrappingRefused(t *testing.T) {
 	twice.Wrapping.Keys["hex:31"] = WrappingKey{File: "good"}
 	alone := with("1", WrappingKey{File: "good"})
 	alone.Generate = nil
+	const nothing = "wrapping: it is for keys that the gateway makes"
 	for want, c := range map[string]KeysConfig{
 		"no store of sealed secrets":   {Generate: []string{"P-256"}, Wrapping: WrappingConfig{Devices: true}},
 		"say which by generate":        alone,
+		nothing:                        {Wrapping: WrappingConfig{Required: true}},
 		`identifier "1" stands twice`:  twice,
 		`identifier "hex:x": 1 to 128`: with("hex:x", WrappingKey{File: "good"}),
 		"give the file":                with("1", WrappingKey{}),
@@ -173,3 +175,32 @@ func TestWrappingRefused(t *testing.T) {
 }
 
 var _ gateway.WrappingKeys = (*Keys)(nil)
+
+// With required a key travels encrypted or not at all, however it is to be encrypted.
+func TestWrappingRequired(t *testing.T) {
+	for _, required := range []bool{false, true} {
+		s, err := NewKeys(KeysConfig{Generate: []string{"P-256"}, Wrapping: WrappingConfig{Required: required}}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Wraps() != required || s.Shares() {
+			t.Errorf("required %t: wraps %t, shares %t", required, s.Wraps(), s.Shares())
+		}
+		for _, wrap := range []gateway.WrapKind{gateway.WrapNone, gateway.WrapAsymmetric, gateway.WrapPassword} {
+			g := &gateway.Grant{Requester: "password:factory"}
+			v := s.Decide(t.Context(), &gateway.Request{KeyGen: &gateway.KeyGen{Wrap: wrap}}, g)
+			if required && wrap == gateway.WrapNone {
+				expect(t, v, gateway.Deny, gateway.BadTemplate, "under TLS alone")
+				continue
+			}
+			expect(t, v, gateway.Allow, "", "made")
+		}
+	}
+	s, err := NewKeys(KeysConfig{}, "")
+	if err != nil || !s.Wraps() {
+		t.Errorf("a stage that makes none gives none: %v", err)
+	}
+	if !wrappingKeys(t, nil).Shares() || wrappingKeys(t, nil).Wraps() {
+		t.Error("shared keys alone forbid nothing")
+	}
+}

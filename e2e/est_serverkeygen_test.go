@@ -366,11 +366,21 @@ func (c *keyClient) keptNowhere(name string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	c.keyKeptNowhere(name, key)
+}
+
+// keyKeptNowhere looks for a key in the log and in the store.
+func (g *instance) keyKeptNowhere(name string, key any) {
+	g.t.Helper()
 	var secret []byte
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		g.t.Fatal(err)
+	}
 	switch key := key.(type) {
 	case *ecdsa.PrivateKey:
 		if secret, err = key.Bytes(); err != nil {
-			c.t.Fatal(err)
+			g.t.Fatal(err)
 		}
 	case *rsa.PrivateKey:
 		secret = key.Primes[0].Bytes()
@@ -378,20 +388,20 @@ func (c *keyClient) keptNowhere(name string) {
 		secret = key.Seed()
 	}
 	if len(secret) < 32 {
-		c.t.Fatalf("%s: a key %T", name, key)
+		g.t.Fatalf("%s: a key %T", name, key)
 	}
-	places := map[string]string{"the log": c.stderr.String()}
+	places := map[string]string{"the log": g.stderr.String()}
 	for _, file := range []string{"muster.db", "muster.db-wal"} {
-		b, err := os.ReadFile(filepath.Join(c.instance.dir, file))
+		b, err := os.ReadFile(filepath.Join(g.dir, file))
 		if err != nil && !os.IsNotExist(err) {
-			c.t.Fatal(err)
+			g.t.Fatal(err)
 		}
 		places[file] = string(b)
 	}
 	for place, text := range places {
-		for _, form := range []string{string(secret), base64.StdEncoding.EncodeToString(block.Bytes), hex.EncodeToString(secret)} {
+		for _, form := range []string{string(secret), base64.StdEncoding.EncodeToString(pkcs8), hex.EncodeToString(secret)} {
 			if strings.Contains(text, form) {
-				c.t.Errorf("%s: the key is in %s", name, place)
+				g.t.Errorf("%s: the key is in %s", name, place)
 			}
 		}
 	}

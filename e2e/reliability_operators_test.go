@@ -3,19 +3,15 @@
 package e2e
 
 import (
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
-	"github.com/muster-pki/muster/gateway/store"
 )
 
 // Of the devices of a run, some are held first, and some are revoked when they have their certificate.
@@ -95,43 +91,7 @@ func (g *instance) revoke(serial string, retry func() bool) error {
 // auditTells checks the audit trail of a gateway that has ended, and that it tells of every device what was done with it, each once.
 func (g *instance) auditTells(of map[string]reliable) {
 	g.t.Helper()
-	file := filepath.Join(g.dir, "muster.db")
-	s, err := store.Open(g.t.Context(), "sqlite:"+file, store.Options{Instance: "reliability"})
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer s.Close()
-	if err := s.VerifyAudit(g.t.Context()); err != nil {
-		g.t.Error(err)
-	}
-	db, err := sql.Open("sqlite", file)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer db.Close()
-	rows, err := db.QueryContext(g.t.Context(), `SELECT body FROM audit`)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer rows.Close()
-	told := map[string]map[string]int{}
-	for rows.Next() {
-		var body string
-		var e gateway.AuditEvent
-		if err := rows.Scan(&body); err != nil {
-			g.t.Fatal(err)
-		}
-		if err := json.Unmarshal([]byte(body), &e); err != nil {
-			g.t.Fatal(err)
-		}
-		if told[e.Transaction] == nil {
-			told[e.Transaction] = map[string]int{}
-		}
-		told[e.Transaction][e.Kind]++
-	}
-	if err := rows.Err(); err != nil {
-		g.t.Fatal(err)
-	}
+	told := g.auditTrail()
 	for id, d := range of {
 		want := map[string]int{"issued": 1}
 		if d.held {

@@ -209,18 +209,7 @@ func TestBareKeyOfHeldAtOnce(t *testing.T) {
 		wg.Go(func() { given[i], errs[i] = w.gw.Enroll(t.Context(), again) })
 	}
 	wg.Wait()
-	last := ""
-	for i, res := range given {
-		if errs[i] != nil || (res.Kind == gateway.ResultIssued) != (res.Key != nil) {
-			t.Fatalf("%+v, %v", res, errs[i])
-		}
-		if res.Kind == gateway.ResultIssued && !one.revoked(res.Transaction) {
-			if last != "" {
-				t.Error("two certificates are valid")
-			}
-			last = res.Transaction
-		}
-	}
+	last := one.lastOf(given, errs)
 	one.work(0)
 	two.work(0)
 	one.onlyValid(last)

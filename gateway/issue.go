@@ -51,7 +51,12 @@ func intentOf(r *Request, csr []byte, gr *Grant, d *backend.Description) *backen
 // issue asks the CA and settles the transaction. The CA is asked however long the client waits, until a deadline that
 // lies within the lease. After the intent nothing but the CA's definite refusal is a failure: all else is pending for
 // the client until somebody knows.
-func (g *Gateway) issue(ctx context.Context, a *ask, deadline time.Time) (*Result, error) {
+func (g *Gateway) issue(ctx context.Context, a *ask, deadline time.Time) (out *Result, failed error) {
+	defer func() {
+		if out == nil || out.Key == nil {
+			clear(a.given) // no answer has it, nor will one have
+		}
+	}()
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
 	issuance, err := g.askCA(ctx, a)

@@ -101,15 +101,16 @@ func (g *Gateway) repeated(ctx context.Context, d *decision, e *Endpoint, k keys
 	return nil, nil
 }
 
-// joinTwin is join for a request that its stages have allowed, and found its twin with that.
+// joinTwin is join for a request that its stages have allowed, and found its twin with that. The twin began after this request
+// came: a key that it got was handed out to somebody who is not known to have lost it, so it stays, and this request comes back.
 func (g *Gateway) joinTwin(ctx context.Context, d *decision, k keys, id string) (*Result, error) {
 	if d.request.KeyGen.bare() {
-		t, err := g.store.Transaction(ctx, id)
+		t, err := g.settledOrNot(ctx, id)
 		if err != nil {
 			return nil, err
 		}
 		if t.Delivery != nil {
-			return g.deliverAgain(ctx, d, t)
+			return g.meanwhile(t)
 		}
 	}
 	return g.join(ctx, d.request, k, id)

@@ -104,6 +104,8 @@ func (rt *Runtime) suits(name, profileName string, described map[string]*backend
 		return rt.cfg.fault(path, "backend %s (%s) passes messages on and certifies nothing itself: end each pipeline with the stage forward, or name another backend", profile.Backend, d.Name)
 	}
 	switch e.Protocol {
+	case gateway.EST:
+		return rt.supersedes(name, d)
 	case gateway.CMP:
 		here := rt.cfg.certifiesHere(e)
 		if here && !slices.Contains(d.Forms, backend.FormTemplate) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/muster-pki/muster/authz"
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/plugins/backend"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 	"github.com/muster-pki/muster/protocols/cmp"
 )
@@ -19,7 +20,11 @@ import (
 var oidCMKGA = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 32}
 
 // keyMaker is a stage that may have the gateway make keys for devices.
-type keyMaker interface{ Generates() []string }
+type keyMaker interface {
+	Generates() []string
+	Wraps() bool
+	Shares() bool
+}
 
 // kindsMade lists the kinds of keys that a pipeline has the gateway make.
 func kindsMade(p gateway.Pipeline) []string {
@@ -45,6 +50,46 @@ func makesKeys(e *gateway.Endpoint) bool {
 	return false
 }
 
+// givesBare reports whether a pipeline may give a device its key under TLS alone.
+func givesBare(p gateway.Pipeline) bool {
+	return len(kindsMade(p)) > 0 && !slices.ContainsFunc(p, func(s gateway.Stage) bool {
+		m, ok := s.(keyMaker)
+		return ok && len(m.Generates()) > 0 && m.Wraps()
+	})
+}
+
+// encrypts reports whether EST clients that pass a pipeline may have something to encrypt a key with.
+func encrypts(p gateway.Pipeline) (can bool) {
+	p.Stages(func(s gateway.Stage) {
+		if m, ok := s.(keyMaker); ok && m.Shares() {
+			can = true
+		}
+		r, ok := s.(interface {
+			Credentials() []gateway.CredentialKind
+		})
+		if ok && slices.Contains(r.Credentials(), gateway.CredentialTLS) {
+			can = true
+		}
+	})
+	return can
+}
+
+// supersedes reports why keys that travel under TLS alone cannot be given with a backend: who asks for one again gets another, in the
+// place of a certificate that is revoked.
+func (rt *Runtime) supersedes(name string, d *backend.Description) error {
+	e := rt.gateway.Endpoints[name]
+	if e == nil || e.Protocol != gateway.EST || slices.Contains(d.Capabilities, backend.CapRevoke) {
+		return nil
+	}
+	for _, op := range certifying {
+		if givesBare(e.Pipelines[op]) {
+			return rt.cfg.fault(at("endpoints", name, string(op)), "backend %s cannot revoke, and a key that is given under TLS alone is kept nowhere: who asks for it again gets another one, "+
+				"and the certificate of the first is revoked. Say `wrapping: {required: true}` beside `generate`, so that keys are only given encrypted, or name a backend that revokes", d.Name)
+		}
+	}
+	return nil
+}
+
 // checkGenerate refuses a pipeline on which keys would be made that nobody could ask for, or that no profile certifies.
 func (c *Config) checkGenerate(path []string, e *EndpointConfig, p gateway.Pipeline) error {
 	kinds := kindsMade(p)
@@ -56,6 +101,10 @@ func (c *Config) checkGenerate(path []string, e *EndpointConfig, p gateway.Pipel
 		return c.fault(path, "the stage keys has the gateway make keys (generate), and %s has no request for one that is served: leave it out, or have the devices make their own", speaks.title)
 	}
 	var errs []error
+	if e.Protocol == gateway.EST && !givesBare(p) && !encrypts(p) {
+		errs = append(errs, c.fault(path, "the stage keys has keys given encrypted alone (wrapping: {required: true}), and there is nothing to encrypt them with: "+
+			"give it shared keys (wrapping: keys or devices), or have a stage look at TLS client certificates, for which keys can be encrypted"))
+	}
 	for _, name := range e.offered() {
 		profile := c.Profiles[name]
 		if profile == nil {

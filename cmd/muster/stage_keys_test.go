@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -224,6 +226,58 @@ func TestKGAOfEST(t *testing.T) {
 		ids, err := loadRAs(cfg, map[string]*gateway.Endpoint{"makes": making}, time.Now())
 		if want == "" && (err != nil || ids["makes"] == nil) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, %v", name, ids, err)
+		}
+	}
+}
+
+// Keys that are given under TLS alone take a CA that revokes, and those that are not, something to encrypt them with: told before
+// a device asks, with the way out.
+func TestKeysUnderTLSAlone(t *testing.T) {
+	deps := testDeps(t)
+	dir := deps.Dir
+	if err := os.WriteFile(filepath.Join(dir, "kek"), bytes.Repeat([]byte{0xfe}, 32), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const (
+		norevoke = ":21: endpoints.ran.%s: backend corp cannot revoke, and a key that is given under TLS alone is kept nowhere"
+		nothing  = "endpoints.ran.%s: the stage keys has keys given encrypted alone (wrapping: {required: true}), and there is nothing to encrypt them with"
+	)
+	password := `{password: {users: {factory: "{sha256}e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}}}`
+	for name, tc := range map[string]struct {
+		enroll, renew string
+		revokes       bool
+		want          string
+	}{
+		"no keys":                {"keys: {}", "own-certificate: {}", false, ""},
+		"in the clear":           {"keys: {generate: [P-256]}", "own-certificate: {}", false, fmt.Sprintf(norevoke, "enroll")},
+		"revoked":                {"keys: {generate: [P-256]}", "own-certificate: {}", true, ""},
+		"in one way of two":      {"anyOf: [{keys: {generate: [P-256]}}, {keys: {generate: [P-256], wrapping: {required: true}}}]", "own-certificate: {}", false, fmt.Sprintf(norevoke, "enroll")},
+		"for one that renews":    {"keys: {}", "own-certificate: {}}, {keys: {generate: [P-256]}", false, "endpoints.ran.renew: backend corp cannot revoke"},
+		"encrypted":              {"keys: {generate: [P-256], wrapping: {required: true, keys: {k: {file: kek}}}}", "own-certificate: {}", false, ""},
+		"encrypted with nothing": {"keys: {generate: [P-256], wrapping: {required: true}}", "own-certificate: {}", true, fmt.Sprintf(nothing, "enroll")},
+		"for the certificate":    {"keys: {}", "own-certificate: {}}, {keys: {generate: [P-256], wrapping: {required: true}}", false, ""},
+	} {
+		text := strings.Replace(good, `    - password: {users: {factory: "{sha256}e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}}
+    - names: {}
+    renew:
+    - own-certificate: {}
+`, "    enroll: ["+password+", {names: {}}, {"+tc.enroll+"}]\n    renew: [{"+tc.renew+"}]\n", 1)
+		text = strings.Replace(text, "    enroll:\n", "", 1)
+		c, err := parseConfig("muster.yaml", dir, []byte(text))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		endpoints, err := makeEndpoints(c, deps)
+		if err == nil {
+			d := &backend.Description{Name: "corp", Forms: []backend.Form{backend.FormTemplate}}
+			if tc.revokes {
+				d.Capabilities = []backend.Capability{backend.CapRevoke}
+			}
+			rt := &Runtime{cfg: c, gateway: &gateway.Runtime{Endpoints: endpoints}}
+			err = rt.suits("ran", c.Endpoints["ran"].Profile, map[string]*backend.Description{"local": d})
+		}
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s:\ngot  %v\nwant %s", name, err, tc.want)
 		}
 	}
 }

@@ -45,7 +45,7 @@ func TestMalformedRequests(t *testing.T) {
 	}{
 		// RFC 8951 section 3: base64 of DER, nothing else.
 		{"no body", enroll, nil, header("Authorization", "Basic Zjpw"), 400, "no body"},
-		{"no body and no credentials", enroll, nil, nil, 401, "no password and no request"},
+		{"no body and no credentials", enroll, nil, nil, 401, "no credentials and no request"},
 		{"white space only", enroll, []byte(" \r\n\t"), header("Authorization", "Basic Zjpw"), 400, "no body"},
 		{"PEM", enroll, asPEM, nil, 400, "the body is PEM"},
 		{"PEM after text", enroll, append([]byte("Certificate Request:\n"), asPEM...), nil, 400, "the body is PEM"},

@@ -186,7 +186,11 @@ func (x *exchange) readRequest() (der, body []byte, ref *wire.Refusal) {
 	der, err := decodeBody(body)
 	if err != nil {
 		if errors.Is(err, errEmpty) && x.asksHow() {
-			return nil, nil, wire.Refused(gateway.Unauthenticated, "no password and no request were sent", nil)
+			shown := "credentials"
+			if len(x.Request.Credentials) > 0 {
+				shown = "password" // but a certificate
+			}
+			return nil, nil, wire.Refused(gateway.Unauthenticated, "no "+shown+" and no request were sent", nil)
 		}
 		return nil, nil, wire.Refused(gateway.Malformed, err.Error(), err)
 	}

@@ -262,6 +262,7 @@ func (x *exchange) writeKey(result *gateway.Result) *wire.Refusal {
 	contentType := typeEncryptedKey
 	if x.Request.KeyGen.Wrap == gateway.WrapNone {
 		contentType = typePlainKey
+		defer clear(result.Key) // this answer alone has it
 	}
 	parts := []part{{contentType, result.Key}, {typeEnrolled, cert}}
 	boundary, body, err := multipartOf(parts, x.endpoint.Config.Wrap.wraps(x.R.UserAgent()))

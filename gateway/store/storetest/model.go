@@ -97,7 +97,7 @@ func testModel(e *env) {
 		if e.Failed() {
 			e.Fatalf("at step %d of seed %d", step, seed)
 		}
-		switch op := r.IntN(33); {
+		switch op := r.IntN(41); {
 		case op < 6:
 			m.begin(e, r)
 		case op < 12:
@@ -128,6 +128,10 @@ func testModel(e *env) {
 			if r.IntN(3) == 0 {
 				m.freeClaim(e, r)
 			}
+		case op < 35:
+			m.supersede(e, r)
+		case op < 38:
+			m.collect(e, r)
 		default:
 			m.look(e, r)
 		}
@@ -155,6 +159,9 @@ func (m *model) begin(e *env, r *rand.Rand) {
 			tx.Hold = &gateway.HoldRecord{Approvers: r.IntN(3), Until: e.clock.Now().Add(time.Duration(r.Int64N(int64(4 * lease))))}
 			want.due = tx.Hold.Until
 		}
+	}
+	if r.IntN(2) == 0 {
+		tx.Delivery = e.delivery()
 	}
 	lost := ""
 	used := map[string]int64{}

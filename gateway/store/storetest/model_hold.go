@@ -12,13 +12,7 @@ import (
 
 // anyHeld is rather a transaction that is held.
 func (m *model) anyHeld(r *rand.Rand) (string, *modelTx) {
-	id, tx := m.any(r)
-	for range 6 {
-		if tx != nil && tx.state != gateway.StateHeld {
-			id, tx = m.any(r)
-		}
-	}
-	return id, tx
+	return m.rather(r, func(tx *modelTx) bool { return tx.state == gateway.StateHeld })
 }
 
 func (m *model) approve(e *env, r *rand.Rand) {
@@ -28,6 +22,9 @@ func (m *model) approve(e *env, r *rand.Rand) {
 	}
 	now := e.clock.Now()
 	a := e.approval(tx.original, fmt.Sprintf("person %d", r.IntN(3)))
+	if tx.original.Delivery != nil && r.IntN(3) != 0 {
+		a.Until = now.Add(time.Duration(r.Int64N(int64(4 * lease))))
+	}
 	epoch, err := e.s.Approve(e.ctx(), a)
 	h := tx.original.Hold
 	switch {
@@ -52,6 +49,18 @@ func (m *model) approve(e *env, r *rand.Rand) {
 		}
 		return
 	}
+	if !a.Until.IsZero() {
+		if epoch != 0 {
+			e.Errorf("epoch %d of what waits for its requester", epoch)
+		}
+		tx.state, tx.leased, tx.until, tx.due = gateway.StateApproved, false, time.Time{}, a.Until
+		if tx.epoch > 0 {
+			tx.epoch++
+		} else {
+			tx.epoch = -1 // there is work, whose first epoch is not given yet
+		}
+		return
+	}
 	if epoch < 1 || tx.epoch > 0 && epoch != tx.epoch+1 {
 		e.Errorf("epoch %d after %d", epoch, tx.epoch)
 	}
@@ -59,14 +68,14 @@ func (m *model) approve(e *env, r *rand.Rand) {
 }
 
 func (m *model) deny(e *env, r *rand.Rand) {
-	id, tx := m.anyHeld(r)
+	id, tx := m.rather(r, func(tx *modelTx) bool { return tx.state == gateway.StateHeld || tx.state == gateway.StateApproved })
 	if tx == nil {
 		return
 	}
 	now := e.clock.Now()
 	d := e.denial(tx.original, "somebody")
 	d.RepeatUntil = now.Add(time.Duration(r.Int64N(int64(2*lease))) - 5*time.Second)
-	held := tx.state == gateway.StateHeld
+	held := tx.state == gateway.StateHeld || tx.state == gateway.StateApproved
 	if tx.leased && r.IntN(2) == 0 {
 		d.Work = &gateway.Work{Transaction: id, Epoch: tx.epoch - int64(r.IntN(2))}
 		held = held && d.Work.Epoch == tx.epoch
