@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/muster-pki/muster/authz/webhook"
 	"github.com/muster-pki/muster/gateway"
 )
 
@@ -21,7 +22,7 @@ const maxArgonChallenges = 4
 
 // ChallengeConfig configures the stage `challenge`: the requester knows a secret that stands for the endpoint, as SCEP's
 // challengePassword (RFC 8894 section 2.4). Everybody who knows it may ask; it names no device. Issued ones are good for one
-// enrollment, and may be one device's. At least one entry has to come from Secrets or File, or Issued be set.
+// enrollment, and may be one device's. At least one entry has to come from Secrets or File, or Issued or Webhook be set.
 type ChallengeConfig struct {
 	// Secrets maps names, which say in the records which one was used, to hashed challenges: "{sha256}..." for generated
 	// ones of at least 128 random bits, "$argon2id$..." for those that people type, at most 4 of them.
@@ -33,19 +34,23 @@ type ChallengeConfig struct {
 	// Issued takes those as well that `muster challenge new`, or the admin API, makes: each good at its endpoint until it
 	// expires, and spent with the certificate.
 	Issued bool `yaml:"issued"`
+	// Webhook has a service of the operator's decide about challenges that are none of the above.
+	Webhook *webhook.Config `yaml:"webhook"`
 	// Basic takes the password of HTTP Basic for the challenge, with any user name, where a request carries none.
 	Basic bool `yaml:"basic"`
-	// Limit bounds wrong challenges from one address (an IPv6 /64 counts as one), where there are argon2id entries.
+	// Limit bounds wrong challenges from one address (an IPv6 /64 counts as one), where there are argon2id entries or a webhook.
 	Limit PasswordLimit `yaml:"limit"`
 }
 
 // Challenge is the stage `challenge`. It denies with Unauthenticated when the challenge is missing, wrong, expired or spent,
 // with NotAuthorized when it is for another subject, profile or device, with Busy when the source tried too often; it
-// cannot answer when the context ends while it waits to compute a hash, or issued ones cannot be looked up.
+// cannot answer when the context ends while it waits to compute a hash, issued ones cannot be looked up, or the operator's
+// service does not say.
 type Challenge struct {
 	generated []namedEntry
-	typed     []namedEntry // argon2id
-	issued    Challenges   // nil: none is looked up
+	typed     []namedEntry     // argon2id
+	issued    Challenges       // nil: none is looked up
+	service   *webhook.Service // nil: nobody else is asked
 	basic     bool
 	limit     *limiter
 	hashing   *Hashing
@@ -85,8 +90,17 @@ func NewChallenge(c ChallengeConfig, dir string, hashing *Hashing, issued Challe
 			return nil, err
 		}
 	}
-	if len(s.generated)+len(s.typed) == 0 && !c.Issued {
-		return nil, errors.New("no challenges: give secrets or file, or issued: true")
+	if c.Webhook != nil {
+		var err error
+		if s.service, err = webhook.New(*c.Webhook, dir); err != nil {
+			return nil, fmt.Errorf("webhook: %w", err)
+		}
+		if len(s.typed) > 0 {
+			return nil, errors.New("webhook does not go with argon2id entries: each challenge that the service is asked about would count as a wrong one of theirs, and cost what that costs")
+		}
+	}
+	if len(s.generated)+len(s.typed) == 0 && !c.Issued && c.Webhook == nil {
+		return nil, errors.New("no challenges: give secrets or file, issued: true, or webhook")
 	}
 	if len(s.typed) > maxArgonChallenges {
 		return nil, fmt.Errorf("%d argon2id entries: %d are taken, since a wrong challenge costs a computation for each", len(s.typed), maxArgonChallenges)
@@ -139,48 +153,56 @@ func (s *Challenge) Credentials() []gateway.CredentialKind {
 	return []gateway.CredentialKind{gateway.CredentialChallenge}
 }
 
-// Identify compares the challenge, and no more: an issued one says who asks even after it has been spent or has expired.
+// Identify compares the challenge, and no more: an issued one says who asks even after it has been spent or has expired. The
+// operator's service is not asked again: a repeat is known by the key that signed it.
 func (s *Challenge) Identify(ctx context.Context, r *gateway.Request, g *gateway.Grant) (v gateway.Verdict, proves bool) {
-	_, v = s.compare(ctx, r, g, func(*gateway.IssuedChallenge) error { return nil })
-	return v, true
+	proves = true
+	_, v = s.compare(ctx, r, g, func(*gateway.IssuedChallenge) error { return nil }, func(gateway.Secret) gateway.Verdict {
+		proves = signs(r)
+		return gateway.Allowed("the webhook is not asked again")
+	})
+	return v, proves
 }
 
 // Decide compares the challenge, and judges what an issued one is good for. The client is told the same whether it is
 // missing, wrong or expired.
 func (s *Challenge) Decide(ctx context.Context, r *gateway.Request, g *gateway.Grant) gateway.Verdict {
-	one, v := s.compare(ctx, r, g, func(c *gateway.IssuedChallenge) error { return over(c, s.now()) })
+	one, v := s.compare(ctx, r, g, func(c *gateway.IssuedChallenge) error { return over(c, s.now()) }, func(secret gateway.Secret) gateway.Verdict {
+		return s.ask(ctx, secret, r, g)
+	})
 	if v.Decision != gateway.Allow || one == nil {
 		return v
 	}
 	return use(one, r, g)
 }
 
-// compare finds out which challenge the request has. good says why an issued one is as good as none.
-func (s *Challenge) compare(ctx context.Context, r *gateway.Request, g *gateway.Grant, good func(*gateway.IssuedChallenge) error) (*gateway.IssuedChallenge, gateway.Verdict) {
+// detailChallenge is all that clients are told of a challenge that is none.
+const detailChallenge = "a valid challenge is required"
+
+// compare finds out which challenge the request has. good says why an issued one is as good as none; other judges one that is none
+// of the gateway's own, where there is a webhook.
+func (s *Challenge) compare(ctx context.Context, r *gateway.Request, g *gateway.Grant, good func(*gateway.IssuedChallenge) error, other func(gateway.Secret) gateway.Verdict) (*gateway.IssuedChallenge, gateway.Verdict) {
 	if err := ctx.Err(); err != nil {
 		return nil, gateway.Unanswered(err)
 	}
-	const detail = "a valid challenge is required"
 	c, ok := r.Credential(gateway.CredentialChallenge)
 	if !ok && s.basic {
 		c, ok = r.Credential(gateway.CredentialPassword)
 		ok = ok && c.Digest == nil // which tells no password
 	}
 	if !ok {
-		return nil, gateway.Denied(gateway.Unauthenticated, detail, "the request has no challenge")
+		return nil, gateway.Denied(gateway.Unauthenticated, detailChallenge, "the request has no challenge")
 	}
 	found, limited, err := s.check(ctx, c.Secret, r, good)
 	switch {
+	case err == errRefused && s.service != nil && len(c.Secret) > 0 && len(c.Secret) <= maxPassword: // wrapped, it would be one of ours that is good no more
+		return nil, other(c.Secret)
 	case errors.Is(err, errRefused):
-		return nil, gateway.Denied(gateway.Unauthenticated, detail, err.Error())
+		return nil, gateway.Denied(gateway.Unauthenticated, detailChallenge, err.Error())
 	case err != nil:
 		return nil, gateway.Unanswered(err)
 	case limited > 0:
-		wait := time.Duration(math.Ceil(limited.Seconds())) * time.Second
-		v := gateway.Denied(gateway.Busy, fmt.Sprintf("too many wrong challenges, try again in %v", wait),
-			fmt.Sprintf("too many wrong challenges from %s: this one was not looked at; next try in %v", sourceOf(r.Source), wait))
-		v.RetryAfter = wait
-		return nil, v
+		return nil, tooMany(r, limited)
 	}
 	// The adapter cannot name the challenge: which one it is, the entry says.
 	g.Authenticate(gateway.Credential{Kind: gateway.CredentialChallenge, ID: found.name})
@@ -190,6 +212,15 @@ func (s *Challenge) compare(ctx context.Context, r *gateway.Request, g *gateway.
 		}
 	}
 	return found.issued, gateway.Allowed("challenge " + shown(found.name))
+}
+
+// tooMany is the verdict about a source that has to wait.
+func tooMany(r *gateway.Request, limited time.Duration) gateway.Verdict {
+	wait := time.Duration(math.Ceil(limited.Seconds())) * time.Second
+	v := gateway.Denied(gateway.Busy, fmt.Sprintf("too many wrong challenges, try again in %v", wait),
+		fmt.Sprintf("too many wrong challenges from %s: this one was not looked at; next try in %v", sourceOf(r.Source), wait))
+	v.RetryAfter = wait
+	return v
 }
 
 // matched is the challenge that a request has.

@@ -50,6 +50,21 @@ func use(c *gateway.IssuedChallenge, r *gateway.Request, g *gateway.Grant) gatew
 	if c.By != "" {
 		note += ", made by " + shown(c.By)
 	}
+	v := suits(c, note, r, g)
+	if v.Decision != gateway.Allow {
+		return v
+	}
+	uses := Uses(max(c.Uses, 1))
+	v.Claims = uses.claims(gateway.Claim{
+		Key:    c.Key(),
+		Lost:   fmt.Sprintf("challenge %s may be used %s, and has been", c.ID, uses.times()),
+		Reason: gateway.Unauthenticated, Detail: "the challenge has been used",
+	})
+	return v
+}
+
+// suits judges whether a challenge is good for what is asked for, and chooses its profile. note says whose it is.
+func suits(c *gateway.IssuedChallenge, note string, r *gateway.Request, g *gateway.Grant) gateway.Verdict {
 	deny := func(detail, format string, args ...any) gateway.Verdict {
 		return gateway.Denied(gateway.NotAuthorized, detail, note+": "+fmt.Sprintf(format, args...))
 	}
@@ -72,12 +87,7 @@ func use(c *gateway.IssuedChallenge, r *gateway.Request, g *gateway.Grant) gatew
 		}
 		note += ", profile " + c.Profile
 	}
-	uses := Uses(max(c.Uses, 1))
-	return gateway.Allowed(note, uses.claims(gateway.Claim{
-		Key:    c.Key(),
-		Lost:   fmt.Sprintf("challenge %s may be used %s, and has been", c.ID, uses.times()),
-		Reason: gateway.Unauthenticated, Detail: "the challenge has been used",
-	})...)
+	return gateway.Allowed(note)
 }
 
 // isSubject reports whether a DER Name is the one that an RFC 4514 string says.

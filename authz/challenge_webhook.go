@@ -1,0 +1,151 @@
+package authz
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/pkix"
+)
+
+// challengeQuestion is what the operator's service is asked: docs/authz.md has it for people. Names are only ever added.
+type challengeQuestion struct {
+	ID          string    `json:"id"`   // of the request, for `muster explain`
+	Time        time.Time `json:"time"` // when it was asked
+	Endpoint    string    `json:"endpoint"`
+	Protocol    string    `json:"protocol"`
+	Operation   string    `json:"operation"`
+	Transaction string    `json:"transaction"` // the protocol's own ID, as the client chose it
+	Challenge   string    `json:"challenge"`
+	CSR         []byte    `json:"csr"`     // DER PKCS#10, in base64; null where the protocol has none
+	Key         string    `json:"key"`     // SHA-256 of the SubjectPublicKeyInfo, in hexadecimal
+	Subject     string    `json:"subject"` // RFC 4514
+	SANs        []string  `json:"sans"`    // "dns:...", "ip:...", "email:...", "uri:...", "other:..."
+	Profile     string    `json:"profile"` // as asked for
+	Device      string    `json:"device"`  // that an earlier stage named
+	Source      string    `json:"source"`
+}
+
+// challengeAnswer is what it answers. Nothing but Allow has to be there.
+type challengeAnswer struct {
+	Allow   *bool  `json:"allow"`
+	Reason  string `json:"reason"`  // for the operator
+	Device  string `json:"device"`  // whose request this is
+	Profile string `json:"profile"` // what it gets
+	Subject string `json:"subject"` // RFC 4514: the one subject that it may ask for
+}
+
+// signs reports whether the request's message is signed with a key that the adapter has verified: its sender is then the one who
+// sent the same before.
+func signs(r *gateway.Request) bool {
+	return slices.ContainsFunc(r.Credentials, func(c gateway.Credential) bool {
+		return c.Kind == gateway.CredentialKey || c.Kind == gateway.CredentialSigner
+	})
+}
+
+// ask has the operator's service judge a challenge. What is not a definite answer denies as Unavailable. Wrong ones count for the limit,
+// so that the service is not asked about one guess after the other.
+func (s *Challenge) ask(ctx context.Context, secret gateway.Secret, r *gateway.Request, g *gateway.Grant) gateway.Verdict {
+	if !utf8.Valid(secret) {
+		return gateway.Denied(gateway.Unauthenticated, detailChallenge, "the challenge is not UTF-8, so that the webhook was not asked")
+	}
+	q := challengeQuestion{
+		ID: r.ID, Time: s.now().UTC(), Endpoint: r.Endpoint, Protocol: string(r.Protocol), Operation: string(r.Operation), Transaction: r.WireID,
+		Challenge: string(secret), CSR: r.CSR, SANs: []string{}, Profile: r.Profile, Device: g.Device, Source: r.Source.Unmap().String(),
+	}
+	if !r.Source.IsValid() {
+		q.Source = r.Transport
+	}
+	if !isEmptyName(r.Subject) {
+		q.Subject = pkix.FormatName(r.Subject)
+	}
+	if r.PublicKey != nil {
+		sum := sha256.Sum256(r.PublicKey)
+		q.Key = hex.EncodeToString(sum[:])
+	}
+	if san, ok := r.Extension(oidSubjectAltName); ok {
+		names, err := parseNames(san)
+		if err != nil {
+			return gateway.Denied(gateway.BadTemplate, "the subjectAltName is malformed", fmt.Sprintf("the subjectAltName of the request: %v", err))
+		}
+		for _, n := range names {
+			q.SANs = append(q.SANs, n.String())
+		}
+	}
+	if wait, ok := s.limit.take(r.Source, r.Received); !ok {
+		return tooMany(r, max(wait, 1))
+	}
+	s.limit.giveBack(r.Source, r.Received) // until the answer is known: those behind one address may all be right
+	var a challengeAnswer
+	if err := s.service.Ask(ctx, questionKey(r, secret), q, &a); err != nil {
+		return gateway.Unanswered(err)
+	}
+	return s.answered(&a, secret, r, g)
+}
+
+// answered is the verdict that an answer comes to.
+func (s *Challenge) answered(a *challengeAnswer, secret gateway.Secret, r *gateway.Request, g *gateway.Grant) gateway.Verdict {
+	host := s.service.Host()
+	broken := func(what string) gateway.Verdict {
+		return gateway.Unanswered(fmt.Errorf("webhook %s: its answer has no %s", host, what))
+	}
+	if a.Allow == nil {
+		return broken("`allow`")
+	}
+	said := ""
+	if a.Reason != "" {
+		// It may quote what it was asked.
+		said = ": " + cutName(fmt.Sprintf("%q", strings.ReplaceAll(a.Reason, string(secret), "[secret]")))
+	}
+	if !*a.Allow {
+		s.limit.take(r.Source, r.Received)
+		return gateway.Denied(gateway.Unauthenticated, detailChallenge, "the webhook "+host+" does not allow it"+said)
+	}
+	const most = 255
+	if a.Device != "" && (len(a.Device) > most || !printable(a.Device)) {
+		return broken("`device` of at most 255 printable bytes")
+	}
+	if a.Profile != "" && (len(a.Profile) > most || !printable(a.Profile)) {
+		return broken("`profile` of at most 255 printable bytes")
+	}
+	if a.Subject != "" {
+		if _, err := pkix.ParseRFC4514(a.Subject); err != nil {
+			return broken("`subject` that could be read (RFC 4514)")
+		}
+	}
+	g.Authenticate(gateway.Credential{Kind: gateway.CredentialChallenge, ID: "webhook:" + host})
+	if a.Device != "" {
+		if denied, ok := nameDevice(g, a.Device); !ok {
+			return denied
+		}
+	}
+	return suits(&gateway.IssuedChallenge{Subject: a.Subject, Profile: a.Profile}, "the webhook "+host+" allows it"+said, r, g)
+}
+
+// questionKey is what questions have in common that ask the same: of one device, about one key and challenge, in one transaction. A
+// device that repeats itself because an answer got lost is known by it.
+func questionKey(r *gateway.Request, secret gateway.Secret) string {
+	h := sha256.New()
+	part := func(b []byte) {
+		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b))))
+		h.Write(b)
+	}
+	for _, s := range []string{r.Endpoint, string(r.Operation), r.WireID} {
+		part([]byte(s))
+	}
+	part(r.PublicKey)
+	part(secret)
+	for _, c := range r.Credentials {
+		if c.Kind != gateway.CredentialChallenge && c.Kind != gateway.CredentialNested {
+			part([]byte(c.String()))
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}

@@ -1,0 +1,205 @@
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Bounds of what goes over the wire, in bytes.
+const (
+	maxQuestion = 1 << 20
+	maxAnswer   = 64 << 10
+)
+
+// firstPause is how long the first repetition waits; each further one twice as long.
+const firstPause = 200 * time.Millisecond
+
+// SignatureHeader has the HMAC of a question; IdempotencyHeader the same words in all attempts at one question.
+const (
+	SignatureHeader   = "Muster-Signature"
+	IdempotencyHeader = "Idempotency-Key"
+)
+
+// Service is the operator's service. It is safe for concurrent use.
+type Service struct {
+	url, where, host string // where is url without its query: for people
+	token, secret    secret
+	client           *http.Client
+	timeout          time.Duration
+	retries          int
+	private          bool
+	turns            chan struct{}
+
+	// Tests put others in their place.
+	deadline func(context.Context, time.Duration) (context.Context, context.CancelFunc)
+	pause    func(context.Context, time.Duration) error
+	lookup   func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	connect  func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Host is the service's name or address.
+func (s *Service) Host() string { return s.host }
+
+// Ask posts the question as JSON, and decodes the answer into what answer points to, a struct with a json tag on each field. key goes
+// along as Idempotency-Key: a service may answer a question with the same key as it did before. The error says what went wrong in words
+// for the operator, without anything of question or answer; answer is then not to be looked at.
+func (s *Service) Ask(ctx context.Context, key string, question, answer any) error {
+	body, err := json.Marshal(question)
+	switch {
+	case err != nil:
+		return s.failed(errors.New("the question cannot be encoded"))
+	case len(body) > maxQuestion:
+		return s.failed(fmt.Errorf("the question has %d bytes, %d are sent", len(body), maxQuestion))
+	}
+	ctx, cancel := s.deadline(ctx, s.timeout)
+	defer cancel()
+	select {
+	case s.turns <- struct{}{}:
+		defer func() { <-s.turns }()
+	case <-ctx.Done():
+		return s.failed(fmt.Errorf("no turn came in time, %d questions are under way: %w", cap(s.turns), ctx.Err()))
+	}
+	for n := 0; ; n++ {
+		data, again, err := s.post(ctx, key, body)
+		if err == nil {
+			if err = decode(data, answer); err != nil {
+				return s.failed(err)
+			}
+			return nil
+		}
+		if !again || n >= s.retries || s.pause(ctx, firstPause<<n) != nil {
+			if n > 0 {
+				err = fmt.Errorf("%w (asked %d times)", err, n+1)
+			}
+			return s.failed(err)
+		}
+	}
+}
+
+func (s *Service) failed(err error) error { return fmt.Errorf("webhook %s: %w", s.where, err) }
+
+// post makes one attempt. again reports whether another one may fare better.
+func (s *Service) post(ctx context.Context, key string, body []byte) (answer []byte, again bool, err error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(body))
+	if err != nil {
+		return nil, false, errors.New("the request cannot be made")
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Accept", "application/json")
+	r.Header.Set("User-Agent", "muster")
+	r.Header.Set(IdempotencyHeader, key)
+	if s.token != nil {
+		r.Header.Set("Authorization", "Bearer "+string(s.token))
+	}
+	if s.secret != nil {
+		mac := hmac.New(sha256.New, s.secret)
+		mac.Write(body)
+		r.Header.Set(SignatureHeader, "sha256="+hex.EncodeToString(mac.Sum(nil)))
+	}
+	res, err := s.client.Do(r)
+	if err != nil {
+		if outer, ok := errors.AsType[*url.Error](err); ok {
+			err = outer.Err // the outer one quotes the URL, with its query
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("no answer came within %v: %w", s.timeout, context.DeadlineExceeded)
+		}
+		return nil, !errors.Is(err, errAddress), err
+	}
+	defer res.Body.Close()
+	switch {
+	case res.StatusCode >= 300 && res.StatusCode < 400:
+		return nil, false, fmt.Errorf("it answered %d: redirections are not followed", res.StatusCode)
+	case res.StatusCode != http.StatusOK:
+		again := slices.Contains([]int{429, 500, 502, 503, 504}, res.StatusCode)
+		return nil, again, fmt.Errorf("it answered %d, not 200", res.StatusCode)
+	}
+	if kind, _, err := mime.ParseMediaType(res.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return nil, false, errors.New("its answer is not application/json")
+	}
+	if res.Header.Get("Content-Encoding") != "" {
+		return nil, false, errors.New("its answer has a Content-Encoding, which was not asked for")
+	}
+	answer, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return nil, true, fmt.Errorf("its answer broke off: %w", err)
+	case len(answer) > maxAnswer:
+		return nil, false, fmt.Errorf("its answer is larger than %d bytes", maxAnswer)
+	}
+	return answer, false, nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+var errAddress = errors.New("address not allowed")
+
+// dial connects to the service. What a name leads to is somebody else's word, that of DNS: unless the operator says so, it must not
+// lead into the operator's own network.
+func (s *Service) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return s.connect(ctx, network, address)
+	}
+	found, err := s.lookup(ctx, "ip", host)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, errors.New("its name has no address")
+	}
+	local := strings.EqualFold(host, "localhost")
+	for _, ip := range found {
+		ip = ip.Unmap()
+		switch {
+		case local && !ip.IsLoopback():
+			return nil, fmt.Errorf("%w: localhost is %s", errAddress, ip)
+		case ip.IsUnspecified() || ip.IsMulticast():
+			return nil, fmt.Errorf("%w: its name leads to %s", errAddress, ip)
+		case !local && !s.private && isPrivate(ip):
+			return nil, fmt.Errorf("%w: its name leads to %s, a private one: say `private: true` if that is meant", errAddress, ip)
+		}
+	}
+	for _, ip := range found {
+		var conn net.Conn
+		if conn, err = s.connect(ctx, network, net.JoinHostPort(ip.Unmap().String(), port)); err == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
+}
+
+// shared are further addresses that no service on the Internet has: RFC 6598 (carriers' own), and RFC 6052 and RFC 8215, which stand
+// for IPv4 addresses of any kind.
+var shared = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("0.0.0.0/8")}
+
+func isPrivate(ip netip.Addr) bool {
+	return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || slices.ContainsFunc(shared, func(p netip.Prefix) bool { return p.Contains(ip.WithZone("")) })
+}
