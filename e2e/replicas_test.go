@@ -49,10 +49,16 @@ endpoints:
 // in dir and a journal of its own for each. config makes a configuration, env tells where the gateway is.
 func startReplicas(t *testing.T, dir string, config func(dsn, plugin, sum, journal string) string, env func(*instance) map[string]string) (replicas []*instance, journals []string) {
 	t.Helper()
+	return startReplicasOn(t, "memoryca", dir, config, env)
+}
+
+// startReplicasOn is startReplicas with the plugin of a folder of this package.
+func startReplicasOn(t *testing.T, ca, dir string, config func(dsn, plugin, sum, journal string) string, env func(*instance) map[string]string) (replicas []*instance, journals []string) {
+	t.Helper()
 	cluster := pgtest.Start(t, pgtest.Volatile)
 	dsn := cluster.DSN(cluster.NewDatabase(t))
-	plugin := filepath.Join(dir, "memoryca")
-	if out, err := exec.Command("go", "build", "-o", plugin, "./memoryca").CombinedOutput(); err != nil {
+	plugin := filepath.Join(dir, ca)
+	if out, err := exec.Command("go", "build", "-o", plugin, "./"+ca).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	program, err := os.ReadFile(plugin)

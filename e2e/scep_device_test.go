@@ -144,6 +144,7 @@ type scepAnswer struct {
 	http                   int
 	status, failInfo, text string
 	envelope               []byte
+	content                []byte            // with SUCCESS, decrypted
 	cert                   *x509.Certificate // with SUCCESS, decrypted
 	body                   []byte
 }
@@ -221,7 +222,11 @@ func (d *scepDevice) take(m *scepMessage, res *http.Response) (*scepAnswer, erro
 	if err != nil {
 		return nil, err
 	}
+	a.content = der
 	certs, err := cms.ParseCertsOnly(der, cms.Limits{})
+	if err == nil && len(certs) == 0 { // a CRL
+		return a, nil
+	}
 	if err != nil || len(certs) != 1 {
 		return nil, fmt.Errorf("%d certificates, %v", len(certs), err)
 	}

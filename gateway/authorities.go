@@ -62,6 +62,7 @@ type Authority struct {
 	Chain    []*x509.Certificate // the issuing certificate first, the root last
 	Rollover []*x509.Certificate // backend.CA.Rollover
 	CRLs     []string            // the names of its CRLs, the current key's first
+	Next     []*x509.Certificate // announced, to follow Chain (backend.CA.Next); nil while nothing is
 }
 
 // Certificates are the chain, then what a rollover adds to it.
@@ -102,6 +103,9 @@ func listCAs(ctx context.Context, b backend.Backend) (*caList, error) {
 		made := &Authority{Name: ca.Name, CRLs: ca.CRLs}
 		if made.Chain, err = parseAll(ca.Chain); err == nil {
 			made.Rollover, err = parseAll(ca.Rollover)
+		}
+		if err == nil {
+			made.Next, err = parseAll(ca.Next)
 		}
 		switch {
 		case err != nil:

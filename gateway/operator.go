@@ -64,9 +64,16 @@ func (g *Gateway) Rollover(ctx context.Context, name string, r *backend.Rollover
 	if !ok || !slices.Contains(desc.Capabilities, backend.CapRollover) {
 		return nil, Errorf(Unsupported, "this CA is not changed over through the gateway", "backend %s has no rollover", name)
 	}
+	if r.Announce && !slices.Contains(desc.Capabilities, backend.CapAnnounce) {
+		// One that has never heard of it would change over at once.
+		return nil, Errorf(Unsupported, "this CA does not announce its next certificate", "backend %s has no announcements", name)
+	}
 	what := "the issuing CA"
 	if r.Root {
 		what = "the root and the issuing CA below it"
+	}
+	if r.Announce {
+		what += ", announced"
 	}
 	event := AuditEvent{Kind: "ca-rollover", At: g.now(), Actor: actor, Note: fmt.Sprintf("backend %s, CA %q: %s %s (%s)", name, r.Issuer, r.Kind, what, r.ID)}
 	if err := g.store.Record(ctx, event); err != nil {
@@ -82,15 +89,19 @@ func (g *Gateway) Rollover(ctx context.Context, name string, r *backend.Rollover
 	}
 	g.opt.Crash(CrashRolloverDone)
 	event.Kind, event.At = "ca-rolled-over", g.now()
-	if len(ca.Chain) > 0 {
-		sum := sha256.Sum256(ca.Chain[0])
+	made := ca.Chain
+	if r.Announce {
+		event.Kind, made = "ca-announced", ca.Next
+	}
+	if len(made) > 0 {
+		sum := sha256.Sum256(made[0])
 		event.Fingerprint = hex.EncodeToString(sum[:])
 	}
 	if err := g.store.Record(ctx, event); err != nil {
 		return nil, unavailable("the CA has changed over, and the audit trail cannot be written; asking again makes nothing twice", err)
 	}
 	g.opt.Crash(CrashRolloverRecorded)
-	g.log.Info("CA rolled over", "backend", name, "ca", ca.Name, "kind", string(r.Kind), "root", r.Root, "actor", actor)
+	g.log.Info("CA rolled over", "backend", name, "ca", ca.Name, "kind", string(r.Kind), "root", r.Root, "announced", r.Announce, "actor", actor)
 	return ca, nil
 }
 

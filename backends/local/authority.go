@@ -29,6 +29,7 @@ type issuer struct {
 	name        string
 	*generation                     // the newest
 	all         []*generation       // the oldest first, the newest last; their numbers count from 1
+	announced   *generation         // the one to follow, which does not issue yet; nil for none
 	constraints *NameConstraints    // as configured; nil for nothing
 	limited     []*x509.Certificate // what constrains names: see limits
 }
@@ -39,6 +40,14 @@ func (i *issuer) numbered(number int) *generation {
 		return nil
 	}
 	return i.all[number-1]
+}
+
+// known are all generations, and the one that is announced after them.
+func (i *issuer) known() []*generation {
+	if i.announced == nil {
+		return i.all
+	}
+	return append(slices.Clone(i.all), i.announced)
 }
 
 // keys lists the newest generation of each key that the issuer had, the oldest key first.
@@ -205,7 +214,7 @@ func (a *authority) issuer(name string) *issuer {
 // owns reports whether der, a Name or a SubjectPublicKeyInfo, is that of any certificate of the CA's own.
 func (a *authority) owns(der []byte, of func(*x509.Certificate) []byte) bool {
 	for _, i := range a.issuers {
-		for _, g := range i.all {
+		for _, g := range i.known() {
 			for _, c := range g.certs {
 				if bytes.Equal(der, of(c)) {
 					return true

@@ -346,7 +346,7 @@ func hostIn(host, constraint string) bool {
 // uriHost is the host of an absolute URI, if it has one that is a name: no address, nor anything that readers differ on.
 func uriHost(s string) (string, bool) {
 	u, err := url.Parse(s)
-	if err != nil || u.Scheme == "" || u.User != nil || !constrainedHost(u.Hostname()) || net.ParseIP(u.Hostname()) != nil {
+	if err != nil || u.Scheme == "" || !constrainedHost(u.Hostname()) || net.ParseIP(u.Hostname()) != nil {
 		return "", false
 	}
 	_, rest, _ := strings.Cut(s, ":")

@@ -90,6 +90,11 @@ func TestNameConstraints(t *testing.T) {
 			{cn: "cse1.example.org", uri: "//m2m.example.com/S98821"}:    {golang: true},
 			{cn: "cse1.example.org", dns: "cse1.in-cse.m2m.example.com"}: both,
 		},
+		// A wildcard reaches into an excluded subtree: crypto/x509 says so, openssl does not see it.
+		"{excluded: {dns: [a.m2m.example.com]}}": {
+			{dns: "*.m2m.example.com"}:   {openssl: true},
+			{dns: "*.b.m2m.example.com"}: both,
+		},
 		// Under URI constraints: no form of an AE-ID or Node-ID without scheme and host.
 		"{permitted: {dns: [m2m.example.com], uri: [m2m.example.com]}}": {
 			{dns: "cse1.in-cse.m2m.example.com"}:     both,
@@ -301,6 +306,21 @@ func TestNameConstraintsRefused(t *testing.T) {
 	err := New(Options{}).Validate(t.Context(), []byte("dir: /ca\nissuers: {m2m: {name-constraints: {}, import: {cert: /c.pem, key: /k.pem}}}"))
 	if err == nil || !strings.Contains(err.Error(), "issuers.m2m.name-constraints: it is that of the imported certificate") {
 		t.Error(err)
+	}
+}
+
+// An IPv4 address written as IPv6 is within no network of IPv4: "the iPAddress field of GeneralName MUST contain" four octets for that
+// (RFC 5280 section 4.2.1.10).
+func TestNameConstraintsMappedAddress(t *testing.T) {
+	_, network, err := net.ParseCIDR("192.0.2.0/24")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := &x509.Certificate{PermittedIPRanges: []*net.IPNet{network}}
+	for _, octets := range []net.IP{net.ParseIP("192.0.2.1").To4(), net.ParseIP("192.0.2.1").To16()} {
+		if err := (constrained{kind: "iPAddress", text: octets.String(), octets: octets}).within(ca); (err == nil) != (len(octets) == 4) {
+			t.Errorf("%x: %v", octets, err)
+		}
 	}
 }
 

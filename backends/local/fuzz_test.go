@@ -9,6 +9,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/muster-pki/muster/protocols/cms"
 )
 
 // FuzzTemplate: whatever the DER of a template is, it is refused as INVALID_ARGUMENT or becomes a certificate that
@@ -70,6 +72,24 @@ func FuzzConfig(f *testing.F) {
 	f.Fuzz(func(t *testing.T, config []byte) {
 		if err := New(Options{}).Validate(t.Context(), config); err != nil && status.Code(err) != codes.InvalidArgument {
 			t.Error(err)
+		}
+	})
+}
+
+// FuzzCertsOnly: what a CA's key signs is a degenerate SignedData of certificates alone, the same when it is written anew.
+func FuzzCertsOnly(f *testing.F) {
+	for _, certs := range [][][]byte{{{0x30, 0}}, {{0x30, 3, 2, 1, 5}, {0x30, 0}}} {
+		f.Add(degenerate(f, certs...))
+	}
+	f.Add([]byte{0x30, 0x80, 0, 0})
+	f.Fuzz(func(t *testing.T, der []byte) {
+		certs, err := certsOnly(der)
+		if err != nil {
+			return
+		}
+		again, err := cms.CertsOnly(certs...)
+		if err == nil && !bytes.Equal(again, der) {
+			t.Fatalf("%x is %d certificates, and those are %x", der, len(certs), again)
 		}
 	})
 }

@@ -41,8 +41,10 @@ type generation struct {
 // origin says how a generation came about. It stands in originFile.
 type origin struct {
 	Kind string `json:"kind"`           // made, imported, renew, rekey
-	ID   string `json:"id,omitempty"`   // RolloverRequest.ID
+	ID   string `json:"id,omitempty"`   // RolloverRequest.ID; none while it is announced alone
 	Root bool   `json:"root,omitempty"` // RolloverRequest.Root
+
+	Announced string `json:"announced,omitempty"` // the ID of the request that announced it
 }
 
 const (
@@ -90,7 +92,7 @@ func readIssuer(dir, name string) (*issuer, error) {
 			if last, err := lastGeneration(dir, name); err != nil || last >= n {
 				return nil, errors.Join(err, fmt.Errorf("%s is gone: restore it", path))
 			}
-			return i, nil
+			return i, i.readAnnounced(dir)
 		}
 		if err != nil {
 			return nil, err

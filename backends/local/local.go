@@ -273,7 +273,7 @@ func (c *CA) Describe(context.Context) (*backend.Description, error) {
 		Overrides: []backend.Field{backend.FieldSubject, backend.FieldSubjectAltName, backend.FieldValidity,
 			backend.FieldKeyUsage, backend.FieldExtKeyUsage},
 		Idempotency:  backend.IdempotencyNative,
-		Capabilities: []backend.Capability{backend.CapRevoke, backend.CapCRL, backend.CapRollover},
+		Capabilities: []backend.Capability{backend.CapRevoke, backend.CapCRL, backend.CapRollover, backend.CapAnnounce, backend.CapSignCMS},
 	}, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -46,7 +47,7 @@ func (c *CA) Rollover(ctx context.Context, q *backend.RolloverRequest) (*backend
 		return nil, backend.Refuse(codes.InvalidArgument, "there is no issuing CA %q", q.Issuer)
 	}
 	if did := r.rolledOver(q.ID); did != nil {
-		if did.ca != i.name || did.origin != originOf(q) {
+		if did.ca != i.name || !did.origin.answers(q) {
 			return nil, backend.Refuse(codes.AlreadyExists, "the ID was used for another rollover")
 		}
 	} else if err := c.rollOver(ctx, r, i, q); err != nil {
@@ -60,14 +61,29 @@ func (c *CA) Rollover(ctx context.Context, q *backend.RolloverRequest) (*backend
 }
 
 func originOf(q *backend.RolloverRequest) origin {
-	return origin{Kind: string(q.Kind), ID: q.ID, Root: q.Root}
+	o := origin{Kind: string(q.Kind), Root: q.Root}
+	if q.Announce {
+		o.Announced = q.ID
+	} else {
+		o.ID = q.ID
+	}
+	return o
 }
 
-// rolledOver finds the generation that a rollover with the ID has made, nil for none.
+// answers reports whether the request, whose ID made the generation or put it in force, is the one that did.
+func (o origin) answers(q *backend.RolloverRequest) bool {
+	by := o.ID
+	if q.Announce {
+		by = o.Announced
+	}
+	return by == q.ID && o.Kind == string(q.Kind) && o.Root == q.Root
+}
+
+// rolledOver finds the generation that a rollover with the ID has made, announced or put in force, nil for none.
 func (a *authority) rolledOver(id string) *generation {
 	for _, i := range a.issuers {
-		for _, g := range i.all {
-			if g.origin.ID == id {
+		for _, g := range i.known() {
+			if g.origin.ID == id || g.origin.Announced == id {
 				return g
 			}
 		}
@@ -75,22 +91,36 @@ func (a *authority) rolledOver(id string) *generation {
 	return nil
 }
 
-// rollOver makes the next generation and puts it in force. c.configuring is held.
+// rollOver makes the next generation, or takes the one that was announced, and puts it in force; or makes and announces it.
+// c.configuring is held.
 func (c *CA) rollOver(ctx context.Context, r *running, i *issuer, q *backend.RolloverRequest) error {
 	now := c.o.Clock()
 	// What one rollover adds at most: the old root, two links, the issuing certificate, and its key's CRL.
 	if ca := r.describe(i, now); len(ca.Rollover)+4 > backend.MaxRollover || len(ca.CRLs)+1 > backend.MaxRollover || i.number >= maxGenerations {
 		return backend.Refuse(codes.FailedPrecondition, "%d generations of CA %s have unexpired certificates: wait until some have expired", len(i.all), i.name)
 	}
-	files, err := i.next(r.full, q, now)
+	path := filepath.Join(r.full.Dir, authorityDir, generationDir(i.name, i.number+1))
+	var files map[string][]byte
+	var err error
+	if i.announced != nil {
+		files, err = i.announcedFiles(announcedDir(filepath.Dir(path), i.name), q)
+	} else {
+		files, err = i.next(r.full, q, now)
+	}
 	if err != nil {
 		return backend.Refuse(codes.FailedPrecondition, "CA %s: %v", i.name, err)
+	}
+	if q.Announce {
+		path = announcedDir(filepath.Dir(path), i.name)
+		// One that is in force since, whose folder a crash has left.
+		if err := os.RemoveAll(path); err != nil {
+			return backend.Refuse(codes.Unavailable, "%v", err)
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return status.FromContextError(err).Err()
 	}
 	c.o.Crash(CrashBeforeRollover)
-	path := filepath.Join(r.full.Dir, authorityDir, generationDir(i.name, i.number+1))
 	unfinished := filepath.Join(r.full.Dir, unfinishedDir)
 	if err := writeUnfinished(unfinished, files); err != nil {
 		return backend.Refuse(codes.Unavailable, "%v", err)
@@ -105,7 +135,13 @@ func (c *CA) rollOver(ctx context.Context, r *running, i *issuer, q *backend.Rol
 		return backend.Refuse(codes.Unavailable, "%v", err)
 	}
 	c.o.Crash(CrashRolloverLedger)
-	c.o.Log.Info("a new generation of a CA", "folder", path, "kind", q.Kind, "root", q.Root, "id", q.ID)
+	if !q.Announce {
+		// Its keys stand in the generation's folder. Left behind it is known for what it is.
+		if err := os.RemoveAll(announcedDir(filepath.Dir(path), i.name)); err != nil {
+			c.o.Log.Warn("what was announced is in force, and its folder is still there", "ca", i.name, "err", err)
+		}
+	}
+	c.o.Log.Info("a new generation of a CA", "folder", path, "kind", q.Kind, "root", q.Root, "announced", q.Announce, "id", q.ID)
 	return nil
 }
 
@@ -252,6 +288,9 @@ func earlier(a, b time.Time) time.Time {
 // root go with it, and the links between that root and the next (RFC 7030 section 4.1.3).
 func (r *running) describe(i *issuer, now time.Time) backend.CA {
 	ca := backend.CA{Name: i.name, Chain: i.chain, CRLs: []string{i.name}}
+	if i.announced != nil {
+		ca.Next = i.announced.chain
+	}
 	seen := map[string]bool{}
 	for _, der := range i.chain {
 		seen[string(der)] = true
@@ -294,8 +333,9 @@ func (r *running) roots(now time.Time) []byte {
 	var certs []*x509.Certificate
 	seen := map[string]bool{}
 	for _, i := range r.issuers {
-		for n := len(i.all) - 1; n >= 0; n-- {
-			if g := i.all[n]; !seen[string(g.root.Raw)] && r.live(g, now) {
+		all := i.known() // an announced root too: it has to be known before it is used
+		for n := len(all) - 1; n >= 0; n-- {
+			if g := all[n]; !seen[string(g.root.Raw)] && r.live(g, now) {
 				seen[string(g.root.Raw)] = true
 				certs = append(certs, g.root)
 			}

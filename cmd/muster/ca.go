@@ -71,7 +71,7 @@ func listCAs(w io.Writer, width int, all []admin.CA, now time.Time) error {
 			t.row(name, "", "does not answer: "+c.Error, "", "", "", "")
 			continue
 		}
-		certs := append(append([]admin.CACertificate{}, c.Chain...), c.Rollover...)
+		certs := append(append(append([]admin.CACertificate{}, c.Chain...), c.Rollover...), c.Next...)
 		for n, x := range certs {
 			until, crls := x.NotAfter.UTC().Format(time.DateOnly), ""
 			if now.After(x.NotAfter) {
@@ -83,7 +83,10 @@ func listCAs(w io.Writer, width int, all []admin.CA, now time.Time) error {
 				name = ""
 			}
 			kind := x.Kind
-			if n >= len(c.Chain) && (kind == "issuing" || kind == "root") {
+			switch {
+			case n >= len(c.Chain)+len(c.Rollover):
+				kind = "next " + kind
+			case n >= len(c.Chain) && (kind == "issuing" || kind == "root"):
 				kind = "other " + kind
 			}
 			t.row(name, kind, x.Subject, x.Key, words.Cut(x.KeyID, 9), until, crls)
@@ -100,6 +103,7 @@ func listCAs(w io.Writer, width int, all []admin.CA, now time.Time) error {
 type rollFlags struct {
 	clientFlags
 	root, yes bool
+	announce  bool
 	id        string
 }
 
@@ -116,6 +120,7 @@ expire or are revoked. docs/rollover.md says what devices notice.`,
 	}
 	f.add(cmd)
 	cmd.Flags().BoolVar(&f.root, "root", false, "the CA's root changes, and with it the issuing CA; else the issuing CA alone")
+	cmd.Flags().BoolVar(&f.announce, "announce", false, "make it known to devices, and go on as before: the same command without --announce puts it in force")
 	cmd.Flags().BoolVar(&f.yes, "yes", false, "do not ask")
 	cmd.Flags().StringVar(&f.id, "id", "", "`ID` of a change that was ordered before, of which no answer came: it is made if it was not, and never twice")
 	return cmd
@@ -155,11 +160,11 @@ func (f *rollFlags) run(cmd *cobra.Command, kind, given string) error {
 		return f.explained(fmt.Errorf("%s cannot be changed over from here: its backend does not do it", caName(before)))
 	}
 	if !f.yes {
-		if err := confirm(cmd, changes(before, kind, f.root)+"\nGo on?"); err != nil {
+		if err := confirm(cmd, changes(before, kind, f.root, f.announce)+"\nGo on?"); err != nil {
 			return err
 		}
 	}
-	order := admin.RolloverOrder{ID: f.id, Issuer: before.Name, Kind: kind, Root: f.root}
+	order := admin.RolloverOrder{ID: f.id, Issuer: before.Name, Kind: kind, Root: f.root, Announce: f.announce}
 	if order.ID == "" {
 		order.ID = gateway.NewID(time.Now())
 	}
@@ -175,12 +180,12 @@ func (f *rollFlags) run(cmd *cobra.Command, kind, given string) error {
 	if f.json {
 		return printJSON(w, after)
 	}
-	_, err = io.WriteString(w, changed(before, after, kind, f.root))
+	_, err = io.WriteString(w, changed(before, after, kind, f.root, f.announce))
 	return err
 }
 
 // changes says what is about to happen.
-func changes(c *admin.CA, kind string, root bool) string {
+func changes(c *admin.CA, kind string, root, announce bool) string {
 	a := &story{}
 	what := map[string]string{"renew": "a new certificate for the same key", "rekey": "a new key, and a certificate for it"}[kind]
 	if root {
@@ -193,6 +198,13 @@ func changes(c *admin.CA, kind string, root bool) string {
 			a.printf("  %s  %s, %s, until %s\n", x.Kind, x.Subject, x.Key, words.Moment(x.NotAfter))
 		}
 	}
+	if announce {
+		a.printf("It is announced alone: certificates are issued as before, until the same command without --announce puts it in force.\n")
+		return strings.TrimSuffix(a.text.String(), "\n")
+	}
+	if len(c.Next) > 0 {
+		a.printf("It is the one that was announced, %s, SHA-256 %s.\n", c.Next[0].Subject, c.Next[0].Fingerprint)
+	}
 	a.printf("Certificates are issued under the new one at once. Those issued before stay good.\n")
 	if root {
 		a.printf("Devices and relying parties that know the present root only have to get the new one.\n")
@@ -201,8 +213,20 @@ func changes(c *admin.CA, kind string, root bool) string {
 }
 
 // changed says what has happened, and what is left to do.
-func changed(before, after *admin.CA, kind string, root bool) string {
+func changed(before, after *admin.CA, kind string, root, announce bool) string {
 	a := &story{}
+	if announce {
+		a.printf("%s has announced what follows:\n", caName(after))
+		for _, x := range after.Next {
+			a.printf("  next  %s  %s, %s, until %s\n        SHA-256 %s\n", x.Kind, x.Subject, x.Key, words.Moment(x.NotAfter), x.Fingerprint)
+		}
+		a.printf("\nNext\n  Give it to whoever has to know it. SCEP clients ask for GetNextCACert. `muster ca %s %s", kind, caName(after))
+		if root {
+			a.printf(" --root")
+		}
+		a.printf("` puts it in force.\n  Back up the CA, which has changed.\n")
+		return a.text.String()
+	}
 	old, fresh := map[string]bool{}, &story{}
 	for _, x := range append(append([]admin.CACertificate{}, before.Chain...), before.Rollover...) {
 		old[x.Fingerprint] = true

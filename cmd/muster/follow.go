@@ -67,7 +67,7 @@ func sameCAs(a, b map[string][]backend.CA) bool {
 	same := func(x, y [][]byte) bool { return slices.EqualFunc(x, y, bytes.Equal) }
 	for name := range b {
 		if !slices.EqualFunc(a[name], b[name], func(x, y backend.CA) bool {
-			return x.Name == y.Name && same(x.Chain, y.Chain) && same(x.Rollover, y.Rollover) && slices.Equal(x.CRLs, y.CRLs)
+			return x.Name == y.Name && same(x.Chain, y.Chain) && same(x.Rollover, y.Rollover) && same(x.Next, y.Next) && slices.Equal(x.CRLs, y.CRLs)
 		}) {
 			return false
 		}

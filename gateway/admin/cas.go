@@ -61,6 +61,16 @@ func caOf(name string, ca *backend.CA) CA {
 		return certs
 	}
 	chain := parse(ca.Chain)
+	out.Chain, out.Next = chainOf(chain), chainOf(parse(ca.Next))
+	for _, cert := range parse(ca.Rollover) {
+		out.Rollover = append(out.Rollover, caCertificateOf(cert, generationOf(cert, chain)))
+	}
+	return out
+}
+
+// chainOf shows a chain, the issuing certificate first.
+func chainOf(chain []*x509.Certificate) []CACertificate {
+	var out []CACertificate
 	for i, cert := range chain {
 		kind := "intermediate"
 		if bytes.Equal(cert.RawSubject, cert.RawIssuer) && i == len(chain)-1 {
@@ -68,10 +78,7 @@ func caOf(name string, ca *backend.CA) CA {
 		} else if i == 0 {
 			kind = "issuing"
 		}
-		out.Chain = append(out.Chain, caCertificateOf(cert, kind))
-	}
-	for _, cert := range parse(ca.Rollover) {
-		out.Rollover = append(out.Rollover, caCertificateOf(cert, generationOf(cert, chain)))
+		out = append(out, caCertificateOf(cert, kind))
 	}
 	return out
 }
@@ -131,7 +138,7 @@ func (s *Server) rollover(c echo.Context) error {
 	if err := decode(c, &in); err != nil {
 		return err
 	}
-	r := &backend.RolloverRequest{ID: in.ID, Issuer: in.Issuer, Kind: backend.RolloverKind(in.Kind), Root: in.Root}
+	r := &backend.RolloverRequest{ID: in.ID, Issuer: in.Issuer, Kind: backend.RolloverKind(in.Kind), Root: in.Root, Announce: in.Announce}
 	switch {
 	case r.Kind != backend.RolloverRenew && r.Kind != backend.RolloverRekey:
 		return badRequest("kind is %q (a new certificate for the same key) or %q (a new key)", backend.RolloverRenew, backend.RolloverRekey)

@@ -105,6 +105,7 @@ type CA struct {
 	Default  bool            `json:"default,omitempty"`  // of its backend
 	Chain    []CACertificate `json:"chain,omitempty"`    // the issuing certificate first, the root last
 	Rollover []CACertificate `json:"rollover,omitempty"` // of other generations, still good for certificates below them
+	Next     []CACertificate `json:"next,omitempty"`     // announced, to follow Chain
 	CRLs     []string        `json:"crls,omitempty"`     // names for GET /v1/cas/{backend}/crl
 	CanRoll  bool            `json:"can_roll,omitempty"` // POST /v1/cas/{backend}/rollover is possible
 	Error    string          `json:"error,omitempty"`    // why the backend does not answer
@@ -130,6 +131,8 @@ type RolloverOrder struct {
 	Issuer string `json:"issuer,omitempty"` // CA's name; absent: the default
 	Kind   string `json:"kind"`             // "renew": a new certificate for the same key; "rekey": a new key
 	Root   bool   `json:"root,omitempty"`   // the root changes, and with it the issuing CA; else the issuing CA alone
+
+	Announce bool `json:"announce,omitempty"` // make it known, and put it in force by a later order without this
 }
 
 func holdOf(h *gateway.HoldRecord) *Hold {

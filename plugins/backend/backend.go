@@ -48,10 +48,14 @@ type Backend interface {
 	CRL(ctx context.Context, issuer string, w io.Writer) error
 }
 
-// CMSSigner is implemented by a backend that signs CMS content with the current CA key
-// (SCEP GetNextCACert, RFC 8894 section 4.7.1; CMP root CA updates). Optional.
+// CMSSigner is implemented by a backend whose current CA key vouches for the next certificates of the CA (SCEP
+// GetNextCACert, RFC 8894 section 4.7.1). Optional.
 type CMSSigner interface {
-	// SignCMS returns a DER SignedData over content, by the CA named issuer.
+	// SignCMS returns a DER SignedData in a ContentInfo, its eContent the content, of type id-data, signed by the key of
+	// CA.Chain[0] of the CA named issuer, "" for the default. content is the DER ContentInfo of a degenerate SignedData
+	// (RFC 5652 section 5.1) that holds one or more certificates of CA.Next of that very CA, and nothing else: no eContent, no
+	// CRL, no signer. A CA's key signs nothing else here, whoever asks: any other content is INVALID_ARGUMENT, and
+	// FAILED_PRECONDITION when the CA has announced nothing.
 	SignCMS(ctx context.Context, issuer string, content []byte) ([]byte, error)
 }
 
@@ -66,6 +70,10 @@ type Exchanger interface {
 type Roller interface {
 	// Rollover makes the next certificate of an issuing CA, or of its root, with the same key or a new one, and issues with it
 	// from then on. It returns the CA as CACertificates now gives it. The same r.ID again gives the same answer and makes nothing.
+	//
+	// With r.Announce, of which only a backend with CapAnnounce hears, it makes them, names them in CA.Next, and goes on issuing as
+	// before. The request that follows without it, of the same Kind and Root, makes nothing but puts these in force; one of another
+	// Kind or Root, and a second announcement, are FAILED_PRECONDITION.
 	Rollover(ctx context.Context, r *RolloverRequest) (*CA, error)
 }
 
@@ -83,6 +91,8 @@ type RolloverRequest struct {
 	Issuer string // CA.Name, "" for the default
 	Kind   RolloverKind
 	Root   bool // the CA's root changes, and with it the issuing CA below it; else the issuing CA alone
+
+	Announce bool // make it known, in CA.Next, and put it in force later
 }
 
 // Form is a way in which a CA accepts what it is to certify.
@@ -126,6 +136,7 @@ const (
 	CapSignCMS  Capability = "sign-cms"
 	CapExchange Capability = "exchange"
 	CapRollover Capability = "rollover"
+	CapAnnounce Capability = "announce" // RolloverRequest.Announce
 )
 
 // Description is what a backend says of itself.
@@ -144,6 +155,7 @@ type CA struct {
 	Chain    [][]byte // DER, the issuing certificate first, the root last
 	Rollover [][]byte // DER: OldWithOld, OldWithNew, NewWithOld while keys change over (RFC 7030 section 4.1.3), and earlier issuing certificates that still have unexpired certificates below them
 	CRLs     []string // what CRL takes for this CA: Name, always its newest key's; then names that stay with one key each while it has unexpired certificates. nil is as Name alone
+	Next     [][]byte // DER, announced and not in use yet: the chain to follow Chain, in the same order; nil while nothing is announced
 }
 
 // Template is what is to be certified. The certificate must equal it: the gateway compares.

@@ -288,7 +288,7 @@ func (c *Client) Rollover(ctx context.Context, r *RolloverRequest) (*CA, error) 
 	if !ok {
 		return nil, status.Errorf(codes.InvalidArgument, "no such rollover: %q", r.Kind)
 	}
-	w, err := c.rpc.Rollover(sendRequestID(ctx, r.ID), &pb.RolloverRequest{Id: r.ID, Issuer: r.Issuer, Kind: kind, Root: r.Root}, messageBounds...)
+	w, err := c.rpc.Rollover(sendRequestID(ctx, r.ID), &pb.RolloverRequest{Id: r.ID, Issuer: r.Issuer, Kind: kind, Root: r.Root, Announce: r.Announce}, messageBounds...)
 	if err != nil {
 		return nil, c.fail(ctx, err)
 	}

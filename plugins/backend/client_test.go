@@ -224,6 +224,8 @@ func TestHostileAnswers(t *testing.T) {
 		{"garbage", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: [][]byte{{1}}}}}, "CA a: chain"},
 		{"garbage rollover", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good), Rollover: [][]byte{{1}}}}}, "rollover"},
 		{"much rollover", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good), Rollover: many(MaxRollover+1, good)}}}, "a rollover of 65"},
+		{"garbage next", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good), Next: [][]byte{{1}}}}}, "next chain"},
+		{"long next", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good), Next: many(MaxChain+1, good)}}}, "a next chain of 11"},
 		{"many CRLs", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good), Crls: make([]string, MaxRollover+1)}}}, "65 CRLs"},
 		{"a CRL of two lines", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good), Crls: []string{"a\nb"}}}}, "a CRL without a name"},
 		{"a CRL twice", "cas", &hostile{cas: []*pb.CA{{Name: "a", Chain: many(1, good), Crls: []string{"a", "a"}}}}, "a CRL without a name"},

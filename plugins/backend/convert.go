@@ -46,6 +46,7 @@ var (
 		pb.Capability_CAPABILITY_SIGN_CMS: CapSignCMS,
 		pb.Capability_CAPABILITY_EXCHANGE: CapExchange,
 		pb.Capability_CAPABILITY_ROLLOVER: CapRollover,
+		pb.Capability_CAPABILITY_ANNOUNCE: CapAnnounce,
 	}
 	rolloverNames = map[pb.RolloverKind]RolloverKind{
 		pb.RolloverKind_ROLLOVER_KIND_RENEW: RolloverRenew,
@@ -253,7 +254,7 @@ func checkCertificates(what string, chain [][]byte, limit int) error {
 }
 
 func caToWire(ca *CA) *pb.CA {
-	return &pb.CA{Name: ca.Name, Chain: ca.Chain, Rollover: ca.Rollover, Crls: ca.CRLs}
+	return &pb.CA{Name: ca.Name, Chain: ca.Chain, Rollover: ca.Rollover, Crls: ca.CRLs, Next: ca.Next}
 }
 
 // caFromWire re-parses a CA that a plugin names.
@@ -271,6 +272,9 @@ func caFromWire(w *pb.CA) (*CA, error) {
 	if err := checkCertificates("rollover", w.Rollover, MaxRollover); err != nil {
 		return nil, fmt.Errorf("CA %s: %w", name, err)
 	}
+	if err := checkCertificates("next chain", w.Next, MaxChain); err != nil {
+		return nil, fmt.Errorf("CA %s: %w", name, err)
+	}
 	if len(w.Crls) > MaxRollover {
 		return nil, fmt.Errorf("CA %s: %d CRLs, more than %d", name, len(w.Crls), MaxRollover)
 	}
@@ -281,5 +285,5 @@ func caFromWire(w *pb.CA) (*CA, error) {
 		}
 		seen[crl] = true
 	}
-	return &CA{Name: name, Chain: w.Chain, Rollover: w.Rollover, CRLs: w.Crls}, nil
+	return &CA{Name: name, Chain: w.Chain, Rollover: w.Rollover, CRLs: w.Crls, Next: w.Next}, nil
 }

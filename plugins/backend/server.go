@@ -327,7 +327,7 @@ func (s *server) Rollover(ctx context.Context, r *pb.RolloverRequest) (*pb.Rollo
 		if !ok {
 			return nil, badRequest(errors.New("no such kind of rollover"))
 		}
-		ca, err := roller.Rollover(ctx, &RolloverRequest{ID: r.Id, Issuer: r.Issuer, Kind: kind, Root: r.Root})
+		ca, err := roller.Rollover(ctx, &RolloverRequest{ID: r.Id, Issuer: r.Issuer, Kind: kind, Root: r.Root, Announce: r.Announce})
 		if err != nil {
 			return nil, err
 		}

@@ -122,9 +122,9 @@ func TestRequestsArrive(t *testing.T) {
 	d.d = &Description{Name: "n", Version: "v", Forms: []Form{FormPKCS10, FormExchange, FormGeneratedKey, FormTemplate},
 		Overrides:    []Field{FieldSubject, FieldSubjectAltName, FieldValidity, FieldKeyUsage, FieldExtKeyUsage},
 		Idempotency:  IdempotencyLookup,
-		Capabilities: []Capability{CapPoll, CapConfirm, CapRevoke, CapCRL, CapSignCMS, CapExchange, CapRollover}}
+		Capabilities: []Capability{CapPoll, CapConfirm, CapRevoke, CapCRL, CapSignCMS, CapExchange, CapRollover, CapAnnounce}}
 	got, err := c.Describe(t.Context())
-	if err != nil || len(got.Forms) != 4 || len(got.Overrides) != 5 || len(got.Capabilities) != 7 || got.Idempotency != IdempotencyLookup {
+	if err != nil || len(got.Forms) != 4 || len(got.Overrides) != 5 || len(got.Capabilities) != 8 || got.Idempotency != IdempotencyLookup {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
@@ -132,9 +132,9 @@ func TestRequestsArrive(t *testing.T) {
 // TestRolloverArrives: what is asked of a Roller, and what it answers, to the last field.
 func TestRolloverArrives(t *testing.T) {
 	good := certificate(t, 0)
-	d := &double{cas: []CA{{Name: "ec", Chain: many(2, good), Rollover: many(MaxRollover, good), CRLs: []string{"ec", "ec.2", "ec.1"}}}}
+	d := &double{cas: []CA{{Name: "ec", Chain: many(2, good), Rollover: many(MaxRollover, good), CRLs: []string{"ec", "ec.2", "ec.1"}, Next: many(2, good)}}}
 	c := serving(t, d)
-	for _, r := range []RolloverRequest{{ID: "id-1", Issuer: "ec", Kind: RolloverRekey, Root: true}, {ID: "id-2", Kind: RolloverRenew}} {
+	for _, r := range []RolloverRequest{{ID: "id-1", Issuer: "ec", Kind: RolloverRekey, Root: true}, {ID: "id-2", Kind: RolloverRenew}, {ID: "id-3", Kind: RolloverRenew, Announce: true}} {
 		ca, err := c.Rollover(t.Context(), &r)
 		if err != nil || !reflect.DeepEqual(*ca, d.cas[0]) {
 			t.Errorf("%+v, %v", ca, err)

@@ -166,6 +166,7 @@ type answer struct {
 	digest                         crypto.Hash
 	cipher                         cms.Cipher
 	certs                          []*x509.Certificate // decrypted
+	content                        []byte              // decrypted: the degenerate SignedData
 	signed                         *cms.Signed
 }
 
@@ -236,6 +237,7 @@ func (w *world) read(t testing.TB, got reply, key crypto.Signer, cert *x509.Cert
 	if err != nil {
 		t.Fatal(err)
 	}
+	a.content = content
 	for _, der := range must(cms.ParseCertsOnly(content, cms.Limits{})) {
 		a.certs = append(a.certs, must(x509.ParseCertificate(der)))
 	}

@@ -136,11 +136,14 @@ func (c Config) judges() []pkix.Option {
 
 // capabilities is the answer to GetCACaps (RFC 8894 section 3.5.2): LF, since some clients split at nothing else. What
 // an endpoint does not accept is not announced. SHA-384 is no keyword of the RFC: strongSwan 5.9.8 encrypts with AES
-// only where it stands. SCEPStandard implies some of the others, which older clients look for.
-func (c Config) capabilities() string {
+// only where it stands. next: the CA has announced its next certificate (section 4.7). SCEPStandard implies some of the others, which older clients look for.
+func (c Config) capabilities(next bool) string {
 	list := []string{"AES"}
 	if c.allows(LegacyTripleDES) {
 		list = append(list, "DES3")
+	}
+	if next {
+		list = append(list, "GetNextCACert")
 	}
 	list = append(list, "POSTPKIOperation", "Renewal")
 	if c.allows(LegacySHA1) {

@@ -10,6 +10,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ import (
 )
 
 // A first enrollment: what the gateway is asked, and what the client gets.
+// RFC 8894 sections 2.3, 3.2, 3.2.1, 3.3.1 and 4.3, and of the answer 3.2.1.5, 3.2.2, 3.3.2 and 3.3.2.1.
 func TestEnroll(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	message := w.message(wish{})
@@ -53,6 +55,7 @@ func TestEnroll(t *testing.T) {
 }
 
 // The table of message types, challenges and certificates: what was issued, and what was not.
+// RFC 8894 sections 2.3, 2.4, 2.5 and 3.2.1.2.
 func TestTypesChallengesCertificates(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	own, others := w.device(deviceKey()), foreign(deviceKey().Public())
@@ -93,9 +96,10 @@ func TestTypesChallengesCertificates(t *testing.T) {
 	}
 }
 
+// A message type that is none of the requests is told so in words (RFC 8894 sections 3.2.1.2 and 3.2.1.4.4).
 func TestUnsupportedTypesSayWhy(t *testing.T) {
 	w := newWorld(t, worldOptions{})
-	for kind, want := range map[string]string{"21": "GetCert", "22": "GetCRL", "18": `messageType "18" is no request`, "3": `"3"`} {
+	for kind, want := range map[string]string{"18": `messageType "18" is no request`, "3": `"3"`, "23": `"23"`} {
 		a := w.ask(t, wish{kind: kind})
 		if !strings.Contains(a.text, want) || !strings.HasSuffix(a.text, "(reference "+testReference+")") {
 			t.Errorf("%s: %q", kind, a.text)
@@ -111,6 +115,7 @@ func TestUnsupportedTypesSayWhy(t *testing.T) {
 }
 
 // What a renewal is made of, by either type.
+// RFC 8894 sections 2.4 and 2.5.
 func TestRenewal(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	own := w.device(deviceKey())
@@ -148,6 +153,7 @@ func TestRenewal(t *testing.T) {
 
 // A self-signed certificate has to be of the key that is certified. With another CA's certificate it may differ, but
 // then no challenge counts: the envelope could be somebody else's.
+// RFC 8894 section 2.3.
 func TestSignerAndKey(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	a := w.ask(t, wish{key: otherKey(), signerKey: deviceKey()})
@@ -214,6 +220,7 @@ func TestRepeatContent(t *testing.T) {
 }
 
 // Only RSA, and within bounds; it is said before anything is issued.
+// RFC 8894 section 3.1: answers are encrypted to the key.
 func TestKeys(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	own := w.device(deviceKey())
@@ -270,6 +277,7 @@ func TestRequestContents(t *testing.T) {
 }
 
 // What the gateway answers becomes a CertRep; what it refuses, a FAILURE that says why.
+// RFC 8894 sections 3.2.1.3, 3.3.2.2 and 3.3.2.3.
 func TestResults(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	w.gateway.enroll = func(r *gateway.Request) (*gateway.Result, error) {
@@ -293,6 +301,7 @@ func TestResults(t *testing.T) {
 	}
 }
 
+// Which certificates an answer holds (RFC 8894 section 3.3.2.1), by configuration.
 func TestChain(t *testing.T) {
 	no := false
 	for _, tt := range []struct {
@@ -316,22 +325,36 @@ func TestChain(t *testing.T) {
 	}
 }
 
-// Digest and cipher of the answer are the request's, in all pairs of the endpoint; every other pair is badAlg, signed.
+// RFC 8894 sections 2.9 and 3.5.2, as sscep tries them, 6 ciphers by 6 digests: digest and cipher of the answer are the request's, in all
+// pairs of the endpoint; every other pair is badAlg, signed, over HTTP 200. GetCACaps says which these are.
 func TestAlgorithms(t *testing.T) {
-	ciphers := []cms.Cipher{cms.DES, cms.TripleDES, cms.AES128, cms.AES192, cms.AES256}
-	digests := []crypto.Hash{crypto.SHA1, crypto.SHA224, crypto.SHA256, crypto.SHA384, crypto.SHA512}
+	ciphers := []cms.Cipher{cms.DES, cms.TripleDES, blowfish, cms.AES128, cms.AES192, cms.AES256}
+	digests := []crypto.Hash{crypto.MD5, crypto.SHA1, crypto.SHA224, crypto.SHA256, crypto.SHA384, crypto.SHA512}
 	for _, legacy := range [][]Legacy{nil, {LegacyDES, LegacySHA1}, {LegacyTripleDES}, {LegacyDES, LegacyTripleDES, LegacySHA1}} {
 		w := newWorld(t, worldOptions{config: Config{Legacy: legacy}})
-		c := w.handler.fallback.Config
+		okDigest := map[crypto.Hash]bool{crypto.SHA256: true, crypto.SHA384: true, crypto.SHA512: true, crypto.SHA1: slices.Contains(legacy, LegacySHA1)}
+		okCipher := map[cms.Cipher]bool{
+			cms.AES128: true, cms.AES192: true, cms.AES256: true,
+			cms.DES: slices.Contains(legacy, LegacyDES), cms.TripleDES: slices.Contains(legacy, LegacyTripleDES),
+		}
+		caps := strings.Split(string(w.get("/scep?operation=GetCACaps").body), "\n")
+		for keyword, want := range map[string]bool{
+			"SHA-1": okDigest[crypto.SHA1], "SHA-256": true, "SHA-384": true, "SHA-512": true, "AES": true, "DES3": okCipher[cms.TripleDES],
+			"MD5": false, "SHA-224": false, "DES": false,
+		} {
+			if slices.Contains(caps, keyword) != want {
+				t.Errorf("%v: GetCACaps %q: %s is there: %v", legacy, caps, keyword, !want)
+			}
+		}
+		issued := 0
 		for _, digest := range digests {
 			for _, cipher := range ciphers {
 				name := fmt.Sprintf("%v: %v with %v", legacy, cipher, digest)
-				okDigest := digest != crypto.SHA224 && (digest != crypto.SHA1 || c.allows(LegacySHA1))
-				okCipher := (cipher != cms.DES || c.allows(LegacyDES)) && (cipher != cms.TripleDES || c.allows(LegacyTripleDES))
-				a := w.ask(t, wish{digest: digest, cipher: cipher})
-				if !okDigest || !okCipher {
+				self := selfSigned(deviceKey())
+				a := w.read(t, w.post("/scep", w.messageIn(wish{signer: self}, digest, cipher)), deviceKey(), self)
+				if !okDigest[digest] || !okCipher[cipher] {
 					wantDigest := digest
-					if !okDigest {
+					if !okDigest[digest] {
 						wantDigest = crypto.SHA256
 					}
 					if a.status != "2" || a.failInfo != "0" || a.digest != wantDigest {
@@ -339,10 +362,14 @@ func TestAlgorithms(t *testing.T) {
 					}
 					continue
 				}
+				issued++
 				if a.status != "0" || a.digest != digest || a.cipher != cipher {
 					t.Errorf("%s: status %s (%s), answered %v with %v", name, a.status, a.text, a.cipher, a.digest)
 				}
 			}
+		}
+		if n := len(w.gateway.allEnrolled()); n != issued {
+			t.Errorf("%v: the gateway was asked %d times, for %d pairs", legacy, n, issued)
 		}
 	}
 }

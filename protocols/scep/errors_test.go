@@ -29,6 +29,7 @@ func TestEveryReasonIsRendered(t *testing.T) {
 }
 
 // The table of the rendering, as clients see it.
+// RFC 8894 sections 3.2.1.4 (failInfo), 3.2.1.4.4 (failInfoText) and 4.3.
 func TestRendering(t *testing.T) {
 	type want struct {
 		failInfo   smallscep.FailInfo

@@ -23,6 +23,10 @@ func messageTypeName(kind string) string {
 		return "RenewalReq"
 	case typeCertPoll:
 		return "CertPoll"
+	case typeGetCert:
+		return "GetCert"
+	case typeGetCRL:
+		return "GetCRL"
 	}
 	return "messageType " + kind
 }

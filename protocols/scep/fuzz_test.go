@@ -18,6 +18,9 @@ func FuzzPKIOperation(f *testing.F) {
 	signer := selfSigned(deviceKey())
 	f.Add(w.message(wish{signer: signer}))
 	f.Add(w.message(wish{signer: signer, kind: "20"}))
+	w.gateway.query = unknownCert
+	f.Add(w.message(wish{signer: signer, kind: "21", csr: issuerAndSerial(w.ca.issuer.RawSubject, w.ca.ra.SerialNumber)}))
+	f.Add(w.message(wish{kind: "22", signer: w.device(deviceKey()), csr: issuerAndSerial(w.ca.issuer.RawSubject, w.ca.ra.SerialNumber)}))
 	f.Add(w.message(wish{kind: "17", signer: w.device(deviceKey()), challenge: "-"}))
 	f.Add(w.message(wish{signer: foreign(deviceKey().Public())}))
 	for _, e := range oracleKinds(w, makeCSR(deviceKey(), "device-0001", testChallenge, 0)) {
@@ -50,6 +53,23 @@ func FuzzPKIOperation(f *testing.F) {
 		csr, err := pkix.ParseCSR(r.CSR)
 		if err != nil || csr.CheckSignature(pkix.AllowSHA1()) != nil || r.POP != gateway.POPSignature || len(r.Content) == 0 || r.WireID == "" {
 			t.Fatalf("%+v: %v", r, err)
+		}
+	})
+}
+
+// FuzzIssuerAndSerial: what GetCert and GetCRL take for a name of a certificate is DER, and the same when it is written anew.
+func FuzzIssuerAndSerial(f *testing.F) {
+	f.Add(issuerAndSerial(newTestCA().issuer.RawSubject, newTestCA().ra.SerialNumber))
+	f.Add(issuerAndSubject)
+	f.Add([]byte{0x30, 0x80, 0x30, 0, 2, 1, 1, 0, 0})
+	f.Add([]byte{0x30, 5, 0x30, 0, 2, 1, 1})
+	f.Fuzz(func(t *testing.T, der []byte) {
+		id, err := readIssuerAndSerial(der)
+		if err != nil {
+			return
+		}
+		if id.Serial.Sign() <= 0 || id.Serial.BitLen() > 160 || !bytes.Equal(issuerAndSerial(id.Issuer, id.Serial), der) {
+			t.Fatalf("%x: %+v", der, id)
 		}
 	})
 }

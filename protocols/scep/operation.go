@@ -56,6 +56,9 @@ func (x *exchange) pkiOperation() *wire.Refusal {
 	if x.message.kind == typeCertPoll {
 		return x.poll()
 	}
+	if x.message.queries() {
+		return x.query()
+	}
 	csr, ref := x.open(key)
 	if ref != nil {
 		return ref
@@ -106,17 +109,9 @@ func (x *exchange) verify() (*rsa.PublicKey, *wire.Refusal) {
 
 // allow is the allow-list of message types: what does not stand here is refused, whoever signed it.
 func (x *exchange) allow() *wire.Refusal {
-	unsupported := func(name string) *wire.Refusal {
-		x.Request.Operation = gateway.Query
-		return wire.Refused(gateway.Unsupported, name+" is not supported", nil)
-	}
 	switch x.message.kind {
-	case typePKCSReq, typeRenewalReq, typeCertPoll:
+	case typePKCSReq, typeRenewalReq, typeCertPoll, typeGetCert, typeGetCRL:
 		return nil
-	case typeGetCert:
-		return unsupported("GetCert (messageType 21)")
-	case typeGetCRL:
-		return unsupported("GetCRL (messageType 22)")
 	case "":
 		return wire.Refused(gateway.Malformed, "the message has no messageType that can be read (RFC 8894 section 3.2.1.2)", nil)
 	default:
@@ -166,11 +161,11 @@ func (x *exchange) open(signer *rsa.PublicKey) (*pkix.CSR, *wire.Refusal) {
 	}
 	started := time.Now()
 	content, sealed := envelope.Decrypt(x.ra.key, x.ra.cert)
-	csr, err := readCSR(content, config.judges())
+	csr, err := x.h.readCSR(content, config.judges())
 	if csr == nil {
 		stand, failed := standIn(signer, s.Signer.RawSubjectPublicKeyInfo)
 		if failed == nil {
-			_, failed = readCSR(stand, config.judges())
+			_, failed = x.h.readCSR(stand, config.judges())
 		}
 		if failed == nil { // cannot be: nobody made that signature
 			return nil, wire.Refused(gateway.Internal, "", errors.New("a request that stands in for none verifies"))

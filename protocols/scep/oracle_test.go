@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/base64"
+	"errors"
 	"flag"
 	"fmt"
 	"math/big"
@@ -21,6 +22,7 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/cms"
 )
 
@@ -154,6 +156,7 @@ func replaceKey(envelope, key []byte) []byte {
 }
 
 // Whatever is wrong between RecipientInfo and a request whose signature holds: one answer, and the same work.
+// RFC 8894 sections 3.1 and 7.
 func TestOracle(t *testing.T) {
 	w := newWorld(t, worldOptions{quiet: *oracleSamples > 0})
 	csr := makeCSR(deviceKey(), "device-0001", testChallenge, 0)
@@ -212,6 +215,30 @@ func TestOracle(t *testing.T) {
 	}
 }
 
+// The work is counted, not timed: whatever is wrong, one request comes as far as the verification of its signature, as a sound one
+// does. What the decryption does before is counted in protocols/cms.
+func TestOracleWork(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	csr, signer := makeCSR(deviceKey(), "device-0001", testChallenge, 0), selfSigned(deviceKey())
+	key := bytes.Repeat([]byte{0x42}, 16)
+	kinds := oracleKinds(w, csr)
+	kinds["a sound envelope"] = envelope(w, block(2, key), key, pad(csr, 16))
+	for name, e := range kinds {
+		verified := 0
+		w.handler.readCSR = func(der []byte, judges []pkix.Option) (*pkix.CSR, error) {
+			csr, err := readCSR(der, judges)
+			if err == nil || errors.Is(err, pkix.ErrSignature) {
+				verified++
+			}
+			return csr, err
+		}
+		w.post("/scep", w.message(wish{signer: signer, envelope: func([]byte) []byte { return e }}))
+		if verified != 1 {
+			t.Errorf("%s: %d signatures of requests were verified", name, verified)
+		}
+	}
+}
+
 // stripped is an answer without what is new in each: nonce and signature. There is no time in it.
 func stripped(body []byte, a answer) []byte {
 	body = bytes.Replace(bytes.Clone(body), a.senderNonce, make([]byte, 16), 1)
@@ -253,6 +280,7 @@ func measureOracle(t *testing.T, w *world, messages map[string][]byte) {
 
 // The sender chooses the keys, and with them what a verification costs: the refusal goes out at a time that does not
 // depend on it.
+// RFC 8894 section 7.
 func TestRefusalTime(t *testing.T) {
 	for took, want := range map[time.Duration]time.Duration{
 		-1: 50 * time.Millisecond, 0: 50 * time.Millisecond, time.Millisecond: 49 * time.Millisecond, 49999 * time.Microsecond: time.Microsecond,

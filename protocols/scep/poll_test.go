@@ -33,6 +33,7 @@ func heldWorld(t *testing.T) (w *world, signer *x509.Certificate) {
 }
 
 // A poll by the one who asked gets what became of the request: pending, its certificate, the refusal. By POST and GET.
+// RFC 8894 sections 3.3.3 and 4.4.
 func TestPoll(t *testing.T) {
 	w, signer := heldWorld(t)
 	poll := wish{kind: "20", csr: issuerAndSubject, signer: signer, cipher: cms.AES256}
@@ -68,6 +69,7 @@ func TestPoll(t *testing.T) {
 
 // Whoever is not the one who asked learns what is learnt of a transactionID that nobody used; and what is no poll at all
 // asks the gateway nothing.
+// RFC 8894 sections 3.3.3 and 4.4.
 func TestPollRefused(t *testing.T) {
 	w, signer := heldWorld(t)
 	w.gateway.poll = w.sign
@@ -137,6 +139,7 @@ func TestPollIsNoOracle(t *testing.T) {
 }
 
 // The RA certificate before the current one still works: the request is decrypted, and the answer is that RA's.
+// RFC 8894 sections 2.1.2 and 4.2: what GetCACert gave goes on being good until it ends.
 func TestPreviousRA(t *testing.T) {
 	var w *world
 	template := &x509.Certificate{Subject: pkix.Name{CommonName: "SCEP Test RA"}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment}
@@ -183,6 +186,7 @@ func TestPreviousRA(t *testing.T) {
 }
 
 // GetCACert has the current chain alone while the CA changes over.
+// RFC 8894 section 4.2.
 func TestCACertDuringRollover(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	w.gateway.rollover = []*x509.Certificate{selfSigned(otherKey()), selfSigned(newP256())}

@@ -22,6 +22,11 @@ func (x *exchange) writeSuccess(certs []*x509.Certificate) error {
 	if err != nil {
 		return err
 	}
+	return x.writeEnveloped(content)
+}
+
+// writeEnveloped answers with a CertRep SUCCESS that holds the content, encrypted as writeSuccess has it.
+func (x *exchange) writeEnveloped(content []byte) error {
 	envelope, err := cms.Encrypt(content, x.message.signed.Signer, x.message.cipher)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/wire"
 )
 
@@ -32,6 +33,16 @@ type Gateway interface {
 	Poll(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
 	// Authority returns the CA that certifies for an endpoint, with its chain. The error is a *gateway.Error.
 	Authority(ctx context.Context, endpoint string) (*gateway.Authority, error)
+	// Announced returns the chain that is to follow the endpoint's CA's, nil while its CA has announced none or does not vouch
+	// for it. The error is a *gateway.Error.
+	Announced(ctx context.Context, endpoint string) ([]*x509.Certificate, error)
+	// SignAnnounced has the CA's current key sign a certs-only SignedData of these. The error is a *gateway.Error.
+	SignAnnounced(ctx context.Context, endpoint string, content []byte) ([]byte, error)
+	// QueryCertificate answers with the certificate that Target names, if it is the requester's, in Certificates; QueryCRL with the
+	// CRL of its issuer in Answer. UnknownCert when there is none to tell, and when Target is nil, once the request has passed the
+	// pipeline. The error is always a *gateway.Error.
+	QueryCertificate(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
+	QueryCRL(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
 	// Issued reports whether the gateway had exactly this certificate issued, revoked since or not. The error is a
 	// *gateway.Error.
 	Issued(ctx context.Context, cert *x509.Certificate) (bool, error)
@@ -66,7 +77,8 @@ type Handler struct {
 	now       func() time.Time
 	log       *slog.Logger
 	rand      io.Reader
-	pause     func(context.Context, time.Duration) // tests do not wait
+	pause     func(context.Context, time.Duration)           // tests do not wait
+	readCSR   func([]byte, []pkix.Option) (*pkix.CSR, error) // tests count
 }
 
 // New checks the endpoints and their identities, as far as these are there, and makes a Handler. Errors name the endpoint.
@@ -74,7 +86,7 @@ func New(o Options) (*Handler, error) {
 	if o.Gateway == nil || o.Identity == nil || o.Clock == nil || o.Log == nil {
 		return nil, errors.New("scep: gateway, identity, clock and log are required")
 	}
-	h := &Handler{gateway: o.Gateway, endpoints: map[string]*Endpoint{}, identity: o.Identity, now: o.Clock, log: o.Log, rand: o.Rand, pause: pause}
+	h := &Handler{gateway: o.Gateway, endpoints: map[string]*Endpoint{}, identity: o.Identity, now: o.Clock, log: o.Log, rand: o.Rand, pause: pause, readCSR: readCSR}
 	if h.rand == nil {
 		h.rand = rand.Reader
 	}

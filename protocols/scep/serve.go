@@ -86,7 +86,7 @@ func (x *exchange) dispatch(serves func(string) bool) *wire.Refusal {
 	}
 	x.Request.Endpoint, x.Limits = x.endpoint.Name, x.endpoint.Config.Limits
 	if !known {
-		return wire.Refused(gateway.Malformed, "the query needs an operation: GetCACaps, GetCACert or PKIOperation (RFC 8894 section 4.1)", nil)
+		return wire.Refused(gateway.Malformed, "the query needs an operation: GetCACaps, GetCACert, GetNextCACert or PKIOperation (RFC 8894 section 4.1)", nil)
 	}
 	if !slices.Contains(op.methods, x.R.Method) {
 		return wire.NotAllowed(op.name+" takes "+op.methods[0], op.methods...)
@@ -112,7 +112,7 @@ func (h *Handler) endpointOf(path string, serves func(string) bool) *Endpoint {
 
 // caCaps answers RFC 8894 section 3.5.
 func (x *exchange) caCaps() *wire.Refusal {
-	x.Write(http.StatusOK, "text/plain", []byte(x.endpoint.Config.capabilities()))
+	x.Write(http.StatusOK, "text/plain", []byte(x.endpoint.Config.capabilities(x.announces())))
 	return nil
 }
 
@@ -151,9 +151,4 @@ func (x *exchange) caCert() *wire.Refusal {
 // shows reports whether a CA certificate above the issuing one is handed out: a root by configuration only.
 func (e *Endpoint) shows(c *x509.Certificate) bool {
 	return *e.Config.Root || string(c.RawSubject) != string(c.RawIssuer)
-}
-
-// nextCACert is RFC 8894 section 4.7, which GetCACaps does not announce.
-func (x *exchange) nextCACert() *wire.Refusal {
-	return wire.Refused(gateway.Unsupported, "GetNextCACert is not implemented", nil)
 }

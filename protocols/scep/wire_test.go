@@ -19,6 +19,7 @@ import (
 	"github.com/muster-pki/muster/protocols/wire"
 )
 
+// RFC 8894 sections 3.5, 3.5.1 and 3.5.2: GetCACaps, a line each, LF, what the endpoint accepts and nothing else.
 func TestCACaps(t *testing.T) {
 	for _, tt := range []struct {
 		legacy []Legacy
@@ -36,6 +37,7 @@ func TestCACaps(t *testing.T) {
 	}
 }
 
+// RFC 8894 sections 4.2, 4.2.1 and 4.2.1.2: GetCACert is a list, the RA first.
 func TestCACert(t *testing.T) {
 	no, yes := false, true
 	for _, tt := range []struct {
@@ -84,6 +86,7 @@ func TestCACert(t *testing.T) {
 }
 
 // The RA's identity: refused when it cannot work, 503 while it is not there.
+// RFC 8894 section 2.1.2: a key of its own, for signatures and for encryption.
 func TestIdentity(t *testing.T) {
 	good := newTestCA()
 	sign := &x509.Certificate{Subject: pkix.Name{CommonName: "half"}, KeyUsage: x509.KeyUsageDigitalSignature}
@@ -118,6 +121,7 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
+// RFC 8894 section 4.1: SCEPPATH, with every suffix that clients are built with.
 func TestPaths(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	for path, want := range map[string]string{
@@ -154,6 +158,7 @@ func TestPaths(t *testing.T) {
 	}
 }
 
+// RFC 8894 section 4.1: methods and operations; parameter names and operations in any case.
 func TestMethodsAndOperations(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	for _, tt := range []struct {
@@ -212,6 +217,7 @@ func TestMethodsAndOperations(t *testing.T) {
 }
 
 // Every way in which a client is known to put the message into a query.
+// RFC 8894 section 4.1: base64, `+` as a space, `+` and `/` not escaped, %0A, the URL-safe alphabet, without padding.
 func TestGet(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	wrapped := func(s, end string) string {
@@ -257,6 +263,7 @@ func TestGet(t *testing.T) {
 }
 
 // POST: the body counts, whatever stands in the query or in its type.
+// RFC 8894 section 4.3: POST, whatever else is in the query, a message included.
 func TestPost(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	for name, change := range map[string]func(*http.Request, []byte){
@@ -285,6 +292,7 @@ func TestPost(t *testing.T) {
 	}
 }
 
+// Limits of a message by POST and GET (RFC 8894 section 4.3).
 func TestSize(t *testing.T) {
 	w := newWorld(t, worldOptions{config: Config{Limits: wire.Limits{MaxBody: 4096}}})
 	large := bytes.Repeat([]byte{0x30}, 4097)
@@ -309,6 +317,7 @@ func TestSize(t *testing.T) {
 }
 
 // What cannot be answered in CMS is 400 in plain text, and says where it broke.
+// RFC 8894 sections 3.2.1.1 (transactionID) and 3.2.1.5 (nonces).
 func TestMalformed(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	without := func(n int) func([]cms.Attribute) []cms.Attribute {
@@ -362,6 +371,7 @@ func TestMalformed(t *testing.T) {
 func first(b []byte, _ bool) []byte { return b }
 
 // A signed FAILURE for what is wrong with a message whose sender can be answered.
+// RFC 8894 sections 3.2 and 3.2.1.4.
 func TestBadMessages(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	good := w.message(wish{})

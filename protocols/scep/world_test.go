@@ -107,6 +107,9 @@ type fakeGateway struct {
 	poll      func(enrolled *gateway.Request) (*gateway.Result, error)
 	rollover  []*x509.Certificate
 	caCerts   func() ([]*x509.Certificate, error)
+	next      []*x509.Certificate
+	vouch     func(content []byte) ([]byte, error)
+	query     func(*gateway.Request) (*gateway.Result, error)
 	panics    bool // in Reject
 	issuedErr error
 
@@ -114,6 +117,7 @@ type fakeGateway struct {
 	issued   map[string]bool // by DER
 	enrolled []*gateway.Request
 	polled   []*gateway.Request
+	asked    []*gateway.Request // by QueryCertificate and QueryCRL
 	rejected []rejection
 }
 
@@ -146,6 +150,29 @@ func (g *fakeGateway) Reject(_ context.Context, r *gateway.Request, e *gateway.E
 func (g *fakeGateway) Authority(context.Context, string) (*gateway.Authority, error) {
 	chain, err := g.caCerts()
 	return &gateway.Authority{Chain: chain, Rollover: g.rollover}, err
+}
+
+func (g *fakeGateway) Announced(context.Context, string) ([]*x509.Certificate, error) {
+	_, err := g.caCerts()
+	return g.next, err
+}
+
+func (g *fakeGateway) SignAnnounced(_ context.Context, _ string, content []byte) ([]byte, error) {
+	return g.vouch(content)
+}
+
+func (g *fakeGateway) QueryCertificate(_ context.Context, r *gateway.Request) (*gateway.Result, error) {
+	g.mu.Lock()
+	g.asked = append(g.asked, r)
+	g.mu.Unlock()
+	if g.query == nil {
+		return nil, &gateway.Error{Reason: gateway.NotAuthorized, Detail: "this endpoint does not allow the operation", Transaction: testReference}
+	}
+	return g.query(r)
+}
+
+func (g *fakeGateway) QueryCRL(ctx context.Context, r *gateway.Request) (*gateway.Result, error) {
+	return g.QueryCertificate(ctx, r)
 }
 
 // Poll finds a transaction by its wire ID and a credential that both requests have, as the gateway does.
@@ -200,10 +227,11 @@ func (g *fakeGateway) rejections() int {
 	return len(g.rejected)
 }
 
+// polls counts polls and queries.
 func (g *fakeGateway) polls() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.polled)
+	return len(g.polled) + len(g.asked)
 }
 
 // world is a SCEP server with a fake gateway behind it.

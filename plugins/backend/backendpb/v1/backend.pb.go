@@ -212,6 +212,7 @@ const (
 	Capability_CAPABILITY_SIGN_CMS    Capability = 5
 	Capability_CAPABILITY_EXCHANGE    Capability = 6
 	Capability_CAPABILITY_ROLLOVER    Capability = 7
+	Capability_CAPABILITY_ANNOUNCE    Capability = 8 // RolloverRequest.announce: never sent to a plugin that does not name this
 )
 
 // Enum value maps for Capability.
@@ -225,6 +226,7 @@ var (
 		5: "CAPABILITY_SIGN_CMS",
 		6: "CAPABILITY_EXCHANGE",
 		7: "CAPABILITY_ROLLOVER",
+		8: "CAPABILITY_ANNOUNCE",
 	}
 	Capability_value = map[string]int32{
 		"CAPABILITY_UNSPECIFIED": 0,
@@ -235,6 +237,7 @@ var (
 		"CAPABILITY_SIGN_CMS":    5,
 		"CAPABILITY_EXCHANGE":    6,
 		"CAPABILITY_ROLLOVER":    7,
+		"CAPABILITY_ANNOUNCE":    8,
 	}
 )
 
@@ -735,7 +738,9 @@ type CA struct {
 	Chain    [][]byte               `protobuf:"bytes,2,rep,name=chain,proto3" json:"chain,omitempty"`       // DER, the issuing certificate first, the root last
 	Rollover [][]byte               `protobuf:"bytes,3,rep,name=rollover,proto3" json:"rollover,omitempty"` // DER: OldWithOld, OldWithNew, NewWithOld (RFC 7030 section 4.1.3), and earlier issuing
 	// certificates that still have unexpired certificates below them
-	Crls          []string `protobuf:"bytes,4,rep,name=crls,proto3" json:"crls,omitempty"` // what CRLRequest.issuer takes for this CA: its name, always its newest key's, then names
+	Crls []string `protobuf:"bytes,4,rep,name=crls,proto3" json:"crls,omitempty"` // what CRLRequest.issuer takes for this CA: its name, always its newest key's, then names
+	// that stay with one key each while it has unexpired certificates; none is as the name alone
+	Next          [][]byte `protobuf:"bytes,5,rep,name=next,proto3" json:"next,omitempty"` // DER, announced and not in use yet: the chain that is to follow chain, in the same order; none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -794,6 +799,13 @@ func (x *CA) GetRollover() [][]byte {
 func (x *CA) GetCrls() []string {
 	if x != nil {
 		return x.Crls
+	}
+	return nil
+}
+
+func (x *CA) GetNext() [][]byte {
+	if x != nil {
+		return x.Next
 	}
 	return nil
 }
@@ -1612,10 +1624,12 @@ func (x *CRLResponse) GetChunk() []byte {
 	return nil
 }
 
+// The CA's key signs one thing only: a degenerate certificates-only SignedData of certificates that are the CA's own next
+// ones (RFC 8894 section 4.7.1). Any other content is INVALID_ARGUMENT.
 type SignCMSRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Issuer        string                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"` // CA.name, empty for the default
-	Content       []byte                 `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
+	Issuer        string                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`   // CA.name, empty for the default
+	Content       []byte                 `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"` // DER ContentInfo with SignedData (RFC 5652) without content and signers, certificates of CA.next in it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1666,7 +1680,7 @@ func (x *SignCMSRequest) GetContent() []byte {
 
 type SignCMSResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	SignedData    []byte                 `protobuf:"bytes,1,opt,name=signed_data,json=signedData,proto3" json:"signed_data,omitempty"` // DER ContentInfo with SignedData (RFC 5652)
+	SignedData    []byte                 `protobuf:"bytes,1,opt,name=signed_data,json=signedData,proto3" json:"signed_data,omitempty"` // DER ContentInfo with SignedData (RFC 5652): content is an eContent of type id-data, signed by the
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1809,7 +1823,8 @@ type RolloverRequest struct {
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`         // idempotency key
 	Issuer        string                 `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"` // CA.name, empty for the default
 	Kind          RolloverKind           `protobuf:"varint,3,opt,name=kind,proto3,enum=muster.backend.v1.RolloverKind" json:"kind,omitempty"`
-	Root          bool                   `protobuf:"varint,4,opt,name=root,proto3" json:"root,omitempty"` // the root changes, and with it the issuing CA below it
+	Root          bool                   `protobuf:"varint,4,opt,name=root,proto3" json:"root,omitempty"`         // the root changes, and with it the issuing CA below it
+	Announce      bool                   `protobuf:"varint,5,opt,name=announce,proto3" json:"announce,omitempty"` // make it and name it in CA.next, and issue as before: a request without announce puts it in force
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1868,6 +1883,13 @@ func (x *RolloverRequest) GetKind() RolloverKind {
 func (x *RolloverRequest) GetRoot() bool {
 	if x != nil {
 		return x.Root
+	}
+	return false
+}
+
+func (x *RolloverRequest) GetAnnounce() bool {
+	if x != nil {
+		return x.Announce
 	}
 	return false
 }
@@ -1937,12 +1959,13 @@ const file_plugins_backend_backendpb_v1_backend_proto_rawDesc = "" +
 	"\fcapabilities\x18\x06 \x03(\x0e2\x1d.muster.backend.v1.CapabilityR\fcapabilities\"\x17\n" +
 	"\x15CACertificatesRequest\"A\n" +
 	"\x16CACertificatesResponse\x12'\n" +
-	"\x03cas\x18\x01 \x03(\v2\x15.muster.backend.v1.CAR\x03cas\"^\n" +
+	"\x03cas\x18\x01 \x03(\v2\x15.muster.backend.v1.CAR\x03cas\"r\n" +
 	"\x02CA\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05chain\x18\x02 \x03(\fR\x05chain\x12\x1a\n" +
 	"\brollover\x18\x03 \x03(\fR\brollover\x12\x12\n" +
-	"\x04crls\x18\x04 \x03(\tR\x04crls\"\x99\x01\n" +
+	"\x04crls\x18\x04 \x03(\tR\x04crls\x12\x12\n" +
+	"\x04next\x18\x05 \x03(\fR\x04next\"\x99\x01\n" +
 	"\fIssueRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x16\n" +
@@ -2009,12 +2032,13 @@ const file_plugins_backend_backendpb_v1_backend_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\fR\amessage\",\n" +
 	"\x10ExchangeResponse\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\fR\amessage\"\x82\x01\n" +
+	"\amessage\x18\x01 \x01(\fR\amessage\"\x9e\x01\n" +
 	"\x0fRolloverRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x123\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x1f.muster.backend.v1.RolloverKindR\x04kind\x12\x12\n" +
-	"\x04root\x18\x04 \x01(\bR\x04root\"9\n" +
+	"\x04root\x18\x04 \x01(\bR\x04root\x12\x1a\n" +
+	"\bannounce\x18\x05 \x01(\bR\bannounce\"9\n" +
 	"\x10RolloverResponse\x12%\n" +
 	"\x02ca\x18\x01 \x01(\v2\x15.muster.backend.v1.CAR\x02ca*k\n" +
 	"\x04Form\x12\x14\n" +
@@ -2034,7 +2058,7 @@ const file_plugins_backend_backendpb_v1_backend_proto_rawDesc = "" +
 	"\x17IDEMPOTENCY_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12IDEMPOTENCY_NATIVE\x10\x01\x12\x16\n" +
 	"\x12IDEMPOTENCY_LOOKUP\x10\x02\x12\x14\n" +
-	"\x10IDEMPOTENCY_NONE\x10\x03*\xcb\x01\n" +
+	"\x10IDEMPOTENCY_NONE\x10\x03*\xe4\x01\n" +
 	"\n" +
 	"Capability\x12\x1a\n" +
 	"\x16CAPABILITY_UNSPECIFIED\x10\x00\x12\x13\n" +
@@ -2044,7 +2068,8 @@ const file_plugins_backend_backendpb_v1_backend_proto_rawDesc = "" +
 	"\x0eCAPABILITY_CRL\x10\x04\x12\x17\n" +
 	"\x13CAPABILITY_SIGN_CMS\x10\x05\x12\x17\n" +
 	"\x13CAPABILITY_EXCHANGE\x10\x06\x12\x17\n" +
-	"\x13CAPABILITY_ROLLOVER\x10\a*\x96\x01\n" +
+	"\x13CAPABILITY_ROLLOVER\x10\a\x12\x17\n" +
+	"\x13CAPABILITY_ANNOUNCE\x10\b*\x96\x01\n" +
 	"\fOutcomeState\x12\x1d\n" +
 	"\x19OUTCOME_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14OUTCOME_STATE_ISSUED\x10\x01\x12\x19\n" +

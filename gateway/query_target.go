@@ -1,0 +1,113 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"slices"
+
+	"github.com/muster-pki/muster/gateway/pkix"
+)
+
+// QueryCertificate answers a requester who asks for one certificate, by r.Target (SCEP GetCert, RFC 8894 section 4.5): in
+// Result.Certificates. It may be any that Query would tell of. The endpoint's query pipeline decides, and nothing is stored of an answer. UnknownCert
+// when there is none under that issuer and serial number, when it is not the requester's, and when r.Target is nil: one refusal for
+// all, judged after the pipeline has let the request pass. The error is always an *Error.
+func (g *Gateway) QueryCertificate(ctx context.Context, r *Request) (*Result, error) {
+	return g.answer(ctx, r, func(ctx context.Context, r *Request, d *decision) (*Result, error) {
+		return g.queryTarget(ctx, r, d, g.ownTarget)
+	})
+}
+
+// QueryCRL is QueryCertificate for a CRL, in Result.Answer, DER (SCEP GetCRL, RFC 8894 section 4.6): the most recent one of the CA
+// of the endpoint that r.Target names as its issuer, by the key that signed the certificate with that serial number, or, where none
+// was issued here under it, by the current key. It is public; that somebody may ask here is the pipeline's to say. UnknownCert when r.Target is nil,
+// or names another CA, or one without a CRL.
+func (g *Gateway) QueryCRL(ctx context.Context, r *Request) (*Result, error) {
+	return g.answer(ctx, r, func(ctx context.Context, r *Request, d *decision) (*Result, error) {
+		return g.queryTarget(ctx, r, d, g.crlOfTarget)
+	})
+}
+
+// queryTarget has the pipeline judge, and then finds what was asked for. nil without an error is none.
+func (g *Gateway) queryTarget(ctx context.Context, r *Request, d *decision, find func(context.Context, *Request, *Grant) (*Result, error)) (*Result, error) {
+	out, err := g.permit(ctx, r, d)
+	if err != nil {
+		return nil, err
+	}
+	refused := known(d.grant, out)
+	var res *Result
+	if refused == nil && r.Target != nil && r.Target.Serial != nil && r.Target.Serial.Sign() > 0 {
+		res, refused = find(ctx, r, d.grant)
+	}
+	if refused == nil && res == nil {
+		refused = Errorf(UnknownCert, "there is no such certificate of this client", "of device %q, requester %s, no such one is to be told", d.grant.Device, d.grant.Requester)
+	}
+	if refused != nil {
+		refusal := AsError(refused)
+		if refusal.Reason == Unavailable {
+			return nil, refusal
+		}
+		return nil, g.refuseAfter(ctx, d, "query", refusal)
+	}
+	res.Kind, res.Transaction = ResultAnswer, r.ID
+	return res, nil
+}
+
+// ownTarget finds the certificate, if it is the requester's.
+func (g *Gateway) ownTarget(ctx context.Context, r *Request, grant *Grant) (*Result, error) {
+	c, err := g.issuedUnder(ctx, r.Target.Issuer, r.Target.Serial)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, unavailable("the store cannot be read", err)
+	}
+	endpoints := []string{r.Endpoint}
+	if grant.Owned != nil {
+		endpoints = grant.Owned.Endpoints
+	}
+	if grant.Device == "" && (grant.Owned == nil || !bytes.Equal(c.Issuer, grant.Owned.Issuer) || !bytes.Equal(c.Serial, grant.Owned.Serial)) {
+		return nil, nil // no stage knows the device: the certificate that was shown, and no other
+	}
+	if !tellable(c, grant.Device, endpoints, g.now()) {
+		return nil, nil
+	}
+	cert, err := x509.ParseCertificate(c.DER)
+	if err != nil {
+		return nil, Errorf(Internal, "", "certificate %x: %w", c.Serial, err)
+	}
+	return &Result{Certificates: []*x509.Certificate{cert}}, nil
+}
+
+// crlOfTarget finds the CRL.
+func (g *Gateway) crlOfTarget(ctx context.Context, r *Request, _ *Grant) (*Result, error) {
+	list, err := g.CRLs(ctx, r.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	list = slices.DeleteFunc(list, func(c CurrentCRL) bool {
+		return !bytes.Equal(c.Info.Issuer, r.Target.Issuer) && !pkix.SameName(c.Info.Issuer, r.Target.Issuer)
+	})
+	if len(list) == 0 {
+		return nil, nil
+	}
+	c, err := g.issuedUnder(ctx, r.Target.Issuer, r.Target.Serial)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return &Result{Answer: list[0].DER}, nil
+	case err != nil:
+		return nil, unavailable("the store cannot be read", err)
+	}
+	cert, err := x509.ParseCertificate(c.DER)
+	if err != nil {
+		return nil, Errorf(Internal, "", "certificate %x: %w", c.Serial, err)
+	}
+	for _, one := range list {
+		if cert.CheckSignatureFrom(one.Info.Signer) == nil {
+			return &Result{Answer: one.DER}, nil
+		}
+	}
+	return &Result{Answer: list[0].DER}, nil
+}
