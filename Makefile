@@ -23,7 +23,7 @@ build: ## bin/muster, one static binary
 
 test: deps lint unit ## everything, end-to-end tests with real clients included (under 8 minutes, first build included)
 
-deps: ## what the tests need from Debian: curl, openssl, strongSwan's pki, nginx, certmonger, PostgreSQL, a C compiler
+deps: ## what the tests need from Debian: curl, openssl, strongSwan's pki, nginx, certmonger, PostgreSQL, Python, a C compiler
 	@sh .ci/deps
 
 lint: ## gofmt, go vet, staticcheck

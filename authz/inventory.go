@@ -23,7 +23,8 @@ type Devices interface {
 type InventoryConfig struct {
 	// By lists where the device's identifier is taken from; the first place that has a value counts: `device` (what an
 	// earlier stage named), `certificate.subject.ATTRIBUTE`, `certificate.san.KIND`, `reference` (of the shared secret),
-	// `user` (of the password), each only when an earlier stage accepted it; `subject.ATTRIBUTE` and `san.KIND` of the
+	// `user` (of the password), each only when an earlier stage accepted it; `identifier.KIND`, which the message states (an iPhone's
+	// udid, serial, imei, meid), when an earlier stage accepted who signed it; `subject.ATTRIBUTE` and `san.KIND` of the
 	// request, which are the requester's own words. Default: device.
 	By []string `yaml:"by"`
 	// Kind of identifier that it is: name, serial, imei, udid, mac, ... Default: any.
@@ -121,11 +122,14 @@ func (s *Inventory) recognise(ctx context.Context, r *gateway.Request, g *gatewa
 	case err != nil:
 		return deny("the device is not known", "%s: %v", at.name, err)
 	}
-	sought := fmt.Sprintf("%s (%s)", shown(value), at.name)
-	if s.kind != "" {
-		sought = s.kind + " " + sought
+	sought, kind := fmt.Sprintf("%s (%s)", shown(value), at.name), s.kind
+	if kind != "" {
+		sought = kind + " " + sought
 	}
-	d, err = find(ctx, s.devices, s.kind, value)
+	if at.from == placeStated {
+		kind = at.kind
+	}
+	d, err = find(ctx, s.devices, kind, value)
 	var ambiguous *gateway.AmbiguousDeviceError
 	switch {
 	case errors.Is(err, gateway.ErrNotFound):
@@ -134,6 +138,12 @@ func (s *Inventory) recognise(ctx context.Context, r *gateway.Request, g *gatewa
 		return deny(detailUnknown, "%s is an identifier of %d devices: %s; say by `kind` which one is meant", sought, len(ambiguous.Devices), strings.Join(ambiguous.Devices, ", "))
 	case err != nil:
 		return nil, "", gateway.Unanswered(fmt.Errorf("%s cannot be looked up: %w", sought, err))
+	}
+	switch fault, err := contradicts(ctx, s.devices, r, d); {
+	case err != nil:
+		return nil, "", gateway.Unanswered(err)
+	case fault != "":
+		return deny("the identifiers are not those of one device", "%s", fault)
 	}
 	if denied, ok := recognise(g, d); !ok {
 		return nil, "", denied

@@ -13,6 +13,7 @@ import (
 type place struct {
 	name string
 	from placeKind
+	kind string // placeStated: of identifier
 	field
 }
 
@@ -24,6 +25,7 @@ const (
 	placeCertificate                  // the certificate that an earlier stage accepted
 	placeReference                    // the shared secret that an earlier stage accepted
 	placeUser                         // the user that an earlier stage accepted
+	placeStated                       // what the message states that an accepted signer signed
 )
 
 const certificatePrefix = "certificate."
@@ -50,6 +52,11 @@ func parsePlaces(names []string) ([]place, error) {
 			p.from = placeReference
 		case name == "user":
 			p.from = placeUser
+		case dotted && word == "identifier":
+			p.from, p.kind = placeStated, strings.TrimPrefix(name, "identifier.")
+			if err := checkKind(p.kind); err != nil || p.kind == "" {
+				return nil, fmt.Errorf("%q wants a kind of identifier, as in identifier.udid", name)
+			}
 		case certificate || dotted && (word == "subject" || word == "san"):
 			p.from = placeRequest
 			if certificate {
@@ -60,8 +67,8 @@ func parsePlaces(names []string) ([]place, error) {
 				return nil, err
 			}
 		default:
-			return nil, fmt.Errorf("%q is no place of an identifier%s: device, subject.ATTRIBUTE, san.KIND, certificate.subject.ATTRIBUTE, certificate.san.KIND, reference or user",
-				name, strictyaml.Suggest(word, []string{"device", "subject", "san", "certificate", "reference", "user"}))
+			return nil, fmt.Errorf("%q is no place of an identifier%s: device, subject.ATTRIBUTE, san.KIND, certificate.subject.ATTRIBUTE, certificate.san.KIND, identifier.KIND, reference or user",
+				name, strictyaml.Suggest(word, []string{"device", "subject", "san", "certificate", "identifier", "reference", "user"}))
 		}
 		all = append(all, p)
 	}
@@ -89,6 +96,12 @@ func (p place) find(r *gateway.Request, g *gateway.Grant) (value string, found b
 			}
 		}
 		return "", false, nil
+	case placeStated:
+		if !signed(r, g) {
+			return "", false, nil
+		}
+		value, found = stated(r, p.kind)
+		return value, found, nil
 	}
 	kind := gateway.CredentialMAC
 	if p.from == placeUser {

@@ -108,6 +108,7 @@ func TestRegistration(t *testing.T) {
 		"two subjectAltNames":            {device: "cse", san: sans(t, 2, cse), change: func(r *gateway.Request) { r.Extensions = append(r.Extensions, sanExtension(sans(t, 2, other))...) }, reason: gateway.BadTemplate, detail: "more than one subjectAltName"},
 		"other purposes":                 {device: "cse", san: sans(t, 2, cse), change: purposes(clientAuth, serverAuth), reason: gateway.BadTemplate, detail: "the extended key usage is not the one certified here", note: "clientAuth, serverAuth"},
 		"too few purposes":               {device: "cse", san: sans(t, 2, cse), change: purposes(serverAuth), reason: gateway.BadTemplate, detail: "the extended key usage is not"},
+		"fewer than are certified":       {device: "cse", san: sans(t, 2, cse), change: purposes(clientAuth), grant: func(g *gateway.Grant) { g.ExtKeyUsage = append(g.ExtKeyUsage, serverAuth) }, reason: gateway.BadTemplate, detail: "the extended key usage is not"},
 		"malformed purposes":             {device: "cse", san: sans(t, 2, cse), change: purposes(), reason: gateway.BadTemplate, detail: "the extended key usage is malformed"},
 		"nobody named a device":          {san: sans(t, 2, cse), reason: gateway.NotAuthorized, detail: "the device is not known", note: "no stage before"},
 		"unknown":                        {device: "SN9", san: sans(t, 2, cse), reason: gateway.NotAuthorized, detail: detailUnknown},

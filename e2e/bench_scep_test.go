@@ -65,6 +65,11 @@ func scepCSR(key *rsa.PrivateKey, name, challenge string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return scepCSRFor(key, subject, challenge)
+}
+
+// scepCSRFor is scepCSR for a subject in DER.
+func scepCSRFor(key *rsa.PrivateKey, subject []byte, challenge string) ([]byte, error) {
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
 		return nil, err

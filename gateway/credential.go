@@ -14,10 +14,11 @@ type CredentialKind string
 
 const (
 	// Proven kinds: the adapter has verified a signature, MAC or handshake with it before it made the request.
-	CredentialTLS    CredentialKind = "tls-certificate" // the TLS client certificate; possession shown by the handshake
-	CredentialSigner CredentialKind = "message-signer"  // the certificate that signed the message
-	CredentialMAC    CredentialKind = "mac-key"         // a shared secret, by its reference
-	CredentialKey    CredentialKind = "message-key"     // a key that signed the message, under no certificate that counts: two messages with it have one sender, whoever that is
+	CredentialTLS    CredentialKind = "tls-certificate"    // the TLS client certificate; possession shown by the handshake
+	CredentialSigner CredentialKind = "message-signer"     // the certificate that signed the message
+	CredentialMAC    CredentialKind = "mac-key"            // a shared secret, by its reference
+	CredentialDevice CredentialKind = "device-certificate" // the certificate that the device's maker put into it, which signed the message; the adapter has verified it under the CA that its endpoint pins
+	CredentialKey    CredentialKind = "message-key"        // a key that signed the message, under no certificate that counts: two messages with it have one sender, whoever that is
 	// CredentialNested is the certificate of the one who passed the message on under a signature of his own. It was verified, but
 	// says nothing about who asks: the same request by another way is the same request.
 	CredentialNested CredentialKind = "nested-signer"
@@ -45,7 +46,7 @@ type DigestProof struct {
 
 // Proven reports whether the adapter verified that the credential is the requester's, whatever it is worth.
 func (c Credential) Proven() bool {
-	return c.Kind == CredentialTLS || c.Kind == CredentialSigner || c.Kind == CredentialMAC || c.Kind == CredentialKey
+	return c.Kind == CredentialTLS || c.Kind == CredentialSigner || c.Kind == CredentialMAC || c.Kind == CredentialKey || c.Kind == CredentialDevice
 }
 
 // String is kind and ID.

@@ -122,6 +122,7 @@ type Gateway struct {
 	wake    chan struct{}
 	strange *strangers
 	chains  chainCache
+	vouched vouched
 	heard   heard
 	making  chan struct{} // RSA keys that are being made
 	turns   atomic.Int32  // requests for one: those, and who waits

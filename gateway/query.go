@@ -27,6 +27,24 @@ func (g *Gateway) Query(ctx context.Context, r *Request) (*Result, error) {
 }
 
 func (g *Gateway) query(ctx context.Context, r *Request, d *decision) (*Result, error) {
+	out, err := g.permit(ctx, r, d)
+	if err != nil {
+		return nil, err
+	}
+	certs, err := g.queried(ctx, d.grant, out, r)
+	if err != nil {
+		refusal := AsError(err)
+		if refusal.Reason == Unavailable {
+			return nil, refusal
+		}
+		return nil, g.refuseAfter(ctx, d, "query", refusal)
+	}
+	d.note = fmt.Sprintf("told of %d certificates", len(certs))
+	return &Result{Kind: ResultAnswer, Transaction: r.ID, Certificates: certs}, nil
+}
+
+// permit has the endpoint's query pipeline judge a request. What it does not let pass is turned away.
+func (g *Gateway) permit(ctx context.Context, r *Request, d *decision) (*ruling, error) {
 	rt := g.runtime.Load()
 	e, err := d.at(rt)
 	if err != nil {
@@ -46,29 +64,28 @@ func (g *Gateway) query(ctx context.Context, r *Request, d *decision) (*Result, 
 	case out.Decision == Hold:
 		return nil, g.refuse(ctx, d, Errorf(NotAuthorized, "a query cannot wait for approval", "%s", out.Note))
 	}
-	certs, err := g.queried(ctx, d.grant, &out, r)
-	if err != nil {
-		refusal := AsError(err)
-		if refusal.Reason == Unavailable {
-			return nil, refusal
-		}
-		return nil, g.refuseAfter(ctx, d, "query", refusal)
+	return &out, nil
+}
+
+// known refuses what no stage refuses of a query: an answer is for one who asks for itself, and nothing is stored of it.
+func known(grant *Grant, out *ruling) error {
+	switch {
+	case grant.Requester == "":
+		return Errorf(NotAuthorized, "", "the stages allowed it without knowing who asks")
+	case len(out.Claims) > 0: // a use is committed with a transaction, and here is none
+		return Errorf(NotAuthorized, "", "the stage %s counts uses, and a query is not counted: take it out of the query pipeline", out.Claims[0].stage)
+	case grant.Forward != "":
+		return Errorf(Unsupported, "operation not supported", "a query is not passed on")
+	case grant.Vouched():
+		return Errorf(NotAuthorized, "only a device is told of its certificates", "an RA asks")
 	}
-	d.note = fmt.Sprintf("told of %d certificates", len(certs))
-	return &Result{Kind: ResultAnswer, Transaction: r.ID, Certificates: certs}, nil
+	return nil
 }
 
 // queried finds the certificates to tell of, and refuses what no stage does.
 func (g *Gateway) queried(ctx context.Context, grant *Grant, out *ruling, r *Request) ([]*x509.Certificate, error) {
-	switch {
-	case grant.Requester == "":
-		return nil, Errorf(NotAuthorized, "", "the stages allowed it without knowing who asks")
-	case len(out.Claims) > 0: // a use is committed with a transaction, and here is none
-		return nil, Errorf(NotAuthorized, "", "the stage %s counts uses, and a query is not counted: take it out of the query pipeline", out.Claims[0].stage)
-	case grant.Forward != "":
-		return nil, Errorf(Unsupported, "operation not supported", "a query is not passed on")
-	case grant.Vouched():
-		return nil, Errorf(NotAuthorized, "only a device is told of its certificates", "an RA asks")
+	if err := known(grant, out); err != nil {
+		return nil, err
 	}
 	list, err := g.owned(ctx, grant, r)
 	if err != nil {

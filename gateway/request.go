@@ -22,6 +22,7 @@ const (
 	CMP  Protocol = "cmp"
 	EST  Protocol = "est"
 	SCEP Protocol = "scep"
+	MDM  Protocol = "mdm" // Apple's over-the-air profile service
 	// Self is the gateway asking for a certificate of its own (its TLS listener).
 	Self Protocol = "self"
 )
@@ -57,6 +58,7 @@ type Request struct {
 	POP         POP
 	Relayed     bool              // the request is bound to another connection than its own (RFC 7030 section 3.7): only an RA may pass it on, for which a stage has to vouch
 	Credentials []Credential      // all that authenticates the requester
+	Identifiers []DeviceID        // of the device, as the message states them that the requester signed, or sent over its TLS connection; worth what its word is
 	OldCert     *x509.Certificate // renew, rekey: the certificate that is renewed, as the adapter found it; trust is a stage's business
 	Target      *CertID           // revoke, query
 	NewNames    *Names            // names to change to: EST ChangeSubjectName (RFC 6402), CMP kur with another subject

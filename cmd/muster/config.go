@@ -18,6 +18,7 @@ import (
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 	"github.com/muster-pki/muster/protocols/cmp"
 	"github.com/muster-pki/muster/protocols/est"
+	"github.com/muster-pki/muster/protocols/mdm"
 	"github.com/muster-pki/muster/protocols/scep"
 )
 
@@ -120,7 +121,7 @@ type ProfileConfig struct {
 
 // EndpointConfig is one endpoint: who may get what there. An operation that is left out is denied.
 type EndpointConfig struct {
-	// Protocol: cmp, est or scep.
+	// Protocol: cmp, est, scep or mdm.
 	Protocol gateway.Protocol `yaml:"protocol,required"`
 	// Listeners that serve it.
 	Listeners []string `yaml:"listeners,required"`
@@ -147,6 +148,8 @@ type EndpointConfig struct {
 	CMP  *cmp.Config  `yaml:"cmp"`
 	EST  *est.Config  `yaml:"est"`
 	SCEP *scep.Config `yaml:"scep"`
+	// MDM is the profile service's.
+	MDM *mdm.Config `yaml:"mdm"`
 }
 
 // RAConfig is an RA certificate of the operator's own.

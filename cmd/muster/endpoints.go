@@ -149,8 +149,11 @@ func (c *Config) checkCredentials(path []string, op gateway.Operation, e *Endpoi
 		return nil
 	}
 	title := speaks.title
-	if op == gateway.Revoke {
-		title += " revocation" // which others of the protocol's may well carry
+	switch { // which others of the protocol's may well carry
+	case op == gateway.Revoke:
+		title += " revocation"
+	case op == gateway.Query && len(speaks.proofs(op)) < len(speaks.carries):
+		title += " query"
 	}
 	var errs []error
 	p.Stages(func(s gateway.Stage) {

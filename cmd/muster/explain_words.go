@@ -84,6 +84,8 @@ func requesterOf(t *admin.Transaction) string {
 		return "The holder of challenge " + id
 	case kind == string(gateway.CredentialTLS), kind == string(gateway.CredentialSigner):
 		return "The holder of certificate " + words.Cut(id, 13)
+	case kind == string(gateway.CredentialDevice):
+		return "A device with its maker's certificate " + words.Cut(id, 13)
 	}
 	return "Requester " + t.Requester
 }

@@ -118,6 +118,10 @@ func (p *process) raKey(protocol gateway.Protocol, profile *ProfileConfig, cas m
 	case gateway.SCEP:
 		// Requests are encrypted to it, and clients look for no purpose in it: it is restricted by its usage alone.
 		want.RSA, want.Usage, want.KeepsPrevious = true, want.Usage|x509.KeyUsageKeyEncipherment, true
+	case gateway.MDM:
+		// It signs profiles, in which devices look for no purpose.
+		what, want.Subject.CommonName = "profile signing certificate", "Muster profile service"
+		want.RSA = rsaThroughout(chain)
 	case gateway.EST:
 		// It signs keys that are made here, and nothing else: an RA in EST's sense it is not.
 		what, name = speaks.title+" KGA certificate", raName(string(protocol), profile.Backend, ca, "kga")

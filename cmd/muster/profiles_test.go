@@ -160,7 +160,7 @@ func TestProfilesAreFurnished(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made, err := makeEndpoints(c, stageDeps{Dir: c.dir, Certs: nothing{}, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Hashing: authz.NewHashing(1)})
+	made, err := makeEndpoints(c, stageDeps{Dir: c.dir, Certs: nothing{}, Opener: nothing{}, Clock: time.Now, Log: slog.New(slog.DiscardHandler), Hashing: authz.NewHashing(1)})
 	if err != nil {
 		t.Fatal(err)
 	}

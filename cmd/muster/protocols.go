@@ -10,6 +10,7 @@ import (
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cmp"
 	"github.com/muster-pki/muster/protocols/est"
+	"github.com/muster-pki/muster/protocols/mdm"
 	"github.com/muster-pki/muster/protocols/scep"
 )
 
@@ -20,6 +21,7 @@ type protocol struct {
 	identity  bool                                               // it answers with an RA certificate; one that generates does so where it makes keys at least
 	carries   []gateway.CredentialKind                           // what its requests can authenticate by
 	revokes   bool                                               // it has requests to revoke
+	only      bool                                               // to queries, and has no others
 	queries   bool                                               // it has requests that ask for what was issued
 	generates bool                                               // it has requests for keys that the gateway makes
 	without   func(gateway.Operation) string                     // why it has no revoke, or no query
@@ -59,13 +61,15 @@ var protocols = []protocol{
 		without: func(gateway.Operation) string { return "EST has no such request" },
 	},
 	{
-		name: gateway.SCEP, title: "SCEP", identity: true, make: makeSCEP,
+		name: gateway.SCEP, title: "SCEP", identity: true, make: makeSCEP, queries: true,
 		carries: []gateway.CredentialKind{gateway.CredentialChallenge, gateway.CredentialSigner},
-		without: func(op gateway.Operation) string {
-			if op == gateway.Revoke {
-				return "SCEP has no such request"
-			}
-			return "queries are not served over SCEP yet"
+		without: func(gateway.Operation) string { return "SCEP has no such request" },
+	},
+	{
+		name: gateway.MDM, title: "MDM", identity: true, make: makeMDM, queries: true, only: true,
+		carries: []gateway.CredentialKind{gateway.CredentialDevice, gateway.CredentialSigner, gateway.CredentialTLS},
+		without: func(gateway.Operation) string {
+			return "the profile service certifies nothing: who gets profiles, query says, and who gets certificates, the SCEP endpoint"
 		},
 	},
 }
@@ -78,13 +82,16 @@ func (p protocol) serves(op gateway.Operation) bool {
 	case gateway.Query:
 		return p.queries
 	}
-	return true
+	return !p.only
 }
 
-// proofs are the credentials that count for an operation: CMP's rr is signed.
+// proofs are the credentials that count for an operation: CMP's rr is signed, as SCEP's GetCert and GetCRL are.
 func (p protocol) proofs(op gateway.Operation) []gateway.CredentialKind {
 	if op == gateway.Revoke {
 		return slices.DeleteFunc(slices.Clone(p.carries), func(k gateway.CredentialKind) bool { return k == gateway.CredentialMAC })
+	}
+	if op == gateway.Query { // a challenge is in a PKCS#10 request, and SCEP's queries hold none
+		return slices.DeleteFunc(slices.Clone(p.carries), func(k gateway.CredentialKind) bool { return k == gateway.CredentialChallenge })
 	}
 	return p.carries
 }
@@ -127,6 +134,14 @@ func makeSCEP(d adapterDeps, all []served) (handler, error) {
 		o.Endpoints = append(o.Endpoints, scep.Endpoint{Name: s.name, Default: s.config.Default, Config: section(s.config.SCEP)})
 	}
 	return scep.New(o)
+}
+
+func makeMDM(d adapterDeps, all []served) (handler, error) {
+	o := mdm.Options{Gateway: d.gateway, Identity: d.identity, Secret: d.secret("mdm"), Clock: d.clock, Log: d.log}
+	for _, s := range all {
+		o.Endpoints = append(o.Endpoints, mdm.Endpoint{Name: s.name, Default: s.config.Default, Config: section(s.config.MDM)})
+	}
+	return mdm.New(o)
 }
 
 // section is a protocol's own settings; those of one that is left out work as well.

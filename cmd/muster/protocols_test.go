@@ -143,7 +143,7 @@ func TestProtocolConfigErrors(t *testing.T) {
 		{"reserved name", "  ran:", "  self-cmp-local-ec:", ":15: endpoints.self-cmp-local-ec: the gateway uses this name for itself"},
 		{"default twice", "endpoints:\n", "endpoints:\n  other: {protocol: scep, listeners: [plain], profile: phone, default: true, renew: [own-certificate: {}]}\n", ":33: endpoints.phones.default: endpoint other is the default of listener plain already"},
 		{"query over CMP", "    renew:\n    - own-certificate: {}\n    cmp:", "    query:\n    - own-certificate: {}\n    cmp:", ":25: endpoints.ran.query: requests to query are not served over CMP yet: leave it out"},
-		{"query over SCEP", "    renew:\n    - own-certificate: {}\n    scep:", "    query:\n    - own-certificate: {}\n    scep:", ":36: endpoints.phones.query: queries are not served over SCEP yet: leave it out"},
+		{"query by a challenge", "    renew:\n    - own-certificate: {}\n    scep:", "    query:\n    - challenge: {issued: true}\n    scep:", "the stage challenge looks at challenge, which SCEP query requests do not carry: nobody could pass it"},
 		{"revoke over SCEP", "    renew:\n    - own-certificate: {}\n    scep:", "    revoke:\n    - own-certificate: {}\n    scep:", ":36: endpoints.phones.revoke: SCEP has no such request: leave it out"},
 		{"SCEP under the EC CA", "    issuer: rsa\n", "    issuer: ec\n", ":31: endpoints.phones.profile: SCEP's clients encrypt to RSA keys"},
 		{"SCEP under the default CA", "    issuer: rsa\n", "", "is not RSA throughout: set `issuer: rsa` in a profile of its own"},

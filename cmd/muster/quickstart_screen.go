@@ -28,6 +28,7 @@ var protocolPaths = map[gateway.Protocol][2]string{
 	gateway.CMP:  {"/.well-known/cmp/p/", "/.well-known/cmp"},
 	gateway.EST:  {"/.well-known/est/", "/.well-known/est"},
 	gateway.SCEP: {"/scep/", "/scep"},
+	gateway.MDM:  {"/ota/", "/ota"},
 }
 
 // where finds an endpoint of the protocol: on the plain listener where it may be, and a default one where there is one.

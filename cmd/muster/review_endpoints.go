@@ -23,6 +23,7 @@ func (f *review) endpoints() {
 		f.reach(name, e, defaults)
 		f.mef(name, e)
 		f.mefOthers(name, e)
+		f.profileService(name, e)
 		f.pipelines(name, e)
 		if e.Repeat < 0 || time.Duration(e.Repeat) > maxRepeat {
 			f.fail(append(path, "repeat"), "at most %s", strictyaml.Duration(maxRepeat))
@@ -46,7 +47,7 @@ func (f *review) speaks(name string, e *EndpointConfig) {
 	if err := p.check(name, e, nil); err != nil {
 		f.fail(path, "%v", err)
 	}
-	for section, given := range map[gateway.Protocol]bool{gateway.CMP: e.CMP != nil, gateway.EST: e.EST != nil, gateway.SCEP: e.SCEP != nil} {
+	for section, given := range map[gateway.Protocol]bool{gateway.CMP: e.CMP != nil, gateway.EST: e.EST != nil, gateway.SCEP: e.SCEP != nil, gateway.MDM: e.MDM != nil} {
 		if given && section != e.Protocol {
 			f.fail(append(path, string(section)), "the endpoint speaks %s: leave it out", e.Protocol)
 		}

@@ -58,7 +58,7 @@ func (c *Config) waits(where string, n *yaml.Node, before bool, errs *[]error) b
 }
 
 // authenticators are the stages that only somebody passes who has shown who he is, or whom a person has let in.
-var authenticators = append([]string{"client-certificate", "vendor-ca", "own-certificate", "approval"}, secretStages...)
+var authenticators = append([]string{"client-certificate", "vendor-ca", "device-certificate", "own-certificate", "approval"}, secretStages...)
 
 // checkVouched refuses a pipeline with a way through it on which nobody is authenticated: whoever reaches the endpoint could
 // have a certificate. It says so in other words where a device is known by nothing but what the request says of itself.

@@ -19,7 +19,7 @@ type stageDeps struct {
 	Secrets    authz.Secrets      // where shared-secret looks
 	Devices    authz.Devices      // where inventory, device-password and shared-secret look
 	Challenges authz.Challenges   // where challenge looks
-	Opener     authz.Opener       // opens what shared-secret finds
+	Opener     authz.Opener       // opens what is sealed: secrets, digest forms
 	Clock      func() time.Time
 	Log        *slog.Logger
 	Hashing    *authz.Hashing // one for the process: it bounds password hashing
@@ -35,7 +35,7 @@ type stageStore interface {
 
 // stageNames lists what decodeStage knows.
 var stageNames = []string{
-	"password", "client-certificate", "shared-secret", "challenge", "vendor-ca", "ra", "own-certificate", "inventory", "registration", "device-password", "approval",
+	"password", "client-certificate", "shared-secret", "challenge", "vendor-ca", "device-certificate", "ra", "own-certificate", "inventory", "registration", "device-password", "approval",
 	"keys", "names", "forward", "anyOf", "allOf", "not",
 }
 
@@ -49,7 +49,7 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 	switch name {
 	case "password":
 		return makeStage(file, name, settings, func(c authz.PasswordConfig) (gateway.Stage, error) {
-			return authz.NewPassword(c, deps.Dir, deps.Hashing, deps.Clock)
+			return authz.NewPassword(c, deps.Dir, deps.Hashing, deps.Opener, deps.Clock)
 		})
 	case "shared-secret":
 		return makeStage(file, name, settings, func(c authz.SharedSecretConfig) (gateway.Stage, error) {
@@ -63,6 +63,8 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 		return makeStage(file, name, settings, func(c authz.VendorCAConfig) (gateway.Stage, error) {
 			return authz.NewVendorCA(c, deps.Dir, deps.Log, deps.Clock)
 		})
+	case "device-certificate":
+		return makeStage(file, name, settings, func(c authz.DeviceCertificateConfig) (gateway.Stage, error) { return authz.NewDeviceCertificate(c) })
 	case "ra":
 		return makeStage(file, name, settings, func(c authz.RAConfig) (gateway.Stage, error) { return authz.NewRA(c, deps.Dir, deps.Clock) })
 	case "client-certificate":

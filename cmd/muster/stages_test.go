@@ -171,10 +171,12 @@ func TestDecodeStageErrors(t *testing.T) {
 		"- approval: {aprovers: 2}":              {`unknown key "aprovers" in approval (did you mean "approvers"?)`},
 		"- approval: {expires: 1}":               {"m.yaml:1: approval.expires wants a period"},
 		"- approval: {operations: [enrol]}":      {`approval: operations: "enrol" does not wait (did you mean "enroll"?)`},
-		"- challenge: {isued: true}":             {`unknown key "isued" in challenge (did you mean "issued"?)`},
-		"- challenge: {}":                        {"m.yaml:1: challenge: no challenges: give secrets or file, or issued: true"},
-		"- shared-secret: {inventry: true}":      {`unknown key "inventry" in shared-secret (did you mean "inventory"?)`},
-		"- vendor-ca: {dir: x, list: l.csv}":     {"m.yaml:1: vendor-ca: list and enrollments are about serial numbers"},
+		"- challenge: {webhook: {ur: x}}":        {`m.yaml:1`, `unknown key "ur" in challenge.webhook (did you mean "url"?)`},
+		"- challenge: {webhook: {url: \"http://192.0.2.1/\"}}":        {"m.yaml:1: challenge: webhook: url: http is for loopback addresses only"},
+		"- challenge: {isued: true}":                                  {`unknown key "isued" in challenge (did you mean "issued"?)`},
+		"- challenge: {}":                                             {"m.yaml:1: challenge: no challenges: give secrets or file, issued: true, or webhook"},
+		"- shared-secret: {inventry: true}":                           {`unknown key "inventry" in shared-secret (did you mean "inventory"?)`},
+		"- vendor-ca: {dir: x, list: l.csv}":                          {"m.yaml:1: vendor-ca: list and enrollments are about serial numbers"},
 		"- vendor-ca: {dir: x, serial: subject.CN, list: absent.csv}": {"m.yaml:1: vendor-ca: list: open", "absent.csv"},
 		"- names: {}\n- pasword: {}\n- keys: {allowed: [DSA]}":        {"m.yaml:2: unknown stage", "m.yaml:3: keys"},
 		"- anyOf:\n  - names: {}\n  - [names: {}, kyes: {}]":          {`m.yaml:3: unknown stage "kyes" (did you mean "keys"?)`},
@@ -220,10 +222,11 @@ func TestDecodeDocumentation(t *testing.T) {
 	}
 	pemFile(t, filepath.Join(deps.Dir, "vendor-ca", "root.pem"))
 	pemFile(t, filepath.Join(deps.Dir, "ra-ca.pem"))
+	pemFile(t, filepath.Join(deps.Dir, "mdm-ca.pem"))
 	if err := os.WriteFile(filepath.Join(deps.Dir, "users"), []byte("a:"+strings.Trim(testHash, `"`)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string]string{"challenges": "a:" + strings.Trim(testHash, `"`) + "\n", "acme.csv": "serial\nSN1\n"} {
+	for name, content := range map[string]string{"challenges": "a:" + strings.Trim(testHash, `"`) + "\n", "acme.csv": "serial\nSN1\n", "webhook-secret": "0123456789abcdef\n"} {
 		if err := os.WriteFile(filepath.Join(deps.Dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
