@@ -17,6 +17,7 @@ import (
 // Every chain that no endpoint may accept, as the signer of a PKCSReq for a key of its own. The leaves have RSA keys, or SCEP
 // would refuse them all for that. Each endpoint trusts the root of its case and nothing else.
 func TestBadChainsSCEP(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	startIn(t, dir).stop()
 	keys, err := scepKeys()

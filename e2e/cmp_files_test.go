@@ -148,6 +148,7 @@ func (g *instance) carrier(name string) *cmpDevice {
 // The spool folder: a whole enrollment, a file that is no message, one that lay there when the gateway started, and a reload that
 // gives a second endpoint a spool of its own, where a held request is polled for.
 func TestCMPSpool(t *testing.T) {
+	t.Parallel()
 	g := configured(t, filesConfig, "trackside.secret", tracksideSecret)
 	d := g.carrier("spooled-1")
 	take := func(der []byte, want cmpmsg.BodyType) *cmpmsg.Message {

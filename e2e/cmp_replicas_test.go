@@ -140,6 +140,7 @@ func (d *cmpDevice) decided(der []byte) ([]byte, error) {
 
 // TestCMPReplicas runs two gateways over one PostgreSQL: an exchange goes on at the other one, also when the first has died.
 func TestCMPReplicas(t *testing.T) {
+	t.Parallel()
 	a, b, journals := cmpReplicas(t)
 	issued := func(cert []byte) (n int) {
 		for _, j := range journals {

@@ -102,6 +102,7 @@ func bareKeys(t *testing.T) *instance {
 // first one, another one in its place, and that of a request which was approved. In the end the device has the key of the one
 // certificate that is valid, at the gateway and at the CA, and the audit trail tells of every certificate what became of it, once.
 func TestServerKeyGenCrashPoints(t *testing.T) {
+	t.Parallel()
 	g := bareKeys(t)
 	last := map[string]*given{} // by name
 	for i, point := range append(append([]string(nil), gateway.CrashPoints...), local.CrashPoints...) {

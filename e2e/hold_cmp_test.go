@@ -26,6 +26,7 @@ endpoints:
 
 // openssl waits for approval, polling, while the gateway is restarted; what it gets is what was held.
 func TestHeldCMP(t *testing.T) {
+	t.Parallel()
 	g := configured(t, holdConfig, "held.secret", "held-secret-held-secret")
 	dir := t.TempDir()
 	ask := func(name string) (*exec.Cmd, *capture) {

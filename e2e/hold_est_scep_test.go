@@ -50,6 +50,7 @@ func (g *instance) held(name string) string {
 
 // strongSwan's pki polls (CertPoll) while the gateway is restarted; what it gets is what was held, once.
 func TestHeldSCEP(t *testing.T) {
+	t.Parallel()
 	g := held(t)
 	dir := t.TempDir()
 	g.sh(dir, `pki --scepca --url "$MUSTER_HTTP/scep" --caout ca.pem --raout ra.pem --outform pem --force 2>log || { cat log; exit 1; }

@@ -18,6 +18,7 @@ import (
 // TestHeldCrashPoints kills the gateway or the CA's process at each named point of an approval. Whether the approver was told or
 // not: the request is held as before, or issued, once; and the device gets that certificate.
 func TestHeldCrashPoints(t *testing.T) {
+	t.Parallel()
 	g := configured(t, strings.Replace(holdESTSCEPConfig, "- names: {}", "- names: {san: {dns: {}}}", 1),
 		"users", heldSecret(t, "held-password"), "challenges", heldSecret(t, "held-challenge"))
 	for i, point := range append(append([]string(nil), gateway.CrashPoints...), local.CrashPoints...) {

@@ -11,6 +11,7 @@ import (
 // A device that enrolled over one protocol renews over each of the others, as one device with one history. Its names and its
 // entry go with it, and its enrollments are counted once.
 func TestOneIdentity(t *testing.T) {
+	t.Parallel()
 	w := newStageTable(t)
 	for _, from := range strings.Fields(allThree) {
 		for _, to := range strings.Fields(allThree) {

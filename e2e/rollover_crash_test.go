@@ -24,6 +24,7 @@ import (
 // Afterwards the CA is the one of before or the next one, whole; the same order makes the next one and no third; the audit
 // trail has it; devices of before renew, and new ones enrol.
 func TestCrashInARekey(t *testing.T) {
+	t.Parallel()
 	template, _ := rolling(t)
 	template.stop() // the CA and the gateway's own certificates are made before anything crashes
 	var table bytes.Buffer

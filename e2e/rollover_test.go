@@ -15,6 +15,7 @@ import (
 // every time go on renewing over their protocol with nothing but the roots that they were made with, new ones enrol, and all
 // certificates are checked against the CRL that they name.
 func TestRollover(t *testing.T) {
+	t.Parallel()
 	g, dir := rolling(t)
 	now := filepath.Join(g.dir, "ca", "roots.pem")
 	var devices []*veteran
