@@ -27,6 +27,7 @@ func newChallenge(t *testing.T, c ChallengeConfig, dir string) *Challenge {
 	return s
 }
 
+// RFC 8894 section 2.4: challenges of the configuration, one for many; section 7.3: hashed where they are kept.
 func TestChallenge(t *testing.T) {
 	dir := t.TempDir()
 	bare := HashSecret([]byte("another generated challenge"))

@@ -5,12 +5,14 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/muster-pki/muster/authz/webhook"
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
 )
@@ -79,12 +81,20 @@ func (s *Challenge) ask(ctx context.Context, secret gateway.Secret, r *gateway.R
 			q.SANs = append(q.SANs, n.String())
 		}
 	}
-	if wait, ok := s.limit.take(r.Source, r.Received); !ok {
-		return tooMany(r, max(wait, 1))
+	// A token stands for a wrong one: it is given back until the answer is known, since those behind one address may all be right. Whether
+	// there is one counts when the question goes out: of many guesses at once, no more than are asked at once get past the limit.
+	var wait time.Duration
+	may := func() (ok bool) {
+		if wait, ok = s.limit.take(r.Source, r.Received); ok {
+			s.limit.giveBack(r.Source, r.Received)
+		}
+		return ok
 	}
-	s.limit.giveBack(r.Source, r.Received) // until the answer is known: those behind one address may all be right
 	var a challengeAnswer
-	if err := s.service.Ask(ctx, questionKey(r, secret), q, &a); err != nil {
+	switch err := s.service.Ask(ctx, questionKey(r, secret, g), q, &a, may); {
+	case errors.Is(err, webhook.ErrNot):
+		return tooMany(r, max(wait, 1))
+	case err != nil:
 		return gateway.Unanswered(err)
 	}
 	return s.answered(&a, secret, r, g)
@@ -129,19 +139,26 @@ func (s *Challenge) answered(a *challengeAnswer, secret gateway.Secret, r *gatew
 	return suits(&gateway.IssuedChallenge{Subject: a.Subject, Profile: a.Profile}, "the webhook "+host+" allows it"+said, r, g)
 }
 
-// questionKey is what questions have in common that ask the same: of one device, about one key and challenge, in one transaction. A
-// device that repeats itself because an answer got lost is known by it.
-func questionKey(r *gateway.Request, secret gateway.Secret) string {
+// questionKey is what questions have in common that ask the same: of one device, about one challenge, for one key, with the same names
+// and extensions, in one transaction. A device that repeats itself because an answer got lost is known by it. Whatever the service may have decided by is in it: it is told to
+// answer the same key as it did before, and an answer about one name must not be had for another.
+func questionKey(r *gateway.Request, secret gateway.Secret, g *gateway.Grant) string {
 	h := sha256.New()
 	part := func(b []byte) {
 		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b))))
 		h.Write(b)
 	}
-	for _, s := range []string{r.Endpoint, string(r.Operation), r.WireID} {
+	for _, s := range []string{r.Endpoint, string(r.Operation), r.WireID, r.Profile, g.Device} {
 		part([]byte(s))
 	}
 	part(r.PublicKey)
+	part(r.Subject)
 	part(secret)
+	part(binary.BigEndian.AppendUint32(nil, uint32(len(r.Extensions))))
+	for _, e := range r.Extensions {
+		part([]byte(fmt.Sprintf("%v %t", e.Id, e.Critical)))
+		part(e.Value)
+	}
 	for _, c := range r.Credentials {
 		if c.Kind != gateway.CredentialChallenge && c.Kind != gateway.CredentialNested {
 			part([]byte(c.String()))

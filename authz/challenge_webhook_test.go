@@ -1,8 +1,10 @@
 package authz
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -70,7 +72,7 @@ func enrolling(secret string) *gateway.Request {
 	return r
 }
 
-// The service is asked with all that the documentation says.
+// The service is asked with all that the documentation says (RFC 8894 section 2.4).
 func TestChallengeWebhookQuestion(t *testing.T) {
 	d := newDecider(t)
 	s := newChallenge(t, d.config(), "")
@@ -93,7 +95,7 @@ func TestChallengeWebhookQuestion(t *testing.T) {
 	endedDenies(t, s, r)
 }
 
-// What an answer comes to.
+// What an answer comes to (RFC 8894 section 2.4).
 func TestChallengeWebhookAnswers(t *testing.T) {
 	for name, tt := range map[string]struct {
 		status   int
@@ -243,7 +245,8 @@ func TestChallengeWebhookRepeat(t *testing.T) {
 	}
 }
 
-// Questions about the same have one key, by which the service knows them: also where the request is another.
+// Questions about the same have one key, by which the service knows them: also where the request is another. What it may decide
+// by is in the key: it answers a key as it did before, and a challenge is good for one subject (RFC 8894 section 2.4).
 func TestChallengeWebhookIdempotency(t *testing.T) {
 	d := newDecider(t)
 	s := newChallenge(t, d.config(), "")
@@ -265,11 +268,58 @@ func TestChallengeWebhookIdempotency(t *testing.T) {
 		"challenge": func(r *gateway.Request) { r.Credentials[1].Secret = gateway.Secret("another") }, "signer": func(r *gateway.Request) { r.Credentials[0].ID = "x" },
 		"key": func(r *gateway.Request) { r.PublicKey = []byte("x") }, "transaction": func(r *gateway.Request) { r.WireID = "x" },
 		"endpoint": func(r *gateway.Request) { r.Endpoint = "x" }, "operation": func(r *gateway.Request) { r.Operation = gateway.Rekey },
+		"subject": func(r *gateway.Request) {
+			r.Subject = bytes.Replace(deviceOne, []byte("device-1"), []byte("device-2"), 1)
+		}, "profile": func(r *gateway.Request) { r.Profile = "x" },
+		"subjectAltName": func(r *gateway.Request) {
+			r.Extensions = []pkix.Extension{{Id: oidSubjectAltName, Value: []byte("\x30\x03\x82\x01a")}}
+		},
+		"subjectAltName of another name": func(r *gateway.Request) {
+			r.Extensions = []pkix.Extension{{Id: oidSubjectAltName, Value: []byte("\x30\x03\x82\x01b")}}
+		},
+		"subjectAltName, critical": func(r *gateway.Request) {
+			r.Extensions = []pkix.Extension{{Id: oidSubjectAltName, Critical: true, Value: []byte("\x30\x03\x82\x01a")}}
+		},
 	} {
 		decide(other)
-		if d.keys[len(d.keys)-1] == d.keys[0] {
+		if last := len(d.keys) - 1; slices.Contains(d.keys[:last], d.keys[last]) {
 			t.Errorf("another %s has the same key", name)
 		}
+	}
+	g := &gateway.Grant{}
+	g.NameDevice("device-1")
+	expect(t, s.Decide(context.Background(), enrolling(asked4), g), gateway.Allow, "")
+	if last := len(d.keys) - 1; slices.Contains(d.keys[:last], d.keys[last]) {
+		t.Error("another device has the same key")
+	}
+}
+
+// Many guesses at once get no further than one after the other, but for those that are asked at once.
+func TestChallengeWebhookLimitAtOnce(t *testing.T) {
+	d := newDecider(t)
+	d.says = `{"allow":false}`
+	c := d.config()
+	c.Webhook.Concurrency, c.Webhook.Timeout = 1, strictyaml.Duration(30*time.Second)
+	c.Limit = PasswordLimit{Burst: 2, Every: strictyaml.Duration(10 * time.Second)}
+	s := newChallenge(t, c, "")
+	d.mu.Lock() // it is asked, and says nothing yet
+	verdicts, reached := make(chan gateway.Verdict, 20), make(chan struct{})
+	s.now = func() time.Time { reached <- struct{}{}; return noon } // as each makes its question
+	for range cap(verdicts) {
+		go func() { verdicts <- s.Decide(context.Background(), enrolling(asked4), &gateway.Grant{}) }()
+	}
+	for range cap(verdicts) {
+		<-reached
+	}
+	d.mu.Unlock()
+	busy := 0
+	for range cap(verdicts) {
+		if v := <-verdicts; v.Reason == gateway.Busy {
+			busy++
+		}
+	}
+	if n := len(d.questions); n < 2 || n > 2+2*c.Webhook.Concurrency || busy != cap(verdicts)-n {
+		t.Errorf("%d were asked, %d were told to wait", len(d.questions), busy)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 
 // DeviceCertificateConfig configures the stage `device-certificate`: the message is signed with the certificate that the
 // device's maker put into it, as the protocol has verified under the device CA of the endpoint (`mdm: {device-ca: ...}`). It
-// has no settings, and says that the device is a genuine one, not which.
+// has no settings, and says that the maker has certified this key, not which device has it.
 type DeviceCertificateConfig struct{}
 
 // DeviceCertificate is the stage `device-certificate`. It denies with Unauthenticated a request without such a certificate.

@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -112,6 +113,28 @@ func TestStatedIdentifiersUnanswered(t *testing.T) {
 	g.Authenticate(r.Credentials[0])
 	if v := s.Decide(t.Context(), r, g); v.Decision != gateway.CannotAnswer {
 		t.Errorf("%+v", v)
+	}
+}
+
+// laterFails is an inventory that is gone after the first look-up.
+type laterFails struct{ *fleet }
+
+func (f laterFails) Device(ctx context.Context, kind, value string) (*gateway.Device, error) {
+	if f.asked > 0 {
+		f.err = errors.New("down")
+	}
+	return f.fleet.Device(ctx, kind, value)
+}
+
+func TestStatedIdentifiersNotCompared(t *testing.T) {
+	s, err := NewInventory(InventoryConfig{By: []string{"identifier.udid"}}, laterFails{phones()}, atNoon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, g := phone("device-certificate", "serial", "S8", "udid", "U7"), &gateway.Grant{}
+	g.Authenticate(r.Credentials[0])
+	if v := s.Decide(t.Context(), r, g); v.Decision != gateway.CannotAnswer || g.Device != "" {
+		t.Errorf("%+v %+v", v, g)
 	}
 }
 

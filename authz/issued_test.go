@@ -72,6 +72,7 @@ func newIssued(t *testing.T, c ChallengeConfig, d *desk) *Challenge {
 	return s
 }
 
+// RFC 8894 sections 2.4 and 7.3: one for a single certificate, until it expires, for whom it was made.
 func TestIssuedChallenge(t *testing.T) {
 	const wrong = "a valid challenge is required"
 	type request = func(*gateway.Request)

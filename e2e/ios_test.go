@@ -140,8 +140,10 @@ func TestIOSOverTheAir(t *testing.T) {
 	if a.status != "0" {
 		t.Fatal(a)
 	}
-	if status, _, body := phone.check(renewed, udid7); status != http.StatusOK {
-		t.Errorf("the renewed identity: %d %s", status, body)
+	for name, s := range map[string]signer{"the renewed identity": renewed, "the old one, which the device uses until it has the new one": identity} {
+		if status, _, body := phone.check(s, udid7); status != http.StatusOK {
+			t.Errorf("%s: %d %s", name, status, body)
+		}
 	}
 
 	// A certificate that is revoked, and a device that is disabled.
@@ -158,6 +160,28 @@ func TestIOSOverTheAir(t *testing.T) {
 	}
 	if status, _, body := phone.check(identity, udid7); status != http.StatusForbidden {
 		t.Errorf("a disabled device, check: %d %s", status, body)
+	}
+}
+
+// A device that the inventory knows by its serial number alone enrols; a message of the MDM protocol names a UDID, and one that the
+// entry does not have is nobody's: else each such device could pass for any whose UDID the inventory does not have.
+func TestIOSKnownBySerialNumber(t *testing.T) {
+	maker := newDeviceMaker(t)
+	g := profileService(t, maker, "[identifier.udid, device]", "[identifier.serial, device]")
+	g.muster("device", "add", "phone-9", "--id", "serial=F17XK2QZ0F")
+	const udid9 = "00008030-000000000000009A"
+	phone := maker.iPhone(g, udid9, "F17XK2QZ0F")
+	url, challenge := phone.begin()
+	one := phone.identity(url, challenge)
+	phone.final(phone.profile(phone.post(url, phone.answer(one, ""))), one)
+	for name, udid := range map[string]string{"its own": udid9, "any": "00008030-0000000000000001", "another device's": udid7} {
+		if status, header, body := phone.check(one, udid); status != http.StatusForbidden || header.Get("Muster-Device") != "" {
+			t.Errorf("%s UDID: %d %s", name, status, body)
+		}
+	}
+	g.muster("device", "add", "phone-9", "--replace", "--id", "serial=F17XK2QZ0F", "--id", "udid="+udid9)
+	if status, _, body := phone.check(one, udid9); status != http.StatusOK {
+		t.Errorf("with the UDID entered: %d %s", status, body)
 	}
 }
 

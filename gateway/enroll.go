@@ -173,7 +173,7 @@ func notGivenAgain(err error) *Error {
 // refuse keeps a refusal for `muster explain`: in the store when the requester is known, else in memory only, since
 // strangers buy no disk writes.
 func (g *Gateway) refuse(ctx context.Context, d *decision, e *Error) *Error {
-	if d.grant == nil || d.grant.Requester == "" {
+	if d.grant == nil || d.grant.Requester == "" || d.anyMakersDevice() {
 		return e
 	}
 	t := transactionOf(d, StateRefused)
@@ -187,6 +187,13 @@ func (g *Gateway) refuse(ctx context.Context, d *decision, e *Error) *Error {
 	}
 	d.recorded = true
 	return e
+}
+
+// anyMakersDevice reports whether all that is known of the requester is that its maker certified a key: millions have such a
+// certificate, and a requester whom no inventory knows is a stranger all the same.
+func (d *decision) anyMakersDevice() bool {
+	maker, by := d.request.Credential(CredentialDevice)
+	return by && d.grant.Inventory == nil && d.grant.Requester == maker.String()
 }
 
 // commit records what the pipeline decided, claims included, and goes on to the CA unless it is held.

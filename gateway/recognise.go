@@ -84,10 +84,13 @@ func (g *Gateway) IssueChallenge(ctx context.Context, secret Secret, c IssuedCha
 			Kind: "challenge-made", At: c.Created, Actor: c.By, Endpoint: c.Endpoint, Device: c.Device, Subject: c.Subject,
 			Note: fmt.Sprintf("challenge %s, good for %d until %s", c.ID, c.Uses, c.NotAfter.UTC().Format(time.RFC3339)),
 		}
-		if err = g.store.PutChallenge(ctx, &c, event); err == nil {
+		failed := g.store.PutChallenge(ctx, &c, event)
+		if failed == nil {
 			return nil
 		}
-		stands, err = g.store.Challenge(ctx, c.Hash) // a twin of the request made it meanwhile
+		if stands, err = g.store.Challenge(ctx, c.Hash); err != nil { // else a twin of the request made it meanwhile
+			err = failed
+		}
 	}
 	if err != nil {
 		return unavailable("the challenge cannot be recorded", err)

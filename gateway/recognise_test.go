@@ -71,6 +71,11 @@ func TestRecogniseWhoAsks(t *testing.T) {
 	if _, res, err := w.recognise(func(*gateway.Recognised) error { return gateway.Errorf(gateway.BadAlgorithm, "no", "no") }); reason(err) != gateway.BadAlgorithm || res != nil {
 		t.Errorf("what answer refuses: %+v %v", res, err)
 	}
+	waits := w.has("device-a", "est", func(r *gateway.Request) { r.Confirm, r.WireID = true, "waits" })
+	as("device-a", shows(waits, "est"))
+	if who, _, err := w.recognise(nil); reason(err) != gateway.Revoked || who != nil {
+		t.Errorf("not confirmed: %+v %v", who, err)
+	}
 	as("device-a", shows(cert, "est"))
 	if _, _, err := w.gw.RevokeCertificate(t.Context(), cert.RawIssuer, cert.SerialNumber.Bytes(), 1, "operator", "test"); err != nil {
 		t.Fatal(err)
@@ -82,6 +87,54 @@ func TestRecogniseWhoAsks(t *testing.T) {
 	w.reads = func() error { return errors.New("down") }
 	if who, _, err := w.recognise(nil); reason(err) != gateway.Unavailable || who != nil {
 		t.Errorf("the store fails: %+v %v", who, err)
+	}
+	w.reads = func() error { return nil }
+	ends := w.has("device-a", "est")
+	w.clock.add(73 * time.Hour)
+	as("device-a", shows(ends, "est"))
+	if who, _, err := w.recognise(nil); reason(err) != gateway.Revoked || who != nil {
+		t.Errorf("expired: %+v %v", who, err)
+	}
+	// A use is committed with a transaction, and here is none.
+	w.query = gateway.Pipeline{password{"secret"}, stage(func(_ *gateway.Request, g *gateway.Grant) gateway.Verdict {
+		g.NameDevice("device-a")
+		return gateway.Allowed("", gateway.Claim{Key: "x", Limit: 1})
+	})}
+	w.put()
+	if who, _, err := w.recognise(nil); reason(err) != gateway.NotAuthorized || who != nil {
+		t.Errorf("a stage that counts uses: %+v %v", who, err)
+	}
+}
+
+// A maker's certificate is no way to fill the store: all of the maker's devices have one.
+func TestRecogniseDevicesOfNobodys(t *testing.T) {
+	w := newQueryWorld(t)
+	w.query = gateway.Pipeline{stage(func(r *gateway.Request, g *gateway.Grant) gateway.Verdict {
+		g.Authenticate(r.Credentials[0])
+		w.asks(g)
+		return gateway.Denied(gateway.NotAuthorized, "no", "no")
+	})}
+	w.put()
+	refused := func(kind gateway.CredentialKind, asks func(*gateway.Grant)) int {
+		before := len(w.transactions())
+		w.asks = asks
+		r := w.request("unused")
+		r.Subject, r.PublicKey, r.Content, r.POP, r.Operation = nil, nil, nil, gateway.POPNone, gateway.Query
+		r.Credentials = []gateway.Credential{{Kind: kind, ID: "f00d"}}
+		if _, err := w.gw.Recognise(t.Context(), r, nil); reason(err) != gateway.NotAuthorized {
+			t.Error(err)
+		}
+		return len(w.transactions()) - before
+	}
+	nobody := func(*gateway.Grant) {}
+	if n := refused(gateway.CredentialDevice, nobody); n != 0 {
+		t.Errorf("a device that no inventory knows: %d refusals are stored", n)
+	}
+	if n := refused(gateway.CredentialDevice, func(g *gateway.Grant) { g.Recognise(&gateway.Device{Name: "device-a"}) }); n != 1 {
+		t.Errorf("a device of the inventory: %d refusals are stored", n)
+	}
+	if n := refused(gateway.CredentialSigner, nobody); n != 1 {
+		t.Errorf("by a certificate that was issued here: %d refusals are stored", n)
 	}
 }
 
@@ -147,6 +200,21 @@ func (s late) Challenge(ctx context.Context, hash []byte) (*gateway.IssuedChalle
 		return nil, gateway.ErrNotFound
 	}
 	return s.Store.Challenge(ctx, hash)
+}
+
+// full is a store that can be read, and not written.
+type full struct{ gateway.Store }
+
+func (full) PutChallenge(context.Context, *gateway.IssuedChallenge, gateway.AuditEvent) error {
+	return errors.New("the disk is full")
+}
+
+func TestIssueChallengeCannotBeStored(t *testing.T) {
+	w := newWorld(t, backendtest.FaultPlan{}, func(in *world) { in.wrap = func(s gateway.Store) gateway.Store { return full{s} } })
+	err := w.gw.IssueChallenge(t.Context(), gateway.Secret("s3cret"), gateway.IssuedChallenge{Endpoint: "est", Uses: 1, NotAfter: w.clock.now().Add(time.Hour)})
+	if reason(err) != gateway.Unavailable || !strings.Contains(err.Error(), "the disk is full") {
+		t.Error(err)
+	}
 }
 
 func TestIssueChallengeTwins(t *testing.T) {

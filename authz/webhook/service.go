@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,9 @@ const (
 	IdempotencyHeader = "Idempotency-Key"
 )
 
+// ErrNot says that a question was not asked, by the word of who was about to.
+var ErrNot = errors.New("not asked")
+
 // Service is the operator's service. It is safe for concurrent use.
 type Service struct {
 	url, where, host string // where is url without its query: for people
@@ -56,9 +60,10 @@ type Service struct {
 func (s *Service) Host() string { return s.host }
 
 // Ask posts the question as JSON, and decodes the answer into what answer points to, a struct with a json tag on each field. key goes
-// along as Idempotency-Key: a service may answer a question with the same key as it did before. The error says what went wrong in words
+// along as Idempotency-Key: a service may answer a question with the same key as it did before. may is called when the question's turn has
+// come, which can take a while: false ends it unasked, with ErrNot. The error says what went wrong in words
 // for the operator, without anything of question or answer; answer is then not to be looked at.
-func (s *Service) Ask(ctx context.Context, key string, question, answer any) error {
+func (s *Service) Ask(ctx context.Context, key string, question, answer any, may func() bool) error {
 	body, err := json.Marshal(question)
 	switch {
 	case err != nil:
@@ -73,6 +78,9 @@ func (s *Service) Ask(ctx context.Context, key string, question, answer any) err
 		defer func() { <-s.turns }()
 	case <-ctx.Done():
 		return s.failed(fmt.Errorf("no turn came in time, %d questions are under way: %w", cap(s.turns), ctx.Err()))
+	}
+	if !may() {
+		return ErrNot
 	}
 	for n := 0; ; n++ {
 		data, again, err := s.post(ctx, key, body)
@@ -102,7 +110,9 @@ func (s *Service) post(ctx context.Context, key string, body []byte) (answer []b
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Accept", "application/json")
 	r.Header.Set("User-Agent", "muster")
-	r.Header.Set(IdempotencyHeader, key)
+	// In the letters of RFC 9110 net/http would know it, take the question for one that may be repeated, and repeat it by itself when a
+	// connection breaks: the attempts are counted here.
+	r.Header[strings.ToLower(IdempotencyHeader)] = []string{key}
 	if s.token != nil {
 		r.Header.Set("Authorization", "Bearer "+string(s.token))
 	}
@@ -119,7 +129,7 @@ func (s *Service) post(ctx context.Context, key string, body []byte) (answer []b
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("no answer came within %v: %w", s.timeout, context.DeadlineExceeded)
 		}
-		return nil, !errors.Is(err, errAddress), err
+		return nil, !errors.Is(err, errAddress), unquoted(err)
 	}
 	defer res.Body.Close()
 	switch {
@@ -138,11 +148,40 @@ func (s *Service) post(ctx context.Context, key string, body []byte) (answer []b
 	answer, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	switch {
 	case err != nil:
-		return nil, true, fmt.Errorf("its answer broke off: %w", err)
+		return nil, true, fmt.Errorf("its answer broke off: %w", unquoted(err))
 	case len(answer) > maxAnswer:
 		return nil, false, fmt.Errorf("its answer is larger than %d bytes", maxAnswer)
 	}
 	return answer, false, nil
+}
+
+// unquoted is an error that says nothing of the answer. Those of net/http about what is not HTTP quote it, and it may hold what was asked.
+func unquoted(err error) error {
+	var (
+		connection  *net.OpError
+		name        *net.DNSError
+		certificate *tls.CertificateVerificationError
+		record      tls.RecordHeaderError
+		alert       tls.AlertError
+		late        net.Error
+	)
+	for _, known := range []error{errAddress, errNoAddress, context.DeadlineExceeded, context.Canceled, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, known) {
+			return err
+		}
+	}
+	switch {
+	case errors.As(err, &connection), errors.As(err, &name), errors.As(err, &certificate), errors.As(err, &record), errors.As(err, &alert):
+		return err
+	case errors.As(err, &late) && late.Timeout():
+		return err
+	// These have no type.
+	case strings.HasPrefix(err.Error(), "http: server gave HTTP response to HTTPS client"):
+		return errors.New("it answers without TLS: is `url` to begin with http?")
+	case err.Error() == "http: server closed idle connection":
+		return err
+	}
+	return errors.New("its answer is not HTTP, or its header is too long")
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -156,7 +195,10 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-var errAddress = errors.New("address not allowed")
+var (
+	errAddress   = errors.New("address not allowed")
+	errNoAddress = errors.New("its name has no address")
+)
 
 // dial connects to the service. What a name leads to is somebody else's word, that of DNS: unless the operator says so, it must not
 // lead into the operator's own network.
@@ -173,7 +215,7 @@ func (s *Service) dial(ctx context.Context, network, address string) (net.Conn, 
 		return nil, err
 	}
 	if len(found) == 0 {
-		return nil, errors.New("its name has no address")
+		return nil, errNoAddress
 	}
 	local := strings.EqualFold(host, "localhost")
 	for _, ip := range found {
@@ -196,9 +238,13 @@ func (s *Service) dial(ctx context.Context, network, address string) (net.Conn, 
 	return nil, err
 }
 
-// shared are further addresses that no service on the Internet has: RFC 6598 (carriers' own), and RFC 6052 and RFC 8215, which stand
-// for IPv4 addresses of any kind.
-var shared = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("0.0.0.0/8")}
+// shared are further addresses that no service on the Internet has: RFC 6598 (carriers' own), RFC 6890 (for protocols, measurements and
+// the future), RFC 3879 (the former site-local), and RFC 6052, RFC 8215, RFC 3056 and RFC 4291 section 2.5.5.1, which stand for IPv4 addresses of any kind.
+var shared = []netip.Prefix{
+	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("198.18.0.0/15"),
+	netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("fec0::/10"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
+	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("::/96"),
+}
 
 func isPrivate(ip netip.Addr) bool {
 	return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || slices.ContainsFunc(shared, func(p netip.Prefix) bool { return p.Contains(ip.WithZone("")) })

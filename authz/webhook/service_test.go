@@ -121,8 +121,10 @@ func made(t *testing.T, c Config, dir string) *Service {
 func (s *Service) test(t *testing.T) (reply, error) {
 	t.Helper()
 	var a reply
-	return a, s.Ask(t.Context(), "key-1", question{hidden}, &a)
+	return a, s.Ask(t.Context(), "key-1", question{hidden}, &a, asking)
 }
+
+func asking() bool { return true }
 
 // A question has all that the documentation says, and the answer is read.
 func TestAsk(t *testing.T) {
@@ -278,6 +280,60 @@ func TestRetries(t *testing.T) {
 	}
 }
 
+// What comes back may hold what was asked, in a place where no HTTP client looks for it: an error does not quote it.
+func TestErrorsQuoteNothing(t *testing.T) {
+	const head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+	for what, said := range map[string]string{
+		"no HTTP": hidden + "\r\n\r\n", "a status": "HTTP/1.1 " + hidden + " x\r\n\r\n", "a version": "HTTP/" + hidden + " 200 OK\r\n\r\n",
+		"a header line": "HTTP/1.1 200 OK\r\n" + hidden + "\r\n\r\n", "a length": head + "Content-Length: " + hidden + "\r\n\r\n",
+		"an encoding": head + "Transfer-Encoding: " + hidden + "\r\n\r\n", "a chunk": head + "Transfer-Encoding: chunked\r\n\r\n" + hidden + "\r\n\r\n",
+		"a trailer": head + "Transfer-Encoding: chunked\r\n\r\n0\r\n" + hidden + "\r\n\r\n",
+	} {
+		p := newPeer(t, false, func(_ int, w http.ResponseWriter, _ *http.Request) {
+			c, out, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			_, _ = out.WriteString(said)
+			_ = out.Flush()
+		})
+		if _, err := made(t, Config{URL: p.URL}, "").test(t); err == nil || strings.Contains(err.Error(), hidden) || !strings.Contains(err.Error(), "not HTTP") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	// What an operator can act on is said.
+	plain := newPeer(t, false, says("application/json", goodReply))
+	c := Config{URL: strings.Replace(plain.URL, "http:", "https:", 1)}
+	if _, err := made(t, c, "").test(t); err == nil || !strings.Contains(err.Error(), "without TLS") {
+		t.Error(err)
+	}
+	plain.Close()
+	if _, err := made(t, Config{URL: plain.URL}, "").test(t); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Error(err)
+	}
+}
+
+// A question that may have been heard is put again as often as the configuration says, also where a connection is used again, which
+// net/http repeats by itself what bears an Idempotency-Key on.
+func TestNoRetriesBehindOnesBack(t *testing.T) {
+	p := newPeer(t, false, func(n int, w http.ResponseWriter, r *http.Request) {
+		if n > 0 {
+			panic(http.ErrAbortHandler)
+		}
+		says("application/json", goodReply)(n, w, r)
+	})
+	none := 0
+	s := made(t, Config{URL: p.URL, Retries: &none}, "")
+	if _, err := s.test(t); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.test(t); err == nil || len(p.requests()) != 2 {
+		t.Errorf("%v, asked %d times", err, len(p.requests()))
+	}
+}
+
 // The time-out is the configured one, and covers the wait for a turn, of which there are as many as configured.
 func TestTimeoutAndTurns(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
@@ -298,7 +354,7 @@ func TestTimeoutAndTurns(t *testing.T) {
 	errs := make(chan error)
 	ask := func() {
 		var a reply
-		errs <- s.Ask(t.Context(), "k", question{hidden}, &a)
+		errs <- s.Ask(t.Context(), "k", question{hidden}, &a, asking)
 	}
 	go ask()
 	<-entered
@@ -364,7 +420,9 @@ func TestAddresses(t *testing.T) {
 		{"example.com", []string{"169.254.169.254"}, false, "private"}, {"example.com", []string{"100.64.0.1"}, false, "private"},
 		{"example.com", []string{"0.1.2.3"}, false, "private"}, {"example.com", []string{"64:ff9b::a00:1"}, false, "private"},
 		{"example.com", []string{"::1"}, false, "private"}, {"example.com", []string{"fd00::1"}, false, "private"}, {"example.com", []string{"fe80::1%eth0"}, false, "private"},
-		{"example.com", []string{"::ffff:10.0.0.1"}, false, "private"},
+		{"example.com", []string{"::ffff:10.0.0.1"}, false, "private"}, {"example.com", []string{"::7f00:1"}, false, "private"},
+		{"example.com", []string{"2002:7f00:1::"}, false, "private"}, {"example.com", []string{"fec0::1"}, false, "private"},
+		{"example.com", []string{"198.18.0.1"}, false, "private"}, {"example.com", []string{"192.0.0.1"}, false, "private"}, {"example.com", []string{"255.255.255.255"}, false, "private"},
 		{"example.com", []string{"0.0.0.0"}, true, "leads to 0.0.0.0"}, {"example.com", []string{"::"}, true, "leads to ::"},
 		{"example.com", []string{"224.0.0.1"}, true, "leads to 224.0.0.1"}, {"example.com", []string{"ff02::1"}, true, "leads to ff02::1"},
 		{"example.com", nil, true, "no address"},
@@ -491,10 +549,10 @@ func TestQuestionSize(t *testing.T) {
 	p := newPeer(t, false, says("application/json", goodReply))
 	s := made(t, Config{URL: p.URL}, "")
 	var a reply
-	if err := s.Ask(t.Context(), "k", question{strings.Repeat("x", maxQuestion)}, &a); err == nil || !strings.Contains(err.Error(), "1048576 are sent") || len(p.requests()) != 0 {
+	if err := s.Ask(t.Context(), "k", question{strings.Repeat("x", maxQuestion)}, &a, asking); err == nil || !strings.Contains(err.Error(), "1048576 are sent") || len(p.requests()) != 0 {
 		t.Errorf("%.200v", err)
 	}
-	if err := s.Ask(t.Context(), "k", func() {}, &a); err == nil {
+	if err := s.Ask(t.Context(), "k", func() {}, &a, asking); err == nil {
 		t.Error("a question that cannot be encoded")
 	}
 }

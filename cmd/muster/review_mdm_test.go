@@ -30,7 +30,9 @@ func TestProfileServiceConfiguration(t *testing.T) {
 		"it certifies nothing": {"    query:\n", "    enroll: [{approval: {}}]\n    query:\n", "certifies nothing"},
 		"a stage that no message passes": {"          - device-certificate: {}      # phase 2: Apple's own certificate of the device\n",
 			"          - password: {users: {x: \"{sha256}0000000000000000000000000000000000000000000000000000000000000000\"}}\n", "MDM requests do not carry"},
-		"no inventory":                 {"      - inventory: {by: [identifier.udid, identifier.serial, device]}\n", "", "without `inventory`"},
+		"no inventory":                 {"      - inventory: {by: [identifier.udid, device]}\n", "", "without `inventory`"},
+		"no way back":                  {"own-certificate: {endpoints: [phones]} #", "own-certificate: {} #", "no stage takes the certificates of endpoint phones"},
+		"a way back with grace":        {"own-certificate: {endpoints: [phones]} #", "own-certificate: {endpoints: [other, phones], grace: 1h, once: never} #", ""},
 		"device-certificate over SCEP": {"      - own-certificate: {}\n      - inventory: {}", "      - device-certificate: {}\n      - inventory: {}", "SCEP requests do not carry"},
 	} {
 		file := filepath.Join(dir, "muster.yaml")

@@ -133,7 +133,7 @@ func (x *exchange) finalProfile(ctx context.Context, id *gateway.Identity, a ask
 		return nil, err
 	}
 	e := x.endpoint
-	scep, err := e.scepPayload("identity.scep", e.final.uuid, subject, secret)
+	scep, err := e.scepPayload("identity.scep", e.final.uuid, e.Config.SCEP.KeyUsage, subject, secret)
 	if err != nil {
 		return nil, err
 	}

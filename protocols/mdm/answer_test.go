@@ -21,6 +21,20 @@ func (w *world) phase2(pairs ...string) (int, string) {
 	return rec.Code, rec.Body.String()
 }
 
+// The first certificate signs, and the final profile is encrypted to it, whatever the second is for.
+func TestKeyUsage(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.SCEP.KeyUsage = 1 })
+	first := w.content(w.send("POST", "/ota/ota", w.device.signs(stating("UDID", "u7", "CHALLENGE", w.token()), crypto.SHA256)))["PayloadContent"].([]any)[0].(map[string]any)
+	sealed := w.content(w.send("POST", "/ota/ota", w.own.signs(stating("UDID", "u7"), crypto.SHA256)))["EncryptedPayloadContent"].([]byte)
+	var payloads []map[string]any
+	if err := plist.Unmarshal(must(must(cms.ParseEnveloped(sealed, cms.Limits{})).Decrypt(ownKey(), w.own.cert)), &payloads); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := first["PayloadContent"].(map[string]any)["Key Usage"], payloads[0]["PayloadContent"].(map[string]any)["Key Usage"]; a != uint64(5) || b != uint64(1) {
+		t.Errorf("Key Usage %v, then %v", a, b)
+	}
+}
+
 // Phase 1: Apple, Profile Service payload: URL, Challenge, DeviceAttributes.
 func TestPhase1(t *testing.T) {
 	w := newWorld(t)
@@ -142,6 +156,19 @@ func TestPhase3(t *testing.T) {
 	if r := w.gateway.asked[0]; r.Credentials[0].Kind != gateway.CredentialSigner {
 		t.Errorf("%+v", r)
 	}
+	// The same message at another endpoint gives another challenge.
+	w.content(w.send("POST", "/ota/else", w.own.signs(stating("UDID", "u7"), crypto.SHA256)))
+	if s := w.gateway.secrets; len(s) != 2 || s[0] == s[1] {
+		t.Errorf("two endpoints have one challenge: %q", s)
+	}
+	// So does the same message by the certificate that renewed the first one.
+	renewed := certify("phone-7", nil, ownKey().Public(), ownKey())
+	w.gateway.issued[string(renewed.Raw)], w.gateway.who.Certificate = true, &gateway.Certificate{DER: renewed.Raw}
+	w.content(w.send("POST", "/ota/ota", signer{ownKey(), renewed}.signs(stating("UDID", "u7"), crypto.SHA256)))
+	if s := w.gateway.secrets; len(s) != 3 || s[0] == s[2] {
+		t.Errorf("two certificates have one challenge: %q", s)
+	}
+	w.gateway.secrets, w.gateway.who.Certificate = w.gateway.secrets[:1], &gateway.Certificate{DER: w.own.cert.Raw}
 	// A version of iOS that repeats the token in both answers gets two challenges by it.
 	token := w.token()
 	w.phase2("CHALLENGE", token)
@@ -169,6 +196,8 @@ func TestPhasesRefused(t *testing.T) {
 		"SHA-1":               {body: func(w *world) []byte { return w.own.signs(stated, crypto.SHA1) }, code: 400},
 		"no UDID":             {body: func(w *world) []byte { return w.own.signs(stating("SERIAL", "x"), crypto.SHA256) }, code: 400},
 		"a UDID too long":     {body: func(w *world) []byte { return w.own.signs(stating("UDID", strings.Repeat("x", 500)), crypto.SHA256) }, code: 400},
+		"a UDID that hides":   {body: func(w *world) []byte { return w.own.signs(stating("UDID", "u7\u202e"), crypto.SHA256) }, code: 400},
+		"a control sequence":  {body: func(w *world) []byte { return w.own.signs(stating("UDID", "u7", "PRODUCT", "\u009b2J"), crypto.SHA256) }, code: 400},
 		"a UDID with lines":   {body: func(w *world) []byte { return w.own.signs(stating("UDID", "u&#10;7"), crypto.SHA256) }, code: 400},
 		"UDID twice":          {body: func(w *world) []byte { return w.own.signs(stating("UDID", "u7", "UDID", "u8"), crypto.SHA256) }, code: 400},
 		"an MDM check-in":     {body: func(w *world) []byte { return w.own.signs(stating("UDID", "u7", "MessageType", "x"), crypto.SHA256) }, code: 400},

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/muster-pki/muster/gateway"
@@ -62,7 +63,11 @@ func (x *exchange) check() *wire.Refusal {
 	name := ""
 	_, err := x.h.gateway.Recognise(x.R.Context(), x.Request, func(_ context.Context, who *gateway.Recognised) ([]byte, string, error) {
 		name = who.Device
-		return nil, note, ownDevice(who, leaf)
+		err := ownDevice(who, leaf)
+		if err == nil && body != nil {
+			err = ownUDID(who, x.Request.Identifiers)
+		}
+		return nil, note, err
 	})
 	if err != nil {
 		x.writeError(gateway.AsError(err), 0, "")
@@ -72,6 +77,19 @@ func (x *exchange) check() *wire.Refusal {
 	header.Set(deviceHeader, headerText(name))
 	header.Set(clientCertHeader, ":"+base64.StdEncoding.EncodeToString(leaf.Raw)+":")
 	x.Write(http.StatusOK, "text/plain; charset=utf-8", nil)
+	return nil
+}
+
+// ownUDID refuses a message whose UDID is not among the entry's. The pipeline may find the device by something else, and lets pass a
+// UDID of which no entry says anything: the MDM server would take the device for whichever has that one.
+func ownUDID(who *gateway.Recognised, stated []gateway.DeviceID) error {
+	for _, s := range stated {
+		s.Value = gateway.NormalIdentifier(s.Kind, s.Value)
+		if !slices.Contains(who.Inventory.Identifiers, s) {
+			return gateway.Errorf(gateway.NotAuthorized, "the UDID is not the device's", "the message is of UDID %q, which does not stand in the entry of device %s: "+
+				"put it in (`muster device add --replace`, or `import`) to have its messages checked", s.Value, who.Device)
+		}
+	}
 	return nil
 }
 

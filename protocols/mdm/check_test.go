@@ -13,7 +13,7 @@ import (
 	"github.com/muster-pki/muster/gateway"
 )
 
-var checkIn = stating("MessageType", "Authenticate", "UDID", "u7", "SerialNumber", "S7")
+var checkIn = stating("MessageType", "Authenticate", "UDID", "u7", "SerialNumber", "S7", "SERIAL", "S8")
 
 func header(der []byte) string { return base64.StdEncoding.EncodeToString(der) }
 
@@ -25,9 +25,9 @@ func (w *world) mdmSignature(body []byte) string {
 func TestCheck(t *testing.T) {
 	for _, method := range []string{"POST", "PUT"} {
 		w := newWorld(t)
-		w.gateway.who.Device = "téléphone 7"
+		w.gateway.who.Device = "téléphone 7%"
 		rec := w.send(method, "/ota/ota/check", checkIn, "Mdm-Signature", w.mdmSignature(checkIn))
-		if rec.Code != http.StatusOK || rec.Header().Get("Client-Cert") != ":"+header(w.own.cert.Raw)+":" || rec.Header().Get("Muster-Device") != "t%C3%A9l%C3%A9phone%207" || rec.Body.Len() != 0 {
+		if rec.Code != http.StatusOK || rec.Header().Get("Client-Cert") != ":"+header(w.own.cert.Raw)+":" || rec.Header().Get("Muster-Device") != "t%C3%A9l%C3%A9phone%207%25" || rec.Body.Len() != 0 {
 			t.Errorf("%d %v %s", rec.Code, rec.Header(), rec.Body)
 		}
 		r := w.gateway.asked[0]
@@ -94,7 +94,7 @@ func TestCheckRefused(t *testing.T) {
 		"SHA-1": {headers: func(w *world) []string {
 			return []string{"Mdm-Signature", header(detached(w.own.signs(checkIn, crypto.SHA1)))}
 		}},
-		"by GET":             {method: "GET"},
+		"by GET":             {method: "GET", why: "send it along"},
 		"no MDM message":     {body: stating("UDID", "u7")},
 		"no UDID":            {body: stating("MessageType", "x")},
 		"no property list":   {body: []byte("x")},
@@ -104,6 +104,8 @@ func TestCheckRefused(t *testing.T) {
 		"the pipeline":       {change: func(w *world) { w.gateway.refuses = &gateway.Error{Reason: gateway.UnknownCert} }, asked: true},
 		"another's cert":     {change: func(w *world) { w.gateway.who.Certificate = &gateway.Certificate{DER: w.device.cert.Raw} }, asked: true},
 		"not by a cert":      {change: func(w *world) { w.gateway.who.Certificate = nil }, asked: true},
+		"another UDID":       {body: stating("MessageType", "Authenticate", "UDID", "u8"), asked: true, why: "UDID"},
+		"UDID not entered":   {change: func(w *world) { w.gateway.who.Inventory.Identifiers = w.gateway.who.Inventory.Identifiers[:1] }, asked: true, why: "UDID"},
 		"UDID not compared":  {change: func(w *world) { w.gateway.who.Inventory = nil }, asked: true},
 		"cannot be answered": {change: func(w *world) { w.gateway.refuses = &gateway.Error{Reason: gateway.Unavailable} }, code: 503, asked: true},
 	} {

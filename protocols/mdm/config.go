@@ -66,7 +66,8 @@ type SCEPConfig struct {
 	Subject string `yaml:"subject"`
 	// KeySize in bits: 2048 or 4096. Default: 2048.
 	KeySize int `yaml:"key-size"`
-	// KeyUsage that devices ask for: 1 signing, 4 encryption, 5 both. Default: 5. The first certificate has to be good for both.
+	// KeyUsage that devices ask for in the second certificate: 1 signing, 4 encryption, 5 both. Default: 5. In the first they always ask
+	// for both: it signs, and the final profile is encrypted to it.
 	KeyUsage int `yaml:"key-usage"`
 }
 
@@ -149,9 +150,11 @@ func (c Config) check() error {
 	return c.Limits.Check(maxMaxBody)
 }
 
+// checkURL judges where devices are sent. Only TLS keeps a challenge for SCEP to its device: there is no fingerprint of the CA in the
+// payload by which a device would notice another one.
 func checkURL(s string) error {
 	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+	if err != nil || u.Host == "" || u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 		return fmt.Errorf("%q is no URL such as https://pki.example.com", s)
 	}
 	return nil
@@ -175,7 +178,7 @@ func (c Config) withDefaults() Config {
 	c.SCEP.URL = cmp.Or(c.SCEP.URL, c.URL+"/scep/"+c.SCEP.Endpoint)
 	c.SCEP.Subject = cmp.Or(c.SCEP.Subject, "CN={{device.name}}")
 	c.SCEP.KeySize = cmp.Or(c.SCEP.KeySize, 2048)
-	c.SCEP.KeyUsage = cmp.Or(c.SCEP.KeyUsage, 5)
+	c.SCEP.KeyUsage = cmp.Or(c.SCEP.KeyUsage, usageBoth)
 	c.Limits = c.Limits.WithDefaults()
 	return c
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"log/slog"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,6 +29,8 @@ func TestConfig(t *testing.T) {
 		strings.Replace(good, "https://pki.example.com", "https://pki.example.com/", 1): "",
 		strings.Replace(good, "url: https://pki.example.com", "", 1):                    "url",
 		strings.Replace(good, "https:", "ftp:", 1):                                      "no URL",
+		strings.Replace(good, "https:", "http:", 1):                                     "no URL",
+		strings.Replace(good, "phones}", "phones, url: 'http://x/scep'}", 1):            "scep.url",
 		strings.Replace(good, ".com", ".com/x", 1):                                      "without a path",
 		strings.Replace(good, "pki", "a:b@pki", 1):                                      "no URL",
 		strings.Replace(good, "com.example\n", "com example\n", 1):                      "identifier",
@@ -147,6 +150,12 @@ func TestDeviceCAs(t *testing.T) {
 	} {
 		if _, err := parseDeviceCAs([]byte(text)); err == nil {
 			t.Errorf("%s: taken", what)
+		}
+	}
+	for bits, taken := range map[int]bool{1023: false, 1024: true, 8192: true, 8193: false} {
+		key := &rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), uint(bits-1)), E: 65537}
+		if _, err := parseDeviceCAs(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: must(x509.MarshalPKIXPublicKey(key))})); (err == nil) != taken {
+			t.Errorf("an RSA key of %d bits: %v", bits, err)
 		}
 	}
 	p384 := must(x509.MarshalPKIXPublicKey(ec.Public()))

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 
 	"github.com/micromdm/plist"
 )
@@ -40,10 +42,8 @@ func parseFinalProfile(data []byte, uuid string) (*finalProfile, error) {
 	if err := plist.Unmarshal(data, &root); err != nil {
 		return nil, fmt.Errorf("not a property list: %w", err)
 	}
-	for _, key := range []string{"PayloadIdentifier", "PayloadUUID"} {
-		if s, ok := root[key].(string); !ok || s == "" {
-			return nil, fmt.Errorf("it has no %s", key)
-		}
+	if lacks := lacking(root); lacks != "" {
+		return nil, fmt.Errorf("it has no %s", lacks)
 	}
 	if root["PayloadType"] != typeConfiguration {
 		return nil, fmt.Errorf("its PayloadType is not %s", typeConfiguration)
@@ -53,14 +53,22 @@ func parseFinalProfile(data []byte, uuid string) (*finalProfile, error) {
 		return nil, errors.New("it has no payloads in PayloadContent")
 	}
 	f := &finalProfile{}
-	taken := map[any]bool{}
+	taken := map[string]bool{root["PayloadUUID"].(string): true}
 	var mdm dict
 	for i, p := range payloads {
 		d, ok := p.(dict)
-		if !ok || d["PayloadType"] == nil {
-			return nil, fmt.Errorf("payload %d is no dictionary with a PayloadType", i+1)
+		if !ok {
+			return nil, fmt.Errorf("payload %d is no dictionary", i+1)
 		}
-		if taken[d["PayloadUUID"]] = true; d["PayloadType"] != typeMDM {
+		if lacks := lacking(d); lacks != "" {
+			return nil, fmt.Errorf("payload %d has no %s", i+1, lacks)
+		}
+		id := d["PayloadUUID"].(string)
+		if taken[id] {
+			return nil, fmt.Errorf("the PayloadUUID %s stands twice", id)
+		}
+		taken[id] = true
+		if d["PayloadType"] != typeMDM {
 			continue
 		}
 		if mdm != nil {
@@ -70,9 +78,11 @@ func parseFinalProfile(data []byte, uuid string) (*finalProfile, error) {
 	}
 	f.uuid = uuid
 	if mdm != nil {
-		switch stated, _ := mdm["IdentityCertificateUUID"].(string); stated {
-		case "", "{{scep.uuid}}":
+		switch stated, _ := mdm["IdentityCertificateUUID"].(string); {
+		case stated == "", scepUUID.MatchString(stated):
 			mdm["IdentityCertificateUUID"] = uuid
+		case strings.Contains(stated, "{{"):
+			return nil, errors.New("the IdentityCertificateUUID of the MDM payload is {{scep.uuid}}, or one UUID for all devices: leave it out")
 		default:
 			f.uuid = stated
 		}
@@ -80,22 +90,45 @@ func parseFinalProfile(data []byte, uuid string) (*finalProfile, error) {
 	if taken[f.uuid] {
 		return nil, fmt.Errorf("a payload of it has the UUID %s already, which is to be that of the SCEP payload that is put in: leave IdentityCertificateUUID out", f.uuid)
 	}
-	made, err := parsed(root, 0)
-	if err != nil {
-		return nil, err
+	f.root = dict{}
+	for key, v := range root {
+		// What stands beside the payloads is not encrypted.
+		sources := deviceValues
+		if key == "PayloadContent" {
+			sources |= scepValues
+		}
+		var err error
+		if f.root[key], err = parsed(v, 0, sources); err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
 	}
-	f.root = made.(dict)
 	return f, nil
 }
 
-// parsed turns the texts of a value into templates.
-func parsed(v any, depth int) (any, error) {
+var scepUUID = regexp.MustCompile(`^\{\{\s*scep\.uuid\s*\}\}$`)
+
+// lacking is the key that a profile or a payload has to have, and has not (Apple, Device Management: Profile-Specific Payload Keys); ""
+// when all are there. A device refuses the whole profile otherwise.
+func lacking(d dict) string {
+	for _, key := range []string{"PayloadType", "PayloadIdentifier", "PayloadUUID"} {
+		if s, ok := d[key].(string); !ok || s == "" {
+			return key
+		}
+	}
+	if d["PayloadVersion"] != uint64(1) {
+		return "PayloadVersion of 1"
+	}
+	return ""
+}
+
+// parsed turns the texts of a value into templates with values of the given sources.
+func parsed(v any, depth, sources int) (any, error) {
 	if depth > maxFinalDepth {
 		return nil, fmt.Errorf("deeper than %d", maxFinalDepth)
 	}
 	switch v := v.(type) {
 	case string:
-		t, err := parseTemplate(v, deviceValues|scepValues)
+		t, err := parseTemplate(v, sources)
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +137,7 @@ func parsed(v any, depth int) (any, error) {
 		list := make([]any, len(v))
 		for i := range v {
 			var err error
-			if list[i], err = parsed(v[i], depth+1); err != nil {
+			if list[i], err = parsed(v[i], depth+1, sources); err != nil {
 				return nil, err
 			}
 		}
@@ -113,7 +146,7 @@ func parsed(v any, depth int) (any, error) {
 		made := make(dict, len(v))
 		for key := range v {
 			var err error
-			if made[key], err = parsed(v[key], depth+1); err != nil {
+			if made[key], err = parsed(v[key], depth+1, sources); err != nil {
 				return nil, fmt.Errorf("%s: %w", key, err)
 			}
 		}

@@ -23,7 +23,15 @@ func TestFinalProfileFaults(t *testing.T) {
 		"another value":          {"{{scep.uuid}}", "{{scep.password}}", "no value"},
 		"another of the message": {"{{message.UDID}}", "{{message.udid}}", "no value"},
 		"too many":               {"{{scep.uuid}}", strings.Repeat("{{scep.uuid}}", 65), "more than 64"},
-		"a payload of no type":   {"<key>PayloadType</key><string>com.apple.wifi.managed</string>", "", "payload 2"},
+		"a payload of no type":   {"<key>PayloadType</key><string>com.apple.wifi.managed</string>", "", "payload 2 has no PayloadType"},
+		"a payload of no name":   {"<key>PayloadIdentifier</key><string>com.example.wifi</string>", "", "payload 2 has no PayloadIdentifier"},
+		"a payload of no UUID":   {"<string>W-1</string>", "<array/>", "payload 2 has no PayloadUUID"},
+		"two payloads, one UUID": {"W-1", "M-1", "M-1 stands twice"},
+		"the profile's own UUID": {"W-1", "F-1", "F-1 stands twice"},
+		"no version":             {"<key>PayloadVersion</key><integer>1</integer>", "", "it has no PayloadVersion"},
+		"another version":        {"<integer>1</integer><key>PayloadIdentifier</key><string>com.example.wifi</string>", "<integer>2</integer><key>PayloadIdentifier</key><string>com.example.wifi</string>", "payload 2 has no PayloadVersion"},
+		"a UUID of each device":  {"<key>SignMessage</key>", "<key>IdentityCertificateUUID</key><string>{{device.udid}}</string><key>SignMessage</key>", "IdentityCertificateUUID"},
+		"a secret in clear":      {"<key>PayloadContent</key>", "<key>PayloadDescription</key><string>{{scep.challenge}}</string><key>PayloadContent</key>", "PayloadDescription: there is no value"},
 		"deeper than is good":    {"<data>AAEC</data>", strings.Repeat("<array>", 33) + strings.Repeat("</array>", 33), "deeper"},
 	} {
 		_, err := parseFinalProfile([]byte(strings.Replace(finalText, tt.from, tt.to, 1)), "U-1")
@@ -31,8 +39,13 @@ func TestFinalProfileFaults(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// The placeholder may have space in it.
+	f, err := parseFinalProfile([]byte(strings.Replace(finalText, "<key>SignMessage</key>", "<key>IdentityCertificateUUID</key><string>{{ scep.uuid }}</string><key>SignMessage</key>", 1)), "U-1")
+	if err != nil || f.uuid != "U-1" {
+		t.Errorf("%+v %v", f, err)
+	}
 	// The UUID that the MDM payload states is that of the SCEP payload.
-	f, err := parseFinalProfile([]byte(strings.Replace(finalText, "<key>SignMessage</key>", "<key>IdentityCertificateUUID</key><string>I-1</string><key>SignMessage</key>", 1)), "U-1")
+	f, err = parseFinalProfile([]byte(strings.Replace(finalText, "<key>SignMessage</key>", "<key>IdentityCertificateUUID</key><string>I-1</string><key>SignMessage</key>", 1)), "U-1")
 	if err != nil || f.uuid != "I-1" {
 		t.Errorf("%+v %v", f, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
@@ -62,7 +63,7 @@ func (x *exchange) state(stated map[string]string) *wire.Refusal {
 		if v == "" {
 			continue
 		}
-		if len(v) > gateway.MaxDeviceName || strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		if len(v) > gateway.MaxDeviceName || strings.ContainsFunc(v, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			return wire.Refused(gateway.Malformed, "the device's "+name+" is too long, or has characters that cannot be printed", nil)
 		}
 		switch name {

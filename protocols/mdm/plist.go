@@ -20,8 +20,9 @@ const (
 var errPlist = errors.New("not an XML property list with a dictionary at the top")
 
 // readPlist returns the strings of the dictionary at the top of an XML property list (plist(5), Apple's PropertyList-1.0 DTD),
-// and "" under the keys of all other values. It keeps nothing else, is linear, and takes neither binary property lists nor a key
-// that stands twice: which one counts would be up to the reader.
+// and "" under the keys of all other values. It keeps nothing else, is linear, and takes neither binary property lists, nor a key
+// that stands twice in whatever case, nor anything but text in a key or string at the top: the MDM server behind a check reads the same
+// bytes with a parser of its own, and which text counts would be up to it.
 //
 //	<plist version="1.0"><dict><key>UDID</key><string>...</string>...</dict></plist>
 func readPlist(data []byte) (map[string]string, error) {
@@ -32,7 +33,7 @@ func readPlist(data []byte) (map[string]string, error) {
 	d.CharsetReader = func(charset string, in io.Reader) (io.Reader, error) {
 		return nil, fmt.Errorf("%w: charset %q", errPlist, charset)
 	}
-	values := map[string]string{}
+	values, keys := map[string]string{}, map[string]bool{}
 	var path []string // names of the open elements
 	var text strings.Builder
 	key, hasKey, top, done := "", false, false, false
@@ -62,12 +63,18 @@ func readPlist(data []byte) (map[string]string, error) {
 				top = true
 			case len(path) == 2 && (name == "key") == hasKey:
 				return nil, fmt.Errorf("%w: a key without a value, or a value without one", errPlist)
+			case isText(path):
+				return nil, fmt.Errorf("%w: an element in a %s", errPlist, path[2])
 			}
 			path = append(path, name)
 			text.Reset()
+		case xml.Comment, xml.ProcInst:
+			if isText(path) {
+				return nil, fmt.Errorf("%w: a comment in a %s", errPlist, path[2])
+			}
 		case xml.CharData:
 			switch {
-			case len(path) == 3 && (path[2] == "key" || path[2] == "string"):
+			case isText(path):
 				if text.Len() <= maxPlistString {
 					text.Write(t)
 				}
@@ -84,9 +91,12 @@ func readPlist(data []byte) (map[string]string, error) {
 				if text.Len() == 0 || text.Len() > maxPlistString {
 					return nil, fmt.Errorf("%w: a key that is empty or too long", errPlist)
 				}
-				if key, hasKey = text.String(), true; has(values, key) {
+				key, hasKey = text.String(), true
+				folded := strings.ToLower(strings.TrimSpace(key))
+				if keys[folded] {
 					return nil, fmt.Errorf("%w: the key %.40q stands twice", errPlist, key)
 				}
+				keys[folded] = true
 			case len(path) == 2:
 				if values[key] = ""; t.Name.Local == "string" && text.Len() <= maxPlistString {
 					values[key] = text.String()
@@ -105,4 +115,7 @@ func readPlist(data []byte) (map[string]string, error) {
 	return values, nil
 }
 
-func has[V any](m map[string]V, key string) bool { _, ok := m[key]; return ok }
+// isText tells whether the innermost of the open elements is a key or a string of the dictionary at the top.
+func isText(path []string) bool {
+	return len(path) == 3 && (path[2] == "key" || path[2] == "string")
+}

@@ -63,8 +63,11 @@ func (e *endpoint) serviceProfile(token string) ([]byte, error) {
 	return plist.Marshal(p)
 }
 
+// usageBoth is Key Usage for signing and encryption (Apple, SCEP payload).
+const usageBoth = 5
+
 // scepPayload has the device enrol a key of its own. challenge is good for the subject.
-func (e *endpoint) scepPayload(part, uuid string, subject []byte, challenge string) (dict, error) {
+func (e *endpoint) scepPayload(part, uuid string, usage int, subject []byte, challenge string) (dict, error) {
 	rdns, err := appleSubject(subject)
 	if err != nil {
 		return nil, err
@@ -75,14 +78,14 @@ func (e *endpoint) scepPayload(part, uuid string, subject []byte, challenge stri
 	}
 	p["PayloadContent"] = dict{
 		"URL": e.Config.SCEP.URL, "Name": e.Config.SCEP.Endpoint, "Subject": rdns, "Challenge": challenge,
-		"Keysize": e.Config.SCEP.KeySize, "Key Type": "RSA", "Key Usage": e.Config.SCEP.KeyUsage, "Retries": 3, "RetryDelay": 10,
+		"Keysize": e.Config.SCEP.KeySize, "Key Type": "RSA", "Key Usage": usage, "Retries": 3, "RetryDelay": 10,
 	}
 	return p, nil
 }
 
 // enrollmentProfile is the answer of phase 2: a certificate for the device.
 func (e *endpoint) enrollmentProfile(subject []byte, challenge string) ([]byte, error) {
-	scep, err := e.scepPayload("device.scep", "", subject, challenge)
+	scep, err := e.scepPayload("device.scep", "", usageBoth, subject, challenge)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +133,7 @@ func sign(profile []byte, id *gateway.Identity) ([]byte, error) {
 	})
 }
 
-// subject is the name that the device asks for, in DER.
+// subjectOf is the name that the device asks for, in DER.
 func (e *endpoint) subjectOf(v values) ([]byte, error) {
 	text, err := e.subject.expand(v, escapeRFC4514)
 	if err != nil {

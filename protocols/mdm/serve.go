@@ -11,10 +11,7 @@ import (
 	"github.com/muster-pki/muster/protocols/wire"
 )
 
-const (
-	profileType = "application/x-apple-aspen-config"
-	maxPath     = 256
-)
+const profileType = "application/x-apple-aspen-config"
 
 // resource is what stands behind an endpoint's name in the path.
 type resource struct {
@@ -56,9 +53,6 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, serves func(stri
 func (x *exchange) dispatch(serves func(string) bool) *wire.Refusal {
 	unknown := wire.RefusedAs(http.StatusNotFound, gateway.NotAuthorized, "nothing is served at this path: it is "+root+"/NAME, with /profile, /trust or /check behind it")
 	path := strings.Trim(strings.TrimPrefix(x.R.URL.Path, root), "/")
-	if len(path) > maxPath {
-		return unknown
-	}
 	name, rest, _ := strings.Cut(path, "/")
 	e := x.h.endpoints[name]
 	if e == nil && x.h.fallback != nil && isResource(path) {

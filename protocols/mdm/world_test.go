@@ -165,9 +165,9 @@ const finalText = `<?xml version="1.0" encoding="UTF-8"?>
 <key>PayloadType</key><string>Configuration</string><key>PayloadVersion</key><integer>1</integer>
 <key>PayloadIdentifier</key><string>com.example.final</string><key>PayloadUUID</key><string>F-1</string>
 <key>PayloadContent</key><array>
-<dict><key>PayloadType</key><string>com.apple.mdm</string><key>PayloadUUID</key><string>M-1</string><key>SignMessage</key><true/>
+<dict><key>PayloadType</key><string>com.apple.mdm</string><key>PayloadVersion</key><integer>1</integer><key>PayloadIdentifier</key><string>com.example.mdm</string><key>PayloadUUID</key><string>M-1</string><key>SignMessage</key><true/>
 <key>AccessRights</key><integer>8191</integer><key>ServerURL</key><string>https://mdm/{{device.attributes.site}}/{{message.UDID}}</string></dict>
-<dict><key>PayloadType</key><string>com.apple.wifi.managed</string><key>PayloadUUID</key><string>W-1</string>
+<dict><key>PayloadType</key><string>com.apple.wifi.managed</string><key>PayloadVersion</key><integer>1</integer><key>PayloadIdentifier</key><string>com.example.wifi</string><key>PayloadUUID</key><string>W-1</string>
 <key>Password</key><string>{{ scep.challenge }}</string><key>PayloadCertificateUUID</key><string>{{scep.uuid}}</string><key>Raw</key><data>AAEC</data></dict>
 </array></dict></plist>`
 
@@ -182,7 +182,7 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 	w.gateway = &fakeGateway{issued: map[string]bool{string(w.own.cert.Raw): true}, chain: []*x509.Certificate{ca}}
 	w.gateway.who = &gateway.Recognised{
 		Requester: "x", Device: "phone-7", Certificate: &gateway.Certificate{DER: w.own.cert.Raw},
-		Inventory: &gateway.Device{Name: "phone-7", Attributes: map[string]string{"site": "no<r>th&"}},
+		Inventory: &gateway.Device{Name: "phone-7", Identifiers: []gateway.DeviceID{{Kind: "serial", Value: "S7"}, {Kind: "udid", Value: "U7"}}, Attributes: map[string]string{"site": "no<r>th&"}},
 	}
 	dir := t.TempDir()
 	for name, text := range map[string]string{
