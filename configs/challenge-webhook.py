@@ -19,6 +19,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 MOST = 1 << 20  # bytes of a question or an answer
 
 
+class Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args):
+        return None  # the token is for one place
+
+
+direct = urllib.request.build_opener(Stay)
+
+
 def ask(question):
     """The answer to a question; an exception where there is none, so that Muster fails closed."""
     body = {"request": {
@@ -31,7 +39,7 @@ def ask(question):
     request = urllib.request.Request(options.intune.rstrip("/") + "/ScepActions/validateRequest", json.dumps(body).encode(), {
         "Authorization": "Bearer " + token, "Content-Type": "application/json", "api-version": "2018-02-20", "client-request-id": question["id"],
     })
-    with urllib.request.urlopen(request, timeout=4) as response:
+    with direct.open(request, timeout=4) as response:
         said = json.loads(response.read(MOST))
     code = said["code"]
     if code == "Success":
@@ -40,6 +48,8 @@ def ask(question):
 
 
 class Webhook(BaseHTTPRequestHandler):
+    timeout = 10  # seconds, for who connects and says nothing
+
     def do_POST(self):
         size = int(self.headers.get("Content-Length", "0"))
         if not 0 < size <= MOST:
@@ -69,6 +79,8 @@ for name in ("listen", "secret", "intune", "token"):
 options = parser.parse_args()
 with open(options.secret, "rb") as f:
     secret = f.read().removesuffix(b"\n").removesuffix(b"\r")
+if len(secret) < 16:
+    parser.error("--secret: a file of at least 16 bytes, as the gateway has it")
 host, port = options.listen.rsplit(":", 1)
 server = ThreadingHTTPServer((host, int(port)), Webhook)
 print("listening on http://%s:%d/" % server.server_address[:2], flush=True)

@@ -174,7 +174,8 @@ func (g *instance) scepIssuer() *x509.Certificate {
 }
 
 // GetNextCACert (RFC 8894 sections 3.5.2, 4.7 and 4.7.1), as openssl sees it: there while `muster ca rekey --announce` has announced
-// the next CA, over a restart too, signed by the present one; then that comes into force, and there is nothing more to tell.
+// the next CA, over a restart too, signed by the present one; then that comes into force, and there is nothing more to tell. The RA has
+// a new key then, and who kept the one before enrols with that (sections 2.1.2 and 4.2).
 func TestSCEPNextCACert(t *testing.T) {
 	g := configured(t, scepQueryConfig, "challenges", heldSecret(t, "held-challenge"))
 	dir := t.TempDir()
@@ -219,11 +220,25 @@ func TestSCEPNextCACert(t *testing.T) {
 	if ls := g.muster("ca", "ls"); !strings.Contains(ls, "next issuing") || !strings.Contains(ls, "next root") {
 		t.Errorf("muster ca ls does not show it:\n%s", ls)
 	}
+	veteran := g.scepDevice()
 	g.change("rekey", "local/rsa", "--root")
 	if status, _, _ := g.get("/scep?operation=GetNextCACert"); caps() || status != 501 {
 		t.Errorf("announced after it came into force: %d", status)
 	}
 	if !g.scepIssuer().Equal(next[0]) {
 		t.Error("another CA came into force than the one that was announced")
+	}
+	recruit := g.scepDevice()
+	if bytes.Equal(recruit.ra.RawSubjectPublicKeyInfo, veteran.ra.RawSubjectPublicKeyInfo) || recruit.ra.CheckSignatureFrom(next[0]) != nil {
+		t.Error("the RA has the key before still")
+	}
+	for name, d := range map[string]*scepDevice{"veteran": veteran, "recruit": recruit} { // ask checks that the answer is signed by the RA that it knows
+		a := d.ask(scepWish{name: name, challenge: "held-challenge"})
+		if a.cert == nil || a.cert.CheckSignatureFrom(next[0]) != nil {
+			t.Fatalf("%s: %v", name, a)
+		}
+		if got := d.ask(scepWish{kind: "21", signer: a.cert, envelope: d.issuerAndSerial(a.cert.RawIssuer, a.cert.SerialNumber)}); got.cert == nil || !got.cert.Equal(a.cert) {
+			t.Errorf("GetCert of the %s: %v", name, got)
+		}
 	}
 }

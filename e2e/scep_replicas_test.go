@@ -30,6 +30,8 @@ endpoints:
       - challenge: {file: %s}
       - names: {}
       - approval: {approvers: 1}
+    query:
+      - own-certificate: {}
 `
 
 // PENDING and CertPoll (RFC 8894 sections 3.3.2.3, 3.3.3 and 4.4) on two replicas with a third party's CA that takes PKCS#10 alone, and
@@ -147,5 +149,17 @@ func TestSCEPReplicas(t *testing.T) {
 	}
 	if !certs[0].Equal(certs[1]) {
 		t.Error("two replicas gave two certificates")
+	}
+
+	// GetCert (section 4.5) at either: what one had issued the other tells of.
+	get := func(g *instance) *scepAnswer {
+		t.Helper()
+		there := at(d, g)
+		return there.ask(scepWish{kind: "21", signer: certs[0], envelope: there.issuerAndSerial(certs[0].RawIssuer, certs[0].SerialNumber)})
+	}
+	for what, g := range map[string]*instance{"at one": a, "at the other": b} {
+		if got := get(g); got.cert == nil || !got.cert.Equal(certs[0]) {
+			t.Errorf("GetCert %s: %v", what, got)
+		}
 	}
 }

@@ -24,6 +24,7 @@ type intune struct {
 	mu    sync.Mutex
 	good  map[string]bool // challenges that it made, until they are used
 	down  bool
+	moved string   // where it sends those who ask; "" for nowhere
 	asked []string // transaction IDs
 }
 
@@ -44,6 +45,10 @@ func (s *intune) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path != "/svc/ScepActions/validateRequest" || r.Header.Get("Authorization") != "Bearer of-the-tenant" || r.Header.Get("Api-Version") != "2018-02-20" ||
 		r.Header.Get("Client-Request-Id") == "" || in.Request.CallerInfo != "muster" {
 		s.t.Errorf("asked %s %v %+v", r.URL, r.Header, in)
+	}
+	if s.moved != "" {
+		http.Redirect(w, r, s.moved, http.StatusFound)
+		return
 	}
 	if s.down {
 		w.WriteHeader(http.StatusBadGateway)
@@ -169,6 +174,28 @@ endpoints:
 		t.Errorf("without an answer: %v", a)
 	}
 	set(false)
+	// Whoever says that it is elsewhere does not get the token there.
+	elsewhere := 0
+	stranger := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		service.mu.Lock()
+		defer service.mu.Unlock()
+		elsewhere++
+		fmt.Fprint(w, `{"code":"Success"}`)
+	}))
+	defer stranger.Close()
+	moved := func(to string) int {
+		service.mu.Lock()
+		defer service.mu.Unlock()
+		service.moved = to
+		return elsewhere
+	}
+	moved(stranger.URL)
+	if a := other.ask(scepWish{name: "webhook-2", challenge: second}); a.http != http.StatusServiceUnavailable {
+		t.Errorf("moved: %v", a)
+	}
+	if n := moved(""); n != 0 {
+		t.Errorf("a stranger was asked %d times", n)
+	}
 	if a := other.ask(scepWish{name: "webhook-2", challenge: second}); a.cert == nil {
 		t.Errorf("later: %v", a)
 	}

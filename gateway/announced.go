@@ -48,10 +48,13 @@ func (g *Gateway) SignAnnounced(ctx context.Context, endpoint string, content []
 	if e == nil || rt.signer(e.Profile.Backend) == nil {
 		return nil, Errorf(Unsupported, "this CA signs no announcement", "endpoint %s", endpoint)
 	}
-	signer, issuer := rt.signer(e.Profile.Backend), e.Profile.Issuer
-	key := vouchedFor{e.Profile.Backend, issuer, sha256.Sum256(ca.Chain[0].Raw), sha256.Sum256(content)}
+	key := vouchedFor{e.Profile.Backend, e.Profile.Issuer, sha256.Sum256(ca.Chain[0].Raw), sha256.Sum256(content)}
 	der, err := g.vouched.of(key, g.now, func(ctx context.Context) (*[]byte, error) {
-		der, err := signer.SignCMS(ctx, issuer, content)
+		signer := g.runtime.Load().signer(key.backend) // a reload may have put another in its place since
+		if signer == nil {
+			return nil, errors.New("the backend does not sign any more")
+		}
+		der, err := signer.SignCMS(ctx, key.issuer, content)
 		return &der, err
 	}).current(ctx)
 	switch {

@@ -34,6 +34,14 @@ func (v *vouching) Describe(ctx context.Context) (*backend.Description, error) {
 func newVouchingWorld(t *testing.T, lacks backend.Capability) (*world, *vouching) {
 	w := newWorld(t, backendtest.FaultPlan{})
 	v := &vouching{Memory: w.memory, lacks: lacks}
+	w.vouches(v)
+	return w, v
+}
+
+// vouches swaps in a CA, for the endpoint est.
+func (w *world) vouches(v *vouching) {
+	t := w.t
+	t.Helper()
 	err := w.gw.Swap(t.Context(), &gateway.Runtime{
 		Endpoints: map[string]*gateway.Endpoint{"est": {
 			Name: "est", Protocol: gateway.EST, Profile: &gateway.Profile{Name: "device", Backend: "ca", Validity: time.Hour, KeyUsage: x509.KeyUsageDigitalSignature},
@@ -44,7 +52,6 @@ func newVouchingWorld(t *testing.T, lacks backend.Capability) (*world, *vouching
 	if err != nil {
 		t.Fatal(err)
 	}
-	return w, v
 }
 
 func (v *vouching) SignCMS(ctx context.Context, issuer string, content []byte) ([]byte, error) {
@@ -118,6 +125,29 @@ func TestAnnounced(t *testing.T) {
 	}
 	if next, err := w.gw.Announced(ctx, "est"); err != nil || next != nil {
 		t.Errorf("in force: %v, %v", next, err)
+	}
+}
+
+// A reload that puts another plugin in the CA's place has that one asked, also where the one before did not answer.
+func TestAnnouncedAfterAReload(t *testing.T) {
+	w, away := newVouchingWorld(t, "")
+	made, err := w.gw.Rollover(t.Context(), "ca", &backend.RolloverRequest{ID: "a", Kind: backend.RolloverRekey, Announce: true}, "ops")
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := cms.CertsOnly(made.Next...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	away.err = errors.New("stopped")
+	if _, err := w.gw.SignAnnounced(t.Context(), "est", content); reason(err) != gateway.Unavailable {
+		t.Fatal(err)
+	}
+	again := &vouching{Memory: w.memory}
+	w.vouches(again)
+	w.clock.add(time.Minute)
+	if _, err := w.gw.SignAnnounced(t.Context(), "est", content); err != nil || again.asked != 1 || away.asked != 1 {
+		t.Errorf("asked %d times, the one before %d times: %v", again.asked, away.asked, err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"math/big"
 	"slices"
 
 	"github.com/muster-pki/muster/gateway/pkix"
@@ -30,16 +31,24 @@ func (g *Gateway) QueryCRL(ctx context.Context, r *Request) (*Result, error) {
 	})
 }
 
+// nobodys stands in for a target that cannot be read, so that it is looked for as any other is: while the store or the CA does not
+// answer, that is the answer to both, and tells nobody whether what somebody encrypted is a name (RFC 8894 section 7).
+var nobodys = CertID{Issuer: []byte{0x30, 0}, Serial: big.NewInt(1)}
+
 // queryTarget has the pipeline judge, and then finds what was asked for. nil without an error is none.
-func (g *Gateway) queryTarget(ctx context.Context, r *Request, d *decision, find func(context.Context, *Request, *Grant) (*Result, error)) (*Result, error) {
+func (g *Gateway) queryTarget(ctx context.Context, r *Request, d *decision, find func(context.Context, *Request, *CertID, *Grant) (*Result, error)) (*Result, error) {
 	out, err := g.permit(ctx, r, d)
 	if err != nil {
 		return nil, err
 	}
 	refused := known(d.grant, out)
 	var res *Result
-	if refused == nil && r.Target != nil && r.Target.Serial != nil && r.Target.Serial.Sign() > 0 {
-		res, refused = find(ctx, r, d.grant)
+	if refused == nil {
+		wanted := r.Target
+		if wanted == nil || wanted.Serial == nil || wanted.Serial.Sign() <= 0 {
+			wanted = &nobodys
+		}
+		res, refused = find(ctx, r, wanted, d.grant)
 	}
 	if refused == nil && res == nil {
 		refused = Errorf(UnknownCert, "there is no such certificate of this client", "of device %q, requester %s, no such one is to be told", d.grant.Device, d.grant.Requester)
@@ -56,8 +65,8 @@ func (g *Gateway) queryTarget(ctx context.Context, r *Request, d *decision, find
 }
 
 // ownTarget finds the certificate, if it is the requester's.
-func (g *Gateway) ownTarget(ctx context.Context, r *Request, grant *Grant) (*Result, error) {
-	c, err := g.issuedUnder(ctx, r.Target.Issuer, r.Target.Serial)
+func (g *Gateway) ownTarget(ctx context.Context, r *Request, wanted *CertID, grant *Grant) (*Result, error) {
+	c, err := g.issuedUnder(ctx, wanted.Issuer, wanted.Serial)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return nil, nil
@@ -82,18 +91,18 @@ func (g *Gateway) ownTarget(ctx context.Context, r *Request, grant *Grant) (*Res
 }
 
 // crlOfTarget finds the CRL.
-func (g *Gateway) crlOfTarget(ctx context.Context, r *Request, _ *Grant) (*Result, error) {
+func (g *Gateway) crlOfTarget(ctx context.Context, r *Request, wanted *CertID, _ *Grant) (*Result, error) {
 	list, err := g.CRLs(ctx, r.Endpoint)
 	if err != nil {
 		return nil, err
 	}
 	list = slices.DeleteFunc(list, func(c CurrentCRL) bool {
-		return !bytes.Equal(c.Info.Issuer, r.Target.Issuer) && !pkix.SameName(c.Info.Issuer, r.Target.Issuer)
+		return !bytes.Equal(c.Info.Issuer, wanted.Issuer) && !pkix.SameName(c.Info.Issuer, wanted.Issuer)
 	})
 	if len(list) == 0 {
 		return nil, nil
 	}
-	c, err := g.issuedUnder(ctx, r.Target.Issuer, r.Target.Serial)
+	c, err := g.issuedUnder(ctx, wanted.Issuer, wanted.Serial)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return &Result{Answer: list[0].DER}, nil

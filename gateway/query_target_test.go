@@ -2,8 +2,10 @@ package gateway_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"errors"
+	"io"
 	"math/big"
 	"testing"
 
@@ -47,6 +49,9 @@ func TestQueryCertificate(t *testing.T) {
 	gets("the one that it shows", mine, true)
 	gets("another of its own", second, true)
 	gets("its own at another endpoint", elsewhere, false)
+	w.asks = func(g *gateway.Grant) { g.NameDevice("device-a"); g.Owned = shows(mine, "est", "other") }
+	gets("its own at another endpoint, which a stage names", elsewhere, true)
+	w.asks = func(g *gateway.Grant) { g.NameDevice("device-a"); g.Owned = shows(mine, "est") }
 	gets("another device's", others, false)
 	gets("nobody's", nobodys, false)
 	gets("a revoked one", revoked, false)
@@ -87,17 +92,34 @@ func TestQueryCertificate(t *testing.T) {
 	}
 }
 
+// RFC 8894 section 7: while the store or the CA does not answer, a target that can be read and one that cannot have the same answer.
 func TestQueryTargetUnavailable(t *testing.T) {
 	w := newQueryWorld(t)
 	mine := w.has("device-a", "est")
 	w.asks = func(g *gateway.Grant) { g.NameDevice("device-a") }
 	w.reads = func() error { return errors.New("disk") }
-	for _, crl := range []bool{false, true} {
-		if res, err := w.askFor(mine.RawIssuer, mine.SerialNumber, crl); res != nil || reason(err) != gateway.Unavailable {
-			t.Errorf("%+v, %v", res, err)
+	for _, issuer := range [][]byte{mine.RawIssuer, nil} {
+		if res, err := w.askFor(issuer, mine.SerialNumber, false); res != nil || reason(err) != gateway.Unavailable {
+			t.Errorf("the certificate of %x: %+v, %v", issuer, res, err)
+		}
+	}
+	if res, err := w.askFor(mine.RawIssuer, mine.SerialNumber, true); res != nil || reason(err) != gateway.Unavailable {
+		t.Errorf("%+v, %v", res, err)
+	}
+	w.reads = func() error { return nil }
+	w.wrapped = func(b backend.Backend) backend.Backend { return noCRL{b} }
+	w.put()
+	for _, issuer := range [][]byte{mine.RawIssuer, mine.RawSubject, nil} {
+		if res, err := w.askFor(issuer, mine.SerialNumber, true); res != nil || reason(err) != gateway.Unavailable {
+			t.Errorf("the CRL of %x: %+v, %v", issuer, res, err)
 		}
 	}
 }
+
+// noCRL is a CA that gives no CRL now.
+type noCRL struct{ backend.Backend }
+
+func (noCRL) CRL(context.Context, string, io.Writer) error { return errors.New("away") }
 
 // RFC 8894 section 4.6 (GetCRL): the CRL of the CA that is named, by the key that signed the certificate that is named.
 func TestQueryCRL(t *testing.T) {
@@ -122,6 +144,17 @@ func TestQueryCRL(t *testing.T) {
 	by("its own", mine.SerialNumber, ca.Chain[0])
 	by("another's: a CRL is public", others.SerialNumber, ca.Chain[0])
 	by("one that there is not", big.NewInt(7), ca.Chain[0])
+	// The same names in other string types (RFC 5280 section 7.1), as a client may write them that encodes anew.
+	other := bytes.ReplaceAll(mine.RawIssuer, []byte{0x13}, []byte{0x0c}) // PrintableString, UTF8String
+	if bytes.Equal(other, mine.RawIssuer) {
+		other = bytes.ReplaceAll(mine.RawIssuer, []byte{0x0c}, []byte{0x13})
+	}
+	if res, err := w.askFor(other, mine.SerialNumber, true); err != nil || len(res.Answer) == 0 || bytes.Equal(other, mine.RawIssuer) {
+		t.Errorf("%x: %v", other, err)
+	}
+	if res, err := w.askFor(other, mine.SerialNumber, false); err != nil || !res.Certificates[0].Equal(mine) || bytes.Equal(other, mine.RawIssuer) {
+		t.Errorf("%x: %v", other, err)
+	}
 	if res, err := w.askFor(bytes.Clone(ca.Chain[1].RawIssuer), ca.Chain[0].SerialNumber, true); res != nil || reason(err) != gateway.UnknownCert {
 		t.Errorf("the root's CRL, which is not published here: %+v, %v", res, err)
 	}

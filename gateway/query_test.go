@@ -23,6 +23,8 @@ type queryWorld struct {
 	asks   func(g *gateway.Grant) // what a stage finds, of a request whose requester it knows
 	reads  func() error           // before the store is read
 	logged bytes.Buffer
+
+	wrapped func(backend.Backend) backend.Backend // nil: the CA as it is
 }
 
 type readable struct {
@@ -68,6 +70,9 @@ func (w *queryWorld) put() {
 	})}
 	profile := &gateway.Profile{Name: "device", Backend: "ca", Validity: 72 * time.Hour, KeyUsage: x509.KeyUsageDigitalSignature}
 	rt := &gateway.Runtime{Endpoints: map[string]*gateway.Endpoint{}, Backends: map[string]backend.Backend{"ca": w.ca}}
+	if w.wrapped != nil {
+		rt.Backends["ca"] = w.wrapped(w.ca)
+	}
 	for _, name := range []string{"est", "other"} {
 		pipelines := map[gateway.Operation]gateway.Pipeline{gateway.Enroll: enroll}
 		if w.query != nil {
@@ -242,6 +247,11 @@ func TestQueryRefuses(t *testing.T) {
 		certs, err := w.ask()
 		if reason(err) != c.reason || certs != nil || (len(w.transactions()) == before+1) != c.stored {
 			t.Errorf("%s: %v; %d transactions more", name, err, len(w.transactions())-before)
+		}
+		for _, crl := range []bool{false, true} { // RFC 8894 sections 4.5 and 4.6
+			if res, err := w.askFor(mine.RawIssuer, mine.SerialNumber, crl); res != nil || reason(err) != c.reason {
+				t.Errorf("%s, for one, of CRLs %t: %v", name, crl, err)
+			}
 		}
 	}
 

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -128,12 +129,19 @@ func checkURL(text string) (*url.URL, error) {
 		return nil, errors.New("want https://HOST/PATH")
 	case u.User != nil:
 		return nil, errors.New("no user or password in it: there are token-file, secret-file, and cert with key")
+	case u.Port() != "" && !isPort(u.Port()):
+		return nil, errors.New("its port is not one of 1 to 65535")
 	case u.Fragment != "":
 		return nil, errors.New("no fragment in it")
 	case u.Scheme == "http" && !isLoopback(u.Hostname()):
 		return nil, errors.New("http is for loopback addresses only, since what is asked is secret: use https")
 	}
 	return u, nil
+}
+
+func isPort(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && n > 0
 }
 
 // isLoopback reports whether a host of a URL is this machine, by its spelling.

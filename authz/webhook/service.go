@@ -178,7 +178,7 @@ func unquoted(err error) error {
 	// These have no type.
 	case strings.HasPrefix(err.Error(), "http: server gave HTTP response to HTTPS client"):
 		return errors.New("it answers without TLS: is `url` to begin with http?")
-	case err.Error() == "http: server closed idle connection":
+	case err.Error() == "http: server closed idle connection", strings.HasPrefix(err.Error(), "tls: "): // a handshake, before anything is asked
 		return err
 	}
 	return errors.New("its answer is not HTTP, or its header is too long")

@@ -13,10 +13,8 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -309,6 +307,14 @@ func TestErrorsQuoteNothing(t *testing.T) {
 	if _, err := made(t, c, "").test(t); err == nil || !strings.Contains(err.Error(), "without TLS") {
 		t.Error(err)
 	}
+	old := newPeer(t, true, says("application/json", goodReply))
+	c, dir := trusting(t, old)
+	s := made(t, c, dir)
+	s.client.Transport.(*http.Transport).TLSClientConfig.MinVersion = tls.VersionTLS13
+	old.TLS.MaxVersion = tls.VersionTLS12
+	if _, err := s.test(t); err == nil || !strings.Contains(err.Error(), "tls: ") {
+		t.Error(err)
+	}
 	plain.Close()
 	if _, err := made(t, Config{URL: plain.URL}, "").test(t); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Error(err)
@@ -399,151 +405,6 @@ func TestTimeoutAndTurns(t *testing.T) {
 	}
 }
 
-// A name leads into the operator's own network by leave only; an address in the URL is the operator's word.
-func TestAddresses(t *testing.T) {
-	p := newPeer(t, true, says("application/json", goodReply))
-	c, dir := trusting(t, p)
-	_, port, _ := net.SplitHostPort(p.Listener.Addr().String())
-	for _, tt := range []struct {
-		host    string
-		leads   []string
-		private bool
-		want    string // "": it is connected to
-	}{
-		{"example.com", []string{"192.0.2.1"}, false, ""},
-		{"example.com", []string{"2001:db8::1"}, false, ""},
-		{"example.com", []string{"127.0.0.1"}, false, "127.0.0.1, a private one: say `private: true`"},
-		{"example.com", []string{"127.0.0.1"}, true, ""},
-		{"example.com", []string{"192.0.2.1", "10.0.0.1"}, false, "10.0.0.1, a private one"},
-		{"example.com", []string{"10.0.0.1"}, true, ""},
-		{"example.com", []string{"172.16.0.1"}, false, "private"}, {"example.com", []string{"192.168.1.1"}, false, "private"},
-		{"example.com", []string{"169.254.169.254"}, false, "private"}, {"example.com", []string{"100.64.0.1"}, false, "private"},
-		{"example.com", []string{"0.1.2.3"}, false, "private"}, {"example.com", []string{"64:ff9b::a00:1"}, false, "private"},
-		{"example.com", []string{"::1"}, false, "private"}, {"example.com", []string{"fd00::1"}, false, "private"}, {"example.com", []string{"fe80::1%eth0"}, false, "private"},
-		{"example.com", []string{"::ffff:10.0.0.1"}, false, "private"}, {"example.com", []string{"::7f00:1"}, false, "private"},
-		{"example.com", []string{"2002:7f00:1::"}, false, "private"}, {"example.com", []string{"fec0::1"}, false, "private"},
-		{"example.com", []string{"198.18.0.1"}, false, "private"}, {"example.com", []string{"192.0.0.1"}, false, "private"}, {"example.com", []string{"255.255.255.255"}, false, "private"},
-		{"example.com", []string{"0.0.0.0"}, true, "leads to 0.0.0.0"}, {"example.com", []string{"::"}, true, "leads to ::"},
-		{"example.com", []string{"224.0.0.1"}, true, "leads to 224.0.0.1"}, {"example.com", []string{"ff02::1"}, true, "leads to ff02::1"},
-		{"example.com", nil, true, "no address"},
-		{"localhost", []string{"127.0.0.1", "::1"}, false, ""},
-		{"localhost", []string{"192.0.2.1"}, true, "localhost is 192.0.2.1"},
-		{"127.0.0.1", nil, false, ""},
-	} {
-		c.URL, c.Private = "https://"+tt.host+":"+port, tt.private
-		s := made(t, c, dir)
-		s.client.Transport.(*http.Transport).TLSClientConfig.ServerName = "example.com"
-		s.lookup = func(_ context.Context, _, host string) (ips []netip.Addr, err error) {
-			if host != tt.host {
-				t.Errorf("%s was looked up", host)
-			}
-			for _, ip := range tt.leads {
-				ips = append(ips, netip.MustParseAddr(ip))
-			}
-			return ips, nil
-		}
-		s.pause = func(context.Context, time.Duration) error {
-			if len(tt.leads) > 0 {
-				t.Errorf("%s %v: asked again", tt.host, tt.leads) // which changes nothing
-			}
-			return nil
-		}
-		connected := 0
-		s.connect = func(ctx context.Context, network, address string) (net.Conn, error) {
-			connected++
-			return new(net.Dialer).DialContext(ctx, network, p.Listener.Addr().String())
-		}
-		_, err := s.test(t)
-		if tt.want == "" && (err != nil || connected != 1) || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want) || connected != 0) {
-			t.Errorf("%s %v, private %v: %v, connected %d times", tt.host, tt.leads, tt.private, err, connected)
-		}
-	}
-	// Further addresses are tried.
-	c.URL = "https://example.com:" + port
-	s := made(t, c, dir)
-	s.lookup = func(context.Context, string, string) ([]netip.Addr, error) {
-		return []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}, nil
-	}
-	s.connect = func(ctx context.Context, network, address string) (net.Conn, error) {
-		if strings.HasPrefix(address, "192.0.2.1:") {
-			return nil, errors.New("refused")
-		}
-		return new(net.Dialer).DialContext(ctx, network, p.Listener.Addr().String())
-	}
-	if _, err := s.test(t); err != nil {
-		t.Error(err)
-	}
-	// The name has to be the certificate's.
-	c.URL = "https://elsewhere.test:" + port
-	bad := made(t, c, dir)
-	bad.lookup, bad.connect = s.lookup, s.connect
-	if _, err := bad.test(t); err == nil || !strings.Contains(err.Error(), "certificate") {
-		t.Errorf("another's certificate: %v", err)
-	}
-	// And the certificate one of the CA's that is configured.
-	c.URL, c.CA = p.URL, ""
-	if _, err := made(t, c, dir).test(t); err == nil || !strings.Contains(err.Error(), "certificate") || len(p.requests()) == 0 {
-		t.Errorf("the system's CAs: %v", err)
-	}
-}
-
-// No proxy of the environment is told anything.
-func TestNoProxy(t *testing.T) {
-	s := made(t, Config{URL: "https://example.com"}, "")
-	if s.client.Transport.(*http.Transport).Proxy != nil {
-		t.Error("a proxy")
-	}
-}
-
-// An answer has one meaning, or none.
-func TestDecode(t *testing.T) {
-	for text, want := range map[string]error{
-		`{"allow":true}`: nil, ` {"allow":true} ` + "\n": nil, goodReply: nil, `{}`: nil, `{"allow":null}`: nil,
-		`{"list":{"Allow":1,"deep":[[[[[1]]]]]}}`: nil,
-		``:                                  errForm,
-		`true`:                              errForm,
-		`[{"allow":true}]`:                  errForm,
-		`{"allow":true`:                     errForm,
-		`{"allow":true}{}`:                  errForm,
-		`{"allow":true}x`:                   errForm,
-		`{"allow":true}}`:                   errForm,
-		`{"allow":"true"}`:                  errForm,
-		`{"allow":1}`:                       errForm,
-		`{"allow":true,}`:                   errForm,
-		`{'allow':true}`:                    errForm,
-		`{"reason":1}`:                      errForm,
-		`{"allow":true,"more":1}`:           errUnknown,
-		`{"Allow":true}`:                    errUnknown,
-		`{"ALLOW":true}`:                    errUnknown,
-		`{"allow":false,"allow":true}`:      errTwice,
-		`{"allow":false,"\u0061llow":true}`: errTwice,
-		`{"list":{"a":1,"a":2}}`:            errTwice,
-		`{"list":[[[[[[[[1]]]]]]]]}`:        errDepth,
-		`{"list":` + strings.Repeat("[", 30000) + `}`: errDepth,
-		"{\"allow\":true,\"reason\":\"\xff\"}":        errText,
-	} {
-		var a reply
-		if err := decode([]byte(text), &a); !errors.Is(err, want) || (err != nil) != (want != nil) {
-			t.Errorf("%.80s: %v, want %v", text, err, want)
-		}
-	}
-}
-
-func FuzzDecode(f *testing.F) {
-	f.Add([]byte(goodReply))
-	f.Add([]byte(`{"list":[[{"a":{}}]]}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		var a, b reply
-		if decode(data, &a) != nil {
-			return
-		}
-		// What is taken, any other reader takes for the same.
-		if err := json.Unmarshal(data, &b); err != nil || (a.Allow == nil) != (b.Allow == nil) || a.Allow != nil && *a.Allow != *b.Allow {
-			t.Errorf("%q: %v", data, err)
-		}
-	})
-}
-
 // A question has bounds too.
 func TestQuestionSize(t *testing.T) {
 	p := newPeer(t, false, says("application/json", goodReply))
@@ -554,57 +415,5 @@ func TestQuestionSize(t *testing.T) {
 	}
 	if err := s.Ask(t.Context(), "k", func() {}, &a, asking); err == nil {
 		t.Error("a question that cannot be encoded")
-	}
-}
-
-func TestConfigErrors(t *testing.T) {
-	dir := t.TempDir()
-	file(t, dir, "short", []byte("fifteen bytes.."))
-	file(t, dir, "spaced", []byte("a token"))
-	file(t, dir, "empty", nil)
-	file(t, dir, "long", []byte(strings.Repeat("x", 1025)))
-	file(t, dir, "good", []byte(signedBy))
-	file(t, dir, "open", []byte(signedBy))
-	if err := os.Chmod(filepath.Join(dir, "open"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	retries := func(n int) *int { return &n }
-	const at = "https://example.com/"
-	for want, c := range map[string]Config{
-		"url: where the service is":           {},
-		"url: not a URL":                      {URL: "https://example.com:x" + hidden},
-		"url: want https":                     {URL: "ftp://example.com"},
-		"url: want https://HOST":              {URL: "https:///validate"},
-		"url: no user":                        {URL: "https://u:" + hidden + "@example.com"},
-		"url: no fragment":                    {URL: at + "#x"},
-		"url: http is for loopback":           {URL: "http://192.0.2.1/"},
-		"url: http is for loopback addresses": {URL: "http://localhost.example.com/"},
-		"ca, cert and key are for https":      {URL: "http://127.0.0.1/", CA: "good"},
-		"ca: stat":                            {URL: at, CA: "absent"},
-		"ca: good: no certificate":            {URL: at, CA: "good"},
-		"cert and key belong":                 {URL: at, Cert: "good"},
-		"cert, key:":                          {URL: at, Cert: "good", Key: "good"},
-		"key: open has mode 0644":             {URL: at, Cert: "good", Key: "open"},
-		"token-file: open has mode":           {URL: at, TokenFile: "open"},
-		"token-file: empty has 0 bytes":       {URL: at, TokenFile: "empty"},
-		"token-file: a token is printable":    {URL: at, TokenFile: "spaced"},
-		"secret-file: short has 15 bytes":     {URL: at, SecretFile: "short"},
-		"secret-file: long has 1025 bytes":    {URL: at, SecretFile: "long"},
-		"secret-file: open has mode":          {URL: at, SecretFile: "open"},
-		"timeout:":                            {URL: at, Timeout: 99e6},
-		"timeout: 100ms to 30s":               {URL: at, Timeout: 31e9},
-		"retries: 0 to 3":                     {URL: at, Retries: retries(4)},
-		"retries:":                            {URL: at, Retries: retries(-1)},
-		"concurrency: 1 to 256":               {URL: at, Concurrency: 257},
-		"concurrency:":                        {URL: at, Concurrency: -1},
-	} {
-		if s, err := New(c, dir); s != nil || err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), hidden) || strings.Contains(err.Error(), signedBy) {
-			t.Errorf("want %q: %v", want, err)
-		}
-	}
-	for _, u := range []string{"http://127.0.0.1:9/x", "http://[::1]:9/x", "http://localhost/x", "http://127.8.0.1/", "https://192.168.0.1/", at + "?a=b"} {
-		if _, err := New(Config{URL: u}, dir); err != nil {
-			t.Errorf("%s: %v", u, err)
-		}
 	}
 }

@@ -48,7 +48,7 @@ func (i *issuer) announcedFiles(path string, q *backend.RolloverRequest) (map[st
 		if was.Root {
 			root = " of the root"
 		}
-		return nil, fmt.Errorf("a %s%s is announced: put that in force first", was.Kind, root)
+		return nil, fmt.Errorf("a %s%s is announced: put that in force first, or take it back as docs/rollover.md says", was.Kind, root)
 	}
 	files := map[string][]byte{}
 	err := fs.WalkDir(os.DirFS(path), ".", func(name string, e fs.DirEntry, err error) error {

@@ -121,6 +121,35 @@ func TestAnnounce(t *testing.T) {
 	}
 }
 
+// TestAnnouncementTakenBack: without its folder an announcement has not been (docs/rollover.md).
+func TestAnnouncementTakenBack(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ca")
+	c := open(t, dir, Options{}, manyKinds)
+	q := backend.RolloverRequest{ID: "a", Issuer: IssuerRSA, Kind: backend.RolloverRekey, Root: true, Announce: true}
+	made := roll(t, c, q)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(announcedDir(filepath.Join(dir, authorityDir), IssuerRSA)); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, dir, Options{}, manyKinds)
+	if now := announced(t, c, IssuerRSA); len(now.Next) != 0 || !bytes.Equal(now.Chain[0], made.Chain[0]) {
+		t.Error("it is announced still, or something else came into force")
+	}
+	roots, err := os.ReadFile(filepath.Join(dir, rootsFile))
+	if err != nil || bytes.Contains(roots, certificatePEM(parsed(t, made.Next[1]))) {
+		t.Errorf("its root is in %s still: %v", rootsFile, err)
+	}
+	if _, err := c.SignCMS(t.Context(), IssuerRSA, degenerate(t, made.Next...)); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("the CA vouches for it still: %v", err)
+	}
+	q.ID, q.Kind, q.Root = "b", backend.RolloverRenew, false
+	if next := roll(t, c, q); len(next.Next) != 2 || bytes.Equal(next.Next[0], made.Next[0]) {
+		t.Error("no other announcement after that")
+	}
+}
+
 // TestSignCMS: the CA's key signs its next certificates, and nothing else (RFC 8894 section 4.7.1).
 func TestSignCMS(t *testing.T) {
 	c := open(t, filepath.Join(t.TempDir(), "ca"), Options{}, manyKinds)

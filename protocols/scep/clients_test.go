@@ -276,14 +276,11 @@ func TestOpenSSL(t *testing.T) {
 		openssl cms -verify -inform DER -in success.der -CAfile cas.pem -purpose any -binary -out envelope.der
 		openssl cms -decrypt -inform DER -in envelope.der -recip device.pem -inkey `+key+` -binary -out certs.der
 		openssl pkcs7 -inform DER -in certs.der -print_certs
-		: > empty; openssl cms -verify -inform DER -in failure.der -content empty -CAfile cas.pem -purpose any -binary -out nothing; ! test -s nothing
+		openssl cms -verify -inform DER -in failure.der -CAfile cas.pem -purpose any -binary -out nothing; ! test -s nothing
 		openssl cms -cmsout -print -noout -inform DER -in failure.der`)
 	for _, want := range []string{"subject=CN = device-0001", "the challenge is missing or wrong"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is missing in\n%s", want, out)
 		}
-	}
-	if strings.Contains(out, "eContent: \n") {
-		t.Errorf("a FAILURE has content:\n%s", out)
 	}
 }

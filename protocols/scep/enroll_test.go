@@ -23,7 +23,7 @@ import (
 )
 
 // A first enrollment: what the gateway is asked, and what the client gets.
-// RFC 8894 sections 2.3, 3.2, 3.2.1, 3.3.1 and 4.3, and of the answer 3.2.1.5, 3.2.2, 3.3.2 and 3.3.2.1.
+// RFC 8894 sections 2.3, 3.2, 3.2.1, 3.3.1 and 4.3, and of the answer 3.2.1.5, 3.2.2, 3.3.2, 3.3.2.1 and 4.3.1.
 func TestEnroll(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	message := w.message(wish{})

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/rsa"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,7 +17,17 @@ import (
 // announces reports whether GetNextCACert has an answer now. A CA that cannot be asked has none.
 func (x *exchange) announces() bool {
 	next, err := x.h.gateway.Announced(x.R.Context(), x.endpoint.Name)
-	return err == nil && len(next) > 0
+	return err == nil && len(next) > 0 && notRSA(next) == nil
+}
+
+// notRSA returns the first certificate whose key SCEP clients cannot encrypt to, nil for none.
+func notRSA(certs []*x509.Certificate) *x509.Certificate {
+	for _, c := range certs {
+		if _, ok := c.PublicKey.(*rsa.PublicKey); !ok {
+			return c
+		}
+	}
+	return nil
 }
 
 // nextCACert answers RFC 8894 section 4.7: the chain that the CA has announced, vouched for by the CA's present key.
@@ -36,11 +47,11 @@ func (x *exchange) nextCACert() *wire.Refusal {
 	if len(next) == 0 {
 		return wire.Refused(gateway.Unsupported, "the CA has announced no next certificate: GetCACaps says when it has", nil)
 	}
+	if c := notRSA(next); c != nil {
+		return wire.Refused(gateway.Internal, "", fmt.Errorf("the next CA certificate %q has no RSA key: a SCEP endpoint needs an issuing CA with an RSA chain", c.Subject))
+	}
 	raw := make([][]byte, 0, len(next))
 	for i, c := range next {
-		if _, ok := c.PublicKey.(*rsa.PublicKey); !ok {
-			return wire.Refused(gateway.Internal, "", fmt.Errorf("the next CA certificate %q has no RSA key: a SCEP endpoint needs an issuing CA with an RSA chain", c.Subject))
-		}
 		if i == 0 || x.endpoint.shows(c) {
 			raw = append(raw, c.Raw)
 		}

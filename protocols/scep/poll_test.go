@@ -33,7 +33,7 @@ func heldWorld(t *testing.T) (w *world, signer *x509.Certificate) {
 }
 
 // A poll by the one who asked gets what became of the request: pending, its certificate, the refusal. By POST and GET.
-// RFC 8894 sections 3.3.3 and 4.4.
+// RFC 8894 sections 3.3.3, 4.4 and 4.4.1.
 func TestPoll(t *testing.T) {
 	w, signer := heldWorld(t)
 	poll := wish{kind: "20", csr: issuerAndSubject, signer: signer, cipher: cms.AES256}

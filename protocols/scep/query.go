@@ -28,7 +28,7 @@ const noSuch = "there is no such certificate or CRL for this client; or the enve
 //
 // What the envelope holds is not authenticated by anything in it, as in CertPoll: nobody must learn from an answer what
 // somebody else's envelope holds. So a name that is not one, one that is nobody's and one that is another's are one FAILURE, at the
-// times of the clock (see open). SUCCESS takes a plaintext that its sender knows to the last byte.
+// times of the clock (see open), as all refusals here are. SUCCESS takes a plaintext that its sender knows to the last byte.
 func (x *exchange) query() *wire.Refusal {
 	r, signer := x.Request, x.message.signed.Signer
 	r.Operation = gateway.Query
@@ -54,9 +54,11 @@ func (x *exchange) query() *wire.Refusal {
 		ask = x.h.gateway.QueryCRL
 	}
 	result, err := ask(x.R.Context(), r)
+	if err != nil { // whichever: it comes after the decryption
+		x.h.pause(x.R.Context(), untilNext(time.Since(started)))
+	}
 	switch e := gateway.AsError(err); {
 	case err != nil && e.Reason == gateway.UnknownCert:
-		x.h.pause(x.R.Context(), untilNext(time.Since(started)))
 		return x.failed(x.writeFailure(smallscep.BadCertID, wire.Line(noSuch, e.Transaction)))
 	case err != nil:
 		x.writeError(e, 0, "") // the gateway has noted it
@@ -64,8 +66,15 @@ func (x *exchange) query() *wire.Refusal {
 	case result == nil || result.Kind != gateway.ResultAnswer:
 		return wire.Refused(gateway.Internal, "", errors.New("the gateway did not answer the query"))
 	}
+	if len(result.Answer) > maxCRLAnswer {
+		return wire.Refused(gateway.Unsupported, fmt.Sprintf("the CRL is larger than the %d MiB that GetCRL gives out: get it over HTTP (RFC 8894 section 7.8)", maxCRLAnswer>>20), nil)
+	}
 	return x.failed(x.writeFound(result))
 }
+
+// maxCRLAnswer is how many bytes a CRL may have that is encrypted and signed for one client: each answer has copies of its own in memory,
+// where CRLs over HTTP share one.
+const maxCRLAnswer = 8 << 20
 
 // writeFound answers with a CertRep SUCCESS: a degenerate SignedData with the certificate alone (sections 4.5.1 and 3.3.2.1), or with the
 // CRL alone (section 4.6.1), in the envelope.

@@ -34,7 +34,7 @@ func unknownCert(*gateway.Request) (*gateway.Result, error) {
 	return nil, &gateway.Error{Reason: gateway.UnknownCert, Detail: "told by the gateway", Transaction: testReference}
 }
 
-// GetCert: RFC 8894 sections 3.3.4, 4.5 and 4.5.1. The certificate alone comes back, encrypted to the one that asked.
+// GetCert: RFC 8894 sections 2.6, 3.3.4, 4.5 and 4.5.1. The certificate alone comes back, encrypted to the one that asked.
 func TestGetCert(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	own := w.device(deviceKey())
@@ -62,15 +62,15 @@ func TestGetCert(t *testing.T) {
 	if r := w.gateway.asked[1]; a.status != "2" || a.failInfo != "2" || len(r.Credentials) != 1 || r.Credentials[0].Kind != gateway.CredentialKey {
 		t.Errorf("self-signed: %+v, %v", a, r.Credentials)
 	}
-	if len(w.paused()) != 0 {
-		t.Error("a refusal of the pipeline waited, which what was encrypted has no part in")
+	if len(w.paused()) != 1 {
+		t.Error("a refusal of the pipeline, which comes after the decryption, did not wait for the clock") // section 7
 	}
 	if len(w.gateway.allEnrolled()) != 0 {
 		t.Error("a query became a request")
 	}
 }
 
-// GetCRL: RFC 8894 sections 3.3.4, 4.6 and 4.6.1: "only the most recent CRL in the crls field".
+// GetCRL: RFC 8894 sections 2.7, 3.3.4, 4.6 and 4.6.1: "only the most recent CRL in the crls field".
 func TestGetCRL(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	own := w.device(deviceKey())
@@ -85,6 +85,12 @@ func TestGetCRL(t *testing.T) {
 	}
 	if r := w.gateway.asked[0]; r.Target == nil || r.Target.Serial.Cmp(own.SerialNumber) != 0 || r.Operation != gateway.Query {
 		t.Errorf("%+v", r)
+	}
+	// A device cannot have the gateway make copies of any size.
+	crl = make([]byte, maxCRLAnswer+1)
+	a = w.ask(t, wish{kind: "22", csr: issuerAndSerial(own.RawIssuer, own.SerialNumber), signer: own})
+	if a.status != "2" || a.failInfo != "2" || !strings.Contains(a.text, "over HTTP") {
+		t.Errorf("a CRL of %d bytes: %+v", len(crl), a)
 	}
 }
 
@@ -131,6 +137,19 @@ func TestQueryIsNoOracle(t *testing.T) {
 			} else if r.Target == nil && (len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "the envelope")) {
 				t.Errorf("%s: the operator is told %q", name, r.Notes)
 			}
+		}
+	}
+}
+
+// Nor does the time of any other refusal, which comes after the decryption too. RFC 8894 sections 3.3.4 and 7.
+func TestQueryRefusalTime(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	own := w.device(deviceKey())
+	for i, reason := range []gateway.Reason{gateway.NotAuthorized, gateway.Revoked, gateway.Unavailable} {
+		w.gateway.query = func(*gateway.Request) (*gateway.Result, error) { return nil, &gateway.Error{Reason: reason} }
+		w.post("/scep", w.message(wish{kind: "21", signer: own, csr: issuerAndSerial(own.RawIssuer, own.SerialNumber)}))
+		if len(w.paused()) != i+1 {
+			t.Errorf("%v: waited %d times in all", reason, len(w.paused()))
 		}
 	}
 }
@@ -225,8 +244,8 @@ func TestNextCACert(t *testing.T) {
 	}
 	w.gateway.vouch = signed(good)
 	w.gateway.next = []*x509.Certificate{selfSigned(newP256())}
-	if got := w.get("/scep?operation=GetNextCACert"); got.StatusCode != 500 {
-		t.Errorf("an EC key: %d", got.StatusCode)
+	if got := w.get("/scep?operation=GetNextCACert"); got.StatusCode != 500 || caps() {
+		t.Errorf("an EC key: %d, in GetCACaps: %v", got.StatusCode, caps())
 	}
 	w.gateway.caCerts = func() ([]*x509.Certificate, error) { return nil, &gateway.Error{Reason: gateway.Unavailable} }
 	if got := w.get("/scep?operation=GetCACaps"); got.StatusCode != 200 || caps() {

@@ -46,12 +46,16 @@ func (x *exchange) writeFailure(info smallscep.FailInfo, text string) error {
 // nonceSize is that of a senderNonce, in bytes (section 3.2.1.5).
 const nonceSize = 16
 
-// writeCertRep signs and sends an answer. envelope is nil for none: the content is then absent. The digest is the
-// request's; the signature algorithm is the plain one, which is all that strongSwan 5.9.8 takes.
+// writeCertRep signs and sends an answer. envelope is nil for none: the content is then an empty OCTET STRING, not absent,
+// since OpenSSL's PKCS7_verify, and so certmonger, takes absent content for a detached signature ("no content"). The digest is
+// the request's; the signature algorithm is the plain one, which is all that strongSwan 5.9.8 takes.
 func (x *exchange) writeCertRep(status smallscep.PKIStatus, envelope []byte, more ...cms.Attribute) error {
 	nonce := make([]byte, nonceSize)
 	if _, err := io.ReadFull(x.h.rand, nonce); err != nil {
 		return fmt.Errorf("senderNonce: %w", err)
+	}
+	if envelope == nil {
+		envelope = []byte{}
 	}
 	der, err := cms.Sign(cms.SignOptions{
 		Content: envelope, Key: x.ra.key, Certificate: x.ra.cert, Certificates: []*x509.Certificate{x.ra.cert},

@@ -1,7 +1,6 @@
 package scep
 
 import (
-	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -130,12 +129,11 @@ func (x *exchange) caCert() *wire.Refusal {
 	if ca == nil || len(ca.Chain) == 0 {
 		return wire.Refused(gateway.Internal, "", errors.New("the endpoint has no CA certificates"))
 	}
+	if c := notRSA(ca.Chain); c != nil { // clients encrypt to every certificate of the list, and fail at this one
+		return wire.Refused(gateway.Internal, "", fmt.Errorf("the CA certificate %q has no RSA key: a SCEP endpoint needs an issuing CA with an RSA chain", c.Subject))
+	}
 	raw := [][]byte{x.ra.cert.Raw}
 	for i, c := range ca.Chain {
-		if _, ok := c.PublicKey.(*rsa.PublicKey); !ok {
-			// Clients encrypt to every certificate of the list, and fail at this one.
-			return wire.Refused(gateway.Internal, "", fmt.Errorf("the CA certificate %q has no RSA key: a SCEP endpoint needs an issuing CA with an RSA chain", c.Subject))
-		}
 		if i == 0 || x.endpoint.shows(c) {
 			raw = append(raw, c.Raw)
 		}
