@@ -30,10 +30,10 @@ lint: ## gofmt, go vet, staticcheck
 	@out=$$(gofmt -l cmd gateway protocols backends plugins authz configs e2e); test -z "$$out" || { echo "not gofmt'ed:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags faults,reliability ./cmd/... ./e2e
-	$(GO) vet -tags peers ./e2e/peers
+	$(GO) vet -tags peers,sscep ./e2e ./e2e/peers ./protocols/scep
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(STATICCHECK) -tags faults,reliability ./cmd/... ./e2e
-	$(GO) run $(STATICCHECK) -tags peers ./e2e/peers
+	$(GO) run $(STATICCHECK) -tags peers,sscep ./e2e ./e2e/peers ./protocols/scep
 
 unit: ## all tests without the race detector, end-to-end included
 	$(GO) test -timeout 8m ./...

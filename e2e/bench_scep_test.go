@@ -139,7 +139,12 @@ func (k *scepKey) pkcsReq(name, challenge string, ra *x509.Certificate, cipher c
 
 // scepRA is the certificate that SCEP's clients encrypt to.
 func (g *instance) scepRA() (*x509.Certificate, error) {
-	res, err := http.Get(g.env["MUSTER_HTTP"] + "/scep?operation=GetCACert")
+	return scepRA(g.env["MUSTER_HTTP"] + "/scep")
+}
+
+// scepRA is the first certificate of a server's GetCACert, which may be one certificate or a list.
+func scepRA(url string) (*x509.Certificate, error) {
+	res, err := http.Get(url + "?operation=GetCACert")
 	if err != nil {
 		return nil, err
 	}
@@ -147,6 +152,9 @@ func (g *instance) scepRA() (*x509.Certificate, error) {
 	der, err := io.ReadAll(res.Body)
 	if err != nil {
 		return nil, err
+	}
+	if c, err := x509.ParseCertificate(der); err == nil {
+		return c, nil
 	}
 	certs, err := cms.ParseCertsOnly(der, cms.Limits{})
 	if err != nil {
@@ -157,7 +165,12 @@ func (g *instance) scepRA() (*x509.Certificate, error) {
 
 // pkiOperation posts a message and returns the answer's envelope; an answer without SUCCESS is an error.
 func (g *instance) pkiOperation(c *http.Client, message []byte) (envelope []byte, err error) {
-	res, err := c.Post(g.env["MUSTER_HTTP"]+"/scep?operation=PKIOperation", "application/x-pki-message", bytes.NewReader(message))
+	return pkiOperation(c, g.env["MUSTER_HTTP"]+"/scep", message)
+}
+
+// pkiOperation is the same at any server.
+func pkiOperation(c *http.Client, url string, message []byte) (envelope []byte, err error) {
+	res, err := c.Post(url+"?operation=PKIOperation", "application/x-pki-message", bytes.NewReader(message))
 	if err != nil {
 		return nil, err
 	}

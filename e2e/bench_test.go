@@ -21,7 +21,15 @@ import (
 // measure has n clients run the operation b.N times, each number once, and reports what gateway and plugin used together.
 func (g *instance) measure(b *testing.B, n int, operation func(i int) error) {
 	b.Helper()
-	processes := []int{g.cmd.Process.Pid, g.plugin()}
+	b.ResetTimer()
+	used := load(b, []int{g.cmd.Process.Pid, g.plugin()}, n, b.N, operation)
+	b.StopTimer()
+	b.ReportMetric(used/1000, "cpu-µs/op")
+}
+
+// load has n clients run the operation so many times, each number once, and returns what the processes used for one, in nanoseconds.
+func load(b *testing.B, processes []int, n, times int, operation func(i int) error) float64 {
+	b.Helper()
 	used := func() (ns int64) {
 		for _, pid := range processes {
 			ns += cpu(b, pid)
@@ -31,12 +39,11 @@ func (g *instance) measure(b *testing.B, n int, operation func(i int) error) {
 	var next atomic.Int64
 	done := make(chan error, n)
 	start := used()
-	b.ResetTimer()
 	for range n {
 		go func() {
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= b.N {
+				if i >= times {
 					done <- nil
 					return
 				}
@@ -52,8 +59,7 @@ func (g *instance) measure(b *testing.B, n int, operation func(i int) error) {
 			b.Fatal(err)
 		}
 	}
-	b.StopTimer()
-	b.ReportMetric(float64(used()-start)/float64(b.N)/1000, "cpu-µs/op")
+	return float64(used()-start) / float64(times)
 }
 
 // ownThread keeps the goroutine on its thread until release, so that threadTime is its own.

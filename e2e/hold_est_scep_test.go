@@ -3,6 +3,7 @@ package e2e
 import (
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -69,7 +70,14 @@ func TestHeldSCEP(t *testing.T) {
 	approved, out := ask("approved")
 	id := g.held("approved")
 	g.await(id, "poll")
+	// It gives up where nobody listens, and the next poll comes after a second.
+	if err := approved.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
 	g.again()
+	if err := approved.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
 	g.muster("approve", id, "--reason", "it is on the list")
 	if err := approved.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

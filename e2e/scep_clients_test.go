@@ -5,9 +5,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/muster-pki/muster/gateway/admin"
 )
 
 // scepclient is micromdm's SCEP client, built once from its release.
@@ -125,18 +129,113 @@ getcert resubmit -s -i one -w -v || { getcert list -s; exit 1; }
 openssl x509 -in cert.pem -noout -serial
 `
 
+// heldClientsConfig has people approve first enrollments, and takes what scepclient sends.
+var heldClientsConfig = strings.Replace(holdESTSCEPConfig, "    profile: mobile\n", `    profile: mobile
+    scep: {legacy: [des, sha1]}
+    renew:
+      - own-certificate: {}
+    query:
+      - own-certificate: {}
+`, 1)
+
+// PENDING (RFC 8894 section 3.3.2.3), approved, SUCCESS, and then a renewal that nobody approves. strongSwan's pki does so in TestHeldSCEP.
+func TestSCEPClientsHeld(t *testing.T) {
+	t.Parallel()
+	g := configured(t, heldClientsConfig, "users", heldSecret(t, "held-password"), "challenges", heldSecret(t, "held-challenge"))
+	g.env["MUSTER_SCEP_CHALLENGE"] = "held-challenge"
+	issued := func(t *testing.T, name, id string) {
+		t.Helper()
+		rows := g.transactions(name)
+		if len(rows) != 2 || len(g.ledger(name)) != 2 || !slices.ContainsFunc(rows, func(tx admin.Transaction) bool { return tx.ID == id && tx.State == "issued" }) {
+			t.Errorf("%+v, %d in the ledger: want what was held, and a renewal", rows, len(g.ledger(name)))
+		}
+	}
+	// It asks again after 30 s, with the very message; so it is ended, and makes the same message anew.
+	t.Run("scepclient", func(t *testing.T) {
+		dir := t.TempDir()
+		path, err := scepclient()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := &capture{}
+		cmd := exec.Command(path, "-server-url", g.env["MUSTER_HTTP"]+"/scep", "-private-key", "key.pem", "-certificate", "cert.pem",
+			"-cn", "phone-held", "-challenge", "held-challenge")
+		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		id := g.held("phone-held")
+		for range 500 {
+			if strings.Contains(out.String(), "pkiStatus=PENDING") {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		cmd.Process.Kill()
+		cmd.Wait() //nolint:errcheck // it was killed
+		if !strings.Contains(out.String(), "pkiStatus=PENDING") {
+			t.Fatalf("scepclient was not told PENDING:\n%s", out)
+		}
+		g.muster("approve", id, "--reason", "it is on the list")
+		const again = `-private-key key.pem -certificate cert.pem -cn phone-held`
+		if out, code := g.scepclient(dir, again+` -challenge "$MUSTER_SCEP_CHALLENGE"`); code != 0 {
+			t.Fatalf("exit %d:\n%s", code, out)
+		}
+		first := serial(g, dir, "cert.pem")
+		if out, code := g.scepclient(dir, again); code != 0 || serial(g, dir, "cert.pem") == first {
+			t.Fatalf("renewing: exit %d:\n%s", code, out)
+		}
+		issued(t, "phone-held", id)
+	})
+	// It reads an answer without an envelope only where the content is there and empty.
+	t.Run("certmonger", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "run.sh"), []byte(`
+getcert add-scep-ca -s -c muster -u "$MUSTER_HTTP/scep" -I "$PWD/cas.pem"
+getcert request -s -c muster -k "$PWD/key.pem" -f "$PWD/cert.pem" -N CN=certmonger-held -L "$MUSTER_SCEP_CHALLENGE" -I one
+state() { getcert list -s -i one | sed -n 's/.*status: //p'; }
+await() { for _ in $(seq 200); do case $(state) in "$1"*) return;; esac; sleep 0.05; done; getcert list -s -i one; exit 1; }
+await CA_WORKING
+id=$("$MUSTER" ls --state held --json --data "$MUSTER_DATA" | sed -n 's/.*"id": *"\([^"]*\)".*/\1/p')
+getcert refresh -s -i one # asks by the PKCSReq again, not by CertPoll
+for _ in $(seq 200); do case $("$MUSTER" explain "$id" --data "$MUSTER_DATA") in *"repeat (pending)"*) break;; esac; sleep 0.05; done
+"$MUSTER" explain "$id" --data "$MUSTER_DATA" | grep "repeat (pending)"
+await CA_WORKING
+"$MUSTER" approve "$id" --reason listed --data "$MUSTER_DATA"
+echo "held=$id"
+getcert refresh -s -i one
+await MONITORING
+openssl x509 -in cert.pem -noout -serial
+getcert resubmit -s -i one -w -v || { getcert list -s; exit 1; }
+openssl x509 -in cert.pem -noout -serial
+`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, code := g.run(dir, "sh", "-euc", certmongerSession)
+		serials := regexp.MustCompile(`serial=(\w+)`).FindAllStringSubmatch(out, -1)
+		id := regexp.MustCompile(`held=(\w+)`).FindStringSubmatch(out)
+		if code != 0 || len(serials) != 2 || serials[0][1] == serials[1][1] || len(id) != 2 {
+			t.Fatalf("certmonger did not wait, enrol and renew:\n%s", out)
+		}
+		issued(t, "certmonger-held", id[1])
+	})
+}
+
+// certmongerSession runs run.sh with a certmonger of its own, on a session's bus; cas.pem is what GetCACert has.
+const certmongerSession = `
+	for v in $(env | sed -n 's/^\(CERTMONGER_[A-Z_]*\)=.*/\1/p'); do unset "$v"; done
+	export HOME="$PWD" CERTMONGER_TMPDIR="$PWD" # its state is below HOME
+	curl -sS --fail "$MUSTER_HTTP/scep?operation=GetCACert" | openssl pkcs7 -inform DER -print_certs -out cas.pem
+	dbus-run-session -- sh -eu run.sh`
+
 // certmonger runs as a session's service, which makes the requests by itself; getcert tells it to.
 func TestCertmonger(t *testing.T) {
 	g := startIn(t, filepath.Join(t.TempDir(), "data"))
 	dir := t.TempDir()
-	out := g.sh(dir, `
-		for v in $(env | sed -n 's/^\(CERTMONGER_[A-Z_]*\)=.*/\1/p'); do unset "$v"; done
-		export HOME="$PWD" CERTMONGER_TMPDIR="$PWD" # its state is below HOME
-		curl -sS --fail "$MUSTER_HTTP/scep?operation=GetCACert" | openssl pkcs7 -inform DER -print_certs -out cas.pem
-		cat > run.sh <<'END'
-		`+certmongerScript+`
-END
-		dbus-run-session -- sh -eu run.sh`)
+	if err := os.WriteFile(filepath.Join(dir, "run.sh"), []byte(certmongerScript), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := g.sh(dir, certmongerSession)
 	serials := regexp.MustCompile(`serial=(\w+)`).FindAllStringSubmatch(out, -1)
 	if len(serials) != 2 || serials[0][1] == serials[1][1] {
 		t.Errorf("certmonger did not enrol and renew:\n%s", out)

@@ -186,12 +186,7 @@ func (d *scepDevice) take(m *scepMessage, res *http.Response) (*scepAnswer, erro
 		return nil, fmt.Errorf("the answer is not signed by the RA")
 	}
 	a.envelope = s.Content
-	if s.Content == nil {
-		err = s.VerifyDetached(nil, []crypto.Hash{crypto.SHA256})
-	} else {
-		err = s.Verify([]crypto.Hash{crypto.SHA256})
-	}
-	if err != nil {
+	if err := s.Verify([]crypto.Hash{crypto.SHA256}); err != nil {
 		return nil, err
 	}
 	text := func(oid asn1.ObjectIdentifier) string {
@@ -205,7 +200,7 @@ func (d *scepDevice) take(m *scepMessage, res *http.Response) (*scepAnswer, erro
 	}
 	a.status, a.failInfo, a.text = text(oidSCEPPKIStatus), text(oidSCEPFailInfo), text(oidSCEPFailInfoText)
 	if a.status != "0" {
-		if s.Content != nil || (a.status == "2") != (a.failInfo != "" && a.text != "") {
+		if len(s.Content) != 0 || (a.status == "2") != (a.failInfo != "" && a.text != "") {
 			return nil, fmt.Errorf("status %s with content %x, failInfo %q, %q", a.status, s.Content, a.failInfo, a.text)
 		}
 		return a, nil
