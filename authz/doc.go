@@ -11,39 +11,21 @@ package authz
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
 // maxFile bounds the files that a stage reads: a block list of 100,000 keys takes 7 MB.
 const maxFile = 16 << 20
 
 // resolve returns the path as it stands when absolute, else below the folder of the configuration.
-func resolve(dir, path string) string {
-	if filepath.IsAbs(path) {
-		return path
-	}
-	return filepath.Join(dir, path)
-}
+func resolve(dir, path string) string { return strictyaml.Below(dir, path) }
 
 // readFile reads a bounded file named in a configuration.
-func readFile(dir, path string) ([]byte, error) {
-	path = resolve(dir, path)
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is not a file", path)
-	case info.Size() > maxFile:
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
-	}
-	return os.ReadFile(path)
-}
+func readFile(dir, path string) ([]byte, error) { return strictyaml.ReadFile(dir, path, maxFile) }
 
 // certificateKinds reads the kinds of a stage that looks at certificates; both when none is given.
 func certificateKinds(names []string) ([]gateway.CredentialKind, error) {

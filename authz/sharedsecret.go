@@ -7,13 +7,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
 const (
@@ -182,37 +180,9 @@ func trimLineEnd(data []byte) []byte {
 	return bytes.TrimSuffix(bytes.TrimSuffix(data, []byte("\n")), []byte("\r"))
 }
 
-// readPrivate reads a file that nobody but its owner and group may touch.
+// readPrivate reads a file that nobody but its owner and group may touch. There is room for a line's end.
 func readPrivate(dir, path string) ([]byte, error) {
-	path = resolve(dir, path)
-	// A pipe is not opened: that would wait for its other end.
-	if info, err := os.Stat(path); err != nil {
-		return nil, err
-	} else if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // opened for reading
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if err := checkPrivate(path, info); err != nil {
-		return nil, err
-	}
-	// Room for one line end, and for a byte that shows that the file is too long.
-	return io.ReadAll(io.LimitReader(f, maxSharedSecret+3))
-}
-
-// checkPrivate refuses a file with secrets that others than its owner and group may touch.
-func checkPrivate(path string, info fs.FileInfo) error {
-	if mode := info.Mode().Perm(); mode&0o007 != 0 {
-		return fmt.Errorf("%s has mode %#o: others may not have access to a secret (chmod 600)", path, mode)
-	}
-	return nil
+	return strictyaml.ReadSecret(dir, path, maxSharedSecret+2)
 }
 
 // Name is "shared-secret".

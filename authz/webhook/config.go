@@ -13,8 +13,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -187,38 +185,9 @@ func (c Config) tls(u *url.URL, dir string) (*tls.Config, error) {
 	return conf, nil
 }
 
-func resolve(dir, path string) string {
-	if filepath.IsAbs(path) {
-		return path
-	}
-	return filepath.Join(dir, path)
-}
+func readFile(dir, path string) ([]byte, error) { return strictyaml.ReadFile(dir, path, maxFile) }
 
-func readFile(dir, path string) ([]byte, error) {
-	path = resolve(dir, path)
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is not a file", path)
-	case info.Size() > maxFile:
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
-	}
-	return os.ReadFile(path)
-}
-
-// readPrivate reads a file that nobody but its owner and group may touch.
-func readPrivate(dir, path string) ([]byte, error) {
-	info, err := os.Stat(resolve(dir, path))
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().Perm()&0o007 != 0 {
-		return nil, fmt.Errorf("%s has mode %#o: others may not have access to a secret (chmod 600)", path, info.Mode().Perm())
-	}
-	return readFile(dir, path)
-}
+func readPrivate(dir, path string) ([]byte, error) { return strictyaml.ReadSecret(dir, path, maxFile) }
 
 func readSecret(dir, path string, least int) (secret, error) {
 	data, err := readPrivate(dir, path)

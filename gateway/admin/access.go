@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
 // RemoteConfig is how the admin API is reached over the network, beside its Unix socket. It is TLS always; who comes shows a
@@ -90,7 +90,7 @@ func NewAccess(c *RemoteConfig, dir string, serving func() *x509.Certificate) (*
 	a := &Access{roles: map[string]Role{}, serving: serving}
 	var err error
 	if c.Tokens != "" {
-		if a.tokens, err = readTokens(below(dir, c.Tokens)); err != nil {
+		if a.tokens, err = readTokens(strictyaml.Below(dir, c.Tokens)); err != nil {
 			return nil, fmt.Errorf("tokens: %w", err)
 		}
 	}
@@ -99,7 +99,7 @@ func NewAccess(c *RemoteConfig, dir string, serving func() *x509.Certificate) (*
 		a.roles[name], _ = ParseRole(word)
 	}
 	if c.ClientCA != "" {
-		roots, err := readCertificates(below(dir, c.ClientCA))
+		roots, err := readCertificates(strictyaml.Below(dir, c.ClientCA))
 		if err != nil {
 			return nil, fmt.Errorf("client-ca: %w", err)
 		}
@@ -116,15 +116,8 @@ func (a *Access) ClientCAs() []*x509.Certificate {
 	return a.chain.Roots
 }
 
-func below(dir, path string) string {
-	if filepath.IsAbs(path) {
-		return path
-	}
-	return filepath.Join(dir, path)
-}
-
 func readCertificates(path string) ([]*x509.Certificate, error) {
-	data, err := readBounded(path, maxPEM)
+	data, err := strictyaml.ReadFile("", path, maxPEM)
 	if err != nil {
 		return nil, err
 	}

@@ -9,9 +9,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
+
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
 // RemoteOptions say how a Client proves who it is, and whom it believes.
@@ -73,7 +74,7 @@ const maxPEM = 1 << 20
 
 // readPool reads a PEM file of certificates.
 func readPool(path string) (*x509.CertPool, error) {
-	data, err := readBounded(path, maxPEM)
+	data, err := strictyaml.ReadFile("", path, maxPEM)
 	if err != nil {
 		return nil, err
 	}
@@ -82,18 +83,4 @@ func readPool(path string) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("%s: no certificate in it (PEM)", path)
 	}
 	return pool, nil
-}
-
-// readBounded reads a file that is not larger than most bytes.
-func readBounded(path string, most int64) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no regular file", path)
-	case info.Size() > most:
-		return nil, fmt.Errorf("%s: larger than %d bytes", path, most)
-	}
-	return os.ReadFile(path)
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"unicode"
+
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
 // Bounds of tokens.
@@ -44,7 +46,7 @@ func checkToken(s string) error {
 // readTokens reads a file of lines NAME:ROLE:{sha256}HEX, where HEX is the SHA-256 of a token of 128 random bits or more.
 // Empty lines and those that begin with # are left out. Errors name the line and hold nothing of a hash.
 func readTokens(path string) (tokens, error) {
-	data, err := readBounded(path, maxTokenFile)
+	data, err := strictyaml.ReadFile("", path, maxTokenFile)
 	if err != nil {
 		return nil, err
 	}

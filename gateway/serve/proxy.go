@@ -16,6 +16,7 @@ import (
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/pkix"
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
 // Proxy is a peer that ends TLS in front of the gateway, and whose word about its clients counts: which certificate a client has
@@ -199,7 +200,7 @@ func (l *Listener) Clients(dir, listener string, clock func() time.Time, log *sl
 			n.header = defaultCertHeader
 		}
 		if p.CA != "" {
-			roots, err := readCAs(below(dir, p.CA))
+			roots, err := readCAs(strictyaml.Below(dir, p.CA))
 			if err != nil {
 				return nil, fmt.Errorf("proxies.%d.ca: %w", i, err)
 			}

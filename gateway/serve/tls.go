@@ -7,10 +7,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
 // TLS is the TLS policy of a listener.
@@ -169,7 +170,7 @@ func (t *TLS) Policy(dir string, own func() *tls.Certificate, cas []*x509.Certif
 		}
 		return cfg, nil
 	}
-	pair, err := tls.LoadX509KeyPair(below(dir, t.Cert), below(dir, t.Key))
+	pair, err := tls.LoadX509KeyPair(strictyaml.Below(dir, t.Cert), strictyaml.Below(dir, t.Key))
 	if err != nil {
 		return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
 	}
@@ -206,11 +207,4 @@ func works(cfg *tls.Config, key any) bool {
 		kind = "_RSA_"
 	}
 	return slices.ContainsFunc(cfg.CipherSuites, func(id uint16) bool { return strings.Contains(tls.CipherSuiteName(id), kind) })
-}
-
-func below(dir, path string) string {
-	if filepath.IsAbs(path) {
-		return path
-	}
-	return filepath.Join(dir, path)
 }

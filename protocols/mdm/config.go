@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -193,19 +192,7 @@ func (c Config) digests() []crypto.Hash {
 }
 
 // read reads a bounded file that the section names.
-func (c Config) read(path string) ([]byte, error) {
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(c.dir, path)
-	}
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular() || info.Size() > maxFile:
-		return nil, fmt.Errorf("%s is not a file, or larger than %d bytes", path, maxFile)
-	}
-	return os.ReadFile(path)
-}
+func (c Config) read(path string) ([]byte, error) { return strictyaml.ReadFile(c.dir, path, maxFile) }
 
 // readCertificates reads all certificates of PEM files.
 func readCertificates(c Config, files []string) ([]*x509.Certificate, error) {
