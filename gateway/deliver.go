@@ -239,7 +239,8 @@ func (g *Gateway) overtaken(ctx context.Context, d *decision, earlier *Transacti
 	return g.meanwhile(t)
 }
 
-// issueGiven asks the CA for the certificate of a key that goes with this answer alone.
+// issueGiven asks the CA for the certificate of a transaction whose intent is committed. given is the key that goes with this
+// answer alone, nil for none.
 func (g *Gateway) issueGiven(ctx context.Context, rt *Runtime, d *decision, t *Transaction, epoch int64, given []byte, deadline time.Time) (*Result, error) {
 	g.opt.Crash(CrashAfterIntent)
 	a := &ask{t: t, epoch: epoch, backend: rt.Backends[t.Backend], desc: rt.descriptions[t.Backend], given: given}

@@ -241,12 +241,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	if out.Decision == Hold {
 		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: t.checkAfter(), Exchange: t.Exchange}, nil
 	}
-	g.opt.Crash(CrashAfterIntent)
-	res, err = g.issue(ctx, &ask{t: t, epoch: epoch, backend: b, desc: desc, given: d.given}, deadline)
-	if err != nil {
-		d.stage, d.note = "ca", cause(AsError(err), "")
-	}
-	return res, err
+	return g.issueGiven(ctx, rt, d, t, epoch, d.given, deadline)
 }
 
 // begin commits a request's transaction. Where it turns out to be the same as another one, that one's answer is the result.

@@ -151,5 +151,10 @@ func (g *Gateway) owned(ctx context.Context, grant *Grant, r *Request) ([]*Certi
 // tellable reports whether a certificate is one to tell a device of: its own, in force, and published. One that waits to be
 // confirmed is not (RFC 9810 section 5.2.8.3.2: who has not shown the key does not get it).
 func tellable(c *Certificate, device string, endpoints []string, now time.Time) bool {
-	return c.Device == device && c.State == StateIssued && c.RevokedAt.IsZero() && !now.After(c.NotAfter) && slices.Contains(endpoints, c.Endpoint)
+	return c.Device == device && c.inForce(now) && slices.Contains(endpoints, c.Endpoint)
+}
+
+// inForce reports whether the certificate counts: it was issued for good, not revoked, and has not ended.
+func (c *Certificate) inForce(now time.Time) bool {
+	return c.State == StateIssued && c.RevokedAt.IsZero() && !now.After(c.NotAfter)
 }

@@ -65,7 +65,7 @@ func (g *Gateway) recognised(ctx context.Context, grant *Grant, out *ruling) (*R
 		return nil, unavailable("the store cannot be read", err)
 	case c.Device == "":
 		return nil, Errorf(NotAuthorized, "the certificate is no device's", "certificate %x was issued to no device in particular (transaction %s)", c.Serial, c.Transaction)
-	case c.State != StateIssued || !c.RevokedAt.IsZero() || g.now().After(c.NotAfter):
+	case !c.inForce(g.now()):
 		return nil, Errorf(Revoked, "the certificate is not in force", "certificate %x is not in force (transaction %s)", c.Serial, c.Transaction)
 	}
 	who.Certificate = c

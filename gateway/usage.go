@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/muster-pki/muster/gateway/pkix"
+	"golang.org/x/crypto/cryptobyte"
 )
 
 // keyUsageOf reads the value of the extension keyUsage.
@@ -25,15 +26,9 @@ func keyUsageOf(der []byte) (x509.KeyUsage, bool) {
 
 // keyUsageValue is the value of the extension keyUsage (RFC 5280 section 4.2.1.3).
 func keyUsageValue(u x509.KeyUsage) ([]byte, error) {
-	bits := asn1.BitString{Bytes: make([]byte, 2)}
-	for i := range pkix.KeyUsages {
-		if u&(1<<i) != 0 {
-			bits.Bytes[i/8] |= 0x80 >> (i % 8)
-			bits.BitLength = i + 1 // trailing zeros are none (X.690 section 11.2.2)
-		}
-	}
-	bits.Bytes = bits.Bytes[:(bits.BitLength+7)/8]
-	return asn1.Marshal(bits)
+	var b cryptobyte.Builder
+	pkix.AddKeyUsage(&b, u)
+	return b.Bytes()
 }
 
 func keyUsageNames(u x509.KeyUsage) string {

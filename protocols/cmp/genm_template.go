@@ -1,15 +1,13 @@
 package cmp
 
 import (
-	"crypto/x509"
-	stdpkix "crypto/x509/pkix"
 	"encoding/asn1"
-	"math/bits"
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
 
@@ -27,7 +25,7 @@ func (g *general) certReqTemplate(q *question) ([]byte, *refusal) {
 		}
 		t.Template.Subject = subject
 	}
-	extensions, err := templateExtensions(p, wanted.SAN)
+	extensions, err := pkix.TemplateExtensions(wanted.SAN, p.KeyUsage, p.ExtKeyUsage)
 	if err != nil {
 		return made(nil, err)
 	}
@@ -56,62 +54,6 @@ func blankName(types []asn1.ObjectIdentifier) ([]byte, error) {
 		}
 	})
 	return b.Bytes()
-}
-
-// templateExtensions are the names and usages of a template.
-func templateExtensions(p *gateway.Profile, names []uint8) ([]stdpkix.Extension, error) {
-	var list []stdpkix.Extension
-	add := func(oid asn1.ObjectIdentifier, critical bool, write func(*cryptobyte.Builder)) error {
-		var b cryptobyte.Builder
-		write(&b)
-		der, err := b.Bytes()
-		list = append(list, stdpkix.Extension{Id: oid, Critical: critical, Value: der})
-		return err
-	}
-	if len(names) > 0 {
-		err := add(oidSubjectAltName, false, func(b *cryptobyte.Builder) {
-			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				for _, tag := range names {
-					b.AddASN1(contextTag(tag), func(*cryptobyte.Builder) {})
-				}
-			})
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	if p.KeyUsage != 0 {
-		if err := add(oidKeyUsage, true, func(b *cryptobyte.Builder) { b.AddBytes(keyUsage(p.KeyUsage)) }); err != nil {
-			return nil, err
-		}
-	}
-	if len(p.ExtKeyUsage) > 0 {
-		err := add(oidExtKeyUsage, false, func(b *cryptobyte.Builder) {
-			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				for _, oid := range p.ExtKeyUsage {
-					b.AddASN1ObjectIdentifier(oid)
-				}
-			})
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return list, nil
-}
-
-// keyUsage is the DER of KeyUsage ::= BIT STRING (RFC 5280 section 4.2.1.3): bit n of u is bit n of the list, from the left, and
-// zeros at the end are left out.
-func keyUsage(u x509.KeyUsage) []byte {
-	length := bits.Len(uint(u))
-	octets := make([]byte, (length+7)/8)
-	for i := range length {
-		if u&(1<<i) != 0 {
-			octets[i/8] |= 0x80 >> (i % 8)
-		}
-	}
-	unused := byte(len(octets)*8 - length)
-	return append([]byte{byte(cbasn1.BIT_STRING), byte(len(octets) + 1), unused}, octets...)
 }
 
 // keySpec has a control for each kind of key: rsaKeyLen for RSA, algId for the others.

@@ -88,33 +88,46 @@ func announce(p *gateway.Profile, form CSRAttrs, linked bool) ([]byte, error) {
 		list = append(list, attrOrOID{oid: oidChallengePassword})
 	}
 	if form != CSRAttrsNone {
-		key, wanted := firstKey(p.Keys), p.NamesWanted()
-		if key != nil {
-			list = append(list, key.attribute())
+		wanted := p.NamesWanted()
+		asked, err := askedFor(p, wanted, form == CSRAttrsTemplate, form == CSRAttrsAuto && len(wanted.SAN) > 0)
+		if err != nil {
+			return nil, err
 		}
-		if form == CSRAttrsTemplate {
-			template, err := requestTemplate(p, key, wanted)
-			if err != nil {
-				return nil, err
-			}
-			if template != nil {
-				list = append(list, attrOrOID{oidRequestTemplate, template, true})
-			}
-		} else if len(wanted.SAN) > 0 {
-			// RFC 8951 section 4 puts the OIDs of extensions here, which RFC 9908 section 5.2 finds to be wrong.
-			list = append(list, attrOrOID{oidExtensionRequest, oidElement(oidSubjectAltName), true})
-		}
-		for _, name := range wanted.Subject { // as RFC 9908 section 5.5 asks for a serialNumber
-			list = append(list, attrOrOID{oid: name})
-		}
-		if key != nil && key.signature != nil {
-			list = append(list, attrOrOID{oid: key.signature})
-		}
+		list = append(list, asked...)
 	}
 	if len(list) == 0 {
 		return nil, nil
 	}
 	return marshalCSRAttrs(list)
+}
+
+// askedFor is what a request should have beside a challengePassword: the profile's first key, the names wanted, and what signs. template
+// puts what it can into a template (RFC 9908 section 3.4); extension names subjectAltName by its OID.
+func askedFor(p *gateway.Profile, wanted gateway.NamesWanted, template, extension bool) (list []attrOrOID, err error) {
+	key := firstKey(p.Keys)
+	if key != nil {
+		list = append(list, key.attribute())
+	}
+	if template {
+		filled, err := requestTemplate(p, key, wanted)
+		if err != nil {
+			return nil, err
+		}
+		if filled != nil {
+			list = append(list, attrOrOID{oidRequestTemplate, filled, true})
+		}
+	}
+	if extension {
+		// RFC 8951 section 4 puts the OIDs of extensions here, which RFC 9908 section 5.2 finds to be wrong.
+		list = append(list, attrOrOID{oidExtensionRequest, oidElement(oidSubjectAltName), true})
+	}
+	for _, name := range wanted.Subject { // as RFC 9908 section 5.5 asks for a serialNumber
+		list = append(list, attrOrOID{oid: name})
+	}
+	if key != nil && key.signature != nil {
+		list = append(list, attrOrOID{oid: key.signature})
+	}
+	return list, nil
 }
 
 // attrOrOID is an element of CsrAttrs: an OID alone, or an attribute.

@@ -1,26 +1,20 @@
 package est
 
 import (
-	"crypto/x509"
 	"encoding/asn1"
 	"math/big"
-	"math/bits"
 
 	"golang.org/x/crypto/cryptobyte"
 	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/pkix"
 )
 
 // Attributes of RFC 9908 (section 3.4, appendix A).
 var (
 	oidRequestTemplate          = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 61} // id-aa-certificationRequestInfoTemplate
 	oidExtensionRequestTemplate = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 62} // id-aa-extensionReqTemplate
-)
-
-var (
-	oidKeyUsage    = asn1.ObjectIdentifier{2, 5, 29, 15} // RFC 5280 section 4.2.1.3
-	oidExtKeyUsage = asn1.ObjectIdentifier{2, 5, 29, 37} // RFC 5280 section 4.2.1.12
 )
 
 // requestTemplate is a certification request with what is asked for filled in, and without what is not (RFC 9908 section
@@ -36,7 +30,7 @@ var (
 //	    algorithm         AlgorithmIdentifier,
 //	    subjectPublicKey  BIT STRING OPTIONAL }
 func requestTemplate(p *gateway.Profile, key *askedKey, wanted gateway.NamesWanted) ([]byte, error) {
-	extensions, err := askedExtensions(p, wanted.SAN)
+	extensions, err := pkix.TemplateExtensions(wanted.SAN, p.KeyUsage, p.ExtKeyUsage)
 	if err != nil {
 		return nil, err
 	}
@@ -66,11 +60,7 @@ func requestTemplate(p *gateway.Profile, key *askedKey, wanted gateway.NamesWant
 			if len(wanted.SAN) > 0 {
 				oid = oidExtensionRequestTemplate
 			}
-			value, err := sequence(func(b *cryptobyte.Builder) {
-				for _, e := range extensions {
-					b.AddBytes(e)
-				}
-			})
+			value, err := asn1.Marshal(extensions)
 			if err != nil {
 				b.SetError(err)
 				return
@@ -102,67 +92,4 @@ func (k *askedKey) addTemplate(b *cryptobyte.Builder) {
 			})
 		})
 	}
-}
-
-// askedExtensions are names to be filled in by the client, and the usages as they are certified. Each is both an Extension
-// (RFC 5280 section 4.1) and an ExtensionTemplate.
-func askedExtensions(p *gateway.Profile, names []uint8) ([][]byte, error) {
-	var list [][]byte
-	add := func(oid asn1.ObjectIdentifier, critical bool, value cryptobyte.BuilderContinuation) error {
-		der, err := sequence(func(b *cryptobyte.Builder) {
-			b.AddASN1ObjectIdentifier(oid)
-			if critical {
-				b.AddASN1Boolean(true)
-			}
-			b.AddASN1(cryptobyteasn1.OCTET_STRING, value)
-		})
-		list = append(list, der)
-		return err
-	}
-	if len(names) > 0 {
-		err := add(oidSubjectAltName, false, func(b *cryptobyte.Builder) {
-			b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				for _, tag := range names {
-					b.AddASN1(cryptobyteasn1.Tag(tag).ContextSpecific(), func(*cryptobyte.Builder) {})
-				}
-			})
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	if p.KeyUsage != 0 {
-		if err := add(oidKeyUsage, true, func(b *cryptobyte.Builder) { addKeyUsage(b, p.KeyUsage) }); err != nil {
-			return nil, err
-		}
-	}
-	if len(p.ExtKeyUsage) > 0 {
-		err := add(oidExtKeyUsage, false, func(b *cryptobyte.Builder) {
-			b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				for _, oid := range p.ExtKeyUsage {
-					b.AddASN1ObjectIdentifier(oid)
-				}
-			})
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return list, nil
-}
-
-// addKeyUsage adds KeyUsage ::= BIT STRING (RFC 5280 section 4.2.1.3): bit n of u is bit n of the list, from the left, and
-// zeros at the end are left out.
-func addKeyUsage(b *cryptobyte.Builder, u x509.KeyUsage) {
-	length := bits.Len(uint(u))
-	octets := make([]byte, (length+7)/8)
-	for i := range length {
-		if u&(1<<i) != 0 {
-			octets[i/8] |= 0x80 >> (i % 8)
-		}
-	}
-	b.AddASN1(cryptobyteasn1.BIT_STRING, func(b *cryptobyte.Builder) {
-		b.AddUint8(uint8(len(octets)*8 - length))
-		b.AddBytes(octets)
-	})
 }

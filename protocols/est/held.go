@@ -20,13 +20,7 @@ func (x *exchange) findHeld(c *certification) *wire.Refusal {
 	if !ok {
 		return nil
 	}
-	names := gateway.Names{Subject: c.Subject}
-	for _, e := range c.Extensions {
-		if e.Id.Equal(oidSubjectAltName) {
-			names.SubjectAltName = e.Value
-			break // Request.Extension takes the first as well
-		}
-	}
+	names := gateway.Names{Subject: c.Subject, SubjectAltName: subjectAltName(c.Extensions)}
 	held, renews, err := x.h.gateway.HeldBy(x.R.Context(), x.endpoint.Name, password, names)
 	switch {
 	case err != nil:

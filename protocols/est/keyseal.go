@@ -22,7 +22,7 @@ import (
 	"github.com/muster-pki/muster/protocols/wire"
 )
 
-var oidCertKeyUsage = asn1.ObjectIdentifier{2, 5, 29, 15} // RFC 5280 section 4.2.1.3
+var oidKeyUsage = asn1.ObjectIdentifier{2, 5, 29, 15} // RFC 5280 section 4.2.1.3
 
 // keyRecipient finds the public key that the client names: that of its TLS certificate, by its subjectKeyIdentifier, or where it has
 // none by the SHA-1 of the key (RFC 5280 section 4.2.1.2, method 1). Section 4.4.1.2: "the key MUST either explicitly support
@@ -54,7 +54,7 @@ func (x *exchange) keyRecipient(id []byte) (*x509.Certificate, cms.Recipient, *w
 	default:
 		return refused("a key cannot be encrypted for a TLS client's certificate with a key of type %s: it has to be RSA or EC", pkix.KeyName(pub))
 	}
-	limited := slices.ContainsFunc(cert.Extensions, func(e stdpkix.Extension) bool { return e.Id.Equal(oidCertKeyUsage) })
+	limited := slices.ContainsFunc(cert.Extensions, func(e stdpkix.Extension) bool { return e.Id.Equal(oidKeyUsage) })
 	if limited && cert.KeyUsage&need == 0 {
 		return refused("a key cannot be encrypted for the TLS client's certificate, which does not have the key usage %s (RFC 7030 section 4.4.1.2)", usage)
 	}

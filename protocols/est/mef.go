@@ -100,6 +100,11 @@ func (x *exchange) admit(segment string) *wire.Refusal {
 	if ref := x.authenticate(); ref != nil {
 		return ref
 	}
+	return x.register()
+}
+
+// register finds the identifier that is registered for the client.
+func (x *exchange) register() *wire.Refusal {
 	reg, err := x.h.gateway.Registered(x.R.Context(), x.Request)
 	if err != nil {
 		return &wire.Refusal{Err: err}
@@ -154,25 +159,11 @@ func (x *exchange) announcedToMEF() ([]byte, error) {
 // template of RFC 9908 section 3.4, which says of what kind the name is, and with auto what older clients read (RFC 8951 section 4), which
 // names the extension alone.
 func announceTo(p *gateway.Profile, form CSRAttrs, tag uint8) ([]byte, error) {
-	key, wanted := firstKey(p.Keys), p.NamesWanted()
+	wanted := p.NamesWanted()
 	wanted.SAN = []uint8{tag}
-	template, err := requestTemplate(p, key, wanted)
+	list, err := askedFor(p, wanted, true, form == CSRAttrsAuto)
 	if err != nil {
 		return nil, err
-	}
-	var list []attrOrOID
-	if key != nil {
-		list = append(list, key.attribute())
-	}
-	list = append(list, attrOrOID{oidRequestTemplate, template, true})
-	if form == CSRAttrsAuto {
-		list = append(list, attrOrOID{oidExtensionRequest, oidElement(oidSubjectAltName), true})
-	}
-	for _, name := range wanted.Subject {
-		list = append(list, attrOrOID{oid: name})
-	}
-	if key != nil && key.signature != nil {
-		list = append(list, attrOrOID{oid: key.signature})
 	}
 	var b cryptobyte.Builder
 	for _, a := range list {

@@ -24,9 +24,6 @@ func (c Config) checkMEFPassword() error {
 	if c.Challenge != "" {
 		return errors.New("challenge: it is for `type: onem2m-mef` alone: a supplied value is bound to the client's certificate, and here there is none")
 	}
-	if c.CSRAttrs == CSRAttrsNone {
-		return errors.New("csrattrs: none: an MEF names the identity attribute (oneM2M TS-0003 clause 8.3.6.2.2): leave it out")
-	}
 	return nil
 }
 
@@ -41,12 +38,7 @@ func (x *exchange) admitUser(segment string) *wire.Refusal {
 	if len(x.Request.Credentials) == 0 {
 		return wire.Refused(gateway.Unauthenticated, "/csrattrs names the identifier that is registered for the client: log in for it, or show the certificate", nil)
 	}
-	reg, err := x.h.gateway.Registered(x.R.Context(), x.Request)
-	if err != nil {
-		return &wire.Refusal{Err: err}
-	}
-	x.registration = reg
-	return nil
+	return x.register()
 }
 
 // announcedToUser are the CsrAttrs for the client: with the identifier registered for it, and challengePassword where

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
+	stdpkix "crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/hex"
 	"errors"
@@ -183,6 +184,14 @@ func (c *certification) canonical() (extensions, attributes [][]byte, err error)
 // isChallenge names the attributes that a repeat may carry with another value, or not at all.
 func isChallenge(oid asn1.ObjectIdentifier) bool {
 	return oid.Equal(oidChallengePassword) || oid.Equal(oidIdentityLinking) || oid.Equal(oidOTPChallenge) || oid.Equal(oidRevocationChallenge)
+}
+
+// subjectAltName is the value of the first such extension, as Request.Extension has it; nil for none.
+func subjectAltName(list []stdpkix.Extension) []byte {
+	if i := slices.IndexFunc(list, func(e stdpkix.Extension) bool { return e.Id.Equal(oidSubjectAltName) }); i >= 0 {
+		return list[i].Value
+	}
+	return nil
 }
 
 func sequence(f cryptobyte.BuilderContinuation) ([]byte, error) {

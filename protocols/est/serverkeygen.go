@@ -4,14 +4,12 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/x509"
-	stdpkix "crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
 	"mime/multipart"
 	"net/http"
 	"net/textproto"
-	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -189,13 +187,7 @@ func (x *exchange) succeedWithKey(c *certification) *wire.Refusal {
 		return nil
 	}
 	cert := cred.Chain[0]
-	san := func(list []stdpkix.Extension) []byte {
-		if i := slices.IndexFunc(list, func(e stdpkix.Extension) bool { return e.Id.Equal(oidSubjectAltName) }); i >= 0 {
-			return list[i].Value
-		}
-		return nil
-	}
-	if !bytes.Equal(san(c.Extensions), san(cert.Extensions)) {
+	if !bytes.Equal(subjectAltName(c.Extensions), subjectAltName(cert.Extensions)) {
 		return nil
 	}
 	ours, err := x.h.gateway.Issued(x.R.Context(), cert)
