@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -102,7 +103,7 @@ func NewSharedSecret(c SharedSecretConfig, dir string, secrets Secrets, devices 
 	if len(c.Secrets) == 0 && !c.Devices && !c.Inventory {
 		return nil, errors.New("no secrets: give secrets, devices or inventory")
 	}
-	s := &SharedSecret{fixed: make(map[string]*sharedSecret), opener: opener, now: now}
+	s := &SharedSecret{opener: opener, now: now}
 	if c.Devices {
 		if secrets == nil || opener == nil {
 			return nil, errors.New("devices: there is no store of sealed secrets")
@@ -115,26 +116,32 @@ func NewSharedSecret(c SharedSecretConfig, dir string, secrets Secrets, devices 
 		}
 		s.devices = devices
 	}
-	ids := make([]string, 0, len(c.Secrets))
-	for id := range c.Secrets {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	for _, id := range ids {
-		reference, ok := gateway.ParseReferenceID(id)
-		if !ok || len(reference) > maxReference {
-			return nil, fmt.Errorf("secrets: reference %s: 1 to %d bytes, as text or as hex: and hexadecimal digits", shown(id), maxReference)
-		}
-		if s.fixed[string(reference)] != nil {
-			return nil, fmt.Errorf("secrets: reference %s stands twice", shown(gateway.ReferenceID(reference)))
-		}
-		one, err := s.entry(dir, reference, c.Secrets[id])
-		if err != nil {
-			return nil, fmt.Errorf("secrets: reference %s: %w", shown(id), err)
-		}
-		s.fixed[string(reference)] = one
+	var err error
+	s.fixed, err = byReference("secrets: reference", c.Secrets, func(reference []byte, e SharedSecretEntry) (*sharedSecret, error) { return s.entry(dir, reference, e) })
+	if err != nil {
+		return nil, err
 	}
 	return s, nil
+}
+
+// byReference makes a secret of each entry, which a configuration names by its reference; what names those in errors.
+func byReference[E any](what string, entries map[string]E, secret func(reference []byte, e E) (*sharedSecret, error)) (map[string]*sharedSecret, error) {
+	made := make(map[string]*sharedSecret)
+	for _, id := range slices.Sorted(maps.Keys(entries)) {
+		reference, ok := gateway.ParseReferenceID(id)
+		if !ok || len(reference) > maxReference {
+			return nil, fmt.Errorf("%s %s: 1 to %d bytes, as text or as hex: and hexadecimal digits", what, shown(id), maxReference)
+		}
+		if made[string(reference)] != nil {
+			return nil, fmt.Errorf("%s %s stands twice", what, shown(gateway.ReferenceID(reference)))
+		}
+		one, err := secret(reference, entries[id])
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", what, shown(id), err)
+		}
+		made[string(reference)] = one
+	}
+	return made, nil
 }
 
 func (s *SharedSecret) entry(dir string, reference []byte, e SharedSecretEntry) (*sharedSecret, error) {

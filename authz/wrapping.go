@@ -47,42 +47,33 @@ type wrapping struct {
 }
 
 func newWrapping(c WrappingConfig, dir string, secrets Secrets, opener Opener, now func() time.Time) (*wrapping, error) {
-	w := &wrapping{required: c.Required, fixed: make(map[string]*sharedSecret), now: now}
+	w := &wrapping{required: c.Required, now: now}
 	if c.Devices {
 		if secrets == nil || opener == nil || now == nil {
 			return nil, errors.New("devices: there is no store of sealed secrets")
 		}
 		w.secrets, w.opener = secrets, opener
 	}
-	ids := make([]string, 0, len(c.Keys))
-	for id := range c.Keys {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	for _, id := range ids {
-		reference, ok := gateway.ParseReferenceID(id)
-		if !ok || len(reference) > maxReference {
-			return nil, fmt.Errorf("keys: identifier %s: 1 to %d bytes, as text or as hex: and hexadecimal digits", shown(id), maxReference)
-		}
-		if w.fixed[string(reference)] != nil {
-			return nil, fmt.Errorf("keys: identifier %s stands twice", shown(gateway.ReferenceID(reference)))
-		}
-		e := c.Keys[id]
+	var err error
+	w.fixed, err = byReference("keys: identifier", c.Keys, func(_ []byte, e WrappingKey) (*sharedSecret, error) {
 		if len(e.Device) > 256 || !printable(e.Device) {
-			return nil, fmt.Errorf("keys: identifier %s: device: 1 to 256 bytes, without control characters", shown(id))
+			return nil, errors.New("device: 1 to 256 bytes, without control characters")
 		}
 		if e.File == "" {
-			return nil, fmt.Errorf("keys: identifier %s: give the file that holds the key", shown(id))
+			return nil, errors.New("give the file that holds the key")
 		}
 		text, err := readPrivate(dir, e.File)
 		if err != nil {
-			return nil, fmt.Errorf("keys: identifier %s: file: %w", shown(id), err)
+			return nil, fmt.Errorf("file: %w", err)
 		}
 		key, err := parseWrappingKey(text)
 		if err != nil {
-			return nil, fmt.Errorf("keys: identifier %s: file: %w", shown(id), err)
+			return nil, fmt.Errorf("file: %w", err)
 		}
-		w.fixed[string(reference)] = &sharedSecret{value: key, device: e.Device}
+		return &sharedSecret{value: key, device: e.Device}, nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return w, nil
 }

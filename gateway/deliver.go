@@ -22,15 +22,10 @@ const maxDeliveries = 10
 // (WrapNone). It is made at delivery and given with one answer: no store, log or record has it. Who asks again has not got it,
 // and gets another one, whose certificate takes the earlier one's place.
 type Delivery struct {
-	Kind     string    `json:"kind"`            // of key, as pkix.KeyName has it
-	Attempt  int       `json:"attempt"`         // 1 for the first key of an enrollment
-	After    string    `json:"after,omitempty"` // the transaction whose key was asked for again
-	Since    time.Time `json:"since"`           // what the dates in the intent count from
-	Fixed    bool      `json:"fixed,omitempty"` // they are as asked for: another delivery does not move them
-	Entry    string    `json:"entry,omitempty"` // as in HoldRecord
-	Replaces *Replaced `json:"replaces,omitempty"`
-
-	Registered *DeviceID `json:"registered,omitempty"` // as in HoldRecord
+	Kind    string `json:"kind"`            // of key, as pkix.KeyName has it
+	Attempt int    `json:"attempt"`         // 1 for the first key of an enrollment
+	After   string `json:"after,omitempty"` // the transaction whose key was asked for again
+	Basis
 }
 
 // Deliveries is the part of the Store for keys that are not kept (Transaction.Delivery).
@@ -68,48 +63,37 @@ type Collection struct {
 
 // deliveryOf is the record of a key that is delivered for the first time, or will be once somebody approves.
 func deliveryOf(kind string, gr *Grant) *Delivery {
-	b := basisOf(gr)
-	return &Delivery{Kind: kind, Attempt: 1, Since: b.since, Fixed: b.fixed, Entry: b.entry, Replaces: b.replaces, Registered: b.registered}
+	return &Delivery{Kind: kind, Attempt: 1, Basis: basisOf(gr)}
 }
 
-// basis is what a later decision about an intent goes by.
-type basis struct {
-	since    time.Time // what its dates count from
-	fixed    bool      // they are as asked for
-	entry    string    // the device's name in the inventory, where a stage found it there
-	replaces *Replaced
-
-	registered *DeviceID // the identifier in that entry which the certificate names
-}
-
-func basisOf(gr *Grant) basis {
+func basisOf(gr *Grant) Basis {
 	since := gr.NotBefore.Add(gr.profile.Backdate)
-	b := basis{since: since, fixed: !gr.NotAfter.Equal(since.Add(gr.profile.Validity - time.Second)), replaces: gr.Replaces}
+	b := Basis{Since: since, Fixed: !gr.NotAfter.Equal(since.Add(gr.profile.Validity - time.Second)), Replaces: gr.Replaces}
 	if gr.Inventory != nil {
-		b.entry = gr.Inventory.Name
+		b.Entry = gr.Inventory.Name
 		if r := gr.Registration; r != nil {
-			b.registered = &DeviceID{r.Type, r.Entered}
+			b.Registered = &DeviceID{r.Type, r.Entered}
 		}
 	}
 	return b
 }
 
 // basis is that of a transaction which was held, or whose key is not kept.
-func (t *Transaction) basis() basis {
-	switch d, h := t.Delivery, t.Hold; {
-	case d != nil:
-		return basis{d.Since, d.Fixed, d.Entry, d.Replaces, d.Registered}
-	case h != nil:
-		return basis{h.Since, h.Fixed, h.Entry, h.Replaces, h.Registered}
+func (t *Transaction) basis() Basis {
+	switch {
+	case t.Delivery != nil:
+		return t.Delivery.Basis
+	case t.Hold != nil:
+		return t.Hold.Basis
 	}
-	return basis{}
+	return Basis{}
 }
 
 // redated is what to ask of the CA later than was meant: the dates count from now on, unless they were asked for.
 func redated(t *Transaction, now time.Time) *backend.IssueRequest {
 	intent, b := *t.Intent, t.basis()
-	if !b.fixed {
-		later := now.UTC().Truncate(time.Second).Sub(b.since)
+	if !b.Fixed {
+		later := now.UTC().Truncate(time.Second).Sub(b.Since)
 		intent.Template.NotBefore = intent.Template.NotBefore.Add(later)
 		intent.Template.NotAfter = intent.Template.NotAfter.Add(later)
 	}

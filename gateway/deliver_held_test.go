@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -201,21 +200,7 @@ func TestBareKeyOfHeldAtOnce(t *testing.T) {
 	r := one.bare("device-1", s)
 	one.mustEnroll(r)
 	one.mustApprove(r.ID)
-	var wg sync.WaitGroup
-	given, errs := make([]*gateway.Result, 8), make([]error, 8)
-	for i := range given {
-		w := []*world{one, two}[i%2]
-		again := w.again(r)
-		wg.Go(func() { given[i], errs[i] = w.gw.Enroll(t.Context(), again) })
-	}
-	wg.Wait()
-	last := one.lastOf(given, errs)
-	one.work(0)
-	two.work(0)
-	one.onlyValid(last)
-	if one.used(r) != 1 {
-		t.Errorf("%d uses", one.used(r))
-	}
+	one.oneOfCopies(two, r)
 }
 
 // The store fails when somebody comes for a key: told to come back, and gets one.

@@ -34,15 +34,20 @@ func (t HoldTerms) and(o HoldTerms) HoldTerms {
 type HoldRecord struct {
 	Stage     string    `json:"stage"` // that held
 	Approvers int       `json:"approvers"`
-	Since     time.Time `json:"since"` // what the dates in the intent count from
 	Until     time.Time `json:"until"`
-	Fixed     bool      `json:"fixed,omitempty"` // the dates in the intent are as asked for: approval does not move them
-	Entry     string    `json:"entry,omitempty"` // the device's name in the inventory, where a stage found it there
-	Replaces  *Replaced `json:"replaces,omitempty"`
+	Basis
+	Approvals []Approval `json:"approvals,omitempty"`
+	Denied    *Approval  `json:"denied,omitempty"` // who denied it; By "" for the time that ran out
+}
+
+// Basis is what a later decision about an intent goes by, in the record of it.
+type Basis struct {
+	Since    time.Time `json:"since"`           // what the dates in the intent count from
+	Fixed    bool      `json:"fixed,omitempty"` // they are as asked for: what comes later does not move them
+	Entry    string    `json:"entry,omitempty"` // the device's name in the inventory, where a stage found it there
+	Replaces *Replaced `json:"replaces,omitempty"`
 	// Registered is the identifier in that entry which the certificate names, where a stage has read one.
-	Registered *DeviceID  `json:"registered,omitempty"`
-	Approvals  []Approval `json:"approvals,omitempty"`
-	Denied     *Approval  `json:"denied,omitempty"` // who denied it; By "" for the time that ran out
+	Registered *DeviceID `json:"registered,omitempty"`
 }
 
 // Approval is what one person said of a held request.

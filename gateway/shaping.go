@@ -174,9 +174,7 @@ func oidList(ids []asn1.ObjectIdentifier) string {
 
 // holdOf is the record of a hold that begins.
 func holdOf(out *ruling, gr *Grant, now time.Time) *HoldRecord {
-	b := basisOf(gr)
 	return &HoldRecord{
-		Stage: out.stage, Approvers: max(out.Terms.Approvers, 1), Since: b.since, Until: now.Add(orDefault(out.Terms.Expires, DefaultHold)),
-		Fixed: b.fixed, Entry: b.entry, Replaces: b.replaces, Registered: b.registered,
+		Stage: out.stage, Approvers: max(out.Terms.Approvers, 1), Until: now.Add(orDefault(out.Terms.Expires, DefaultHold)), Basis: basisOf(gr),
 	}
 }

@@ -56,7 +56,7 @@ func mayNot(format string, args ...any) *Error {
 // deviceStands looks the device up again that a stage had found in the inventory.
 func (g *Gateway) deviceStands(ctx context.Context, t *Transaction, now time.Time) *Error {
 	basis := t.basis()
-	name := basis.entry
+	name := basis.Entry
 	if name == "" {
 		return nil
 	}
@@ -73,7 +73,7 @@ func (g *Gateway) deviceStands(ctx context.Context, t *Transaction, now time.Tim
 	if len(d.Profiles) > 0 && !slices.Contains(d.Profiles, t.Profile) {
 		return mayNot("the device %s may no longer have the profile %s", name, t.Profile)
 	}
-	if id := basis.registered; id != nil && !slices.Contains(d.Identifiers, *id) {
+	if id := basis.Registered; id != nil && !slices.Contains(d.Identifiers, *id) {
 		return mayNot("the entry of device %s no longer registers the %s %s", name, id.Kind, id.Value)
 	}
 	return nil
@@ -81,7 +81,7 @@ func (g *Gateway) deviceStands(ctx context.Context, t *Transaction, now time.Tim
 
 // replacedStands looks the certificate up again that a renewal was asked with.
 func (g *Gateway) replacedStands(ctx context.Context, t *Transaction) *Error {
-	r := t.basis().replaces
+	r := t.basis().Replaces
 	if r == nil {
 		return nil
 	}

@@ -27,8 +27,7 @@ func (c *Config) checkMEFSCEP(path []string, op gateway.Operation, nodes []yaml.
 	known := c.everyWay(list, func(name string, settings *yaml.Node) bool {
 		switch name {
 		case "vendor-ca":
-			var vendor authz.VendorCAConfig
-			return strictyaml.DecodeNode(c.file, settings, &vendor) == nil && vendor.Serial != ""
+			return c.names(name, settings)
 		case "challenge":
 			var challenge authz.ChallengeConfig
 			return strictyaml.DecodeNode(c.file, settings, &challenge) == nil && challenge.Issued && len(challenge.Secrets) == 0 && challenge.File == "" && challenge.Webhook == nil

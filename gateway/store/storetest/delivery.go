@@ -23,8 +23,8 @@ var deliveryTests = []part{
 }
 
 func (e *env) delivery() *gateway.Delivery {
-	return &gateway.Delivery{Kind: "P-256", Attempt: 1, Since: e.clock.Now().Truncate(time.Second), Fixed: true, Entry: "device",
-		Replaces: &gateway.Replaced{Issuer: []byte("issuer"), Serial: []byte{1}}}
+	return &gateway.Delivery{Kind: "P-256", Attempt: 1, Basis: gateway.Basis{Since: e.clock.Now().Truncate(time.Second), Fixed: true, Entry: "device",
+		Replaces: &gateway.Replaced{Issuer: []byte("issuer"), Serial: []byte{1}}}}
 }
 
 // delivered is an issued transaction whose key was not kept.

@@ -24,7 +24,7 @@ var holdTests = []part{
 func (e *env) held(approvers int, claims ...gateway.Claim) *gateway.Transaction {
 	e.Helper()
 	t := e.transaction(gateway.StateHeld)
-	t.Hold = &gateway.HoldRecord{Stage: "approval", Approvers: approvers, Until: e.clock.Now().Add(time.Hour), Fixed: true}
+	t.Hold = &gateway.HoldRecord{Stage: "approval", Approvers: approvers, Until: e.clock.Now().Add(time.Hour), Basis: gateway.Basis{Fixed: true}}
 	t.Changes = []string{"the validity is 90d, not 3650d"}
 	epoch, err := e.s.Begin(e.ctx(), &gateway.Beginning{Transaction: t, Claims: claims, Audit: event("held", t)})
 	e.must(err)
