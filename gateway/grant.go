@@ -46,6 +46,8 @@ type Grant struct {
 	Inventory *Device // the device's entry, once a stage has looked it up; nobody changes it
 	Vendor    string  // the vendor under whose CA the device authenticated
 
+	Attributes map[string]string // what the operator's services said of the request; a stage that adds some replaces the map
+
 	Registration *Registration // the identifier that the certificate names, alone; set by a stage that has read it from Inventory
 
 	Forward string // the backend that the message is passed on to, unchanged; set by a stage at the end of the pipeline

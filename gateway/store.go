@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -69,11 +70,12 @@ type Transaction struct {
 	Note        string                // the operator's line: why it is in this state
 	Received    time.Time
 	Updated     time.Time
-	Certificate *Certificate // issued
-	Ticket      string       // waiting
-	Hold        *HoldRecord  // held, and what was; nil for others
-	Delivery    *Delivery    // of a key that is made at delivery and not kept; nil for others
-	Changes     []string     // what is granted otherwise than asked for, a line each, for the operator
+	Certificate *Certificate    // issued
+	Ticket      string          // waiting
+	Hold        *HoldRecord     // held, and what was; nil for others
+	Delivery    *Delivery       // of a key that is made at delivery and not kept; nil for others
+	Facts       json.RawMessage // Facts, as they were when it was decided; nil for none, and in lists
+	Changes     []string        // what is granted otherwise than asked for, a line each, for the operator
 }
 
 // RepeatKey is the SHA-256, in hexadecimal, by which a repeated request is found. A transaction has one for the same
