@@ -102,7 +102,7 @@ func transactionOf(d *decision, s State) *Transaction {
 	r := d.request
 	t := &Transaction{
 		ID: r.ID, WireID: r.WireID, Protocol: r.Protocol, Endpoint: r.Endpoint, Operation: r.Operation, State: s,
-		Verdicts: append(noted(r), d.trail...), Received: r.Received,
+		Verdicts: append(noted(r), d.trail...), Received: r.Received, Facts: factsFor(d),
 	}
 	t.Source = r.from()
 	for _, c := range r.Credentials {

@@ -36,6 +36,7 @@ type decision struct {
 	request  *Request
 	endpoint string // configured, or "unknown": it becomes a metric's label
 	grant    *Grant
+	judged   time.Time // when the stages began
 	trail    []Judged
 	stage    string // that decided
 	note     string
@@ -140,7 +141,8 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 
 // judge runs a pipeline on a new grant of the profile. What the stages refuse, or cannot answer, is for the caller to turn away.
 func (g *Gateway) judge(ctx context.Context, d *decision, e *Endpoint, p *Profile, pipeline Pipeline) (ruling, *Error) {
-	d.grant = newGrant(d.request, e, p, g.now())
+	d.judged = g.now()
+	d.grant = newGrant(d.request, e, p, d.judged)
 	out := pipeline.run(ctx, d.request, d.grant, g.now)
 	d.trail, d.stage, d.note = out.trail, out.stage, out.Note
 	g.meter.verdicts(out.trail)

@@ -287,11 +287,11 @@ const (
 )
 
 // factsFor are the facts of a request as they are kept, nil where there are none, or too many.
-func factsFor(d *decision, now time.Time) json.RawMessage {
+func factsFor(d *decision) json.RawMessage {
 	if d.grant == nil {
 		return nil
 	}
-	data, err := json.Marshal(FactsOf(d.request, d.grant, now))
+	data, err := json.Marshal(FactsOf(d.request, d.grant, d.judged))
 	if err != nil || len(data) > maxFacts {
 		return nil
 	}

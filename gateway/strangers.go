@@ -37,6 +37,9 @@ func (s *strangers) add(t *Transaction) {
 		kept.Credentials = append(kept.Credentials, cut(c, maxShown))
 	}
 	kept.Verdicts = shortened(t.Verdicts)
+	if len(kept.Facts) > maxStrangersFacts {
+		kept.Facts = nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old := s.ring[s.next]; old != nil && s.byID[old.ID] == old {

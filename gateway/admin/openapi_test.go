@@ -181,6 +181,8 @@ func (m *schemaMaker) of(t reflect.Type) object {
 		return object{"oneOf": []object{{"type": "integer", "minimum": 0}, {"const": unlimited}}}
 	case t == reflect.TypeFor[[]byte]():
 		return object{"type": "string", "contentEncoding": "base64"}
+	case t == reflect.TypeFor[json.RawMessage]():
+		return object{"type": "object"}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -63,6 +64,7 @@ func TestApproval(t *testing.T) {
 	held := transaction(1, gateway.StateHeld, func(x *gateway.Transaction) {
 		x.Hold = &gateway.HoldRecord{Stage: "approval", Approvers: 2, Until: noon.Add(time.Hour), Approvals: []gateway.Approval{{By: "token:a", At: noon, Reason: "known"}}}
 		x.Changes = []string{"subject: CN=a instead of CN=b"}
+		x.Facts = json.RawMessage(`{"requester":"token"}`)
 	})
 	s := &source{
 		stored:   []*gateway.Transaction{transaction(2, gateway.StateHeld, nil), held},
@@ -77,11 +79,11 @@ func TestApproval(t *testing.T) {
 	if h == nil || h.Stage != "approval" || h.Approvers != 2 || len(h.Approvals) != 1 || h.Approvals[0] != (Approval{By: "token:a", At: noon, Reason: "known"}) || h.Denied != nil {
 		t.Errorf("%+v", h)
 	}
-	if len(shown.Changes) != 1 || len(shown.Messages) != 1 || shown.Messages[0] != (Message{"poll", "pending", "192.0.2.7", 3, noon, noon.Add(time.Minute)}) {
+	if string(shown.Facts) != `{"requester":"token"}` || len(shown.Changes) != 1 || len(shown.Messages) != 1 || shown.Messages[0] != (Message{"poll", "pending", "192.0.2.7", 3, noon, noon.Add(time.Minute)}) {
 		t.Errorf("%+v", shown)
 	}
 	list, err := c.Transactions(t.Context(), TransactionQuery{States: []string{"held"}})
-	if err != nil || list.Transactions[1].Hold == nil || list.Transactions[1].Messages != nil || list.Transactions[1].Changes != nil {
+	if err != nil || list.Transactions[1].Hold == nil || list.Transactions[1].Messages != nil || list.Transactions[1].Changes != nil || list.Transactions[1].Facts != nil {
 		t.Errorf("%+v, %v", list, err)
 	}
 	got, err := c.Approve(t.Context(), strings.ToUpper(id(1)[18:]), "it is fine")

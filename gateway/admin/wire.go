@@ -3,6 +3,7 @@ package admin
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"strconv"
 	"time"
@@ -41,6 +42,8 @@ type Transaction struct {
 	Hold       *Hold     `json:"hold,omitempty"`     // held, and what was
 	Changes    []string  `json:"changes,omitempty"`  // what is granted otherwise than asked for, a line each
 	Messages   []Message `json:"messages,omitempty"` // when one transaction is asked for
+	// Facts are what was known of the request when it was decided, as policies read it; when one transaction is asked for.
+	Facts json.RawMessage `json:"facts,omitempty"`
 }
 
 // Verdict is what one stage decided.
@@ -133,7 +136,7 @@ func transactionOf(t *gateway.Transaction, remembered, whole bool) Transaction {
 		Ticket: t.Ticket, Remembered: remembered, Hold: holdOf(t.Hold),
 	}
 	if whole {
-		out.Verdicts, out.Changes = verdictsOf(t.Verdicts), t.Changes
+		out.Verdicts, out.Changes, out.Facts = verdictsOf(t.Verdicts), t.Changes, t.Facts
 	}
 	if i := t.Intent; i != nil {
 		out.Granted = &Granted{

@@ -17,7 +17,7 @@ import (
 const (
 	transactionColumns = `id, wire_id, protocol, endpoint, operation, state, source, credentials, requester, device, subject,
 		verdicts, repeat, backend, profile, replaces, intent, reason, note, received, updated, ticket,
-		resume, confirm_wait, exchange, hold, changes, sealed_key, delivery`
+		resume, confirm_wait, exchange, hold, changes, sealed_key, delivery, facts`
 	certificateColumns = `issuer, serial, tx, backend, endpoint, profile, device, requester, subject, subject_raw, key_hash,
 		not_before, not_after, der, chain, revoked_at, revocation, replaces`
 
@@ -28,9 +28,9 @@ const (
 	readCertificateColumns = `c.issuer, c.serial, c.tx, c.backend, c.endpoint, c.profile, c.device, c.requester, c.subject,
 		c.subject_raw, c.key_hash, c.not_before, c.not_after, c.revoked_at, c.revocation, c.replaces`
 
-	selectTransaction = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, c.der, h.body, t.exchange, t.sealed_key
+	selectTransaction = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, c.der, h.body, t.exchange, t.sealed_key, t.facts
 		FROM transactions t LEFT JOIN certificates c ON c.tx = t.id LEFT JOIN chains h ON h.hash = c.chain`
-	listTransactions = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, NULL, NULL, NULL, NULL
+	listTransactions = `SELECT ` + readTransactionColumns + `, ` + readCertificateColumns + `, NULL, NULL, NULL, NULL, NULL
 		FROM transactions t LEFT JOIN certificates c ON c.tx = t.id`
 	selectCertificate = `SELECT ` + readCertificateColumns + `, c.der, h.body, t.state
 		FROM certificates c LEFT JOIN chains h ON h.hash = c.chain LEFT JOIN transactions t ON t.id = c.tx`
@@ -103,7 +103,7 @@ func transactionArgs(t *gateway.Transaction) ([]any, error) {
 		text(t.Source), credentials, text(t.Requester), text(t.Device), text(t.Subject), verdicts, string(t.Repeat),
 		text(t.Backend), text(t.Profile), nullable(t.Replaces), intent, string(t.Reason), text(t.Note),
 		micros(t.Received), micros(updated), text(t.Ticket), string(t.Resume), t.ConfirmWait.Microseconds(), nullable(t.Exchange),
-		hold, changes, nullable(t.SealedKey), delivery,
+		hold, changes, nullable(t.SealedKey), delivery, sql.NullString{String: text(string(t.Facts)), Valid: len(t.Facts) > 0},
 	}, nil
 }
 
@@ -129,17 +129,21 @@ func transactionRow(scan func(...any) error) (*gateway.Transaction, error) {
 	var t gateway.Transaction
 	var credentials, verdicts, intent, hold, changes, delivery string
 	var received, updated, confirmWait int64
+	var facts sql.NullString
 	var c certificateRow
 	dest := append([]any{
 		&t.ID, &t.WireID, &t.Protocol, &t.Endpoint, &t.Operation, &t.State, &t.Source, &credentials,
 		&t.Requester, &t.Device, &t.Subject, &verdicts, &t.Repeat, &t.Backend, &t.Profile, &t.Replaces, &intent, &t.Reason,
 		&t.Note, &received, &updated, &t.Ticket, &t.Resume, &confirmWait, &hold, &changes, &delivery,
 	}, c.dest()...)
-	if err := scan(append(dest, &t.Exchange, &t.SealedKey)...); err != nil {
+	if err := scan(append(dest, &t.Exchange, &t.SealedKey, &facts)...); err != nil {
 		return nil, notFound(err)
 	}
 	t.Received, t.Updated = fromMicros(received), fromMicros(updated)
 	t.ConfirmWait = time.Duration(confirmWait) * time.Microsecond
+	if facts.Valid {
+		t.Facts = json.RawMessage(facts.String)
+	}
 	err := errors.Join(json.Unmarshal([]byte(credentials), &t.Credentials), json.Unmarshal([]byte(verdicts), &t.Verdicts))
 	if intent != "" {
 		err = errors.Join(err, json.Unmarshal([]byte(intent), &t.Intent))

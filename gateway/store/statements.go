@@ -113,7 +113,7 @@ var texts = [statements]string{
 	noteUse: `INSERT INTO uses (tx, key, n) VALUES ($1, $2, 1) ON CONFLICT (tx, key) DO UPDATE SET n = uses.n + 1`,
 	insertTransaction: `INSERT INTO transactions (` + transactionColumns + `)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-			$23, $24, $25, $26, $27, $28, $29)`,
+			$23, $24, $25, $26, $27, $28, $29, $30)`,
 	insertWork: `INSERT INTO work (tx, kind, due, owner, lease_until, epoch, attempts, note)
 		VALUES ($1, $2, now($7) + $3, $4, now($7) + $5, $6, 0, '')`,
 

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -170,6 +171,7 @@ func (e *env) transaction(state gateway.State) *gateway.Transaction {
 			Parts: []gateway.Judged{{Stage: "inner", Decision: gateway.Deny, Reason: gateway.NotAuthorized}}}},
 		Backend: "local", Profile: "base-station", Replaces: []byte{0x80, 1}, Note: "as it should be",
 		Received: e.clock.Now(), Updated: e.clock.Now().Add(time.Microsecond), Exchange: []byte{0x30, 0, 0xff, 0x0a},
+		Facts: json.RawMessage(`{"request":{"id":"` + id + `"}}`),
 	}
 	if state == gateway.StateRefused {
 		t.Reason = gateway.NotAuthorized
