@@ -3,7 +3,6 @@ package authz
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -90,8 +89,14 @@ func (s *Challenge) ask(ctx context.Context, secret gateway.Secret, r *gateway.R
 		}
 		return ok
 	}
+	same := q
+	same.ID, same.Time, same.CSR, same.Source = "", time.Time{}, nil, "" // a CSR is signed anew each time
+	key, err := questionKey(r, same)
+	if err != nil {
+		return gateway.Unanswered(err)
+	}
 	var a challengeAnswer
-	switch err := s.service.Ask(ctx, questionKey(r, secret, g), q, &a, may); {
+	switch err := s.service.Ask(ctx, g.Device, key, q, &a, may); {
 	case errors.Is(err, webhook.ErrNot):
 		return tooMany(r, max(wait, 1))
 	case err != nil:
@@ -109,26 +114,18 @@ func (s *Challenge) answered(a *challengeAnswer, secret gateway.Secret, r *gatew
 	if a.Allow == nil {
 		return broken("`allow`")
 	}
-	said := ""
-	if a.Reason != "" {
-		// It may quote what it was asked.
-		said = ": " + cutName(fmt.Sprintf("%q", strings.ReplaceAll(a.Reason, string(secret), "[secret]")))
-	}
+	said := quoted(strings.ReplaceAll(a.Reason, string(secret), "[secret]")) // it may quote what it was asked
 	if !*a.Allow {
 		s.limit.take(r.Source, r.Received)
 		return gateway.Denied(gateway.Unauthenticated, detailChallenge, "the webhook "+host+" does not allow it"+said)
 	}
-	const most = 255
-	if a.Device != "" && (len(a.Device) > most || !printable(a.Device)) {
+	switch {
+	case !answered(a.Device):
 		return broken("`device` of at most 255 printable bytes")
-	}
-	if a.Profile != "" && (len(a.Profile) > most || !printable(a.Profile)) {
+	case !answered(a.Profile):
 		return broken("`profile` of at most 255 printable bytes")
-	}
-	if a.Subject != "" {
-		if _, err := pkix.ParseRFC4514(a.Subject); err != nil {
-			return broken("`subject` that could be read (RFC 4514)")
-		}
+	case !legible(a.Subject):
+		return broken("`subject` that could be read (RFC 4514)")
 	}
 	g.Authenticate(gateway.Credential{Kind: gateway.CredentialChallenge, ID: "webhook:" + host})
 	if a.Device != "" {
@@ -136,33 +133,5 @@ func (s *Challenge) answered(a *challengeAnswer, secret gateway.Secret, r *gatew
 			return denied
 		}
 	}
-	return suits(&gateway.IssuedChallenge{Subject: a.Subject, Profile: a.Profile}, "the webhook "+host+" allows it"+said, r, g)
-}
-
-// questionKey is what questions have in common that ask the same: of one device, about one challenge, for one key, with the same names
-// and extensions, in one transaction. A device that repeats itself because an answer got lost is known by it. Whatever the service may have decided by is in it: it is told to
-// answer the same key as it did before, and an answer about one name must not be had for another.
-func questionKey(r *gateway.Request, secret gateway.Secret, g *gateway.Grant) string {
-	h := sha256.New()
-	part := func(b []byte) {
-		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b))))
-		h.Write(b)
-	}
-	for _, s := range []string{r.Endpoint, string(r.Operation), r.WireID, r.Profile, g.Device} {
-		part([]byte(s))
-	}
-	part(r.PublicKey)
-	part(r.Subject)
-	part(secret)
-	part(binary.BigEndian.AppendUint32(nil, uint32(len(r.Extensions))))
-	for _, e := range r.Extensions {
-		part([]byte(fmt.Sprintf("%v %t", e.Id, e.Critical)))
-		part(e.Value)
-	}
-	for _, c := range r.Credentials {
-		if c.Kind != gateway.CredentialChallenge && c.Kind != gateway.CredentialNested {
-			part([]byte(c.String()))
-		}
-	}
-	return hex.EncodeToString(h.Sum(nil))
+	return wish{forChallenge, a.Subject, a.Profile}.suits(r.Subject, "the webhook "+host+" allows it"+said, r, g)
 }

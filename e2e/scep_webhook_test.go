@@ -77,8 +77,14 @@ func (s *intune) questions() int {
 // adapter runs configs/challenge-webhook.py and returns where it listens.
 func adapter(t *testing.T, dir, intune string) string {
 	t.Helper()
-	cmd := exec.Command("python3", filepath.Join("..", "configs", "challenge-webhook.py"), "--listen", "127.0.0.1:0",
+	return example(t, "challenge-webhook.py", "--listen", "127.0.0.1:0",
 		"--secret", filepath.Join(dir, "webhook-secret"), "--intune", intune, "--token", filepath.Join(dir, "token"))
+}
+
+// example runs a service of configs and returns where it listens.
+func example(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("python3", append([]string{filepath.Join("..", "configs", name)}, args...)...)
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	out, err := cmd.StdoutPipe()

@@ -30,7 +30,7 @@ const (
 // firstPause is how long the first repetition waits; each further one twice as long.
 const firstPause = 200 * time.Millisecond
 
-// SignatureHeader has the HMAC of a question; IdempotencyHeader the same words in all attempts at one question.
+// SignatureHeader has the HMAC of a question, or of an answer; IdempotencyHeader the same words in all attempts at one question.
 const (
 	SignatureHeader   = "Muster-Signature"
 	IdempotencyHeader = "Idempotency-Key"
@@ -47,7 +47,8 @@ type Service struct {
 	timeout          time.Duration
 	retries          int
 	private          bool
-	turns            chan struct{}
+	signed           bool // an answer counts only with its signature
+	turns            *turns
 
 	// Tests put others in their place.
 	deadline func(context.Context, time.Duration) (context.Context, context.CancelFunc)
@@ -59,11 +60,16 @@ type Service struct {
 // Host is the service's name or address.
 func (s *Service) Host() string { return s.host }
 
-// Ask posts the question as JSON, and decodes the answer into what answer points to, a struct with a json tag on each field. key goes
-// along as Idempotency-Key: a service may answer a question with the same key as it did before. may is called when the question's turn has
-// come, which can take a while: false ends it unasked, with ErrNot. The error says what went wrong in words
-// for the operator, without anything of question or answer; answer is then not to be looked at.
-func (s *Service) Ask(ctx context.Context, key string, question, answer any, may func() bool) error {
+// Close gives up the connections that no question is under way on, and each other one when its question is answered. Who still
+// asks is answered.
+func (s *Service) Close() { s.client.CloseIdleConnections() }
+
+// Ask posts the question as JSON, and decodes the answer into what answer points to, a struct with a json tag on each field. device is
+// whom it is about, "" where that is not known: of one, few questions are under way at once. key goes along as Idempotency-Key: a service
+// may answer a question with the same key as it did before. may is called when the question's turn has come, which can take a while: false
+// ends it unasked, with ErrNot. The error says what went wrong in words for the operator, without anything of question or answer; answer is
+// then not to be looked at.
+func (s *Service) Ask(ctx context.Context, device, key string, question, answer any, may func() bool) error {
 	body, err := json.Marshal(question)
 	switch {
 	case err != nil:
@@ -73,12 +79,11 @@ func (s *Service) Ask(ctx context.Context, key string, question, answer any, may
 	}
 	ctx, cancel := s.deadline(ctx, s.timeout)
 	defer cancel()
-	select {
-	case s.turns <- struct{}{}:
-		defer func() { <-s.turns }()
-	case <-ctx.Done():
-		return s.failed(fmt.Errorf("no turn came in time, %d questions are under way: %w", cap(s.turns), ctx.Err()))
+	giveBack, err := s.turns.take(ctx, device)
+	if err != nil {
+		return s.failed(err)
 	}
+	defer giveBack()
 	if !may() {
 		return ErrNot
 	}
@@ -116,10 +121,10 @@ func (s *Service) post(ctx context.Context, key string, body []byte) (answer []b
 	if s.token != nil {
 		r.Header.Set("Authorization", "Bearer "+string(s.token))
 	}
+	signature := ""
 	if s.secret != nil {
-		mac := hmac.New(sha256.New, s.secret)
-		mac.Write(body)
-		r.Header.Set(SignatureHeader, "sha256="+hex.EncodeToString(mac.Sum(nil)))
+		signature = s.sign(body)
+		r.Header.Set(SignatureHeader, signature)
 	}
 	res, err := s.client.Do(r)
 	if err != nil {
@@ -151,8 +156,31 @@ func (s *Service) post(ctx context.Context, key string, body []byte) (answer []b
 		return nil, true, fmt.Errorf("its answer broke off: %w", unquoted(err))
 	case len(answer) > maxAnswer:
 		return nil, false, fmt.Errorf("its answer is larger than %d bytes", maxAnswer)
+	case s.signed:
+		return answer, false, s.verify(res.Header.Values(SignatureHeader), signature, answer)
 	}
 	return answer, false, nil
+}
+
+// sign is the signature over what the parts make together, as it stands in a header.
+func (s *Service) sign(parts ...[]byte) string {
+	mac := hmac.New(sha256.New, s.secret)
+	for _, p := range parts {
+		mac.Write(p)
+	}
+	return "sha256=" + hex.EncodeToString(mac.Sum(nil))
+}
+
+// verify says what is wrong with an answer's signature. That of the question stands before the body, and ends at the dot: the
+// answer to another question, or to one of another time, has another.
+func (s *Service) verify(got []string, question string, answer []byte) error {
+	switch {
+	case len(got) != 1:
+		return errors.New("its answer has no " + SignatureHeader + ", or several, and signed-answers wants one")
+	case !hmac.Equal([]byte(got[0]), []byte(s.sign([]byte(question), []byte("."), answer))):
+		return errors.New("the signature of its answer is wrong: made with another secret, or for another question")
+	}
+	return nil
 }
 
 // unquoted is an error that says nothing of the answer. Those of net/http about what is not HTTP quote it, and it may hold what was asked.
@@ -239,11 +267,11 @@ func (s *Service) dial(ctx context.Context, network, address string) (net.Conn, 
 }
 
 // shared are further addresses that no service on the Internet has: RFC 6598 (carriers' own), RFC 6890 (for protocols, measurements and
-// the future), RFC 3879 (the former site-local), and RFC 6052, RFC 8215, RFC 3056 and RFC 4291 section 2.5.5.1, which stand for IPv4 addresses of any kind.
+// the future), RFC 3879 (the former site-local), and RFC 4380 (Teredo), RFC 6052, RFC 8215, RFC 3056 and RFC 4291 section 2.5.5.1, which stand for IPv4 addresses of any kind.
 var shared = []netip.Prefix{
 	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("198.18.0.0/15"),
 	netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("fec0::/10"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
-	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("::/96"),
+	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("2001::/32"), netip.MustParsePrefix("::/96"),
 }
 
 func isPrivate(ip netip.Addr) bool {

@@ -236,7 +236,7 @@ func (s *Shaper) shapeValidity(r *gateway.Request, g *gateway.Grant) error {
 	case start.Before(g.NotBefore.Add(-maxStart)) || start.After(g.NotBefore.Add(maxStart)):
 		return badTemplate(g, "the validity asked for begins more than a day from now")
 	}
-	if end.After(g.NotAfter) {
+	if !r.Validity.NotAfter.IsZero() && end.After(g.Latest()) || r.Validity.NotAfter.IsZero() && end.After(g.NotAfter) {
 		end = g.NotAfter
 	}
 	if !start.Before(end) {

@@ -1,5 +1,5 @@
 // Package profile makes the content of a certificate what a profile says: subject and subjectAltName from templates over
-// the device's inventory entry, the request and the certificate that authenticated it, and of what the request asks for
+// the device's inventory entry, the request, the certificate that authenticated it and what the operator's services said, and of what the request asks for
 // beyond that only what may be asked for. cmd/muster makes a Shaper of a profile's configuration, the gateway calls it when
 // the pipeline has allowed or held a request.
 //
@@ -155,6 +155,19 @@ func (s *Shaper) DerivesSubject() bool { return s.subject != nil || s.ask.Subjec
 func (s *Shaper) NamesFromRequest() bool {
 	return s.ask.Subject == Allow || s.ask.SAN == Allow ||
 		slices.ContainsFunc(s.templates(), func(t keyed) bool { return t.template.reads(originRequest) })
+}
+
+// ReadsAttributes lists the attributes that the templates read and cannot do without, each once: some service has to say them.
+func (s *Shaper) ReadsAttributes() []string {
+	var names []string
+	for _, t := range s.templates() {
+		for _, p := range t.template.parts {
+			if p.action != nil && p.action.needs(originAttributes) && !slices.Contains(names, p.action.fields[0]) {
+				names = append(names, p.action.fields[0])
+			}
+		}
+	}
+	return names
 }
 
 // SetsSubject reports whether a certificate's subject can be another than the one asked for.

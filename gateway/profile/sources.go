@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/asn1"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -26,10 +27,11 @@ const (
 	originRequest     = "request"
 	originCertificate = "certificate" // that authenticated the request
 	originOld         = "old"         // the certificate that is renewed
+	originAttributes  = "attributes"  // what the operator's services said of the request
 )
 
 var (
-	originNames      = []string{originDevice, originRequest, originCertificate, originOld}
+	originNames      = []string{originDevice, originRequest, originCertificate, originOld, originAttributes}
 	deviceFields     = []string{"name", "serial", "imei", "udid", "mac", "meid", "vendor", "attributes", "attr", "id"}
 	requestFields    = []string{"subject", "san"}
 	certFields       = []string{"subject", "issuer", "san", "serial"}
@@ -45,6 +47,9 @@ func source(origin string, fields []string) (func(*facts) (string, error), error
 			return nil, fmt.Errorf("%s is a pipe: a value stands before it, as in {{device.serial | lower}}", origin)
 		}
 		return nil, fmt.Errorf("there is no value %q%s", origin, strictyaml.Suggest(origin, originNames))
+	}
+	if origin == originAttributes {
+		return answeredSource(fields)
 	}
 	if len(fields) == 0 || len(fields) > maxFieldsOfValue {
 		return nil, fmt.Errorf("%s has the fields %s", origin, strings.Join(fieldsOf(origin), ", "))
@@ -97,7 +102,7 @@ func deviceSource(field string, rest []string) (func(*facts) (string, error), er
 		if len(rest) != 1 || rest[0] == "" {
 			return nil, fmt.Errorf("device.%s wants the attribute: device.attributes.site or device.attr \"site\"", field)
 		}
-		if err := (&gateway.Device{Name: "x", Attributes: map[string]string{rest[0]: "x"}}).Check(); err != nil {
+		if err := gateway.CheckAttribute(rest[0], "x"); err != nil {
 			return nil, fmt.Errorf("no device has such an attribute: %w", err)
 		}
 		return func(f *facts) (string, error) { return f.attribute(rest[0]) }, nil
@@ -146,6 +151,23 @@ func (f *facts) attribute(name string) (string, error) {
 		return v, nil
 	}
 	return "", &absent{fmt.Sprintf("the inventory entry %s has no attribute %s", d.Name, name)}
+}
+
+// answeredSource is an attribute of the request.
+func answeredSource(fields []string) (func(*facts) (string, error), error) {
+	if len(fields) != 1 || fields[0] == "" {
+		return nil, errors.New("attributes wants the name of one: attributes.site")
+	}
+	name := fields[0]
+	if err := gateway.CheckAttribute(name, "x"); err != nil {
+		return nil, fmt.Errorf("no request has such an attribute: %w", err)
+	}
+	return func(f *facts) (string, error) {
+		if v, ok := f.g.Attributes[name]; ok {
+			return v, nil
+		}
+		return "", &absent{"no service has said the attribute " + name}
+	}, nil
 }
 
 func (f *facts) vendor() (string, error) {

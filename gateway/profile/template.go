@@ -40,7 +40,7 @@ type part struct {
 // action is the content of one {{ }}.
 type action struct {
 	source   string
-	origin   string   // device, request, certificate, old; "" for a literal
+	origin   string   // device, request, certificate, old, attributes; "" for a literal
 	fields   []string // of the source: subject, CN
 	lookup   func(*facts) (string, error)
 	pipes    []pipe

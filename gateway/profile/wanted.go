@@ -40,8 +40,11 @@ func (s *Shaper) NamesWanted() gateway.NamesWanted {
 }
 
 // demands reports whether the action is nothing without a name that the device asks for.
-func (a *action) demands() bool {
-	if a.origin != originRequest || a.optional {
+func (a *action) demands() bool { return a.needs(originRequest) }
+
+// needs reports whether the action is nothing without what the source has.
+func (a *action) needs(origin string) bool {
+	if a.origin != origin || a.optional {
 		return false
 	}
 	_, err := a.value(&facts{&gateway.Request{}, &gateway.Grant{}})
