@@ -48,6 +48,9 @@ type OwnCertificateConfig struct {
 	// confirmed. never: until it ends. The refusal says that it is revoked. Repeats of the request that renewed it get
 	// their answer all the same.
 	Once Once `yaml:"once"`
+	// Window is for how long before its end a certificate is renewed or rekeyed: a period, or a share of its validity (33%). Who
+	// comes earlier is told from when on; repeats are answered all the same. Default: at any time.
+	Window Portion `yaml:"window"`
 	// Purposes of which a certificate with an extended key usage needs one, as in `client-certificate`. Default: any will do.
 	Purposes []string `yaml:"purposes"`
 	// Revoke says which certificates a requester may revoke: itself, the one that it shows, or device, also the others that
@@ -169,6 +172,11 @@ func (s *OwnCertificate) judge(ctx context.Context, r *gateway.Request, g *gatew
 	}
 	if denied, ok := s.mayAsk(ctx, r, record, leaf); !ok {
 		return denied
+	}
+	if anew && (r.Operation == gateway.Renew || r.Operation == gateway.Rekey) {
+		if denied, ok := s.early(leaf); !ok {
+			return denied
+		}
 	}
 	if anew && s.succeeds(r.Operation) {
 		if denied, ok := s.succeeded(ctx, record); !ok {

@@ -6,10 +6,12 @@ import (
 	"fmt"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/pkix"
 )
 
-// sameNames holds the names asked for against the certificate's (RFC 7030 section 4.2.2: they "MUST be identical"),
-// byte by byte, and puts the names to certify into the grant.
+// sameNames holds the names asked for against the certificate's (RFC 7030 section 4.2.2: they "MUST be identical"), and puts the
+// names to certify into the grant: those of the certificate, byte by byte. A subject may be asked for in other string types
+// (pkix.SameName): strongSwan and Go's clients write PrintableString, templates UTF8String.
 func (s *OwnCertificate) sameNames(r *gateway.Request, g *gateway.Grant, leaf *x509.Certificate) (note string, denied gateway.Verdict, ok bool) {
 	held := gateway.Names{Subject: leaf.RawSubject, SubjectAltName: sanOf(leaf)}
 	asked := gateway.Names{Subject: r.Subject}
@@ -18,7 +20,7 @@ func (s *OwnCertificate) sameNames(r *gateway.Request, g *gateway.Grant, leaf *x
 		// A template without names (CRMF) asks for those of the certificate.
 		asked = held
 	}
-	if !bytes.Equal(asked.Subject, held.Subject) {
+	if !pkix.SameName(asked.Subject, held.Subject) {
 		return "", gateway.Denied(gateway.NotAuthorized, "the subject is not that of the certificate",
 			"the request asks for "+unlike("subject", formatSubject(asked.Subject), formatSubject(held.Subject))), false
 	}

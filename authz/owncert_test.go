@@ -141,7 +141,7 @@ func TestOwnCertificate(t *testing.T) {
 		"CN=victim for device-0002":     {cert: mine, change: func(r *gateway.Request) { r.Subject = victim }, reason: gateway.NotAuthorized, notes: []string{"CN=victim", "CN=device-0002"}},
 		"an empty subject":              {cert: mine, change: func(r *gateway.Request) { r.Subject = []byte{0x30, 0} }, reason: gateway.NotAuthorized, notes: []string{"subject (none)"}},
 		"no subject, its own SAN":       {cert: mine, change: func(r *gateway.Request) { r.Subject = nil }, reason: gateway.NotAuthorized},
-		"the subject in another string": {cert: bare, change: func(r *gateway.Request) { r.Subject = utf8Subject(t, bare) }, reason: gateway.NotAuthorized, notes: []string{"CN=device-0003, and the certificate has it in another encoding"}},
+		"the subject in another string": {cert: bare, change: func(r *gateway.Request) { r.Subject = utf8Subject(t, bare) }},
 		"another subjectAltName":        {cert: mine, change: func(r *gateway.Request) { r.Extensions = sanExtension(sans(t, 2, "victim.example")) }, reason: gateway.NotAuthorized, notes: []string{"dns:victim.example", "dns:device-0002.example"}},
 		"one subjectAltName more": {cert: mine, change: func(r *gateway.Request) {
 			r.Extensions = sanExtension(sans(t, 2, "device-0002.example", 2, "victim.example"))
