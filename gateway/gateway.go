@@ -3,7 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
-	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"maps"
 	"slices"
@@ -64,6 +64,7 @@ func (e *Endpoint) offered() string {
 type Runtime struct {
 	Endpoints map[string]*Endpoint
 	Backends  map[string]backend.Backend
+	Rates     map[string]Rate // how fast backends may be asked to issue; one without: as fast as requests come
 
 	descriptions map[string]*backend.Description
 	authorities  map[string]*authorities
@@ -77,6 +78,8 @@ type Options struct {
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 	Crash   func(point string) // called at each named crash point; nil outside fault tests
+
+	Wait func(ctx context.Context, d time.Duration) error // until a request's turn comes; nil: on the machine's clock
 
 	CAChanged func(backend string) // called after a CA was changed over through this gateway; it does not wait. nil: nobody
 
@@ -110,20 +113,29 @@ const (
 // RolloverCrashPoints lists them, in their order.
 var RolloverCrashPoints = []string{CrashRolloverOrdered, CrashRolloverDone, CrashRolloverRecorded}
 
-// Gateway takes canonical requests from the protocol adapters and answers them. One lives as long as the process.
+// Gateway takes canonical requests from the protocol adapters and answers them. The one that New makes lives as long as the
+// process, and goes by the Runtime that is in force; those that Prepare makes of it go by theirs, and share all else with it.
 type Gateway struct {
+	*core
+	runtime *atomic.Pointer[Runtime] // that it goes by: the one in force, or its own
+}
+
+// core is what a Gateway shares with those that it prepares: whatever is to outlive a Runtime has its place here.
+type core struct {
 	opt     Options
 	store   Store
 	now     func() time.Time
 	log     *slog.Logger
 	meter   *meter
-	runtime atomic.Pointer[Runtime]
+	inForce atomic.Pointer[Runtime]
+	next    atomic.Pointer[Gateway] // prepared, and not in force yet; nil mostly
 	slots   chan struct{}
 	wake    chan struct{}
 	strange *strangers
 	chains  chainCache
 	vouched vouched
 	heard   heard
+	pacers  pacers
 	making  chan struct{} // RSA keys that are being made
 	turns   atomic.Int32  // requests for one: those, and who waits
 
@@ -140,6 +152,9 @@ func New(o Options) (*Gateway, error) {
 	if o.Crash == nil {
 		o.Crash = func(string) {}
 	}
+	if o.Wait == nil {
+		o.Wait = sleep
+	}
 	o.CheckTimeout = orDefault(o.CheckTimeout, 30*time.Second)
 	o.IssueTimeout = orDefault(o.IssueTimeout, 20*time.Second)
 	o.TwinWait = orDefault(o.TwinWait, 10*time.Second)
@@ -149,11 +164,13 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{
+	g := &Gateway{core: &core{
 		opt: o, store: o.Store, now: o.Clock, log: o.Log, meter: m,
 		slots: make(chan struct{}, o.MaxInFlight), wake: make(chan struct{}, 1),
 		strange: newStrangers(o.Refusals), flights: map[string]chan struct{}{}, passing: map[string]int{}, making: make(chan struct{}, maxMaking),
-	}
+		pacers: pacers{by: map[string]*pacer{}, seed: maphash.MakeSeed()},
+	}}
+	g.runtime = &g.inForce
 	g.runtime.Store(&Runtime{})
 	return g, nil
 }
@@ -164,42 +181,6 @@ func orDefault[T comparable](v, def T) T {
 		return def
 	}
 	return v
-}
-
-// Swap puts a new Runtime in the place of the running one. Requests under way end with the one they began with.
-// It fails, and changes nothing, when an endpoint names a backend that is not there or has an empty pipeline.
-func (g *Gateway) Swap(ctx context.Context, rt *Runtime) error {
-	next := &Runtime{
-		Endpoints: rt.Endpoints, Backends: rt.Backends,
-		descriptions: map[string]*backend.Description{}, authorities: map[string]*authorities{}, crls: map[string]*crls{},
-	}
-	for name, b := range rt.Backends {
-		d, err := b.Describe(ctx)
-		if err != nil {
-			return fmt.Errorf("backend %s: %w", name, err)
-		}
-		next.descriptions[name] = d
-		next.authorities[name] = newAuthorities(b, g.now)
-		next.crls[name] = newCRLs(b, next.authorities[name], slices.Contains(d.Capabilities, backend.CapCRL), g.now)
-	}
-	for name, e := range rt.Endpoints {
-		if e.Name != name || e.Profile == nil {
-			return fmt.Errorf("endpoint %s: incomplete", name)
-		}
-		if next.Backends[e.Profile.Backend] == nil {
-			return fmt.Errorf("endpoint %s: profile %s names the backend %q, which is not configured", name, e.Profile.Name, e.Profile.Backend)
-		}
-		for op, p := range e.Pipelines {
-			if len(p) == 0 {
-				return fmt.Errorf("endpoint %s: the pipeline of %s is empty; leave it out to deny the operation", name, op)
-			}
-			if to := p.forwardsTo(); to != "" && (next.descriptions[to] == nil || !slices.Contains(next.descriptions[to].Capabilities, backend.CapExchange)) {
-				return fmt.Errorf("endpoint %s: %s is forwarded to the backend %q, which is not configured or passes nothing on", name, op, to)
-			}
-		}
-	}
-	g.runtime.Store(next)
-	return nil
 }
 
 // Accepts reports whether some stage of the endpoint looks at credentials of the kind, so that an adapter asks
