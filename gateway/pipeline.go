@@ -19,7 +19,6 @@ type ruling struct {
 	Verdict
 	stage string // that decided; "" for Allow
 	trail []Judged
-	depth int // stages that allowed, before one did not
 }
 
 func (p Pipeline) run(ctx context.Context, r *Request, g *Grant, clock func() time.Time) ruling {
@@ -34,14 +33,16 @@ func (p Pipeline) run(ctx context.Context, r *Request, g *Grant, clock func() ti
 		switch v.Decision {
 		case Allow:
 			out.Claims = append(out.Claims, v.Claims...)
-			out.depth++
+			out.reached += max(v.reached, 1)
 		case Hold:
 			out.Claims = append(out.Claims, v.Claims...)
+			out.reached += max(v.reached, 1)
 			out.Terms = out.Terms.and(v.Terms)
 			if out.Decision == Allow {
 				out.Decision, out.Note, out.stage = Hold, v.Note, s.Name()
 			}
 		default:
+			v.reached += out.reached
 			out.Verdict, out.stage = v, s.Name()
 			out.Claims = nil
 			return out
@@ -77,6 +78,9 @@ func decide(ctx context.Context, s Stage, r *Request, g *Grant) (v Verdict) {
 		if v.Reason == "" {
 			v.Reason = NotAuthorized
 		}
+		if _, composed := s.(composite); !composed {
+			v.found = v.Reason != Unauthenticated || lookedAt(s, r)
+		}
 	case CannotAnswer:
 		v.Reason = Unavailable
 	default:
@@ -96,14 +100,9 @@ func cut(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "") + "..."
 }
 
-// composite is a stage made of pipelines.
-type composite interface {
-	identify(ctx context.Context, r *Request, g *Grant, clock func() time.Time) (asked bool, v Verdict)
-	branches() []Pipeline
-}
-
 // identify runs only the stages that say who is asking (Identifier). asked is false when there is none.
 func (p Pipeline) identify(ctx context.Context, r *Request, g *Grant, clock func() time.Time) (asked bool, v Verdict) {
+	reached := 0
 	for _, s := range p {
 		one, v := false, Allowed("")
 		switch s := s.(type) {
@@ -112,18 +111,20 @@ func (p Pipeline) identify(ctx context.Context, r *Request, g *Grant, clock func
 		case Recogniser:
 			asking := &asking{Stage: s, ask: s.Identify}
 			v = decide(ctx, asking, r, g)
-			if one = asking.proves; v.Decision != Allow {
-				return true, v
-			}
+			one = asking.proves || v.Decision != Allow
 		case Identifier:
 			one, v = true, decide(ctx, s, r, g)
 		}
 		if one && v.Decision != Allow {
+			v.reached += reached
 			return true, v
+		}
+		if one {
+			reached += max(v.reached, 1)
 		}
 		asked = asked || one
 	}
-	return asked, Allowed("")
+	return asked, Verdict{Decision: Allow, reached: reached}
 }
 
 // asking is a Recogniser that is asked who it is only.
@@ -140,6 +141,15 @@ func (a *asking) Decide(ctx context.Context, r *Request, g *Grant) (v Verdict) {
 
 // credentialReader is implemented by stages that look at credentials, so that an adapter knows what to ask a client for.
 type credentialReader interface{ Credentials() []CredentialKind }
+
+// lookedAt reports whether the request carries a credential of a kind that the stage looks at.
+func lookedAt(s Stage, r *Request) bool {
+	if a, ok := s.(*asking); ok {
+		s = a.Stage
+	}
+	c, ok := s.(credentialReader)
+	return ok && slices.ContainsFunc(c.Credentials(), func(k CredentialKind) bool { _, carried := r.Credential(k); return carried })
+}
 
 // reads reports whether a stage of the pipeline looks at credentials of the kind.
 func (p Pipeline) reads(kind CredentialKind) bool {
@@ -172,106 +182,4 @@ func (p Pipeline) Stages(f func(Stage)) {
 			}
 		}
 	}
-}
-
-// AnyOf allows what one of its branches allows: the first that does shapes the grant. When none does, the first that
-// holds decides, then the refusal of the branch that came farthest; of those that came equally far, of one that found
-// the credentials it looks for. A refusal leaves nothing in the grant but who authenticated in one of the branches.
-func AnyOf(branches ...Pipeline) Stage { return anyOf(branches) }
-
-type anyOf []Pipeline
-
-func (anyOf) Name() string           { return "anyOf" }
-func (a anyOf) branches() []Pipeline { return a }
-
-func (a anyOf) Decide(ctx context.Context, r *Request, g *Grant) Verdict {
-	var parts []Judged
-	var best, held *ruling
-	var heldGrant Grant
-	requester := g.Requester
-	for i, b := range a {
-		tried := *g
-		out := b.run(ctx, r, &tried, time.Now)
-		parts = append(parts, Judged{
-			Stage: fmt.Sprintf("branch %d", i+1), Decision: out.Decision, Reason: out.Reason, Note: out.Note, Parts: out.trail,
-		})
-		switch out.Decision {
-		case Allow:
-			*g = tried
-			return Verdict{Decision: Allow, Note: fmt.Sprintf("branch %d allowed", i+1), Claims: out.Claims, parts: parts}
-		case Hold:
-			if held == nil {
-				held, heldGrant = &out, tried
-			}
-		default:
-			if best == nil || out.depth > best.depth || out.depth == best.depth && best.Reason == Unauthenticated && out.Reason != Unauthenticated {
-				best = &out
-				if tried.Requester != "" {
-					requester = tried.Requester
-				}
-			}
-			if requester == "" {
-				requester = tried.Requester
-			}
-		}
-	}
-	if held != nil {
-		*g = heldGrant
-		held.parts = parts
-		return held.Verdict
-	}
-	if best == nil { // no branch at all: build refuses that, and so do we
-		return Denied(NotAuthorized, "", "anyOf has no branch")
-	}
-	g.Requester = requester
-	v := best.Verdict
-	v.Note = "no branch allowed; nearest: " + best.stage + ": " + v.Note
-	v.parts = parts
-	return v
-}
-
-func (a anyOf) identify(ctx context.Context, r *Request, g *Grant, clock func() time.Time) (bool, Verdict) {
-	asked, last := false, Allowed("")
-	for _, b := range a {
-		tried := *g
-		one, v := b.identify(ctx, r, &tried, clock)
-		if !one {
-			continue // a branch that asks nobody proves nobody
-		}
-		asked = true
-		if v.Decision == Allow {
-			*g = tried
-			return true, v
-		}
-		last = v
-	}
-	return asked, last
-}
-
-// Not allows what the pipeline denies, and denies what it allows or holds. What the pipeline cannot answer stays so.
-func Not(p Pipeline) Stage { return not{p} }
-
-type not struct{ p Pipeline }
-
-func (not) Name() string           { return "not" }
-func (n not) branches() []Pipeline { return []Pipeline{n.p} }
-
-func (n not) Decide(ctx context.Context, r *Request, g *Grant) Verdict {
-	tried := *g
-	out := n.p.run(ctx, r, &tried, time.Now)
-	parts := []Judged{{Stage: "branch 1", Decision: out.Decision, Reason: out.Reason, Note: out.Note, Parts: out.trail}}
-	switch out.Decision {
-	case Deny:
-		return Verdict{Decision: Allow, Note: "denied by " + out.stage + ", as wanted", parts: parts}
-	case CannotAnswer:
-		v := out.Verdict
-		v.parts = parts
-		return v
-	}
-	return Verdict{Decision: Deny, Reason: NotAuthorized, Note: "allowed, where it must not be", parts: parts}
-}
-
-// identify asks nobody: that somebody is not X says nothing about who it is.
-func (not) identify(context.Context, *Request, *Grant, func() time.Time) (bool, Verdict) {
-	return false, Allowed("")
 }

@@ -1,6 +1,7 @@
 // Package strictyaml decodes YAML into structs and refuses whatever it does not know: unknown and duplicate keys,
-// further documents, wrong types, anchors, aliases, merge keys and tags. Every error names file and line, and the
-// nearest key that exists. It walks yaml.v3's nodes itself, since KnownFields is lost inside UnmarshalYAML.
+// further documents, wrong types, merge keys and tags. A value that stands twice can have an anchor (&name) and an alias
+// (*name), within bounds. Every error names file and line, and the nearest key that exists. It walks yaml.v3's nodes itself,
+// since KnownFields is lost inside UnmarshalYAML.
 //
 // The gateway reads its configuration with it, and CA backends theirs. It is not a general YAML decoder: what a
 // configuration does not need, it does not read. Values never stand in its messages: they may be secrets.
@@ -34,6 +35,7 @@ type Unmarshaler interface {
 type Error struct {
 	File    string
 	Line    int    // from 1; 0 when it is not known
+	Column  int    // from 1, in characters; 0 where the line says enough
 	Path    string // of keys, e.g. profiles.base-station; "" for the document's top
 	Message string
 
@@ -54,6 +56,9 @@ func (e *Error) Error() string {
 	at := e.File
 	if e.Line > 0 {
 		at = fmt.Sprintf("%s:%d", e.File, e.Line)
+		if e.Column > 0 {
+			at = fmt.Sprintf("%s:%d", at, e.Column)
+		}
 	}
 	switch {
 	case e.Path == "":
@@ -102,8 +107,8 @@ func DecodeNodeAt(file, path string, n *yaml.Node, into any) error {
 }
 
 // Parse reads the one document of data and returns its content: never a document or alias node, and a null scalar
-// on line 1 when there is none. Its structure has been checked: bounded depth, no anchors, aliases, merge keys,
-// tags or duplicate keys.
+// on line 1 when there is none. Its structure has been checked: bounded depth, no merge keys, tags or duplicate keys. What
+// stood as an alias is a copy of what it names, with the lines of that; no anchor is left.
 func Parse(file string, data []byte) (*yaml.Node, error) {
 	if len(data) > maxSize {
 		return nil, &Error{File: file, Message: fmt.Sprintf("larger than %d bytes", maxSize)}
@@ -114,18 +119,21 @@ func Parse(file string, data []byte) (*yaml.Node, error) {
 	case errors.Is(err, io.EOF):
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Line: 1, Column: 1}, nil
 	case err != nil:
-		return nil, syntax(file, err)
+		return nil, syntax(file, data, err)
 	}
 	var second yaml.Node
 	switch err := dec.Decode(&second); {
 	case err == nil:
 		return nil, Errorf(file, &second, "a second document begins here: a file holds one")
 	case !errors.Is(err, io.EOF):
-		return nil, syntax(file, err)
+		return nil, syntax(file, data, err)
 	}
 	n := &doc
 	if n.Kind == yaml.DocumentNode {
 		n = n.Content[0]
+	}
+	if errs := expand(file, n); errs != nil {
+		return nil, join(errs)
 	}
 	if errs := inspect(file, n); errs != nil {
 		return nil, join(errs)
@@ -135,11 +143,14 @@ func Parse(file string, data []byte) (*yaml.Node, error) {
 
 var syntaxLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
 
-func syntax(file string, err error) error {
+func syntax(file string, data []byte, err error) error {
 	e := &Error{File: file, Message: err.Error()}
 	if m := syntaxLine.FindStringSubmatch(err.Error()); m != nil {
 		e.Message = m[2]
 		e.Line, _ = strconv.Atoi(m[1])
+	}
+	if e.Line == 0 {
+		e.Line = aliasLine(data, e.Message)
 	}
 	if strings.Contains(e.Message, "found character that cannot start any token") {
 		e.Message += " (a tab, perhaps: lines are indented with spaces; @, ` and % go into quotes)"
@@ -160,10 +171,10 @@ func inspect(file string, n *yaml.Node) []*Error {
 			fail(n, "nested deeper than %d levels", maxDepth)
 			return
 		case n.Kind == yaml.AliasNode:
-			fail(n, "aliases (*%s) are not read: write the value out", n.Value)
+			fail(n, "the alias *%s does not stand for a value here: write the value out", n.Value)
 			return
 		case n.Anchor != "":
-			fail(n, "anchors (&%s) are not read: write the value out where it is needed", n.Anchor)
+			fail(n, "the anchor &%s does not stand at a value here", n.Anchor)
 			return
 		case n.Style&yaml.TaggedStyle != 0:
 			fail(n, "tags (%s) are not read", n.Tag)
@@ -180,7 +191,7 @@ func inspect(file string, n *yaml.Node) []*Error {
 			key := n.Content[i]
 			switch first, twice := seen[key.Value]; {
 			case key.Kind == yaml.ScalarNode && key.ShortTag() == "!!merge":
-				fail(key, "merge keys (<<) are not read: write the keys out")
+				fail(key, "merge keys (<<) are not read: write the keys out; an alias stands for a whole value")
 			case key.Kind != yaml.ScalarNode || key.Anchor != "" || key.Style&yaml.TaggedStyle != 0:
 				fail(key, "a key must be plain text")
 			case key.ShortTag() != "!!str":
