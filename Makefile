@@ -5,12 +5,14 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@latest
 FUZZTIME ?= 30s
 KILLS ?= 50
+DEVICES ?= 20000
+RATE ?= 100
 ENROLLMENTS ?= 2000
 
 # What the race detector is worth its time on: where goroutines meet.
 RACED := ./gateway ./gateway/store/... ./plugins/backend/groupcommit ./plugins/host
 
-.PHONY: help run build test deps lint unit race fuzz bench reliability peers generate vuln clean
+.PHONY: help run build test deps lint unit race fuzz bench reliability storm peers generate vuln clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +55,9 @@ bench: ## CPU per enrollment beside its crypto operations, and the parts it is m
 
 reliability: deps ## kill -9 of plugin and gateway, KILLS (50) times each, during ENROLLMENTS (2000); prints its seed
 	MUSTER_KILLS=$(KILLS) MUSTER_ENROLLMENTS=$(ENROLLMENTS) $(GO) test -timeout 30m -count 1 -v -run '^TestReliability$$' -tags reliability ./e2e
+
+storm: ## DEVICES (20000) renew at once while their CA may issue RATE (100) per second (10 minutes): its bound, and memory
+	MUSTER_DEVICES=$(DEVICES) MUSTER_RATE=$(RATE) $(GO) test -timeout 24h -count 1 -v -run '^TestStorm$$' -tags reliability ./e2e
 
 peers: deps ## CMP and EST against BouncyCastle, OpenSSL 3.5 and GlobalSign's client, fetched into ~/.cache (under 6 minutes)
 	@dir=$$(sh .ci/peers) && MUSTER_PEERS=$$dir $(GO) test -timeout 8m -count 1 -tags peers ./e2e/peers

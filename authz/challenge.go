@@ -47,6 +47,7 @@ type ChallengeConfig struct {
 // cannot answer when the context ends while it waits to compute a hash, issued ones cannot be looked up, or the operator's
 // service does not say.
 type Challenge struct {
+	config    ChallengeConfig // as it was made with, for Describe
 	generated []namedEntry
 	typed     []namedEntry     // argon2id
 	issued    Challenges       // nil: none is looked up
@@ -68,7 +69,7 @@ func NewChallenge(c ChallengeConfig, dir string, hashing *Hashing, issued Challe
 	if hashing == nil || now == nil {
 		return nil, errors.New("challenge: no hashing or clock given")
 	}
-	s := &Challenge{hashing: hashing, now: now, basic: c.Basic}
+	s := &Challenge{config: c, hashing: hashing, now: now, basic: c.Basic}
 	if c.Issued {
 		if issued == nil {
 			return nil, errors.New("issued: there is no store of challenges")
@@ -144,6 +145,13 @@ func (s *Challenge) add(name, hash string) error {
 
 // Name is "challenge".
 func (s *Challenge) Name() string { return "challenge" }
+
+// Close gives up the connections to the operator's service, where there is one.
+func (s *Challenge) Close() {
+	if s.service != nil {
+		s.service.Close()
+	}
+}
 
 // Credentials is what the stage looks at.
 func (s *Challenge) Credentials() []gateway.CredentialKind {

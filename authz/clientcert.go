@@ -52,6 +52,7 @@ type ClientCertificateConfig struct {
 // say which device it is, or an earlier stage found another one. It cannot answer when revocation cannot be told.
 type ClientCertificate struct {
 	*certificateJudge
+	config ClientCertificateConfig // as it was made with, for Describe
 	policy *pkix.ChainPolicy
 }
 
@@ -100,7 +101,7 @@ func NewClientCertificate(c ClientCertificateConfig, dir string, now func() time
 		}
 		p.Revoked = func(cert *x509.Certificate) (bool, error) { return signed.revoked(cert, now()) }
 	}
-	return &ClientCertificate{judge, p}, nil
+	return &ClientCertificate{judge, c, p}, nil
 }
 
 // Name is "client-certificate".

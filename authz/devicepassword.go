@@ -32,6 +32,7 @@ type DevicePasswordConfig struct {
 // source tried too often; with NotAuthorized when an earlier stage named another device. It cannot answer when the
 // inventory cannot be read, or the context ends while it waits to compute a hash.
 type DevicePassword struct {
+	config  DevicePasswordConfig // as it was made with, for Describe
 	by      []place
 	kind    string
 	uses    Uses
@@ -54,7 +55,7 @@ func NewDevicePassword(c DevicePasswordConfig, devices Devices, hashing *Hashing
 	if err := checkKind(c.Kind); err != nil {
 		return nil, err
 	}
-	s := &DevicePassword{by: by, kind: c.Kind, uses: c.Uses.or(1), devices: devices, hashing: hashing, now: now}
+	s := &DevicePassword{config: c, by: by, kind: c.Kind, uses: c.Uses.or(1), devices: devices, hashing: hashing, now: now}
 	if s.limit, err = c.Limit.limiter(); err != nil {
 		return nil, err
 	}

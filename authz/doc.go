@@ -1,5 +1,5 @@
 // Package authz holds the stages of the authorization pipeline, one file each: password, challenge, device-password,
-// shared-secret, client-certificate, vendor-ca, device-certificate, ra, own-certificate, inventory, registration, approval, keys and names. A stage judges one
+// shared-secret, client-certificate, vendor-ca, device-certificate, ra, own-certificate, inventory, registration, approval, policy, webhook, limits, keys and names. A stage judges one
 // gateway.Request, shapes its gateway.Grant, and says in its note, for the operator, what it compared. It never writes: what
 // it uses up it returns as claims. What it has to look up it asks of small interfaces declared here, and what it cannot look
 // up it does not allow.

@@ -3,6 +3,7 @@ package authz
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/muster-pki/muster/gateway"
 )
@@ -33,6 +34,9 @@ func (s *Forward) ForwardsTo() string { return s.backend }
 
 // Decide is gateway.Stage.
 func (s *Forward) Decide(_ context.Context, _ *gateway.Request, g *gateway.Grant) gateway.Verdict {
+	if end := g.EndsBy(); !end.IsZero() {
+		return gateway.Denied(gateway.NotAuthorized, "the request cannot be passed on", "an earlier stage has what is certified end by "+end.Format(time.RFC3339)+", which cannot be said of a message that is passed on unchanged")
+	}
 	g.Forward = s.backend
 	return gateway.Allowed("to be passed on to " + s.backend)
 }

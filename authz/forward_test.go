@@ -20,4 +20,10 @@ func TestForward(t *testing.T) {
 	if v := s.Decide(t.Context(), &gateway.Request{}, &g); v.Decision != gateway.Allow || g.Forward != "central" || s.ForwardsTo() != "central" || s.Name() != "forward" {
 		t.Errorf("%+v, to %q", v, g.Forward)
 	}
+	// What is passed on cannot be told when to end.
+	g = gateway.Grant{}
+	g.EndBy(noon)
+	if expect(t, s.Decide(t.Context(), &gateway.Request{}, &g), gateway.Deny, gateway.NotAuthorized, "2026-03-01T12:00:00Z"); g.Forward != "" {
+		t.Errorf("to %q", g.Forward)
+	}
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
-	"github.com/muster-pki/muster/gateway/pkix"
 )
 
 // Challenges is where `challenge` finds those that were issued; gateway.Store is one.
@@ -44,13 +43,16 @@ func over(c *gateway.IssuedChallenge, now time.Time) error {
 	return nil
 }
 
+// forChallenge is how the client is told that a challenge is not for what it asks.
+const forChallenge = "the challenge is for"
+
 // use judges what an issued challenge is good for, and spends it.
 func use(c *gateway.IssuedChallenge, r *gateway.Request, g *gateway.Grant) gateway.Verdict {
 	note := "issued challenge " + c.ID
 	if c.By != "" {
 		note += ", made by " + shown(c.By)
 	}
-	v := suits(c, note, r, g)
+	v := wish{forChallenge, c.Subject, c.Profile}.suits(r.Subject, note, r, g)
 	if v.Decision != gateway.Allow {
 		return v
 	}
@@ -61,40 +63,4 @@ func use(c *gateway.IssuedChallenge, r *gateway.Request, g *gateway.Grant) gatew
 		Reason: gateway.Unauthenticated, Detail: "the challenge has been used",
 	})
 	return v
-}
-
-// suits judges whether a challenge is good for what is asked for, and chooses its profile. note says whose it is.
-func suits(c *gateway.IssuedChallenge, note string, r *gateway.Request, g *gateway.Grant) gateway.Verdict {
-	deny := func(detail, format string, args ...any) gateway.Verdict {
-		return gateway.Denied(gateway.NotAuthorized, detail, note+": "+fmt.Sprintf(format, args...))
-	}
-	if c.Subject != "" {
-		asked := formatSubject(r.Subject)
-		switch same, err := isSubject(r.Subject, c.Subject); {
-		case err != nil:
-			return gateway.Unanswered(fmt.Errorf("%s: its subject %s cannot be read: %w", note, shown(c.Subject), err))
-		case !same:
-			return deny("the challenge is for another subject", "it is for subject %s, the request asks for %s", c.Subject, asked)
-		}
-		note += ", for " + c.Subject
-	}
-	if c.Profile != "" {
-		if (r.Profile != "" || g.ProfileChosen()) && g.Profile != c.Profile {
-			return deny("the challenge is for another profile", "it is for profile %s, not %s", shown(c.Profile), shown(g.Profile))
-		}
-		if !g.ChooseProfile(c.Profile) {
-			return deny("the challenge is for another profile", "it is for profile %s, which endpoint %s does not offer", shown(c.Profile), r.Endpoint)
-		}
-		note += ", profile " + c.Profile
-	}
-	return gateway.Allowed(note)
-}
-
-// isSubject reports whether a DER Name is the one that an RFC 4514 string says.
-func isSubject(der []byte, text string) (bool, error) {
-	want, err := pkix.ParseRFC4514(text)
-	if err != nil || isEmptyName(der) {
-		return false, err
-	}
-	return pkix.SameName(der, want), nil
 }

@@ -40,6 +40,7 @@ type KeysConfig struct {
 // made with BadAlgorithm, all with NotAuthorized where none is made, those to be encrypted with a key that it does not know with
 // BadTemplate, as those for a key that is not to be encrypted where it has to be, and with another device's with NotAuthorized.
 type Keys struct {
+	config    KeysConfig      // as it was made with, for Describe
 	names     map[string]bool // exact ones, as pkix.KeyName has them
 	rsaFrom   int             // bits from which on every RSA key is allowed; 0 for none
 	allowed   string          // for the operator
@@ -57,7 +58,7 @@ func NewKeys(c KeysConfig, dir string) (*Keys, error) { return NewKeysFrom(c, di
 
 // NewKeysFrom is NewKeys with what Wrapping.Devices needs: the store's secrets, what opens them, and the clock.
 func NewKeysFrom(c KeysConfig, dir string, secrets Secrets, opener Opener, now func() time.Time) (*Keys, error) {
-	s := &Keys{names: make(map[string]bool)}
+	s := &Keys{config: c, names: make(map[string]bool)}
 	allowed := c.Allowed
 	if len(allowed) == 0 {
 		allowed = []string{"P-256", "P-384", "P-521", "Ed25519", rsaFloor + strconv.Itoa(pkix.MinRSABits)}

@@ -26,7 +26,14 @@ type bucket struct {
 }
 
 func newLimiter(burst int, every time.Duration, size int) *limiter {
-	return &limiter{burst: float64(burst), every: every, size: size, recent: list.New(), table: make(map[netip.Prefix]*list.Element)}
+	l := &limiter{burst: float64(burst), every: every, size: size}
+	l.reset()
+	return l
+}
+
+// reset forgets every source.
+func (l *limiter) reset() {
+	l.recent, l.table = list.New(), make(map[netip.Prefix]*list.Element)
 }
 
 // sourceOf is what one limit holds for: an IPv4 address, or the /64 that one IPv6 subscriber has. Requests without

@@ -74,6 +74,7 @@ const (
 // It judges the names of the grant, so what earlier stages made of those asked for; and, with a change of names, those
 // of the change as well, wherever in the pipeline it stands.
 type Names struct {
+	config     NamesConfig // as it was made with, for Describe
 	optional   bool
 	attributes map[string]bool // by OID
 	cn         *regexp.Regexp
@@ -93,7 +94,7 @@ type sanRule struct {
 
 // NewNames makes the stage.
 func NewNames(c NamesConfig) (*Names, error) {
-	s := &Names{attributes: make(map[string]bool), maxLength: c.MaxLength, rules: make(map[string]*sanRule), wildcards: c.Wildcards, drop: c.DropOtherSANs}
+	s := &Names{config: c, attributes: make(map[string]bool), maxLength: c.MaxLength, rules: make(map[string]*sanRule), wildcards: c.Wildcards, drop: c.DropOtherSANs}
 	switch c.Subject {
 	case "", "required":
 	case "optional":

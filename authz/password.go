@@ -66,6 +66,7 @@ func (l PasswordLimit) limiter() (*limiter, error) {
 // when the source tried too often, with NotAuthorized when another stage named another device; it cannot answer when
 // the context ends while it waits to compute a hash.
 type Password struct {
+	config  PasswordConfig // as it was made with, for Describe
 	users   map[string]*entry
 	digests map[string]digestForms
 	dummies []*entry // an argon2id entry of each cost that users have: what an unknown user is compared with
@@ -82,7 +83,7 @@ func NewPassword(c PasswordConfig, dir string, hashing *Hashing, opener Opener, 
 	if hashing == nil || opener == nil || now == nil {
 		return nil, errors.New("password: no hashing, opener or clock given")
 	}
-	s := &Password{users: make(map[string]*entry), digests: make(map[string]digestForms), now: now, hashing: hashing, open: opener.Open}
+	s := &Password{config: c, users: make(map[string]*entry), digests: make(map[string]digestForms), now: now, hashing: hashing, open: opener.Open}
 	rand.Read(s.pick[:]) //nolint:errcheck // crypto/rand.Read never fails (Go 1.24)
 	names := make([]string, 0, len(c.Users))
 	for name := range c.Users {

@@ -49,6 +49,7 @@ type RAConfig struct {
 // reached us without an RA where Nested wants one, with Revoked, and with Untrusted when the certificate is not that of an RA
 // or not valid now. It cannot answer when revocation cannot be told.
 type RA struct {
+	config RAConfig // as it was made with, for Describe
 	nested bool
 	kinds  []gateway.CredentialKind // the first that a request carries counts
 	pinned *pkix.ChainPolicy        // by Certificates; nil for none
@@ -76,6 +77,7 @@ func NewRA(c RAConfig, dir string, now func() time.Time) (*RA, error) {
 	if len(c.Purposes) == 0 {
 		c.Purposes = []string{"cmcRA"}
 	}
+	s.config = c
 	for _, name := range c.Purposes {
 		if oid, ok := purposeOID(name); ok && !oid.Equal(oidCMCRA) && len(c.Names) == 0 {
 			return nil, fmt.Errorf("purposes: devices have certificates for %s, too: say by names which of them are RAs'", name)

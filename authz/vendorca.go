@@ -60,6 +60,7 @@ type VendorCAConfig struct {
 // folder cannot be read. It has no Anchors: they change, so a TLS listener names no CAs to its clients.
 type VendorCA struct {
 	*certificateJudge
+	config VendorCAConfig    // as it was made with, for Describe
 	fixed  *pkix.ChainPolicy // with the CAs of the configuration only
 	crls   crls
 	folder *caFolder // nil for none
@@ -100,7 +101,7 @@ func NewVendorCA(c VendorCAConfig, dir string, log *slog.Logger, now func() time
 		return nil, err
 	}
 	p.AllowSHA1, p.AllowUnknownRevocation = c.AllowSHA1, c.AllowUnknownRevocation
-	s := &VendorCA{certificateJudge: judge, fixed: p, vendor: c.Vendor}
+	s := &VendorCA{certificateJudge: judge, config: c, fixed: p, vendor: c.Vendor}
 	if err := s.readList(c, dir, log); err != nil {
 		return nil, err
 	}

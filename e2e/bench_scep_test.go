@@ -21,9 +21,7 @@ import (
 
 	x509pkix "crypto/x509/pkix"
 
-	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
-
+	"github.com/muster-pki/muster/cmd/muster/simulate"
 	"github.com/muster-pki/muster/protocols/cms"
 )
 
@@ -65,49 +63,7 @@ func scepCSR(key *rsa.PrivateKey, name, challenge string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return scepCSRFor(key, subject, challenge)
-}
-
-// scepCSRFor is scepCSR for a subject in DER.
-func scepCSRFor(key *rsa.PrivateKey, subject []byte, challenge string) ([]byte, error) {
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		return nil, err
-	}
-	var info cryptobyte.Builder
-	info.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1Int64(0)
-		b.AddBytes(subject)
-		b.AddBytes(spki)
-		b.AddASN1(cbasn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
-			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddASN1ObjectIdentifier(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7})
-				b.AddASN1(cbasn1.SET, func(b *cryptobyte.Builder) {
-					b.AddASN1(cbasn1.PrintableString, func(b *cryptobyte.Builder) { b.AddBytes([]byte(challenge)) })
-				})
-			})
-		})
-	})
-	tbs, err := info.Bytes()
-	if err != nil {
-		return nil, err
-	}
-	h := crypto.SHA256.New()
-	h.Write(tbs)
-	signature, err := rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, h.Sum(nil))
-	if err != nil {
-		return nil, err
-	}
-	var b cryptobyte.Builder
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(tbs)
-		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1ObjectIdentifier(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11})
-			b.AddASN1NULL()
-		})
-		b.AddASN1BitString(signature)
-	})
-	return b.Bytes()
+	return simulate.ChallengeRequest(key, subject, challenge)
 }
 
 // SCEP's attributes (RFC 8894 section 3.2.1).

@@ -18,6 +18,7 @@ import (
 
 	x509pkix "crypto/x509/pkix"
 
+	"github.com/muster-pki/muster/cmd/muster/simulate"
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
@@ -123,23 +124,11 @@ func (d *cmpDevice) message(body cmpmsg.Body) []byte {
 // request is an ir, cr or kur with proof of possession.
 func (d *cmpDevice) request(kind cmpmsg.BodyType) *cmpmsg.CertReqMessages {
 	d.t.Helper()
-	spki, err := x509.MarshalPKIXPublicKey(d.key.Public())
+	m, err := simulate.CertRequest(kind, d.subject, d.key)
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	m := cmpmsg.CertReqMsg{ReqID: big.NewInt(0), Template: cmpmsg.CertTemplate{Subject: d.subject, PublicKey: spki}}
-	request, err := m.Request()
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	alg, signature, err := pkix.Sign(d.key, request)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	m.POP = &cmpmsg.ProofOfPossession{Kind: cmpmsg.POPSignature, Signing: &cmpmsg.POPOSigningKey{
-		Algorithm: cmpmsg.AlgorithmIdentifier{Raw: alg}, Signature: signature,
-	}}
-	return &cmpmsg.CertReqMessages{Kind: kind, Messages: []cmpmsg.CertReqMsg{m}}
+	return m
 }
 
 // post sends a message and returns the answer as it came.

@@ -24,6 +24,7 @@ import (
 
 	"github.com/micromdm/plist"
 
+	"github.com/muster-pki/muster/cmd/muster/simulate"
 	"github.com/muster-pki/muster/protocols/cms"
 )
 
@@ -274,7 +275,7 @@ func (p *iPhone) ask(payload map[string]any) (*scepAnswer, signer) {
 		p.t.Fatalf("%v", content)
 	}
 	d := p.scep(content["URL"].(string))
-	csr, err := scepCSRFor(d.key, subjectOf(p.t, content["Subject"]), content["Challenge"].(string))
+	csr, err := simulate.ChallengeRequest(d.key, subjectOf(p.t, content["Subject"]), content["Challenge"].(string))
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -286,7 +287,7 @@ func (p *iPhone) ask(payload map[string]any) (*scepAnswer, signer) {
 func (p *iPhone) renew(by signer, url string) (*scepAnswer, signer) {
 	p.t.Helper()
 	d := p.scep(url)
-	csr, err := scepCSRFor(d.key, by.cert.RawSubject, "")
+	csr, err := simulate.ChallengeRequest(d.key, by.cert.RawSubject, "")
 	if err != nil {
 		p.t.Fatal(err)
 	}

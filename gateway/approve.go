@@ -23,6 +23,12 @@ func (g *Gateway) Approve(ctx context.Context, id, actor, reason string) (*Trans
 	}
 	rt := g.runtime.Load()
 	b, desc := rt.Backends[t.Backend], rt.descriptions[t.Backend]
+	if t.Delivery == nil && len(t.Hold.Approvals)+1 >= t.Hold.Approvers {
+		// The last one that it takes. Of two that come at once the later one goes without a turn of its own: people are few.
+		if busy := g.takeTurn(ctx, rt, &decision{}, t.Backend, keys{}); busy != nil {
+			return nil, busy
+		}
+	}
 	now := g.now()
 	intent := redated(t, now)
 	if err := g.stands(ctx, rt, t, intent, now); err != nil {

@@ -158,8 +158,10 @@ func links(c *x509.Certificate) bool {
 
 // crlsChanged has a backend's CRLs asked for anew: something was revoked.
 func (g *Gateway) crlsChanged(backend string) {
-	if all := g.runtime.Load().crls[backend]; all != nil {
-		all.forget()
+	for _, rt := range g.runtimes() {
+		if all := rt.crls[backend]; all != nil {
+			all.forget()
+		}
 	}
 }
 

@@ -68,7 +68,7 @@ func deliveryOf(kind string, gr *Grant) *Delivery {
 
 func basisOf(gr *Grant) Basis {
 	since := gr.NotBefore.Add(gr.profile.Backdate)
-	b := Basis{Since: since, Fixed: !gr.NotAfter.Equal(since.Add(gr.profile.Validity - time.Second)), Replaces: gr.Replaces}
+	b := Basis{Since: since, Fixed: !gr.until.IsZero() || !gr.NotAfter.Equal(since.Add(gr.profile.Validity-time.Second-gr.jitter)), Replaces: gr.Replaces}
 	if gr.Inventory != nil {
 		b.Entry = gr.Inventory.Name
 		if r := gr.Registration; r != nil {
@@ -143,6 +143,11 @@ func (g *Gateway) collect(ctx context.Context, d *decision, t *Transaction) (*Re
 		return g.meanwhile(t)
 	}
 	defer land()
+	g.knows(d, t)
+	if busy := g.takeTurn(ctx, rt, d, t.Backend, keys{}); busy != nil {
+		return nil, busy
+	}
+	now = g.now()
 	c := &Collection{Transaction: t.ID, At: now, Lease: g.lease()}
 	var given []byte
 	var err error
@@ -178,6 +183,10 @@ func (g *Gateway) supersede(ctx context.Context, d *decision, earlier *Transacti
 		return nil, g.refuseAfter(ctx, d, stageDelivery, Errorf(DuplicateCert, "the key was given already",
 			"the certificate of transaction %s cannot be superseded: the backend %s is not configured, or revokes nothing", earlier.ID, earlier.Backend))
 	}
+	if busy := g.takeTurn(ctx, rt, d, earlier.Backend, keys{repeat: earlier.Repeat}); busy != nil {
+		return nil, busy
+	}
+	now = g.now()
 	intent, delivery, given, err := g.keyAgain(ctx, rt, d, earlier, now)
 	if err != nil {
 		return nil, err

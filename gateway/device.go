@@ -10,6 +10,7 @@ import (
 	"net"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -55,6 +56,15 @@ func PasswordKey(device, hash string) string {
 	return "password:" + device + ":" + hex.EncodeToString(sum[:8])
 }
 
+// LimitsKey is how the claims begin that count what something has, such as a device, an endpoint or a source, by the stage limits. The
+// length has no name begin another's keys.
+func LimitsKey(kind, name string) string {
+	return "limit:" + kind + ":" + strconv.Itoa(len(name)) + ":" + name + ":"
+}
+
+// DeviceLimitsKey is LimitsKey of a device.
+func DeviceLimitsKey(device string) string { return LimitsKey("device", device) }
+
 // Inventory is the part of the Store that keeps devices. Each method is one commit, durable when it returns.
 type Inventory interface {
 	// ImportDevices commits entries with its audit event: all of them, or none. Those that stand under the same names are
@@ -70,6 +80,8 @@ type Inventory interface {
 	Devices(ctx context.Context, f DeviceFilter) ([]*Device, error)
 	// Uses says how many uses of each claim stand; those without any are left out.
 	Uses(ctx context.Context, keys []string) (map[string]int64, error)
+	// UsesUnder is Uses of all claims whose keys begin so, at most 500; prefix ends in a colon.
+	UsesUnder(ctx context.Context, prefix string) (map[string]int64, error)
 	// FreeClaims sets claims back to no use at all. Their transactions give nothing back any more.
 	FreeClaims(ctx context.Context, keys []string, e AuditEvent) error
 }
@@ -173,21 +185,31 @@ const (
 	maxDeviceValue = 1024 // bytes, of an attribute's value and the note
 )
 
+// word reports what is wrong with a text of a record: longest is in bytes.
+func word(what, s string, longest int) error {
+	switch {
+	case s == "":
+		return fmt.Errorf("%s is empty", what)
+	case len(s) > longest:
+		return fmt.Errorf("%s has %d bytes, at most %d are taken", what, len(s), longest)
+	case !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }):
+		return fmt.Errorf("%s has characters that cannot be printed", what)
+	case strings.TrimSpace(s) != s:
+		return fmt.Errorf("%s has space around it", what)
+	}
+	return nil
+}
+
+// CheckAttribute reports what is wrong with an attribute, of a device or of a request.
+func CheckAttribute(name, value string) error {
+	if !attributePattern.MatchString(name) {
+		return fmt.Errorf("%q is no name of an attribute: letters, digits and underscores, a letter first", name)
+	}
+	return word("attribute "+name, value, maxDeviceValue)
+}
+
 // Check says what is wrong with an entry, nil when it can be stored. It looks at nothing but the entry.
 func (d *Device) Check() error {
-	word := func(what, s string, longest int) error {
-		switch {
-		case s == "":
-			return fmt.Errorf("%s is empty", what)
-		case len(s) > longest:
-			return fmt.Errorf("%s has %d bytes, at most %d are taken", what, len(s), longest)
-		case !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }):
-			return fmt.Errorf("%s has characters that cannot be printed", what)
-		case strings.TrimSpace(s) != s:
-			return fmt.Errorf("%s has space around it", what)
-		}
-		return nil
-	}
 	if err := word("the name", d.Name, MaxDeviceName); err != nil {
 		return err
 	}
@@ -223,10 +245,7 @@ func (d *Device) Check() error {
 		return fmt.Errorf("%d attributes, at most %d are taken", len(d.Attributes), maxDeviceAttrs)
 	}
 	for _, k := range slices.Sorted(maps.Keys(d.Attributes)) {
-		if !attributePattern.MatchString(k) {
-			return fmt.Errorf("%q is no name of an attribute: letters, digits and underscores, a letter first", k)
-		}
-		if err := word("attribute "+k, d.Attributes[k], maxDeviceValue); err != nil {
+		if err := CheckAttribute(k, d.Attributes[k]); err != nil {
 			return err
 		}
 	}

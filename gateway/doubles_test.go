@@ -81,6 +81,15 @@ func (s *watched) AskedUnder(ctx context.Context, endpoint, wireID string, crede
 	return guarded(s, "AskedUnder", func() (*gateway.Transaction, error) { return s.Store.AskedUnder(ctx, endpoint, wireID, credentials) })
 }
 
+func (s *watched) Pace(ctx context.Context, backend string, every time.Duration, burst int, most time.Duration) (wait time.Duration, ok bool, err error) {
+	_, err = guarded(s, "Pace", func() (struct{}, error) {
+		var err error
+		wait, ok, err = s.Store.Pace(ctx, backend, every, burst, most)
+		return struct{}{}, err
+	})
+	return wait, ok, err
+}
+
 func (s *watched) Adopt(ctx context.Context, a *gateway.Adoption) error {
 	if s.adopting != nil {
 		if err := s.adopting(); err != nil {

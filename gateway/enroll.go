@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -119,7 +120,12 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 		return nil, g.turnAway(ctx, d, &out, refused)
 	}
 	if d.grant.Forward != "" {
-		return g.forward(ctx, e, d, &out, k)
+		return g.forward(ctx, rt, e, d, &out, k)
+	}
+	if d.request.KeyGen != nil && out.Decision != Hold {
+		if busy := g.crowded(rt, d); busy != nil {
+			return nil, busy
+		}
 	}
 	key, refused := g.keyFor(ctx, rt, e, d, out.Decision == Hold)
 	if refused != nil {
@@ -205,6 +211,11 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	if b == nil || desc == nil {
 		return nil, Errorf(Internal, "", "the grant names the backend %q, which is not configured", backendName)
 	}
+	if out.Decision != Hold {
+		if busy := g.takeTurn(ctx, rt, d, backendName, k); busy != nil {
+			return nil, busy
+		}
+	}
 	t := transactionOf(d, StateIssuing)
 	t.Repeat, t.Resume, t.Backend, t.Profile = k.repeat, k.resume, backendName, d.grant.Profile
 	t.Exchange = d.request.Exchange
@@ -230,6 +241,8 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 		}
 		begin.Lease, begin.Audit = 0, auditOf(t, "held", out.stage)
 	}
+
+	begin.countActive(d.grant, t.endsLatest(d.grant))
 
 	land := g.takeOff(t.ID)
 	defer land()
@@ -281,11 +294,16 @@ func (g *Gateway) begin(ctx context.Context, d *decision, b *Beginning, k keys) 
 // claimLost refuses a request that its stages allowed, and of whose claims one had no use left.
 func (g *Gateway) claimLost(ctx context.Context, d *decision, lost *ClaimLostError) *Error {
 	c := lost.Claim
-	d.stage, d.note = orDefault(c.stage, "claim"), orDefault(c.Lost, "nothing is left of "+c.Key)
+	d.stage, d.note = orDefault(c.stage, "claim"), orDefault(c.Lost, "nothing is left of "+c.Key)+lost.counts()
 	reason := orDefault(c.Reason, NotAuthorized)
 	// The stage allowed what was left when it looked; meanwhile, or before, it was used up.
 	d.trail = append(d.trail, Judged{Stage: d.stage, Decision: Deny, Reason: reason, Note: d.note})
-	return g.refuse(ctx, d, Errorf(reason, orDefault(c.Detail, "already used"), "%w", lost))
+	e := Errorf(reason, orDefault(c.Detail, "already used"), "%w", lost)
+	if reason == Busy {
+		e.RetryAfter = lost.freed(d.request.ID, g.now())
+		e.Detail += fmt.Sprintf(", try again in %v", e.RetryAfter)
+	}
+	return g.refuse(ctx, d, e)
 }
 
 // onceEach is the claims that a request makes: of two stages that count the same thing it is one use, by the stricter's limit.

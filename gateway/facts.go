@@ -47,7 +47,9 @@ type FactsRequest struct {
 	Extensions  []string            `json:"extensions,omitempty"` // OIDs of those that are asked for
 	NotBefore   time.Time           `json:"notBefore,omitzero"`   // as asked for
 	NotAfter    time.Time           `json:"notAfter,omitzero"`
-	Renews      FactsCertificate    `json:"renews,omitzero"` // renew, rekey: what the request names as the certificate that it renews
+	Renews      FactsCertificate    `json:"renews,omitzero"`     // renew, rekey: what the request names as the certificate that it renews
+	NewSubject  FactsName           `json:"newSubject,omitzero"` // renew, rekey with a change of names: what the certificate is to have
+	NewSANs     FactsSANs           `json:"newSans,omitzero"`
 	Target      FactsTarget         `json:"target,omitzero"` // revoke, query
 	Identifiers map[string][]string `json:"identifiers,omitempty"`
 	Source      string              `json:"source,omitempty"` // the peer's address, "" when it did not come over the network
@@ -173,6 +175,12 @@ func factsOfRequest(r *Request) FactsRequest {
 	}
 	if r.OldCert != nil {
 		f.Renews = factsOfCertificate(r.OldCert)
+	}
+	if n := r.NewNames; n != nil {
+		f.NewSubject = factsOfName(n.Subject)
+		if n.SubjectAltName != nil {
+			f.NewSANs = factsOfSANs(n.SubjectAltName)
+		}
 	}
 	if t := r.Target; t != nil {
 		f.Target = FactsTarget{Issuer: nameOf(t.Issuer), Serial: factsOfSerial(t.Serial), Reason: t.Reason}

@@ -78,7 +78,7 @@ func (p Pipeline) forwardsTo() string {
 }
 
 // forward commits what the pipeline decided, claims included, and passes the message on.
-func (g *Gateway) forward(ctx context.Context, e *Endpoint, d *decision, out *ruling, k keys) (*Result, error) {
+func (g *Gateway) forward(ctx context.Context, rt *Runtime, e *Endpoint, d *decision, out *ruling, k keys) (*Result, error) {
 	r, gr := d.request, d.grant
 	refuse := func(err *Error) (*Result, error) {
 		d.stage, d.note = "forward", cause(err, "")
@@ -100,6 +100,11 @@ func (g *Gateway) forward(ctx context.Context, e *Endpoint, d *decision, out *ru
 			return refuse(err)
 		}
 	}
+	if r.Operation != Revoke {
+		if busy := g.takeTurn(ctx, rt, d, gr.Forward, k); busy != nil {
+			return nil, busy
+		}
+	}
 	t := transactionOf(d, StateForwarded)
 	t.Repeat, t.Resume, t.Backend, t.Profile, t.Exchange = k.repeat, k.resume, gr.Forward, gr.Profile, r.Exchange
 	t.ConfirmWait = min(max(orDefault(r.ConfirmWait, orDefault(e.ConfirmWait, defaultConfirmWait)), forwardedConfirmWait), forwardWait)
@@ -118,6 +123,7 @@ func (g *Gateway) forward(ctx context.Context, e *Endpoint, d *decision, out *ru
 	g.opt.Crash(CrashBeforeIntent)
 	deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
 	begin := &Beginning{Transaction: t, Claims: onceEach(out.Claims), Lease: g.lease(), Wait: forwardWait}
+	begin.countActive(gr, gr.NotAfter) // which the profile says: the answer's is not known yet
 	epoch, res, err := g.begin(ctx, d, begin, k)
 	if res != nil || err != nil {
 		return res, err

@@ -15,6 +15,7 @@ type Profile struct {
 	Backend     string        // the configured backend
 	Issuer      string        // backend.CA.Name, "" for the backend's default
 	Validity    time.Duration // of a certificate
+	Jitter      time.Duration // a certificate ends earlier by a random part of this, which its request's ID decides
 	Backdate    time.Duration // NotBefore lies this far in the past, for devices whose clock is slow
 	KeyUsage    x509.KeyUsage
 	ExtKeyUsage []asn1.ObjectIdentifier
@@ -61,6 +62,9 @@ type Grant struct {
 	profile   *Profile            // that of Profile
 	profiles  map[string]*Profile // that the endpoint offers
 	chosen    bool                // a stage has chosen the profile
+	until     time.Time           // EndBy; zero: the profile says alone
+	id        string              // of the request
+	jitter    time.Duration       // by which NotAfter is earlier than the profile's validity
 }
 
 // Replaced identifies a certificate of ours that a renewal succeeds, or a revocation ends.
@@ -165,9 +169,28 @@ func (g *Grant) use(p *Profile) {
 	g.profile, g.Profile, g.Backend, g.Issuer = p, p.Name, p.Backend, p.Issuer
 	g.NotBefore = start.Add(-p.Backdate)
 	// RFC 5280 section 4.1.2.5: the period includes both ends.
-	g.NotAfter = start.Add(p.Validity - time.Second)
+	g.jitter = spread("jitter", g.id, p.Jitter)
+	g.NotAfter = start.Add(p.Validity - time.Second - g.jitter)
 	g.KeyUsage, g.ExtKeyUsage = p.KeyUsage, p.ExtKeyUsage
+	if !g.until.IsZero() {
+		g.EndBy(g.until)
+	}
 }
+
+// EndBy has what will be certified end at a time, or before it: whatever profile a later stage chooses, and however long it is
+// held. It never lengthens.
+func (g *Grant) EndBy(t time.Time) {
+	t = t.UTC().Truncate(time.Second)
+	if g.until.IsZero() || t.Before(g.until) {
+		g.until = t
+	}
+	if g.NotAfter.After(t) {
+		g.NotAfter = t
+	}
+}
+
+// EndsBy is the time that EndBy was told, zero when it was not.
+func (g *Grant) EndsBy() time.Time { return g.until }
 
 // NewGrant is the grant that a pipeline starts with at an endpoint, of its own profile.
 func NewGrant(r *Request, e *Endpoint, now time.Time) *Grant { return newGrant(r, e, e.Profile, now) }
@@ -181,6 +204,7 @@ func newGrant(r *Request, e *Endpoint, p *Profile, now time.Time) *Grant {
 		PublicKey:      bytes.Clone(r.PublicKey),
 		NotBefore:      now.UTC().Truncate(time.Second),
 		profiles:       e.Profiles,
+		id:             r.ID,
 	}
 	g.use(p)
 	return g

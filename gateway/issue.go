@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -44,6 +45,10 @@ func intentOf(r *Request, csr []byte, gr *Grant, d *backend.Description) *backen
 	}
 	if !slices.Contains(d.Forms, backend.FormTemplate) {
 		q.CSR = csr
+		// It certifies the subject in the request's string types, which in a renewal may be others than the old certificate's.
+		if !slices.Contains(d.Overrides, backend.FieldSubject) && pkix.SameName(r.Subject, gr.Subject) {
+			q.Template.Subject = bytes.Clone(r.Subject)
+		}
 	}
 	return q
 }

@@ -8,7 +8,7 @@ import (
 
 // Few RSA keys are made at once, and nobody waits longer than his request may take.
 func TestKeysAreMadeInTurn(t *testing.T) {
-	g := &Gateway{making: make(chan struct{}, maxMaking)}
+	g := &Gateway{core: &core{making: make(chan struct{}, maxMaking)}}
 	for range maxMaking {
 		g.making <- struct{}{}
 	}
@@ -30,7 +30,7 @@ func TestKeysAreMadeInTurn(t *testing.T) {
 
 // Whoever asks for many RSA keys at once takes no request's place that asks for something else.
 func TestFewWaitForTheirTurn(t *testing.T) {
-	g := &Gateway{making: make(chan struct{}, maxMaking)}
+	g := &Gateway{core: &core{making: make(chan struct{}, maxMaking)}}
 	for range maxMaking {
 		g.making <- struct{}{}
 	}

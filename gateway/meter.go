@@ -15,6 +15,10 @@ type meter struct {
 	mismatches *prometheus.CounterVec
 
 	confirmations *prometheus.CounterVec
+
+	waiting *prometheus.GaugeVec
+	waits   *prometheus.HistogramVec
+	away    *prometheus.CounterVec
 }
 
 func newMeter(reg prometheus.Registerer) (*meter, error) {
@@ -38,8 +42,18 @@ func newMeter(reg prometheus.Registerer) (*meter, error) {
 		confirmations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "muster_confirmations_total", Help: "Certificates that waited to be confirmed, by what became of them (confirmed, rejected, unconfirmed, kept).",
 		}, []string{"protocol", "endpoint", "outcome"}),
+		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "muster_rate_waiting", Help: "Requests that wait for their turn at a CA with a rate.",
+		}, []string{"backend"}),
+		waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "muster_rate_wait_seconds", Help: "How long requests waited for their turn at a CA with a rate, of those that did.",
+			Buckets: prometheus.ExponentialBuckets(0.01, 2, 11),
+		}, []string{"backend"}),
+		away: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_rate_turned_away_total", Help: "Requests that were told to come back later, since a CA's rate was reached.",
+		}, []string{"backend"}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.stages, m.work, m.mismatches, m.confirmations} {
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.stages, m.work, m.mismatches, m.confirmations, m.waiting, m.waits, m.away} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

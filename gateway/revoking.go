@@ -90,7 +90,7 @@ func (g *Gateway) revoke(ctx context.Context, r *Request, d *decision) (*Result,
 		return nil, g.refuseAfter(ctx, d, "revocation", refusal)
 	}
 	if d.grant.Forward != "" {
-		return g.forward(ctx, e, d, &out, keys{repeat: key})
+		return g.forward(ctx, rt, e, d, &out, keys{repeat: key})
 	}
 	return g.order(ctx, d, c, onceEach(out.Claims), key)
 }

@@ -19,7 +19,7 @@ import (
 // verdicts of the stages.
 func (g *Gateway) shape(ctx context.Context, rt *Runtime, d *decision) *Error {
 	p := d.grant.profile
-	if p.Shaper == nil && p.Linter == nil && d.grant.Registration == nil {
+	if p.Shaper == nil && p.Linter == nil && d.grant.Registration == nil && p.Jitter == 0 {
 		return nil
 	}
 	start := g.now()
@@ -30,6 +30,9 @@ func (g *Gateway) shape(ctx context.Context, rt *Runtime, d *decision) *Error {
 		if err.Reason == Unavailable {
 			j.Decision = CannotAnswer
 		}
+	}
+	if err == nil {
+		j.Note += d.grant.jitterNote()
 	}
 	d.trail = append(d.trail, j)
 	return err

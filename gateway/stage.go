@@ -28,6 +28,24 @@ type Recogniser interface {
 	Identify(ctx context.Context, r *Request, g *Grant) (v Verdict, proves bool)
 }
 
+// Describer is a Stage that says in words what it checks, for `muster pipeline show`. Every stage of a configuration is one.
+// It answers from the settings that it was made with, asks nobody, and tells no secret, nor the hash of one: names of files and
+// patterns, and counts.
+type Describer interface {
+	Stage
+	Describe() Description
+}
+
+// Description is what a stage says of itself to the operator.
+type Description struct {
+	// Checks says what has to be so for the stage to allow, a line each, at most about 100 characters, without a full stop.
+	// The first is the gist: it stands alone where there is room for one.
+	Checks  []string
+	Refuses []Reason // with which it denies; what it cannot answer is Unavailable, and does not stand here
+	Holds   string   // what it may wait for, e.g. "until somebody approves it"; "" for one that never holds
+	Uses    string   // what of it is used up, e.g. "one use of the challenge"; "" for nothing
+}
+
 // Decision is the outcome of a stage.
 type Decision string
 
@@ -48,17 +66,24 @@ type Verdict struct {
 	Claims     []Claim       // with Allow and Hold
 	Terms      HoldTerms     // with Hold
 	parts      []Judged
+	reached    int  // stages that let it pass, within a composed stage and, of a ruling, before the one that decided
+	found      bool // with Deny: the request carries what the stage looks at
 }
 
 // Claim is a use of something limited: a challenge, a device's number of enrollments, a quota. It is committed
 // together with the intent, on the condition that fewer than Limit uses stand; a lost claim denies.
 type Claim struct {
-	Key   string // what is used, e.g. "challenge:<hash>"; a quota per time has the period in its key
+	Key   string // what is used, e.g. "challenge:<hash>"
 	Limit int64  // uses that Key has in all
 	Lost  string // the operator's note when it is lost
 
 	Reason Reason // of the refusal when it is lost; "": NotAuthorized
 	Detail string // for the client then; "": "already used"
+
+	Until time.Time // the use lapses by itself then; zero: never. All claims of a key lapse, or none
+	// Active: the use is a valid certificate's. It lapses with that (the gateway sets Until), ends with its revocation, and
+	// whoever renews the certificate takes it over.
+	Active bool
 
 	stage string // that made it
 }
@@ -70,7 +95,7 @@ type Judged struct {
 	Reason   Reason        `json:"reason,omitempty"`
 	Note     string        `json:"note,omitempty"`
 	Took     time.Duration `json:"took,omitempty"`
-	Parts    []Judged      `json:"parts,omitempty"` // the branches of anyOf and not
+	Parts    []Judged      `json:"parts,omitempty"` // the branches of anyOf; the stages of a branch, of allOf and of not
 }
 
 // Allowed is the verdict that lets pass, with a note for the operator.

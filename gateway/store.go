@@ -209,6 +209,7 @@ type Store interface {
 	Forwards
 	Messages
 	Revocations
+	Paces
 
 	// Record commits an audit event that belongs to no transaction.
 	Record(ctx context.Context, e AuditEvent) error
@@ -220,6 +221,7 @@ type Store interface {
 type Beginning struct {
 	Transaction *Transaction // StateIssuing, StateHeld or StateForwarded
 	Claims      []Claim
+	Renews      *Replaced     // the certificate whose uses the Active claims take over, for as long as this transaction's own stand; nil for none
 	Lease       time.Duration // StateIssuing, StateForwarded: for how long the caller settles it itself
 	Wait        time.Duration // StateForwarded: when WorkForward closes it
 	Audit       AuditEvent    // zero Kind for none: an intent is audited with its outcome, a hold at once
@@ -329,7 +331,11 @@ var ErrCertificateExists = errors.New("a certificate with this issuer and serial
 var ErrStale = errors.New("the lease on this transaction passed to another instance")
 
 // ClaimLostError says which claim had no use left.
-type ClaimLostError struct{ Claim Claim }
+type ClaimLostError struct {
+	Claim Claim
+	Used  int64     // uses that stand; only of claims that lapse
+	Free  time.Time // when a use will be left if nobody takes it before; zero: not known, or never
+}
 
 func (e *ClaimLostError) Error() string { return fmt.Sprintf("claim %s: no use left", e.Claim.Key) }
 

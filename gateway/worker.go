@@ -53,6 +53,7 @@ func (g *Gateway) Run(ctx context.Context) {
 			}
 		case <-sum.C:
 			g.SumUp(ctx)
+			g.tellPaces()
 		}
 	}
 }
@@ -111,6 +112,7 @@ func (g *Gateway) attempt(ctx context.Context, w Work) error {
 	if err != nil {
 		return err
 	}
+	g = g.worksFor(t)
 	rt := g.runtime.Load()
 	a := &ask{t: t, epoch: w.Epoch, backend: rt.Backends[t.Backend], desc: rt.descriptions[t.Backend]}
 	switch {

@@ -43,6 +43,10 @@ type world struct {
 	keep   bool // unconfirmed certificates
 	logs   io.Writer
 	shape  func(*gateway.Profile)
+
+	rates    map[string]gateway.Rate
+	protocol gateway.Protocol           // of the endpoint; EST when ""
+	more     map[string]backend.Backend // CAs beside "ca", each with a profile of its name
 }
 
 type clock struct {
@@ -129,11 +133,19 @@ func (w *world) swap() {
 	if w.revoke != nil {
 		pipelines[gateway.Revoke] = w.revoke
 	}
+	e := &gateway.Endpoint{Name: "est", Protocol: gateway.EST, Profile: profile, KeepUnconfirmed: w.keep, Pipelines: pipelines}
+	if w.protocol != "" {
+		e.Protocol = w.protocol
+	}
+	backends := map[string]backend.Backend{"ca": described{w.ca, w.desc}}
+	for name, b := range w.more {
+		own := *profile
+		own.Name, own.Backend = name, name
+		e.Profiles = map[string]*gateway.Profile{name: &own}
+		backends[name] = b
+	}
 	err := w.gw.Swap(w.t.Context(), &gateway.Runtime{
-		Endpoints: map[string]*gateway.Endpoint{"est": {
-			Name: "est", Protocol: gateway.EST, Profile: profile, KeepUnconfirmed: w.keep, Pipelines: pipelines,
-		}},
-		Backends: map[string]backend.Backend{"ca": described{w.ca, w.desc}},
+		Endpoints: map[string]*gateway.Endpoint{"est": e}, Backends: backends, Rates: w.rates,
 	})
 	if err != nil {
 		w.t.Fatal(err)

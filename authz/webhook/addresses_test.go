@@ -33,13 +33,16 @@ func TestAddresses(t *testing.T) {
 		{"example.com", []string{"0.1.2.3"}, false, "private"}, {"example.com", []string{"64:ff9b::a00:1"}, false, "private"},
 		{"example.com", []string{"::1"}, false, "private"}, {"example.com", []string{"fd00::1"}, false, "private"}, {"example.com", []string{"fe80::1%eth0"}, false, "private"},
 		{"example.com", []string{"::ffff:10.0.0.1"}, false, "private"}, {"example.com", []string{"::7f00:1"}, false, "private"},
-		{"example.com", []string{"2002:7f00:1::"}, false, "private"}, {"example.com", []string{"fec0::1"}, false, "private"},
+		{"example.com", []string{"2002:7f00:1::"}, false, "private"}, {"example.com", []string{"2001:0:1::1"}, false, "private"}, {"example.com", []string{"fec0::1"}, false, "private"},
 		{"example.com", []string{"198.18.0.1"}, false, "private"}, {"example.com", []string{"192.0.0.1"}, false, "private"}, {"example.com", []string{"255.255.255.255"}, false, "private"},
 		{"example.com", []string{"0.0.0.0"}, true, "leads to 0.0.0.0"}, {"example.com", []string{"::"}, true, "leads to ::"},
 		{"example.com", []string{"224.0.0.1"}, true, "leads to 224.0.0.1"}, {"example.com", []string{"ff02::1"}, true, "leads to ff02::1"},
 		{"example.com", nil, true, "no address"},
 		{"localhost", []string{"127.0.0.1", "::1"}, false, ""},
 		{"localhost", []string{"192.0.2.1"}, true, "localhost is 192.0.2.1"},
+		// No other name is exempt, however much it looks like it.
+		{"localhost.", []string{"127.0.0.1"}, false, "127.0.0.1, a private one"}, {"localhost.localdomain", []string{"127.0.0.1"}, false, "private"},
+		{"LocalHost", []string{"127.0.0.1"}, false, ""}, {"LocalHost", []string{"10.0.0.1"}, true, "localhost is 10.0.0.1"},
 		{"127.0.0.1", nil, false, ""},
 	} {
 		c.URL, c.Private = "https://"+tt.host+":"+port, tt.private

@@ -19,7 +19,7 @@ var (
 	errUnknown = errors.New("its answer has a name that is not documented: names are spelled as they stand there, case and all")
 	errTwice   = errors.New("its answer has a name twice in an object")
 	errDepth   = errors.New("its answer nests too deep")
-	errText    = errors.New("its answer is not UTF-8")
+	errText    = errors.New("its answer has text that is not UTF-8, an escape that is no character, or U+FFFD, which stands for such")
 )
 
 // decode reads one JSON object into a struct. encoding/json takes names in any case and twice, of which the last counts, and mends text
@@ -55,7 +55,11 @@ func walk(d *json.Decoder, known map[string]bool) error {
 		if n == 0 && delim != '{' {
 			return errForm
 		}
-		if name, ok := t.(string); ok && wantName {
+		text, ok := t.(string)
+		if strings.ContainsRune(text, utf8.RuneError) { // also what half of a surrogate pair becomes (RFC 8259 section 8.2)
+			return errText
+		}
+		if name := text; ok && wantName {
 			names := open[len(open)-1]
 			switch {
 			case len(open) == 1 && !known[name]:

@@ -119,7 +119,7 @@ func made(t *testing.T, c Config, dir string) *Service {
 func (s *Service) test(t *testing.T) (reply, error) {
 	t.Helper()
 	var a reply
-	return a, s.Ask(t.Context(), "key-1", question{hidden}, &a, asking)
+	return a, s.Ask(t.Context(), "", "key-1", question{hidden}, &a, asking)
 }
 
 func asking() bool { return true }
@@ -360,7 +360,7 @@ func TestTimeoutAndTurns(t *testing.T) {
 	errs := make(chan error)
 	ask := func() {
 		var a reply
-		errs <- s.Ask(t.Context(), "k", question{hidden}, &a, asking)
+		errs <- s.Ask(t.Context(), "", "k", question{hidden}, &a, asking)
 	}
 	go ask()
 	<-entered
@@ -399,7 +399,7 @@ func TestTimeoutAndTurns(t *testing.T) {
 	s.deadline = func(ctx context.Context, _ time.Duration) (context.Context, context.CancelFunc) {
 		return context.WithDeadline(ctx, time.Now().Add(-1))
 	}
-	s.turns = make(chan struct{}, 9)
+	s.turns = newTurns(9)
 	if _, err := s.test(t); err == nil || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
@@ -410,10 +410,10 @@ func TestQuestionSize(t *testing.T) {
 	p := newPeer(t, false, says("application/json", goodReply))
 	s := made(t, Config{URL: p.URL}, "")
 	var a reply
-	if err := s.Ask(t.Context(), "k", question{strings.Repeat("x", maxQuestion)}, &a, asking); err == nil || !strings.Contains(err.Error(), "1048576 are sent") || len(p.requests()) != 0 {
+	if err := s.Ask(t.Context(), "", "k", question{strings.Repeat("x", maxQuestion)}, &a, asking); err == nil || !strings.Contains(err.Error(), "1048576 are sent") || len(p.requests()) != 0 {
 		t.Errorf("%.200v", err)
 	}
-	if err := s.Ask(t.Context(), "k", func() {}, &a, asking); err == nil {
+	if err := s.Ask(t.Context(), "", "k", func() {}, &a, asking); err == nil {
 		t.Error("a question that cannot be encoded")
 	}
 }

@@ -105,6 +105,7 @@ func (p *process) openAdmin() error {
 		Store: p.store, Gateway: p.gateway, Backends: p.backendStates, CAs: p.adminCAs, CRL: p.adminCRL, Metrics: p.registry,
 		Version: version(), Instance: p.instance,
 		Sealer: func() admin.Sealer { return p.runtime.Load().sealer }, TakesSecrets: p.takesSecrets, TakesChallenges: p.takesChallenges, ProcessCMP: p.processCMP,
+		Configuration: p.reloads.configuration, Reload: p.reload,
 		Started: func() bool { return p.runtime.Load() != nil }, Clock: p.clock, Log: p.log,
 	})
 	if err != nil {

@@ -27,6 +27,8 @@ type Runtime struct {
 	sealer     *seal.Sealer
 	owns       []ownKey                            // certificates of the gateway's own
 	identities map[string]func() *gateway.Identity // of the endpoints' RAs
+	answers    *gateway.Gateway                    // goes by this Runtime, whichever is in force; nil until plugins run
+	underway   underway                            // requests that it answers
 }
 
 // running is a plugin with what it was started from.
@@ -51,12 +53,21 @@ func (p *process) build(ctx context.Context, cfg *Config, old *Runtime) (*Runtim
 	if err := errors.Join(err, raErr); err != nil {
 		return nil, err
 	}
+	if old != nil {
+		for name, e := range endpoints {
+			for op, pipeline := range e.Pipelines {
+				if was := old.gateway.Endpoints[name]; was != nil {
+					pipeline.Inherit(was.Pipelines[op])
+				}
+			}
+		}
+	}
 	rt := &Runtime{
 		cfg: cfg, plugins: map[string]*running{}, cas: map[string][]backend.CA{}, sealer: sealer,
-		gateway: &gateway.Runtime{Endpoints: endpoints, Backends: map[string]backend.Backend{}}, identities: map[string]func() *gateway.Identity{},
+		gateway: &gateway.Runtime{Endpoints: endpoints, Backends: map[string]backend.Backend{}, Rates: cfg.rates()}, identities: map[string]func() *gateway.Identity{},
 	}
 	if err := p.furnish(ctx, rt, old, ras); err != nil {
-		rt.abandon(old)
+		p.abandon(rt, old)
 		return nil, err
 	}
 	return rt, nil
@@ -143,6 +154,9 @@ func (p *process) furnish(ctx context.Context, rt, old *Runtime, ras map[string]
 		return err
 	}
 	var err error
+	if rt.answers, err = p.gateway.Prepare(ctx, rt.gateway); err != nil {
+		return err
+	}
 	rt.specs, err = p.makeListeners(rt)
 	return err
 }
@@ -229,13 +243,18 @@ func (c *Config) holds(name string) []string {
 	return dirs
 }
 
-// abandon stops what was started for a Runtime that will not run.
-func (rt *Runtime) abandon(old *Runtime) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+// abandon stops what a Runtime has for itself alone: one that will not run, or that nobody needs any more. other is the one that
+// runs, nil for none.
+func (p *process) abandon(rt, other *Runtime) {
+	rt.hangUp()
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
+	if rt.answers != nil {
+		p.gateway.Drop(rt.answers)
+	}
 	for name, r := range rt.plugins {
-		if old == nil || old.plugins[name] != r {
-			r.plugin.Close(ctx) //nolint:errcheck // it served nothing
+		if other == nil || other.plugins[name] != r {
+			r.plugin.Close(ctx) //nolint:errcheck // whoever asked it is told
 		}
 	}
 }

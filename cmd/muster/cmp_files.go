@@ -22,6 +22,8 @@ func (p *process) processCMP(ctx context.Context, endpoint string, message []byt
 	if rt == nil {
 		return nil, gateway.Errorf(gateway.Unavailable, "the gateway is starting: try again", "starting")
 	}
+	rt.underway.enter()
+	defer rt.underway.leave()
 	name, err := rt.cfg.cmpEndpoint(endpoint)
 	if err != nil {
 		return nil, err

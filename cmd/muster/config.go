@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/muster-pki/muster/authz"
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
 	"github.com/muster-pki/muster/gateway/lint"
@@ -47,10 +49,15 @@ type Config struct {
 	Profiles map[string]*ProfileConfig `yaml:"profiles"`
 	// Endpoints are what devices reach, by the name that stands in the URL.
 	Endpoints map[string]*EndpointConfig `yaml:"endpoints"`
+	// Watch has the configuration read again when it changes, or a file that it names. Default: false, which leaves that to
+	// `muster reload` and SIGHUP.
+	Watch bool `yaml:"watch"`
 
 	file string     // as named on the command line
 	dir  string     // that it lies in, absolute
 	root *yaml.Node // for the lines of errors
+
+	sha256 string // of the file, hexadecimal
 }
 
 // SealConfig is the key that secrets are sealed with.
@@ -66,6 +73,8 @@ type BackendConfig struct {
 	Plugin string `yaml:"plugin,required"`
 	// SHA256 of the executable, hexadecimal. Required for a path, which is run only while it matches.
 	SHA256 string `yaml:"sha256"`
+	// Rate bounds how fast it is asked to issue: docs/storms.md. Default: as fast as requests come.
+	Rate *RateConfig `yaml:"rate"`
 	// Config is the backend's own. Its page says what stands here.
 	Config *yaml.Node `yaml:"config"`
 }
@@ -107,6 +116,10 @@ type ProfileConfig struct {
 	Keys []string `yaml:"keys"`
 	// Validity of a certificate. Default: 397d.
 	Validity strictyaml.Duration `yaml:"validity"`
+	// Jitter has each certificate end earlier by a random part of it, so that devices that enrolled in one hour do not all renew
+	// in one: a period, or a share of the validity (10%), at most half of it. Not where a device asks for an end and gets it.
+	// Default: none.
+	Jitter authz.Portion `yaml:"jitter"`
 	// Backdate sets the start of validity into the past, for devices whose clock is slow. Default: 0s. At most 1d.
 	Backdate strictyaml.Duration `yaml:"backdate"`
 	// KeyUsage by RFC 5280's names. Default: digitalSignature.
@@ -207,7 +220,7 @@ func parseConfig(file, dir string, data []byte) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Config{file: file, dir: dir, root: root}
+	c := &Config{file: file, dir: dir, root: root, sha256: fmt.Sprintf("%x", sha256.Sum256(data))}
 	if err := strictyaml.DecodeNode(file, root, c); err != nil {
 		return nil, err
 	}
@@ -221,6 +234,7 @@ func parseConfig(file, dir string, data []byte) (*Config, error) {
 	f.listeners()
 	f.store()
 	f.backends()
+	f.rates()
 	f.profiles()
 	f.endpoints()
 	f.spools()

@@ -190,6 +190,13 @@ func (h *deviceHistory) entry(a *story) {
 	} else {
 		a.row("Enrolled", enrolled(d))
 	}
+	for _, what := range slices.Sorted(maps.Keys(d.Limits)) {
+		label, per, issued := strings.Cut(what, ":")
+		if issued {
+			label += " per " + per
+		}
+		a.row("Limits", fmt.Sprintf("%d %s", d.Limits[what], label))
+	}
 	if d.NotBefore != nil {
 		a.row("Good from", words.Moment(*d.NotBefore))
 	}

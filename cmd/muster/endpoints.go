@@ -84,7 +84,7 @@ func (p *ProfileConfig) profile(name string) (*gateway.Profile, error) {
 		validity = defaultValidity
 	}
 	made := &gateway.Profile{
-		Name: name, Backend: p.Backend, Issuer: p.Issuer, Validity: validity, Backdate: time.Duration(p.Backdate),
+		Name: name, Backend: p.Backend, Issuer: p.Issuer, Validity: validity, Backdate: time.Duration(p.Backdate), Jitter: p.Jitter.Of(validity),
 		KeyUsage: usage, ExtKeyUsage: extended, Keys: p.Keys,
 	}
 	return made, p.furnish(made)
@@ -122,13 +122,12 @@ func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (ga
 			return nil, c.unjudgedNames(path, e, profile)
 		}
 	}
-	if op == gateway.Revoke && has("approval") {
-		return nil, c.fault(path, "the stage approval holds requests, and a revocation does not wait: leave it out. What the device may not do itself, an operator does (muster revoke)")
+	if stage := c.holding(pipelineNodes(nodes)); stage != "" && op == gateway.Revoke {
+		return nil, c.fault(path, "the stage %s holds requests, and a revocation does not wait: leave it out. What the device may not do itself, an operator does (muster revoke)", stage)
+	} else if stage != "" && op == gateway.Query {
+		return nil, c.fault(path, "the stage %s holds requests, and a query does not wait: leave it out", stage)
 	}
-	if op == gateway.Query && has("approval") {
-		return nil, c.fault(path, "the stage approval holds requests, and a query does not wait: leave it out")
-	}
-	if err := errors.Join(c.checkCredentials(path, op, e, p), c.checkOrder(path, nodes), c.checkVouched(path, op, nodes), c.checkRA(path, op, nodes), c.checkByPassword(path, op, nodes), c.checkGenerate(path, e, p), c.checkLinking(path, e, nodes), c.checkDecrypts(path, e, nodes), c.check3GPP(path, op, e, nodes), c.checkMEF(path, op, e, nodes), c.checkMEFSCEP(path, op, nodes, e), c.checkMEFPassword(path, op, nodes, e)); err != nil {
+	if err := errors.Join(c.checkPolicies(path, op, e, p), c.checkCredentials(path, op, e, p), c.checkOrder(path, nodes), c.checkVouched(path, op, nodes), c.checkRA(path, op, nodes), c.checkByPassword(path, op, nodes), c.checkGenerate(path, e, p), c.checkLinking(path, e, nodes), c.checkDecrypts(path, e, nodes), c.check3GPP(path, op, e, nodes), c.checkMEF(path, op, e, nodes), c.checkMEFSCEP(path, op, nodes, e), c.checkMEFPassword(path, op, nodes, e), c.checkLimits(path, op, nodes), c.checkAttributes(path, op, e, nodes)); err != nil {
 		return nil, err
 	}
 	if op == gateway.Enroll || op == gateway.Renew || op == gateway.Rekey {

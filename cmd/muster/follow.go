@@ -44,18 +44,21 @@ func (p *process) followCAs() {
 func (p *process) followed(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, followTimeout)
 	defer cancel()
+	defer context.AfterFunc(p.ending, cancel)()
 	rt := p.runtime.Load()
 	if rt == nil || sameCAs(rt.cas, p.currentCAs(ctx, rt)) {
 		return
 	}
-	p.reloading.Lock()
-	defer p.reloading.Unlock()
+	if p.turn(ctx) != nil {
+		return
+	}
+	defer p.reloading.give()
 	if p.runtime.Load() != rt { // a reload came first, and has asked the CAs
 		return
 	}
 	p.log.Info("a CA has other certificates than before: the configuration is put into force again")
-	if err := p.enforce(ctx, rt.cfg); err != nil {
-		if p.life.Err() == nil {
+	if err := p.enforce(ctx, rt.cfg, nil); err != nil {
+		if p.ending.Err() == nil {
 			p.log.Error("a CA has changed over, and the gateway's own certificates have not: it is tried again", "err", err)
 		}
 		return

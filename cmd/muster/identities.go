@@ -198,7 +198,7 @@ func (p *process) prepareOwn(ctx context.Context, rt *Runtime, cas map[string][]
 		wg.Go(func() {
 			want, err := k.want(cas)
 			if err == nil {
-				uses[i], err = k.own.Prepare(ctx, want, p.issueSelf(k.endpoint, k.instead))
+				uses[i], err = k.own.Prepare(ctx, want, p.issueSelf(rt.answers, k.endpoint, k.instead))
 			}
 			errs[i] = err
 		})

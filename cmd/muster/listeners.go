@@ -55,10 +55,10 @@ func (p *process) makeListeners(rt *Runtime) (map[string]serve.Spec, error) {
 		var handler http.Handler = router
 		if d := rt.cfg.Distribution; d != nil && slices.Contains(d.Listeners, name) {
 			handler = (&serve.Distribution{
-				Publisher: p.gateway, CertsOnly: cms.CertsOnly, Clock: p.clock, Log: p.log.With("listener", name),
+				Publisher: rt.answers, CertsOnly: cms.CertsOnly, Clock: p.clock, Log: p.log.With("listener", name),
 			}).Handler(router)
 		}
-		spec.Handler = clients.Handler(serve.Health(p.ready, p.log.With("listener", name), handler))
+		spec.Handler = rt.underway.counted(clients.Handler(serve.Health(p.ready, p.log.With("listener", name), handler)))
 		specs[name] = spec
 	}
 	return specs, p.addAdmin(rt.cfg, specs)
@@ -84,7 +84,7 @@ func (p *process) warnOfEnds(rt *Runtime) {
 		}
 		leaf := leafOf(&policy.Certificates[0])
 		if left := leaf.NotAfter.Sub(p.clock()); left < endsSoon(leaf) {
-			p.log.Warn("a listener's TLS certificate ends soon, or has ended: replace tls.cert and tls.key, then have the configuration read again (SIGHUP)", "listener", name,
+			p.log.Warn("a listener's TLS certificate ends soon, or has ended: replace tls.cert and tls.key, then have the configuration read again (muster reload)", "listener", name,
 				"not-after", leaf.NotAfter.UTC().Format(time.RFC3339), "subject", leaf.Subject.String())
 		}
 	}
@@ -118,7 +118,7 @@ func (p *process) register(rt *Runtime, protocol protocol, listener string, rout
 
 func (p *process) adapterDeps(rt *Runtime) adapterDeps {
 	return adapterDeps{
-		gateway: p.gateway, secret: rt.sealer.Derive, clock: p.clock, log: p.log,
+		gateway: rt.answers, answered: p.answered, secret: rt.sealer.Derive, clock: p.clock, log: p.log,
 		identity: func(endpoint string) *gateway.Identity {
 			if now := rt.identities[endpoint]; now != nil {
 				return now()

@@ -24,16 +24,16 @@ import (
 	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/gateway/store"
 	"github.com/muster-pki/muster/plugins/host"
+	"github.com/muster-pki/muster/protocols/est"
 )
 
 const (
 	drainTimeout = 25 * time.Second // the CA has 20 s to answer what is under way
 	closeTimeout = 10 * time.Second
-	ownEvery     = 12 * time.Hour   // how often the gateway's own certificates are looked at
-	retireAfter  = 30 * time.Second // requests that began under the old configuration have ended by then
-	hashesAtOnce = 2                // argon2id computations, 19 MiB each
-	identityDir  = "identities"     // in the data directory, of RA certificates with their keys
-	sealKey      = "seal.key"       // in the data directory
+	ownEvery     = 12 * time.Hour // how often the gateway's own certificates are looked at
+	hashesAtOnce = 2              // argon2id computations, 19 MiB each
+	identityDir  = "identities"   // in the data directory, of RA certificates with their keys
+	sealKey      = "seal.key"     // in the data directory
 
 	crashOwnMade = "muster.own-made" // the gateway's own certificates are on the disk, not in force yet
 )
@@ -59,14 +59,23 @@ type process struct {
 	gateway  *gateway.Gateway
 	admin    *admin.Server
 	lock     *os.File
+	answered *est.Answers // to Digest challenges
 
-	rolled    chan struct{}  // a CA was changed over through this gateway
-	inForce   func(*Runtime) // called when one has taken the place of another; set before start, nil for nobody
-	reloading sync.Mutex
-	runtime   atomic.Pointer[Runtime]
-	life      context.Context // ends when the work in the background shall
-	stopWork  context.CancelFunc
-	work      sync.WaitGroup
+	file    string                  // the configuration; like load set before start
+	load    func() (*Config, error) // reads it
+	reloads *reloads
+	files   *fileWatch
+	seen    fileMarks // the files of the configuration that runs, before they were read; guarded by reloading
+
+	rolled      chan struct{}  // a CA was changed over through this gateway
+	inForce     func(*Runtime) // called when one has taken the place of another; set before start, nil for nobody
+	reloading   turns
+	runtime     atomic.Pointer[Runtime]
+	life        context.Context // ends when the work in the background shall
+	stopWork    context.CancelFunc
+	ending      context.Context // ends when nothing is put into force any more
+	stopReloads context.CancelFunc
+	work        sync.WaitGroup
 }
 
 // newProcess takes the data directory for this process and prepares what needs no configuration.
@@ -74,13 +83,18 @@ func newProcess(data, instance string, log *slog.Logger) (*process, error) {
 	p := &process{
 		data: data, runDir: filepath.Join(data, "run"), clock: time.Now, crash: crashFunc(), log: log,
 		registry: prometheus.NewRegistry(), hashing: authz.NewHashing(hashesAtOnce), set: serve.NewSet(log),
-		owns: map[string]*serve.Own{}, rolled: make(chan struct{}, 1),
+		owns: map[string]*serve.Own{}, reloading: newTurns(), answered: &est.Answers{}, rolled: make(chan struct{}, 1),
 	}
 	if p.crash == nil {
 		p.crash = func(string) {}
 	}
 	p.life, p.stopWork = context.WithCancel(context.Background())
+	p.ending, p.stopReloads = context.WithCancel(context.Background())
+	p.files = newFileWatch(log, func(ctx context.Context) { _, _ = p.reload(ctx, byWatch) })
 	var err error
+	if p.reloads, err = newReloads(p.registry); err != nil {
+		return nil, err
+	}
 	if p.hostname, err = os.Hostname(); err != nil {
 		return nil, fmt.Errorf("this host's name: %w", err)
 	}
@@ -170,6 +184,9 @@ func (p *process) start(ctx context.Context, cfg *Config) error {
 	if err := p.apply(ctx, cfg); err != nil {
 		return err
 	}
+	p.reloads.began(cfg, p.clock())
+	p.files.tell(cfg.Watch, p.seen)
+	p.work.Go(func() { p.files.run(p.life) })
 	p.work.Go(p.renewOwn)
 	p.work.Go(p.followCAs)
 	return nil
@@ -183,15 +200,19 @@ func holdsSomething(path string) bool {
 	return err == nil && info.Size() > 0
 }
 
-// apply puts a configuration into force, or fails and changes nothing.
+// apply puts the first configuration into force, or fails and changes nothing.
 func (p *process) apply(ctx context.Context, cfg *Config) error {
-	p.reloading.Lock()
-	defer p.reloading.Unlock()
-	return p.enforce(ctx, cfg)
+	if err := p.turn(ctx); err != nil {
+		return err
+	}
+	defer p.reloading.give()
+	return p.enforce(ctx, cfg, nil)
 }
 
-// enforce is apply, under reloading.
-func (p *process) enforce(ctx context.Context, cfg *Config) error {
+// enforce puts a configuration into force, or fails and changes nothing. All that can fail is done before anybody sees anything of it:
+// plugins run, sockets are open, the gateway's own certificates are there. record is asked last, before the change; nil for nobody.
+// The caller has the turn.
+func (p *process) enforce(ctx context.Context, cfg *Config, record func(old, next *Runtime) error) error {
 	old := p.runtime.Load()
 	rt, err := p.build(ctx, cfg, old)
 	if err != nil {
@@ -199,30 +220,23 @@ func (p *process) enforce(ctx context.Context, cfg *Config) error {
 	}
 	change, err := p.set.Prepare(rt.specs)
 	if err != nil {
-		rt.abandon(old)
+		p.abandon(rt, old)
 		return err
 	}
 	spools, err := p.openSpools(rt)
 	if err != nil {
 		change.Abort()
-		rt.abandon(old)
+		p.abandon(rt, old)
 		return err
 	}
 	undo := func(err error) error {
 		change.Abort()
 		spools.abort()
-		if old != nil {
-			if back := p.gateway.Swap(ctx, old.gateway); back != nil {
-				err = errors.Join(err, back)
-			}
-		}
-		rt.abandon(old)
+		p.abandon(rt, old)
 		return err
 	}
-	if err := p.gateway.Swap(ctx, rt.gateway); err != nil {
-		return undo(err)
-	}
-	if old == nil { // its own certificate may need the worker already
+	if old == nil { // nobody is served yet, and its own certificates may need the worker
+		p.gateway.Use(rt.answers)
 		p.work.Go(func() { p.gateway.Run(p.life) })
 	}
 	use, err := p.prepareOwn(ctx, rt, rt.cas)
@@ -232,33 +246,51 @@ func (p *process) enforce(ctx context.Context, cfg *Config) error {
 	if old != nil {
 		p.crash(crashOwnMade)
 	}
+	if record != nil {
+		if err := record(old, rt); err != nil {
+			return undo(err)
+		}
+	}
+
+	// From here on nothing fails. A request goes by one Runtime, the old one or this, whatever has been changed so far.
+	p.gateway.Use(rt.answers)
 	p.runtime.Store(rt)
 	use()
 	p.watchSpools(spools)
 	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
-	change.Commit(drain)
+	drained := change.Commit(drain)
+	p.work.Go(func() {
+		defer cancel()
+		select {
+		case <-drained:
+		case <-p.life.Done():
+		}
+	})
 	p.warnOfEnds(rt)
 	if old == nil {
-		cancel()
 		return nil
 	}
 	if p.inForce != nil {
 		p.inForce(rt)
 	}
-	p.work.Go(func() {
-		defer cancel()
-		p.retire(old, rt)
-	})
+	old.hangUp() // not only when it retires: reloads may come faster than that
+	p.work.Go(func() { p.retire(old, rt) })
 	return nil
 }
 
-// retire stops the plugins that a reload left behind, once nothing can need them.
+// retire stops what a reload left behind, once no request needs it.
 func (p *process) retire(old, next *Runtime) {
+	latest := time.After(retireLatest)
 	select {
-	case <-time.After(retireAfter):
+	case <-time.After(retireSoonest):
 	case <-p.life.Done():
 	}
-	old.abandon(next)
+	select {
+	case <-old.underway.ended():
+	case <-latest:
+	case <-p.life.Done():
+	}
+	p.abandon(old, next)
 }
 
 // renewOwn replaces the gateway's own certificates in time.
@@ -270,15 +302,17 @@ func (p *process) renewOwn() {
 		case <-p.life.Done():
 			return
 		case <-tick.C:
-			p.reloading.Lock()
+			if p.turn(p.ending) != nil {
+				return
+			}
 			rt := p.runtime.Load()
-			if use, err := p.prepareOwn(p.life, rt, p.currentCAs(p.life, rt)); err != nil {
+			if use, err := p.prepareOwn(p.ending, rt, p.currentCAs(p.ending, rt)); err != nil {
 				p.log.Error("the gateway's own certificates", "err", err)
 			} else {
 				use()
 			}
 			p.warnOfEnds(rt)
-			p.reloading.Unlock()
+			p.reloading.give()
 		}
 	}
 }
@@ -287,6 +321,9 @@ func (p *process) renewOwn() {
 // ctx ends.
 func (p *process) stop(ctx context.Context) error {
 	var errs []error
+	// A reload that is under way ends, either way, and none begins: the listeners that are drained are the last ones.
+	p.stopReloads()
+	errs = append(errs, p.reloading.take(ctx))
 	errs = append(errs, p.set.Drain(ctx))
 	p.stopWork()
 	if p.admin != nil {

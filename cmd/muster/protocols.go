@@ -38,6 +38,7 @@ type adapterDeps struct {
 	gateway  *gateway.Gateway
 	identity func(endpoint string) *gateway.Identity
 	secret   func(label string) []byte // 32 bytes of its own for each label, the same in replicas that share the sealing key
+	answered *est.Answers              // to Digest challenges, of the process
 	clock    func() time.Time
 	log      *slog.Logger
 }
@@ -121,7 +122,7 @@ func makeCMP(d adapterDeps, all []served) (handler, error) {
 }
 
 func makeEST(d adapterDeps, all []served) (handler, error) {
-	o := est.Options{Gateway: d.gateway, Identity: d.identity, Secret: d.secret("est"), Clock: d.clock, Log: d.log}
+	o := est.Options{Gateway: d.gateway, Identity: d.identity, Secret: d.secret("est"), Answered: d.answered, Clock: d.clock, Log: d.log}
 	for _, s := range all {
 		o.Endpoints = append(o.Endpoints, est.Endpoint{Name: s.name, Default: s.config.Default, Config: section(s.config.EST)})
 	}

@@ -53,7 +53,7 @@ func TestQuickstartConfigLoads(t *testing.T) {
 		}
 		x.Enroll, x.Renew, x.Revoke = nil, nil, nil
 	}
-	e.Enroll, e.Renew, c.root, c.file, c.dir, c.Backends["local"].Config = nil, nil, nil, "", "", nil
+	e.Enroll, e.Renew, c.root, c.file, c.dir, c.sha256, c.Backends["local"].Config = nil, nil, nil, "", "", "", nil
 	day := strictyaml.Duration(24 * time.Hour)
 	want := &Config{
 		Version:           1,

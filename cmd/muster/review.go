@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"maps"
@@ -128,6 +129,9 @@ func (f *review) profiles() {
 		known(f, append(path, "backend"), "backend", p.Backend, f.c.Backends)
 		if p.Validity < 0 || time.Duration(p.Validity) > maxValidity || p.Validity != 0 && time.Duration(p.Validity) < time.Minute {
 			f.fail(append(path, "validity"), "want 1m to %s", strictyaml.Duration(maxValidity))
+		}
+		if validity := cmp.Or(time.Duration(p.Validity), defaultValidity); p.Jitter.Of(validity) > validity/2 {
+			f.fail(append(path, "jitter"), "%s is more than half of the validity of %s: certificates would be too short", p.Jitter, strictyaml.Duration(validity))
 		}
 		if time.Duration(p.Backdate) > maxBackdate {
 			f.fail(append(path, "backdate"), "at most 1d")

@@ -21,9 +21,9 @@ and a CA behind a plugin issues them, exactly once.
 	}
 	config := &cobra.Command{Use: "config", Short: "Look at a configuration file", SuggestFor: []string{"check"}}
 	config.AddCommand(newCheckCommand())
-	root.AddCommand(newServeCommand(), newLsCommand(), newExplainCommand(), config, newPasswordCommand(), newSecretCommand(),
+	root.AddCommand(newServeCommand(), newReloadCommand(), newLsCommand(), newExplainCommand(), newPolicyCommand(), config, newPipelineCommand(), newPasswordCommand(), newSecretCommand(),
 		newDeviceCommand(), newPendingCommand(), newApproveCommand(), newDenyCommand(), newChallengeCommand(), newRevokeCommand(), newCACommand(),
-		newCMPCommand(), newSCEPCommand(), newPluginCommand(), newVersionCommand())
+		newCMPCommand(), newSCEPCommand(), newSimulateCommand(), newPluginCommand(), newVersionCommand())
 	return root
 }
 

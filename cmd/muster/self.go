@@ -70,9 +70,9 @@ func makeSelf(s *ServerCertificate, names serve.Names, instance string) *gateway
 	})
 }
 
-// issueSelf is a serve.Issue that goes the way of every request. instead says what else the operator can do, for a CA
+// issueSelf is a serve.Issue that goes the way of every request, by the Runtime of g. instead says what else the operator can do, for a CA
 // that issues later.
-func (p *process) issueSelf(endpoint, instead string) serve.Issue {
+func (p *process) issueSelf(g *gateway.Gateway, endpoint, instead string) serve.Issue {
 	return func(ctx context.Context, der []byte) ([][]byte, error) {
 		csr, err := pkix.ParseCSR(der)
 		if err != nil {
@@ -82,7 +82,7 @@ func (p *process) issueSelf(endpoint, instead string) serve.Issue {
 			return nil, err
 		}
 		now := p.clock()
-		res, err := p.gateway.Enroll(ctx, &gateway.Request{
+		res, err := g.Enroll(ctx, &gateway.Request{
 			ID: gateway.NewID(now), Protocol: gateway.Self, Endpoint: endpoint, Operation: gateway.Enroll,
 			Subject: csr.Subject, PublicKey: csr.PublicKey, Extensions: csr.Extensions, CSR: der, POP: gateway.POPSignature, Received: now,
 		})

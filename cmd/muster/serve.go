@@ -46,7 +46,7 @@ func newServeCommand() *cobra.Command {
 random secrets and a commented configuration, and prints the commands that enrol a device; a second start finds all of
 it and changes nothing.
 
-SIGHUP reads the configuration again: a faulty one changes nothing. Ctrl-C or SIGTERM lets requests under way end and
+SIGHUP, or "muster reload", reads the configuration again: a faulty one changes nothing. Ctrl-C or SIGTERM lets requests under way end and
 stops; a second one stops at once.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.OutOrStdout(), cmd.ErrOrStderr()) },
@@ -102,6 +102,7 @@ func (o *serveOptions) run(stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	p.file, p.load = file, load
 	if o.config == "" {
 		if err := q.prepare(); err != nil {
 			return errors.Join(err, p.stop(context.Background()))
@@ -110,7 +111,7 @@ func (o *serveOptions) run(stdout, stderr io.Writer) error {
 	life, end := context.WithCancel(context.Background())
 	defer end()
 	outcome := make(chan error, 1)
-	go func() { outcome <- o.begin(life, p, q, load, stdout, began) }()
+	go func() { outcome <- o.begin(life, p, q, stdout, began) }()
 	hups := make(chan struct{}, 1) // one that waits stands for all: the file is read when its turn comes
 	ended := make(chan struct{})   // of start and reloads
 	for {
@@ -122,7 +123,7 @@ func (o *serveOptions) run(stdout, stderr io.Writer) error {
 			go func() {
 				defer close(ended)
 				for range hups {
-					p.reload(life, load)
+					_, _ = p.reload(life, bySignal) // it has said what came of it
 				}
 			}()
 			outcome = nil
@@ -149,10 +150,11 @@ func (o *serveOptions) run(stdout, stderr io.Writer) error {
 }
 
 // begin starts the gateway and tells where it is.
-func (o *serveOptions) begin(ctx context.Context, p *process, q quickstart, load func() (*Config, error), stdout io.Writer, began time.Time) error {
+func (o *serveOptions) begin(ctx context.Context, p *process, q quickstart, stdout io.Writer, began time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	cfg, err := load()
+	p.seen = lookAt(p.file).present()
+	cfg, err := p.load()
 	if err != nil {
 		return err
 	}
@@ -198,22 +200,6 @@ func (p *process) drain(log *slog.Logger) error {
 	}
 	log.Info("stopped")
 	return nil
-}
-
-// reload puts the file into force again, or says why not.
-func (p *process) reload(ctx context.Context, load func() (*Config, error)) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	cfg, err := load()
-	if err == nil {
-		err = p.apply(ctx, cfg)
-	}
-	if err != nil {
-		p.log.Error("reload: nothing has changed", "err", err)
-		return
-	}
-	p.log.Info("reload: the configuration is in force", "file", cfg.file)
-	p.logListeners()
 }
 
 func (p *process) logListeners() {

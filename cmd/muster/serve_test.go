@@ -303,6 +303,14 @@ func TestExamplesStart(t *testing.T) {
 			{"mef", "/.well-known/est/cacerts", 403}, {"mef", "/.well-known/est/mef/csrattrs", 403}, {"mef", "/.well-known/est/mef-password/cacerts", 200},
 			{"mef", "/.well-known/est/mef-password/csrattrs", 401}, {"scep", "/scep?operation=GetCACert", 200}, {"ops", "/crl/local/m2m.crl", 200}, {"scep", "/.well-known/est/cacerts", 403},
 		},
+		"edge.yaml": {
+			{"est", "/.well-known/est/cacerts", 200}, {"est", "/.well-known/est/site/cacerts", 200}, {"est", "/.well-known/cmp/p/plc", 405}, {"cmp", "/.well-known/cmp", 405},
+			{"ops", "/readyz", 200}, {"ops", "/metrics", 200}, {"ops", "/crl/local/ec.crl", 200}, {"cmp", "/metrics", 404}, {"ops", "/.well-known/cmp", 404},
+		},
+		"factory-scep.yaml": {
+			{"scep", "/scep?operation=GetCACert", 200}, {"scep", "/scep/line/pkiclient.exe?operation=GetCACaps", 200}, {"scep", "/scep?operation=GetNextCACert", 501},
+			{"ops", "/metrics", 200}, {"ops", "/crl/local/rsa.crl", 200}, {"ops", "/scep?operation=GetCACert", 404},
+		},
 		"factory.yaml": {
 			{"plain", "/.well-known/cmp", 405}, {"tls", "/.well-known/cmp/p/factory", 405}, {"tls", "/.well-known/est/cacerts", 200},
 			{"tls", "/.well-known/est/lab/cacerts", 200}, {"plain", "/scep?operation=GetCACert", 200}, {"ops", "/.well-known/cmp", 404},

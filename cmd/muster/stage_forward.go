@@ -43,12 +43,11 @@ func (c *Config) certifiesHere(e *EndpointConfig) bool {
 // checkForward refuses a stage `forward` where it cannot do what it says: what stands behind it would judge a message that is
 // gone, and what holds would lose it.
 func (c *Config) checkForward(path []string, op gateway.Operation, e *EndpointConfig, nodes []yaml.Node, p gateway.Pipeline) error {
-	count, holds := 0, false
+	count, holds := 0, c.holding(pipelineNodes(nodes))
 	p.Stages(func(s gateway.Stage) {
 		if _, ok := s.(gateway.Forwarder); ok {
 			count++
 		}
-		holds = holds || s.Name() == "approval"
 	})
 	if count == 0 {
 		return nil
@@ -61,9 +60,9 @@ func (c *Config) checkForward(path []string, op gateway.Operation, e *EndpointCo
 		return c.fault(path, "the stage forward stands in enroll, renew, rekey and revoke")
 	case count > 1 || to == "":
 		return c.fault(path, "the stage forward is the last of its pipeline, once, and stands within no other stage: what is behind it would judge a message that is gone")
-	case holds:
-		return c.fault(path, "the stage approval holds requests, and a message that is passed on cannot wait: its device would be answered here, in another's place. "+
-			"Leave it out, and have the authority that the message goes to hold it")
+	case holds != "":
+		return c.fault(path, "the stage %s holds requests, and a message that is passed on cannot wait: its device would be answered here, in another's place. "+
+			"Leave it out, and have the authority that the message goes to hold it", holds)
 	}
 	if _, ok := c.Backends[to]; !ok {
 		return c.fault(append(slices.Clone(path), strconv.Itoa(len(nodes)-1), "forward", "backend"), "there is no backend %q%s", to, strictyaml.Suggest(to, byName(c.Backends)))

@@ -41,7 +41,7 @@ func (c *Config) waits(where string, n *yaml.Node, before bool, errs *[]error) b
 		return before // said already
 	}
 	switch {
-	case name == "approval":
+	case c.mayHold(name, settings):
 		return true
 	case name == "anyOf":
 		after := before
@@ -49,12 +49,43 @@ func (c *Config) waits(where string, n *yaml.Node, before bool, errs *[]error) b
 			after = c.waits(where, branch, before, errs) || after
 		}
 		return after
-	case name == "allOf", name == "not":
+	case name == "allOf":
 		return c.waits(where, settings, before, errs)
+	case name == "not": // what is held there is denied, so that nothing waits behind it
+		c.walk(branch(settings), false, func(name string, n, _ *yaml.Node, _ bool) {
+			if name == "approval" {
+				*errs = append(*errs, c.faultAt(n, where, "the stage approval stands within not, which denies what is held: nobody would ever be asked. Put it beside the not, or leave it out"))
+			}
+		})
+		c.waits(where, settings, before, errs)
 	case before && slices.Contains(secretStages, name):
 		*errs = append(*errs, c.faultAt(n, where, "the stage %s needs a secret, and stands behind an approval: people would be asked about requests that nobody has authenticated. Put it before", name))
 	}
 	return before
+}
+
+// mayHold reports whether a stage, with these settings, may have requests wait for people.
+func (c *Config) mayHold(name string, settings *yaml.Node) bool {
+	switch name {
+	case "approval":
+		return true
+	case "policy":
+		return c.policyHolds(settings)
+	case "webhook":
+		var w authz.WebhookConfig
+		return strictyaml.DecodeNode(c.file, settings, &w) == nil && w.Hold
+	}
+	return false
+}
+
+// holding is the name of the first stage in the list that may have requests wait, "" for none.
+func (c *Config) holding(list []*yaml.Node) (found string) {
+	c.walk(list, false, func(name string, _, settings *yaml.Node, _ bool) {
+		if found == "" && c.mayHold(name, settings) {
+			found = name
+		}
+	})
+	return found
 }
 
 // authenticators are the stages that only somebody passes who has shown who he is, or whom a person has let in.
@@ -96,6 +127,8 @@ func (c *Config) claims(list []*yaml.Node, before bool) bool {
 		case name == "anyOf" && slices.ContainsFunc(settings.Content, func(b *yaml.Node) bool { return c.claims(branch(b), before) }):
 			return true
 		case name == "allOf" && c.claims(branch(settings), before):
+			return true
+		case name == "not" && c.claims(branch(settings), before): // its refusal tells as much as the stage's own
 			return true
 		}
 	}

@@ -31,16 +31,19 @@ endpoints:
 func TestSecretsStandBeforeApproval(t *testing.T) {
 	const password = "password: {users: {a: " + testHash + "}}"
 	for stages, want := range map[string]string{
-		"      - " + password + "\n      - approval: {}\n      - names: {}\n":                                        "",
-		"      - approval: {}\n      - " + password + "\n      - names: {}\n":                                        "muster.yaml:15: endpoints.ran.enroll[1]: the stage password needs a secret, and stands behind an approval",
-		"      - approval: {}\n      - names: {}\n      - device-password: {}\n":                                     "muster.yaml:16: endpoints.ran.enroll[2]: the stage device-password",
-		"      - approval: {}\n      - challenge: {issued: true, basic: true}\n      - names: {}\n":                  "muster.yaml:15: endpoints.ran.enroll[1]: the stage challenge",
-		"      - anyOf: [approval: {}, " + password + "]\n      - names: {}\n":                                       "",
-		"      - anyOf: [[approval: {}, " + password + "], names: {}]\n      - names: {}\n":                          "muster.yaml:14: endpoints.ran.enroll[0]: the stage password",
-		"      - anyOf:\n        - approval: {}\n        - names: {}\n      - " + password + "\n      - names: {}\n": "muster.yaml:17: endpoints.ran.enroll[1]: the stage password",
-		"      - allOf: [approval: {}]\n      - not: [" + password + "]\n      - names: {}\n":                        "muster.yaml:15: endpoints.ran.enroll[1]: the stage password",
-		"      - approval: {}\n      - anyOf: [names: {}, allOf: [device-password: {}]]\n      - names: {}\n":        "muster.yaml:15: endpoints.ran.enroll[1]: the stage device-password",
-		"      - approval: {}\n      - inventory: {by: [subject.CN]}\n      - names: {}\n":                           "",
+		"      - " + password + "\n      - approval: {}\n      - names: {}\n":                                                                                              "",
+		"      - approval: {}\n      - " + password + "\n      - names: {}\n":                                                                                              "muster.yaml:15: endpoints.ran.enroll[1]: the stage password needs a secret, and stands behind an approval",
+		"      - approval: {}\n      - names: {}\n      - device-password: {}\n":                                                                                           "muster.yaml:16: endpoints.ran.enroll[2]: the stage device-password",
+		"      - approval: {}\n      - challenge: {issued: true, basic: true}\n      - names: {}\n":                                                                        "muster.yaml:15: endpoints.ran.enroll[1]: the stage challenge",
+		"      - anyOf: [approval: {}, " + password + "]\n      - names: {}\n":                                                                                             "",
+		"      - anyOf: [[approval: {}, " + password + "], names: {}]\n      - names: {}\n":                                                                                "muster.yaml:14: endpoints.ran.enroll[0]: the stage password",
+		"      - anyOf:\n        - approval: {}\n        - names: {}\n      - " + password + "\n      - names: {}\n":                                                       "muster.yaml:17: endpoints.ran.enroll[1]: the stage password",
+		"      - allOf: [approval: {}]\n      - not: [" + password + "]\n      - names: {}\n":                                                                              "muster.yaml:15: endpoints.ran.enroll[1]: the stage password",
+		"      - approval: {}\n      - anyOf: [names: {}, allOf: [device-password: {}]]\n      - names: {}\n":                                                              "muster.yaml:15: endpoints.ran.enroll[1]: the stage device-password",
+		"      - approval: {}\n      - inventory: {by: [subject.CN]}\n      - names: {}\n":                                                                                 "",
+		"      - not: [keys: {}, approval: {}]\n      - " + password + "\n      - names: {}\n":                                                                             "muster.yaml:14: endpoints.ran.enroll[0]: the stage approval stands within not, which denies what is held",
+		"      - not: [not: [approval: {}]]\n      - " + password + "\n      - names: {}\n":                                                                                "muster.yaml:14: endpoints.ran.enroll[0]: the stage approval stands within not",
+		"      - " + password + "\n      - not: [webhook: {url: \"https://a.example/\", hold: true}]\n      - challenge: {issued: true, basic: true}\n      - names: {}\n": "",
 	} {
 		c, err := parseConfig("muster.yaml", t.TempDir(), []byte(orderConfig(stages)))
 		if err != nil {
@@ -69,6 +72,9 @@ func TestClaimsNeedSomebodyWhoVouches(t *testing.T) {
 		"      - anyOf: [approval: {}, keys: {}]\n      - allOf: [inventory: {by: [device, san.dns]}]\n      - names: {}\n":                            refused,
 		"      - anyOf: [approval: {}, challenge: {issued: true, basic: true}]\n      - inventory: {by: [subject.CN]}\n      - names: {}\n":            "",
 		"      - anyOf: [inventory: {}, inventory: {by: [subject.CN]}]\n      - names: {}\n      - approval: {}\n":                                     refused, // strangers would learn which devices there are
+		// The refusal of a `not` tells who is in the inventory, too.
+		"      - not: [inventory: {by: [subject.CN]}]\n      - challenge: {issued: true, basic: true}\n      - names: {}\n": refused,
+		"      - challenge: {issued: true, basic: true}\n      - not: [inventory: {by: [subject.CN]}]\n      - names: {}\n": "",
 		"      - names: {}\n": open,
 		"      - keys: {}\n      - not: [client-certificate: {cas: [ca.pem]}]\n      - names: {}\n":                       open,
 		"      - anyOf: [challenge: {issued: true, basic: true}, keys: {}]\n      - names: {}\n":                          open,

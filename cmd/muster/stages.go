@@ -35,7 +35,7 @@ type stageStore interface {
 
 // stageNames lists what decodeStage knows.
 var stageNames = []string{
-	"password", "client-certificate", "shared-secret", "challenge", "vendor-ca", "device-certificate", "ra", "own-certificate", "inventory", "registration", "device-password", "approval",
+	"password", "client-certificate", "shared-secret", "challenge", "vendor-ca", "device-certificate", "ra", "own-certificate", "inventory", "registration", "device-password", "approval", "policy", "webhook", "limits",
 	"keys", "names", "forward", "anyOf", "allOf", "not",
 }
 
@@ -89,6 +89,14 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 		})
 	case "approval":
 		return makeStage(file, name, settings, func(c authz.ApprovalConfig) (gateway.Stage, error) { return authz.NewApproval(c, deps.Clock) })
+	case "webhook":
+		return makeStage(file, name, settings, func(c authz.WebhookConfig) (gateway.Stage, error) {
+			return authz.NewWebhook(c, deps.Dir, deps.Clock)
+		})
+	case "policy":
+		return decodePolicy(file, settings, deps)
+	case "limits":
+		return makeStage(file, name, settings, func(c authz.LimitsConfig) (gateway.Stage, error) { return authz.NewLimits(c, deps.Clock) })
 	case "keys":
 		return makeStage(file, name, settings, func(c authz.KeysConfig) (gateway.Stage, error) {
 			return authz.NewKeysFrom(c, deps.Dir, deps.Secrets, deps.Opener, deps.Clock)
@@ -104,7 +112,7 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 		if err != nil {
 			return nil, err
 		}
-		return gateway.AnyOf(p), nil // the one branch has to allow
+		return gateway.AllOf(p), nil
 	case "not":
 		p, err := decodeBranch(file, settings, deps)
 		if err != nil {

@@ -75,7 +75,7 @@ func TestDecodePipeline(t *testing.T) {
 	}
 	var names []string
 	p.Stages(func(s gateway.Stage) { names = append(names, s.Name()) })
-	if got := strings.Join(names, " "); got != "anyOf password client-certificate anyOf own-certificate not keys keys names" {
+	if got := strings.Join(names, " "); got != "anyOf password client-certificate allOf own-certificate not keys keys names" {
 		t.Errorf("stages: %s", got)
 	}
 

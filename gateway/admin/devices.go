@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -119,6 +120,20 @@ func claimsOf(d *gateway.Device) []string {
 	return keys
 }
 
+// limitsOf is what limits per device have counted of one, by what their keys say after its name; nil for nothing.
+func (s *Server) limitsOf(ctx context.Context, d *gateway.Device) (map[string]int64, error) {
+	prefix := gateway.DeviceLimitsKey(d.Name)
+	uses, err := s.config.Store.UsesUnder(ctx, prefix)
+	if err != nil || len(uses) == 0 {
+		return nil, err
+	}
+	limits := map[string]int64{}
+	for key, n := range uses {
+		limits[strings.TrimPrefix(key, prefix)] = n
+	}
+	return limits, nil
+}
+
 // uses asks for many claims.
 func (s *Server) uses(ctx context.Context, keys []string) (map[string]int64, error) {
 	all := map[string]int64{}
@@ -142,6 +157,9 @@ func (s *Server) show(c echo.Context, d *gateway.Device, password string) error 
 	}
 	out := deviceOf(d, uses)
 	out.Password = password
+	if out.Limits, err = s.limitsOf(c.Request().Context(), d); err != nil {
+		return err
+	}
 	return c.JSON(http.StatusOK, out)
 }
 
@@ -372,7 +390,15 @@ func (s *Server) resetDevice(c echo.Context) error {
 			return err
 		}
 		event := gateway.AuditEvent{Kind: "device-reset", At: s.config.Clock(), Actor: actorOf(c), Device: d.Name}
-		if err := s.config.Store.FreeClaims(ctx, claimsOf(d), event); err != nil {
+		limits, err := s.limitsOf(ctx, d)
+		if err != nil {
+			return err
+		}
+		keys := claimsOf(d)
+		for what := range limits {
+			keys = append(keys, gateway.DeviceLimitsKey(d.Name)+what)
+		}
+		if err := s.config.Store.FreeClaims(ctx, keys, event); err != nil {
 			return err
 		}
 		s.config.Log.Info(event.Kind, "device", d.Name, "actor", actorOf(c))

@@ -122,6 +122,16 @@ func (s *source) Uses(_ context.Context, keys []string) (map[string]int64, error
 	return out, s.err
 }
 
+func (s *source) UsesUnder(_ context.Context, prefix string) (map[string]int64, error) {
+	out := map[string]int64{}
+	for k, n := range s.claims {
+		if n > 0 && strings.HasPrefix(k, prefix) {
+			out[k] = n
+		}
+	}
+	return out, s.err
+}
+
 func (s *source) FreeClaims(_ context.Context, keys []string, e gateway.AuditEvent) error {
 	for _, k := range keys {
 		delete(s.claims, k)

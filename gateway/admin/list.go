@@ -174,6 +174,10 @@ func (s *Server) status(c echo.Context) error {
 	if err := s.config.Gateway.Ready(ctx); err != nil {
 		out.Ready, out.NotReady = false, err.Error()
 	}
+	if s.config.Started() {
+		running := s.config.Configuration()
+		out.Configuration = &running
+	}
 	out.Backends = append(out.Backends, s.config.Backends(ctx)...)
 	slices.SortFunc(out.Backends, func(a, b Backend) int { return cmp.Compare(a.Name, b.Name) })
 	return c.JSON(http.StatusOK, out)

@@ -48,7 +48,7 @@ var calls = map[string]call{
 	"DELETE /v1/devices/{name}": {"Take a device away, by its name. Its certificates stay.",
 		nil, nil, Device{}, ""},
 	"POST /v1/devices/{name}/state":   {"Disable a device, or take that back.", nil, DeviceState{}, Device{}, ""},
-	"POST /v1/devices/{name}/reset":   {"Set a device's enrollments back to none and make its one-time password good again.", nil, nil, Device{}, ""},
+	"POST /v1/devices/{name}/reset":   {"Set a device's enrollments, and what limits have counted of it, back to none, and make its one-time password good again.", nil, nil, Device{}, ""},
 	"GET /v1/challenges":              {"List challenges, the newest first.", append([]string{"endpoint: only its own", "expired: \"true\": those too", "before: ID; only older ones"}, paging...), nil, ChallengeList{}, ""},
 	"POST /v1/challenges":             {"Make a challenge. The answer is the only one that has it in clear.", nil, NewChallenge{}, Challenge{}, ""},
 	"DELETE /v1/challenges/{id}":      {"Take a challenge away.", nil, nil, struct{}{}, ""},
@@ -60,6 +60,7 @@ var calls = map[string]call{
 	"POST /v1/cas/{backend}/rollover": {"Change a CA over to a new certificate or key.", nil, RolloverOrder{}, CA{}, ""},
 	"POST /v1/cmp":                    {"As POST /v1/cmp/{endpoint}, for the default CMP endpoint, or the only one.", nil, pkiMessage{}, nil, typePKIXCMP},
 	"POST /v1/cmp/{endpoint}":         {"Have a CMP endpoint answer a PKIMessage, DER, at most 262144 bytes, that somebody carried here. The answer is a PKIMessage too, be it a refusal.", nil, pkiMessage{}, nil, typePKIXCMP},
+	"POST /v1/reload":                 {"Read the configuration again and put it into force, all of it or nothing.", nil, nil, Reload{}, ""},
 	"GET /v1/status":                  {"How the gateway fares.", nil, nil, Status{}, ""},
 	"GET /v1/openapi.json":            {"This document.", nil, nil, map[string]any{}, ""},
 	"GET /metrics":                    {"Metrics for Prometheus.", nil, nil, nil, "text/plain"},
@@ -108,7 +109,7 @@ func document(t *testing.T, routes []route) []byte {
 			"summary": c.summary, "operationId": operationID(r.method, r.path), "x-role": r.role.String(), "parameters": parameters,
 			"responses": object{
 				"200":     object{"description": "Done.", "content": object{kind: answer}},
-				"default": object{"description": "Not done. 400 what is asked for is wrong; 401 no token or certificate; 403 the role does not suffice; 404 there is none; 409 it cannot be as things stand; 413 too large; 415 another Content-Type is needed; 422 entries that cannot be imported; 503 the gateway cannot answer.", "content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/Failure"}}}},
+				"default": object{"description": "Not done. 400 what is asked for is wrong; 401 no token or certificate; 403 the role does not suffice; 404 there is none; 409 it cannot be as things stand; 413 too large; 415 another Content-Type is needed; 422 entries that cannot be imported, or a configuration that cannot be put into force; 503 the gateway cannot answer.", "content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/Failure"}}}},
 			},
 		}
 		if c.body != nil {
@@ -320,7 +321,7 @@ func TestOpenAPIIsWhole(t *testing.T) {
 		TransactionList{}, Transaction{}, Verdict{}, Granted{}, Hold{}, Approval{}, Message{}, Decision{}, CertificateList{}, Certificate{},
 		RevokeOrder{}, RevokeResult{}, Revoked{}, DeviceList{}, Device{}, Identifier{}, DeviceState{}, ImportLine{}, ImportResult{}, ImportFailure{},
 		ChallengeList{}, Challenge{}, NewChallenge{}, SecretList{}, Secret{}, NewSecret{}, CAList{}, CA{}, CACertificate{}, RolloverOrder{},
-		Status{}, Backend{}, Failure{},
+		Status{}, Backend{}, Configuration{}, ReloadOutcome{}, Reload{}, Changes{}, BackendChanges{}, Failure{},
 	} {
 		typ := reflect.TypeOf(x)
 		schema, ok := doc.Components.Schemas[typ.Name()]

@@ -70,6 +70,11 @@ type Config struct {
 	// ProcessCMP has a CMP endpoint answer a message, DER; "" is the default endpoint. The error is a *gateway.Error: it wraps
 	// gateway.ErrNotFound when there is no such endpoint, and its reason is Malformed when the message is none.
 	ProcessCMP func(ctx context.Context, endpoint string, message []byte) ([]byte, error)
+	// Configuration says which one runs.
+	Configuration func() Configuration
+	// Reload reads the configuration again and puts it into force, on the actor's order. The error is a *NotReloadedError when
+	// it cannot be; any other means that nobody can tell now.
+	Reload func(ctx context.Context, actor string) (*Reload, error)
 	// Started reports whether a configuration runs: before, nothing is changed.
 	Started  func() bool
 	Metrics  *prometheus.Registry
@@ -102,7 +107,7 @@ const (
 // New makes a Server; it listens nowhere yet.
 func New(c Config) (*Server, error) {
 	if c.Store == nil || c.Gateway == nil || c.Backends == nil || c.CAs == nil || c.CRL == nil || c.Sealer == nil || c.TakesSecrets == nil ||
-		c.TakesChallenges == nil || c.ProcessCMP == nil || c.Started == nil || c.Metrics == nil || c.Clock == nil || c.Log == nil {
+		c.TakesChallenges == nil || c.ProcessCMP == nil || c.Configuration == nil || c.Reload == nil || c.Started == nil || c.Metrics == nil || c.Clock == nil || c.Log == nil {
 		return nil, errors.New("admin: all of Config is required")
 	}
 	s := &Server{config: c, started: c.Clock(), denied: newDenials(&c), changing: make(chan struct{}, 1), importing: make(chan struct{}, 1), entries: maxEntries, imported: maxImport}
@@ -164,6 +169,7 @@ func (s *Server) routes() []route {
 		{"POST", "/v1/cas/:backend/rollover", Admin, longTimeout, s.rollover},
 		{"POST", "/v1/cmp", Approver, longTimeout, s.processCMP},
 		{"POST", "/v1/cmp/:endpoint", Approver, longTimeout, s.processCMP},
+		{"POST", "/v1/reload", Admin, longTimeout, s.reload},
 		{"GET", "/v1/status", Viewer, askTimeout, s.status},
 		{"GET", "/v1/openapi.json", Viewer, askTimeout, s.openAPI},
 		{"GET", "/metrics", Viewer, askTimeout, echo.WrapHandler(metrics)},

@@ -47,6 +47,8 @@ type source struct {
 	late      chan struct{} // an import tells its first entry, then fails when it is closed
 	approved  string        // what the gateway was asked
 	rolled    backend.RolloverRequest
+	reloaded  []string // by whom
+	faulty    error    // what a reload ends with
 }
 
 func (s *source) Transactions(_ context.Context, f gateway.TransactionFilter) ([]*gateway.Transaction, error) {
@@ -155,6 +157,7 @@ func newServer(t *testing.T, s *source) *Server {
 	server, err := New(Config{
 		Store: s, Gateway: s, Metrics: registry, Version: "v1.2.3", Instance: "a", Log: slog.New(slog.NewTextHandler(&s.log, nil)),
 		CAs: s.cas, CRL: s.crl, Started: func() bool { return !s.starting }, TakesChallenges: takesChallenges, ProcessCMP: s.processCMP,
+		Configuration: s.configuration, Reload: s.reload,
 		Sealer: func() Sealer { return reversing{} }, TakesSecrets: func(endpoint string) error {
 			if endpoint != "ran" && endpoint != "core" {
 				return fmt.Errorf("no endpoint %q", endpoint)

@@ -106,6 +106,8 @@ type Status struct {
 	Ready    bool      `json:"ready"`
 	NotReady string    `json:"not_ready,omitempty"` // why
 	Backends []Backend `json:"backends"`
+	// Configuration is the one that runs; absent while the gateway starts.
+	Configuration *Configuration `json:"configuration,omitempty"`
 }
 
 // Backend is the state of one CA backend.

@@ -33,10 +33,12 @@ type Device struct {
 	HasPassword bool `json:"has_password,omitempty"`
 	HasSecret   bool `json:"has_secret,omitempty"`
 	// What follows is shown; where it is given, it is passed over.
-	Enrolled     int64      `json:"enrolled,omitempty"`      // enrollments that are used up
-	PasswordUsed bool       `json:"password_used,omitempty"` // the one-time password is spent
-	Created      *time.Time `json:"created,omitempty"`
-	Updated      *time.Time `json:"updated,omitempty"`
+	Enrolled int64 `json:"enrolled,omitempty"` // enrollments that are used up
+	// Limits is what the stage limits has counted of it: "active" certificates, and those issued in a time ("issued:24h").
+	Limits       map[string]int64 `json:"limits,omitempty"`
+	PasswordUsed bool             `json:"password_used,omitempty"` // the one-time password is spent
+	Created      *time.Time       `json:"created,omitempty"`
+	Updated      *time.Time       `json:"updated,omitempty"`
 }
 
 // Identifier is one of a device's names.

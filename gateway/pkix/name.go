@@ -238,7 +238,7 @@ func escapeValue(s *strings.Builder, text string) {
 // SameName reports whether two DER Names are the same name. Equal bytes are; otherwise types, order and characters
 // must be equal and only the string type may differ (PrintableString "x" is UTF8String "x"). Case and spaces are never
 // folded as RFC 5280 section 7.1 would: two devices must not become one. It serves to find an issuer that a client
-// encoded anew. A renewal compares bytes with bytes.Equal, since the new certificate carries the name byte for byte.
+// encoded anew, and the certificate that one means which asks for its renewal by its names.
 func SameName(a, b []byte) bool {
 	if bytes.Equal(a, b) {
 		return true

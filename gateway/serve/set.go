@@ -88,8 +88,8 @@ func (c *Change) Abort() {
 	}
 }
 
-// Commit makes the change. Listeners that are gone end within ctx, in the background: Wait waits for them.
-func (c *Change) Commit(ctx context.Context) {
+// Commit makes the change. Listeners that are gone end within ctx, in the background; ended is closed when all of them have.
+func (c *Change) Commit(ctx context.Context) (ended <-chan struct{}) {
 	s := c.set
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,15 +102,24 @@ func (c *Change) Commit(ctx context.Context) {
 			s.running.Go(srv.run)
 		}
 	}
+	var gone sync.WaitGroup
 	for _, srv := range old {
 		if !contains(c.next, srv) {
+			gone.Add(1)
 			s.running.Go(func() {
+				defer gone.Done()
 				if err := srv.drain(ctx); err != nil {
 					s.log.Warn("draining", "err", err)
 				}
 			})
 		}
 	}
+	done := make(chan struct{})
+	s.running.Go(func() {
+		gone.Wait()
+		close(done)
+	})
+	return done
 }
 
 func contains(m map[string]*server, srv *server) bool {

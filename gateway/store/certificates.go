@@ -49,6 +49,11 @@ func (s *Store) MarkRevoked(ctx context.Context, r *gateway.Revocation) error {
 		if _, err := u.exec(freeRepeatOfCertificate, issuer, serial); err != nil {
 			return fmt.Errorf("repeat key: %w", err)
 		}
+		if n > 0 {
+			if err := u.endActive(issuer, serial); err != nil {
+				return err
+			}
+		}
 		return u.audit(body)
 	})
 }

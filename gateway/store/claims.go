@@ -31,16 +31,7 @@ func (s *Store) Uses(ctx context.Context, keys []string) (map[string]int64, erro
 	uses := map[string]int64{}
 	for part := range slices.Chunk(keys, claimsAsked) {
 		q := keyed(part)
-		err := s.list(ctx, `SELECT key, used FROM claims`, &q, "key", claimsAsked, func(scan func(...any) error) error {
-			var key string
-			var used int64
-			err := scan(&key, &used)
-			if used > 0 {
-				uses[key] = used
-			}
-			return err
-		})
-		if err != nil {
+		if err := s.uses(ctx, &q, claimsAsked, uses); err != nil {
 			return nil, err
 		}
 	}

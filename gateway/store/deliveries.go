@@ -76,6 +76,9 @@ func (s *Store) Supersede(ctx context.Context, p *gateway.Supersession) (int64, 
 		if _, err := u.run(moveUses, p.Earlier, t.ID); err != nil {
 			return fmt.Errorf("claims of %s: %w", p.Earlier, err)
 		}
+		if err := u.activeUntil(t.ID, t.Intent); err != nil {
+			return err
+		}
 		if _, err := u.exec(insertTransaction, args...); err != nil {
 			return fmt.Errorf("transaction %s: %w", t.ID, err)
 		}
@@ -125,7 +128,7 @@ func (s *Store) Collect(ctx context.Context, c *gateway.Collection) (int64, erro
 		if n == 0 {
 			return gateway.ErrStale
 		}
-		return nil
+		return u.activeUntil(c.Transaction, c.Intent)
 	})
 	if err != nil {
 		return 0, err

@@ -71,6 +71,13 @@ func MigrateTo(t *testing.T, db *sql.DB, shared bool, version int64) {
 // ReadByWireID is the text of a statement that has to use its index.
 func ReadByWireID() string { return texts[readByWireID] }
 
+// SweepLapsed and NextFree too.
+func SweepLapsed() string { return texts[sweepLapsed] }
+func NextFree() string    { return nextFree }
+
+// LapsingKey is the advisory lock of claims that lapse.
+func LapsingKey() int64 { return lapsingKey }
+
 // ReadDevice and ReadAnyDevice too.
 func ReadDevice() string    { return texts[readDevice] }
 func ReadAnyDevice() string { return texts[readAnyDevice] }

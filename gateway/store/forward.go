@@ -87,5 +87,5 @@ func (u unit) settleForward(st *gateway.Settlement) error {
 	if _, err := u.exec(freeRepeatOfCertificate, issuer, serial); err != nil {
 		return fmt.Errorf("repeat key: %w", err)
 	}
-	return nil
+	return u.endActive(issuer, serial)
 }

@@ -143,6 +143,9 @@ func (s *Store) Approve(ctx context.Context, a *gateway.ApprovalOrder) (int64, e
 			if epoch, err = u.leaseHeld(a.Transaction, a.Lease); err == nil {
 				err = u.change(a.Transaction, stored, gateway.StateIssuing, h, intent, nil, approval.At)
 			}
+			if err == nil {
+				err = u.activeUntil(a.Transaction, a.Intent)
+			}
 		}
 		if err != nil {
 			return err

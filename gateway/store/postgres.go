@@ -17,6 +17,7 @@ import (
 
 const (
 	postgresReaders = 8
+	postgresPacers  = 2
 	postgresTimeout = 10 * time.Second // of one transaction, connecting included
 	instanceWait    = "2s"             // for the session of a process of this name that has just ended
 )
@@ -53,6 +54,12 @@ func openPostgres(ctx context.Context, dsn, instance string, log *slog.Logger, c
 	d.read = stdlib.OpenDB(*config)
 	d.read.SetMaxOpenConns(postgresReaders)
 	d.read.SetMaxIdleConns(postgresReaders)
+	// Opened when a CA has a rate: a turn that a crash forgets is one issuance more, and each commit waits for no disk.
+	relaxed := config.Copy()
+	relaxed.RuntimeParams["synchronous_commit"] = "off"
+	d.pace = stdlib.OpenDB(*relaxed)
+	d.pace.SetMaxOpenConns(postgresPacers)
+	d.pace.SetMaxIdleConns(postgresPacers)
 	if err := ping(ctx, d.write, d.read); err != nil {
 		return nil, errors.Join(fmt.Errorf("postgres: %w", err), d.close())
 	}

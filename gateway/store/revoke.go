@@ -1,11 +1,9 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/muster-pki/muster/gateway"
 )
@@ -46,7 +44,7 @@ func (s *Store) OrderRevocation(ctx context.Context, o *gateway.RevocationOrder)
 	}
 	issuer, serial := blob(o.Issuer), magnitude(o.Serial)
 	var epoch int64
-	err = s.write(ctx, func(u unit) error {
+	err = s.claiming(ctx, at, func(u unit) error {
 		epoch = 0
 		var tx string
 		var revoked int64
@@ -77,9 +75,12 @@ func (s *Store) OrderRevocation(ctx context.Context, o *gateway.RevocationOrder)
 			return fmt.Errorf("repeat key: %w", err)
 		}
 		if rejected > 0 {
-			if err := u.release(tx); err != nil {
-				return err
-			}
+			err = u.release(tx)
+		} else {
+			err = u.endActive(issuer, serial)
+		}
+		if err != nil {
+			return err
 		}
 		if o.Request != nil {
 			if err := u.askedToRevoke(o, request); err != nil {
@@ -108,10 +109,8 @@ func requestArgs(o *gateway.RevocationOrder) ([]any, error) {
 	case t.State != gateway.StateRevoked || t.Intent != nil || t.Hold != nil || t.Resume != "":
 		return nil, fmt.Errorf("a request to revoke that was carried out is not %q, and certifies nothing", t.State)
 	}
-	for _, c := range o.Claims {
-		if err := validKey("claim", c.Key); err != nil {
-			return nil, err
-		}
+	if err := validClaims(o.Claims); err != nil {
+		return nil, err
 	}
 	return transactionArgs(t)
 }
@@ -129,11 +128,8 @@ func (u unit) askedToRevoke(o *gateway.RevocationOrder, args []any) error {
 			return &gateway.TwinError{Transaction: holder}
 		}
 	}
-	// In one order everywhere, as in Begin.
-	for _, c := range slices.SortedStableFunc(slices.Values(o.Claims), func(a, b gateway.Claim) int { return cmp.Compare(a.Key, b.Key) }) {
-		if err := u.takeClaim(t.ID, c); err != nil {
-			return err
-		}
+	if err := u.takeClaims(t.ID, o.Claims, nil, o.At); err != nil {
+		return err
 	}
 	if _, err := u.exec(insertTransaction, args...); err != nil {
 		return fmt.Errorf("transaction %s: %w", t.ID, err)

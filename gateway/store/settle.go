@@ -155,17 +155,6 @@ func (u unit) settle(st *gateway.Settlement) error {
 	return nil
 }
 
-// release gives a transaction's claims back.
-func (u unit) release(tx string) error {
-	if _, err := u.exec(releaseClaims, tx); err != nil {
-		return fmt.Errorf("claims: %w", err)
-	}
-	if _, err := u.exec(dropUses, tx); err != nil {
-		return fmt.Errorf("claims: %w", err)
-	}
-	return nil
-}
-
 // endLease ends or reschedules the work under whose lease the outcome was found.
 func (u unit) endLease(st *gateway.Settlement) (err error) {
 	var n int64

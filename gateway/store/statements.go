@@ -17,6 +17,10 @@ const (
 	holderOfRepeat
 	takeClaim
 	noteUse
+	noteLapsing
+	takeOver
+	sweepLapsed
+	giveBack
 	insertTransaction
 	insertWork
 
@@ -111,6 +115,12 @@ var texts = [statements]string{
 	takeClaim: `INSERT INTO claims (key, used) VALUES ($1, 1)
 		ON CONFLICT (key) DO UPDATE SET used = claims.used + 1 WHERE claims.used < $2`,
 	noteUse: `INSERT INTO uses (tx, key, n) VALUES ($1, $2, 1) ON CONFLICT (tx, key) DO UPDATE SET n = uses.n + 1`,
+	noteLapsing: `INSERT INTO uses (tx, key, n, until, active, took_over) VALUES ($1, $2, 1, $3, $4, $5)
+		ON CONFLICT (tx, key) DO UPDATE SET n = uses.n + 1`,
+	takeOver: `UPDATE uses SET n = n - 1 WHERE tx = $1 AND key = $2 AND active = 1 AND n > 0 AND until > $3`,
+	sweepLapsed: `DELETE FROM uses WHERE key = $1 AND tx IN
+		(SELECT tx FROM uses WHERE key = $1 AND until > 0 AND until <= $2 ORDER BY until LIMIT $3) RETURNING n`,
+	giveBack: `UPDATE claims SET used = used - $2 WHERE key = $1`,
 	insertTransaction: `INSERT INTO transactions (` + transactionColumns + `)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
 			$23, $24, $25, $26, $27, $28, $29, $30)`,

@@ -39,6 +39,7 @@ type Store struct {
 
 	writeDB  *sql.DB // one connection, the writer's
 	readDB   *sql.DB
+	paceDB   *sql.DB // PostgreSQL alone; nil for SQLite
 	writer   *groupcommit.Writer
 	texts    [statements]string    // in the database's dialect
 	prepared [statements]*sql.Stmt // the reads
@@ -47,6 +48,9 @@ type Store struct {
 	head     head         // of the audit stream; the writer's goroutine alone
 	sessions atomic.Int64 // that the writer has had
 	chains   sync.Map     // hashes of chains known to be in the table
+
+	paceLock chan struct{}       // holds one element while somebody reads or changes paces
+	paces    map[string]*ownPace // by backend; SQLite alone
 
 	inventory chan struct{}  // holds one element while this instance has or waits for the inventory's lock
 	behind    sync.WaitGroup // what runs beside: see sweepBehind
@@ -60,6 +64,7 @@ type database struct {
 	dialect *dialect
 	write   *sql.DB
 	read    *sql.DB
+	pace    *sql.DB // with commits that wait for no disk; nil where memory paces
 	lock    io.Closer
 	timeout time.Duration // of one transaction; 0 for none
 	begin   string        // groupcommit.Options.Begin
@@ -67,7 +72,7 @@ type database struct {
 
 func (d *database) close() error {
 	var errs []error
-	for _, db := range []*sql.DB{d.read, d.write} {
+	for _, db := range []*sql.DB{d.read, d.write, d.pace} {
 		if db != nil {
 			errs = append(errs, db.Close())
 		}
@@ -84,7 +89,8 @@ func (d *database) close() error {
 // dsn is "sqlite:PATH" (of a file in an existing directory) or a "postgres://" URL, which must reach one session per
 // connection (no transaction pooling).
 func Open(ctx context.Context, dsn string, o Options) (*Store, error) {
-	s := &Store{instance: o.Instance, clock: o.Clock, log: o.Log, inventory: make(chan struct{}, 1), stop: func() {}}
+	s := &Store{instance: o.Instance, clock: o.Clock, log: o.Log, inventory: make(chan struct{}, 1), stop: func() {},
+		paceLock: make(chan struct{}, 1), paces: map[string]*ownPace{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -117,7 +123,7 @@ func Open(ctx context.Context, dsn string, o Options) (*Store, error) {
 	if s.clock == nil {
 		s.clock = time.Now
 	}
-	s.dialect, s.writeDB, s.readDB, s.lock = db.dialect, db.write, db.read, db.lock
+	s.dialect, s.writeDB, s.readDB, s.paceDB, s.lock = db.dialect, db.write, db.read, db.pace, db.lock
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("store: %w", err), db.close())
 	}
@@ -201,6 +207,6 @@ func (s *Store) Close() error {
 	for _, p := range s.prepared[firstRead:] {
 		errs = append(errs, p.Close())
 	}
-	d := database{write: s.writeDB, read: s.readDB, lock: s.lock}
+	d := database{write: s.writeDB, read: s.readDB, pace: s.paceDB, lock: s.lock}
 	return errors.Join(append(errs, d.close())...)
 }

@@ -38,28 +38,22 @@ func (s *Store) Begin(ctx context.Context, b *gateway.Beginning) (int64, error) 
 	if err != nil {
 		return 0, err
 	}
-	for _, c := range b.Claims {
-		if err := validKey("claim", c.Key); err != nil {
-			return 0, err
-		}
+	if err := validClaims(b.Claims); err != nil {
+		return 0, err
 	}
-	// In one order everywhere, so that two instances do not wait for each other's claims.
-	claims := slices.SortedStableFunc(slices.Values(b.Claims), func(a, b gateway.Claim) int { return cmp.Compare(a.Key, b.Key) })
 	body, err := eventBody(&b.Audit, optional)
 	if err != nil {
 		return 0, err
 	}
 	now := s.clock()
 	var epoch int64
-	err = s.write(ctx, func(u unit) error {
+	err = s.claiming(ctx, now, func(u unit) error {
 		epoch = 0
 		if err := u.takeKeys(t, now); err != nil {
 			return err
 		}
-		for _, c := range claims {
-			if err := u.takeClaim(t.ID, c); err != nil {
-				return err
-			}
+		if err := u.takeClaims(t.ID, b.Claims, b.Renews, now); err != nil {
+			return err
 		}
 		if _, err := u.exec(insertTransaction, args...); err != nil {
 			return fmt.Errorf("transaction %s: %w", t.ID, err)
@@ -127,23 +121,6 @@ func (u unit) takeRepeat(key gateway.RepeatKey, tx string, now time.Time) (holde
 		return "", fmt.Errorf("holder of the repeat key: %w", err)
 	}
 	return holder, nil
-}
-
-func (u unit) takeClaim(tx string, c gateway.Claim) error {
-	if c.Limit < 1 {
-		return &gateway.ClaimLostError{Claim: c}
-	}
-	n, err := u.exec(takeClaim, c.Key, c.Limit)
-	if err != nil {
-		return fmt.Errorf("claim %s: %w", c.Key, err)
-	}
-	if n == 0 {
-		return &gateway.ClaimLostError{Claim: c}
-	}
-	if _, err := u.exec(noteUse, tx, c.Key); err != nil {
-		return fmt.Errorf("use of %s: %w", c.Key, err)
-	}
-	return nil
 }
 
 // Refuse is gateway.Store.

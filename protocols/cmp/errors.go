@@ -79,6 +79,12 @@ func failInfoOf(reason gateway.Reason) (fail cmpmsg.FailInfo, known bool) {
 	}
 }
 
+// Told says by which failInfo a client is told of a refusal, for `muster pipeline show`.
+func Told(reason gateway.Reason) string {
+	fail, _ := failInfoOf(reason)
+	return fail.String()
+}
+
 // statusInfo renders a failure: what the client did wrong in plain words, and the reference under which the operator
 // finds all the rest.
 func statusInfo(e *gateway.Error, fail cmpmsg.FailInfo) cmpmsg.PKIStatusInfo {

@@ -99,6 +99,10 @@ func (x *exchange) refuse(ref *refusal) {
 	if ref.Status == 0 && x.identity != nil && (x.message != nil || !x.byFile) {
 		der, err := x.failure(e, ref)
 		if err == nil {
+			if e.RetryAfter > 0 {
+				// No field of a PKIMessage says it but the text; RFC 9110 section 10.2.3 lets any answer.
+				x.SetRetryAfter(e.RetryAfter)
+			}
 			x.Write(http.StatusOK, typePKIXCMP, der)
 			return
 		}

@@ -31,6 +31,9 @@ type Config struct {
 	// HTTPAuth lists how a client may log in by user name and password, where the endpoint has a stage that compares them: basic (the
 	// default), digest, or both. Digest (RFC 7616, SHA-256) needs the stage password, with digest forms of passwords in it.
 	HTTPAuth []HTTPAuth `yaml:"http-auth"`
+	// RenewalHint says when /renewal-info tells clients to renew (draft-ietf-lamps-est-renewal-info). Default: from 66% to 83% of a
+	// certificate's life, at another time for each.
+	RenewalHint RenewalHint `yaml:"renewal-hint"`
 	// Limits: max-body counts base64 and line breaks too, up to 16777216; retry-after goes with 202 and 503.
 	wire.Limits `yaml:",inline"`
 }
@@ -99,6 +102,9 @@ func (c Config) check() error {
 	if c.HTTPAuth != nil && len(c.HTTPAuth) == 0 {
 		return fmt.Errorf("http-auth: is empty: leave it out, or list basic, digest")
 	}
+	if err := c.RenewalHint.check(); err != nil {
+		return err
+	}
 	if err := c.checkType(); err != nil {
 		return err
 	}
@@ -112,7 +118,7 @@ func (c Config) withDefaults() Config {
 	if c.CSRAttrs == "" {
 		c.CSRAttrs = CSRAttrsAuto
 	}
-	c.Limits = c.Limits.WithDefaults()
+	c.RenewalHint, c.Limits = c.RenewalHint.withDefaults(), c.Limits.WithDefaults()
 	return c
 }
 

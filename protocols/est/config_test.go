@@ -105,8 +105,8 @@ func TestOperationNames(t *testing.T) {
 			t.Errorf("%s: %+v", name, op)
 		}
 	}
-	if served != 8 {
-		t.Errorf("%d operations of RFC 7030 and RFC 8295", served)
+	if served != 9 {
+		t.Errorf("%d operations of RFC 7030, RFC 8295 and the renewal draft", served)
 	}
 	if _, ok := operationNamed(""); ok {
 		t.Error("an empty name is an operation")

@@ -147,23 +147,23 @@ func (h *Handler) nonceTag(endpoint string, body []byte) []byte {
 // maxAnswers is how many right answers are remembered at least, up to twice as many.
 const maxAnswers = 1 << 16
 
-// answers are those that were right, for as long as their nonces are good: each counts once (RFC 7616 section 3.4, nc). Wrong ones
-// take no room. The zero value is ready.
-type answers struct {
+// Answers are those to Digest challenges that were right, for as long as their nonces are good: each counts once (RFC 7616 section 3.4,
+// nc). Wrong ones take no room. The zero value is ready.
+type Answers struct {
 	mu          sync.Mutex
 	now, before map[string]string // nonce and nc, by whom
 	since       time.Time         // of now
 }
 
 // has reports whether the answer was taken.
-func (a *answers) has(key string) bool {
+func (a *Answers) has(key string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.by(key) != ""
 }
 
 // take reports whether the request with the id has the answer for itself: more than one stage may compare it.
-func (a *answers) take(key, id string, at time.Time) bool {
+func (a *Answers) take(key, id string, at time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if by := a.by(key); by != "" {
@@ -176,7 +176,7 @@ func (a *answers) take(key, id string, at time.Time) bool {
 	return true
 }
 
-func (a *answers) by(key string) string {
+func (a *Answers) by(key string) string {
 	if by, ok := a.now[key]; ok {
 		return by
 	}

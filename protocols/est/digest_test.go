@@ -3,6 +3,7 @@ package est
 import (
 	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -243,7 +244,7 @@ func TestNonceAge(t *testing.T) {
 
 // An answer counts once (RFC 7616 section 3.4, nc).
 func TestAnswers(t *testing.T) {
-	a, at := &answers{}, testTime
+	a, at := &Answers{}, testTime
 	if a.has("x") || !a.take("x", "1", at) || !a.take("x", "1", at) || a.take("x", "2", at) || !a.has("x") {
 		t.Error("an answer is for one request")
 	}
@@ -394,4 +395,22 @@ func FuzzDigest(f *testing.F) {
 			t.Fatalf("%q: %+v, then %+v, %v", again, a, b, err)
 		}
 	})
+}
+
+// Handlers that come one after the other share what was answered: an answer that one has taken is none for the next.
+func TestAnswersOutliveAHandler(t *testing.T) {
+	w, _ := digestWorld(t)
+	o := Options{Gateway: w.gateway, Secret: testSecret, Clock: w.handler.now, Log: slog.New(slog.DiscardHandler), Answered: &Answers{}}
+	first, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.answered.take("x", "1", testTime)
+	if !second.answered.has("x") {
+		t.Error("the answer counts again")
+	}
 }

@@ -1,6 +1,7 @@
 package est
 
 import (
+	"fmt"
 	"net/http"
 
 	"github.com/muster-pki/muster/gateway"
@@ -32,6 +33,12 @@ func statusOf(reason gateway.Reason, challenge bool) (status int, known bool) {
 	default:
 		return http.StatusInternalServerError, false
 	}
+}
+
+// Told says by which HTTP status a client is told of a refusal, for `muster pipeline show`. passwords: the endpoint takes them.
+func Told(reason gateway.Reason, passwords bool) string {
+	status, _ := statusOf(reason, passwords)
+	return fmt.Sprintf("HTTP %d", status)
 }
 
 // writeError answers with the rendering of e, as one line of plain text (RFC 8951 section 5.1) that says what the

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -52,6 +53,9 @@ type Gateway interface {
 	// WrappingKey returns the key-encryption key that devices name by the identifier, nil where there is none: that it is the
 	// device's, the pipeline of the operation says.
 	WrappingKey(ctx context.Context, endpoint string, op gateway.Operation, id []byte) gateway.Secret
+	// Renewable returns the certificate with the authority key identifier and serial number that was issued at the endpoint and counts,
+	// nil when there is none. The error is a *gateway.Error.
+	Renewable(ctx context.Context, endpoint string, authority []byte, serial *big.Int) (*x509.Certificate, error)
 	// Query answers who asks for its own certificates. The error is always a *gateway.Error, of UnknownCert when there are none.
 	Query(ctx context.Context, r *gateway.Request) (*gateway.Result, error)
 }
@@ -66,13 +70,16 @@ type Endpoint struct {
 	announcedTo map[string]*atomic.Pointer[announcement] // of an MEF, by type of identifier; likewise
 }
 
-// Options make a Handler. All but Identity are required.
+// Options make a Handler. All but Identity and Answered are required.
 type Options struct {
 	Gateway   Gateway
 	Endpoints []Endpoint
 	Secret    []byte // at least 32 bytes, the same in all replicas: what the adapter hands out is recognized by it
 	// Identity is what an endpoint signs keys with that it makes; nil, or an answer of nil, where it makes none.
 	Identity func(endpoint string) *gateway.Identity
+	// Answered are the answers to Digest challenges that were taken, shared by Handlers that come one after the other: none
+	// counts again because a configuration was read again. nil: its own.
+	Answered *Answers
 	Clock    func() time.Time
 	Log      *slog.Logger
 }
@@ -85,7 +92,7 @@ type Handler struct {
 	fallback  *Endpoint            // for a path without a label; nil for none
 	crls      map[string]*rendered // by endpoint
 	secret    []byte
-	answered  *answers // to Digest challenges
+	answered  *Answers // to Digest challenges
 	identity  func(endpoint string) *gateway.Identity
 	now       func() time.Time
 	log       *slog.Logger
@@ -99,8 +106,11 @@ func New(o Options) (*Handler, error) {
 	if len(o.Secret) < 32 {
 		return nil, errors.New("est: a secret of at least 32 bytes is required")
 	}
-	h := &Handler{gateway: o.Gateway, endpoints: map[string]*Endpoint{}, crls: map[string]*rendered{}, secret: o.Secret, answered: &answers{},
+	h := &Handler{gateway: o.Gateway, endpoints: map[string]*Endpoint{}, crls: map[string]*rendered{}, secret: o.Secret, answered: o.Answered,
 		identity: o.Identity, now: o.Clock, log: o.Log}
+	if h.answered == nil {
+		h.answered = &Answers{}
+	}
 	if h.identity == nil {
 		h.identity = func(string) *gateway.Identity { return nil }
 	}

@@ -31,6 +31,8 @@ func operationNamed(segment string) (operation, bool) {
 		return operation{get[:1], gateway.Query, (*exchange).currentCRLs}, true
 	case "eecerts":
 		return operation{get[:1], gateway.Query, (*exchange).ownCertificates}, true
+	case renewalInfo:
+		return operation{get, gateway.Query, (*exchange).renewal}, true
 	case "simpleenroll":
 		return operation{post, gateway.Enroll, (*exchange).enroll}, true
 	case "simplereenroll":
@@ -44,11 +46,12 @@ func operationNamed(segment string) (operation, bool) {
 	}
 }
 
-// operationNames are the path segments that a label must not have: those of RFC 7030 section 3.2.2, RFC 8295 section 2
-// and RFC 9148 section 4.1, served or not.
+// operationNames are the path segments that a label must not have: those of RFC 7030 section 3.2.2, RFC 8295 section 2,
+// draft-ietf-lamps-est-renewal-info and RFC 9148 section 4.1, served or not.
 var operationNames = []string{
 	"cacerts", "simpleenroll", "simplereenroll", "fullcmc", "serverkeygen", "csrattrs",
 	"pal", "eecerts", "crls", "symmetrickeys", "firmware", "tamp",
+	renewalInfo,
 	"crts", "sen", "sren", "skg", "skc", "att",
 }
 
@@ -58,6 +61,7 @@ type exchange struct {
 	h        *Handler
 	endpoint *Endpoint // nil until the path is resolved
 
+	certificate  string                // as /renewal-info names it
 	registration *gateway.Registration // of an MEF's client
 	stale        bool                  // the nonce that the client answered is no longer good
 }
@@ -82,7 +86,9 @@ func (x *exchange) refuse(ref *wire.Refusal) {
 
 // dispatch finds endpoint and operation and runs it.
 func (x *exchange) dispatch(serves func(string) bool) *wire.Refusal {
-	label, segment, labelled := splitPath(x.R.URL.Path)
+	path, id := cutRenewal(x.R.URL.Path)
+	x.certificate = id
+	label, segment, labelled := splitPath(path)
 	endpoint := x.h.fallback
 	if labelled {
 		endpoint = x.h.endpoints[label]

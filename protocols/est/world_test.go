@@ -100,6 +100,7 @@ type fakeGateway struct {
 	held   func(gateway.Credential, gateway.Names) (*x509.Certificate, bool, error)
 	keks   map[string][]byte // key-encryption keys by their identifiers
 	issued func(*x509.Certificate) (bool, error)
+	renews func(authority []byte, serial *big.Int) (*x509.Certificate, error)
 	panics bool                                                                    // in Reject
 	ra     func(endpoint string, c gateway.Credential, speaks bool) *gateway.Error // nil: nobody is an RA
 
@@ -136,6 +137,10 @@ func (g *fakeGateway) Reject(_ context.Context, r *gateway.Request, e *gateway.E
 
 func (g *fakeGateway) Accepts(_ string, kind gateway.CredentialKind) bool {
 	return g.accepts && kind == gateway.CredentialPassword
+}
+
+func (g *fakeGateway) Renewable(_ context.Context, _ string, authority []byte, serial *big.Int) (*x509.Certificate, error) {
+	return g.renews(authority, serial)
 }
 
 func (g *fakeGateway) TrustedRA(_ context.Context, endpoint string, c gateway.Credential, speaks bool) *gateway.Error {

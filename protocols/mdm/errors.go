@@ -2,6 +2,7 @@ package mdm
 
 import (
 	"cmp"
+	"fmt"
 	"net/http"
 
 	"github.com/muster-pki/muster/gateway"
@@ -25,6 +26,12 @@ func render(reason gateway.Reason) (status int, known bool) {
 	default:
 		return http.StatusInternalServerError, false
 	}
+}
+
+// Told says by which HTTP status a client is told of a refusal, for `muster pipeline show`.
+func Told(reason gateway.Reason) string {
+	status, _ := render(reason)
+	return fmt.Sprintf("HTTP %d", status)
 }
 
 // refuse reports a refusal to the gateway and answers it.

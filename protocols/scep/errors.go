@@ -2,6 +2,7 @@ package scep
 
 import (
 	"cmp"
+	"fmt"
 	"net/http"
 
 	smallscep "github.com/smallstep/scep"
@@ -42,6 +43,20 @@ func render(reason gateway.Reason) (r rendering, known bool) {
 	default:
 		return rendering{"", http.StatusInternalServerError}, false
 	}
+}
+
+// Told says by which failInfo, or HTTP status, a client is told of a refusal, for `muster pipeline show`.
+func Told(reason gateway.Reason) string {
+	r, _ := render(reason)
+	if r.failInfo == "" {
+		return fmt.Sprintf("HTTP %d", r.status)
+	}
+	return failWords[r.failInfo]
+}
+
+// failWords are the names of failInfo (RFC 8894 section 3.2.1.4.1).
+var failWords = map[smallscep.FailInfo]string{
+	smallscep.BadAlg: "badAlg", smallscep.BadMessageCheck: "badMessageCheck", smallscep.BadRequest: "badRequest", smallscep.BadTime: "badTime", smallscep.BadCertID: "badCertId",
 }
 
 // undecryptable is all that a client learns of whatever goes wrong between RecipientInfo and a certification request

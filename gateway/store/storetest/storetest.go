@@ -99,7 +99,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"crash between the messages of an exchange", testCrashUnconfirmed},
 		{"instance in use", testInstanceInUse},
 		{"random operations", testModel},
-	}, holdTests, revocationTests, inventoryTests, challengeTests, keyTests, deliveryTests, forwardTests) {
+	}, holdTests, revocationTests, inventoryTests, challengeTests, keyTests, deliveryTests, forwardTests, paceTests, limitTests) {
 		t.Run(c.name, func(t *testing.T) {
 			e := &env{T: t, db: fresh(t), clock: NewClock()}
 			e.s = e.db.Open(t, "one", e.clock.Now)
