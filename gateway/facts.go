@@ -138,7 +138,7 @@ type FactsGrant struct {
 func FactsOf(r *Request, g *Grant, now time.Time) *Facts {
 	f := &Facts{Request: factsOfRequest(r), Now: now.UTC()}
 	for _, c := range r.Credentials {
-		fact := FactsCredential{Kind: string(c.Kind), ID: cut(c.ID, maxShown), Proven: c.Proven(), Accepted: g != nil && g.Authenticated(c)}
+		fact := FactsCredential{Kind: string(c.Kind), ID: c.ID, Proven: c.Proven(), Accepted: g != nil && g.Authenticated(c)}
 		if len(c.Chain) > 0 && c.Chain[0] != nil {
 			fact.Certificate = factsOfCertificate(c.Chain[0])
 		}
@@ -162,8 +162,8 @@ func FactsOf(r *Request, g *Grant, now time.Time) *Facts {
 
 func factsOfRequest(r *Request) FactsRequest {
 	f := FactsRequest{
-		ID: r.ID, Protocol: string(r.Protocol), Endpoint: r.Endpoint, Operation: string(r.Operation), Transaction: cut(r.WireID, maxShown),
-		Profile: cut(r.Profile, maxShown), Subject: factsOfName(r.Subject), Key: factsOfKey(r.PublicKey), Generates: r.KeyGen != nil, POP: string(r.POP),
+		ID: r.ID, Protocol: string(r.Protocol), Endpoint: r.Endpoint, Operation: string(r.Operation), Transaction: r.WireID,
+		Profile: r.Profile, Subject: factsOfName(r.Subject), Key: factsOfKey(r.PublicKey), Generates: r.KeyGen != nil, POP: string(r.POP),
 		NotBefore: r.Validity.NotBefore.UTC(), NotAfter: r.Validity.NotAfter.UTC(), Identifiers: factsOfIdentifiers(r.Identifiers),
 		Proxy: r.Proxy, Transport: r.Transport, Received: r.Received.UTC(),
 	}
@@ -183,7 +183,7 @@ func factsOfRequest(r *Request) FactsRequest {
 		}
 	}
 	if t := r.Target; t != nil {
-		f.Target = FactsTarget{Issuer: nameOf(t.Issuer), Serial: factsOfSerial(t.Serial), Reason: t.Reason}
+		f.Target = FactsTarget{Issuer: pkix.FormatName(t.Issuer), Serial: factsOfSerial(t.Serial), Reason: t.Reason}
 	}
 	if r.Source.IsValid() {
 		f.Source = r.Source.Unmap().WithZone("").String()
@@ -207,7 +207,7 @@ func factsOfName(der []byte) FactsName {
 	if len(der) == 0 {
 		return FactsName{}
 	}
-	f := FactsName{DN: nameOf(der)}
+	f := FactsName{DN: pkix.FormatName(der)} // whole: rules compare it
 	name, err := pkix.ParseName(der)
 	if err != nil {
 		return f

@@ -99,6 +99,26 @@ func TestFactsOfAName(t *testing.T) {
 	}
 }
 
+// What rules compare is whole: two names that only differ far behind are two.
+func TestFactsAreWhole(t *testing.T) {
+	long := "OU=" + strings.Repeat("x", 2500) + ","
+	facts := func(end string) gateway.FactsRequest {
+		der, err := own.ParseRFC4514("CN=a," + long + "O=" + end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Repeat("x", 600) + end
+		r := &gateway.Request{Subject: der, WireID: text, Profile: text, Target: &gateway.CertID{Issuer: der}, Credentials: []gateway.Credential{{Kind: gateway.CredentialPassword, ID: text}}}
+		f := gateway.FactsOf(r, nil, time.Unix(0, 0))
+		f.Request.ID = f.Credentials[0].ID // to be compared with the others
+		return f.Request
+	}
+	a, b := facts("X"), facts("Y")
+	if a.Subject.DN == b.Subject.DN || a.Transaction == b.Transaction || a.Profile == b.Profile || a.Target.Issuer == b.Target.Issuer || a.ID == b.ID {
+		t.Errorf("texts are cut short")
+	}
+}
+
 // Nothing of what a stranger sent is kept beyond a bound; of others neither.
 func TestFactsAreBounded(t *testing.T) {
 	for _, c := range []struct {

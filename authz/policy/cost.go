@@ -6,15 +6,23 @@ import (
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/cost"
+	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
 )
 
 // sizes says how large the parts of Facts can be at most, which withinBounds sees to.
-type sizes struct{}
+type sizes struct{ checked *ast.AST }
 
-// EstimateSize is what cost.Estimator wants: a string's bytes, a list's or map's elements. nil leaves it to CEL, which knows
-// what is computed.
-func (sizes) EstimateSize(node cost.AstNode) *cost.SizeEstimate {
+// EstimateSize is what cost.Estimator wants: a string's bytes, a list's or map's elements, with what these are. nil leaves it
+// to CEL, which knows what is computed.
+func (s sizes) EstimateSize(node cost.AstNode) *cost.SizeEstimate {
+	if e := node.Expr(); e != nil && e.Kind() == ast.SelectKind { // wherever the struct comes from: a filter's list has no path
+		if t := structNamed(s.checked.GetType(e.AsSelect().Operand().ID()).TypeName()); t != nil {
+			if f, ok := fieldNamed(t, e.AsSelect().FieldName()); ok {
+				return sizeOf(f.Type, f.Name)
+			}
+		}
+	}
 	path := node.Path()
 	if len(path) == 0 || node.Type() == nil {
 		return nil
@@ -29,22 +37,43 @@ func (sizes) EstimateSize(node cost.AstNode) *cost.SizeEstimate {
 	case "@keys", "@values":
 		field = ""
 	}
-	var s cost.SizeEstimate
+	var size cost.SizeEstimate
 	switch node.Type().Kind() {
 	case types.StringKind:
-		s = cost.RangedSizeEstimate(0, uint64(lengthOf(field)))
+		size = cost.RangedSizeEstimate(0, uint64(lengthOf(field)))
 	case types.ListKind, types.MapKind:
-		s = cost.RangedSizeEstimate(0, boundItems)
+		size = cost.RangedSizeEstimate(0, uint64(itemsOf(field)))
 	case types.StructKind: // compared as a whole
 		t := structNamed(node.Type().TypeName())
 		if t == nil {
 			return nil
 		}
-		s = cost.RangedSizeEstimate(0, largest(t, ""))
+		size = cost.RangedSizeEstimate(0, largest(t, ""))
 	default:
 		return nil
 	}
-	return &s
+	return &size
+}
+
+// sizeOf is the size of a field of Facts, nil where all have the same.
+func sizeOf(t reflect.Type, field string) *cost.SizeEstimate {
+	size := cost.RangedSizeEstimate(0, 0)
+	switch t.Kind() {
+	case reflect.String:
+		size.Max = uint64(lengthOf(field))
+	case reflect.Slice:
+		size.Max, size.Elem = uint64(itemsOf(field)), sizeOf(t.Elem(), field)
+	case reflect.Map:
+		size.Max, size.Key, size.Elem = uint64(itemsOf(field)), sizeOf(t.Key(), ""), sizeOf(t.Elem(), "")
+	case reflect.Struct:
+		if t == typeTime {
+			return nil
+		}
+		size.Max = largest(t, "")
+	default:
+		return nil
+	}
+	return &size
 }
 
 func structNamed(name string) reflect.Type {
@@ -62,7 +91,7 @@ func largest(t reflect.Type, field string) uint64 {
 	case reflect.String:
 		return uint64(lengthOf(field))
 	case reflect.Slice:
-		return boundItems * largest(t.Elem(), field)
+		return uint64(itemsOf(field)) * largest(t.Elem(), field)
 	case reflect.Map:
 		return boundItems * (boundLength + largest(t.Elem(), ""))
 	case reflect.Struct:
@@ -78,14 +107,54 @@ func largest(t reflect.Type, field string) uint64 {
 	return 1
 }
 
-// EstimateCallCost leaves calls to CEL.
-func (sizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *cost.CallEstimate {
-	return nil
+// EstimateCallCost leaves calls to CEL, but for the comparison of lists of lists: CEL counts the outer ones only.
+func (s sizes) EstimateCallCost(_, overload string, _ *cost.AstNode, args []cost.AstNode) *cost.CallEstimate {
+	switch overload {
+	case overloads.Equals, overloads.NotEquals, overloads.InList:
+	default:
+		return nil
+	}
+	var most uint64
+	for _, arg := range args {
+		if nesting(arg.Type()) > 1 {
+			most = max(most, elements(arg.Type(), arg.ComputedSize()))
+		}
+	}
+	if most == 0 {
+		return nil
+	}
+	return &cost.CallEstimate{CostEstimate: cost.RangedCostEstimate(1, most)}
+}
+
+// elements is how many elements lists and maps have at most, with those of the inner ones, each counted as a text.
+func elements(t *types.Type, size *cost.SizeEstimate) uint64 {
+	if nesting(t) == 0 {
+		if size == nil {
+			return boundLength / 10
+		}
+		return 1 + size.Max/10
+	}
+	if size == nil { // of Facts: what is computed has one
+		return cost.SafeMultiply(boundItems, elements(t.Parameters()[len(t.Parameters())-1], nil))
+	}
+	return cost.SafeMultiply(size.Max, elements(t.Parameters()[len(t.Parameters())-1], size.Elem))
+}
+
+// nesting is how many lists and maps are within each other.
+func nesting(t *types.Type) int {
+	deepest := 0
+	for _, p := range t.Parameters() {
+		deepest = max(deepest, nesting(p))
+	}
+	if t.Kind() == types.ListKind || t.Kind() == types.MapKind {
+		deepest++
+	}
+	return deepest
 }
 
 // costOf is the most that an expression can cost.
 func costOf(checked *cel.Ast) (uint64, error) {
-	estimate, err := environment().EstimateCost(checked, sizes{})
+	estimate, err := environment().EstimateCost(checked, sizes{checked.NativeRep()})
 	return estimate.Max, err
 }
 

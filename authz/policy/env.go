@@ -27,7 +27,7 @@ const (
 	// MaxCost is what evaluating one expression may cost, in CEL's units: about one per field that is read, element that is
 	// visited, and ten bytes that are compared. The most that an expression could cost is estimated at load, from the bounds
 	// of what it reads; what it does cost is counted when it runs.
-	MaxCost = 2_000_000
+	MaxCost = 5_000_000
 )
 
 // variables are what an expression can read, by the JSON names of gateway.Facts.
@@ -84,9 +84,8 @@ var environment = sync.OnceValue(func() *cel.Env {
 		ext.NativeTypes(append(factsTypes(), ext.ParseStructTag("json"))...),
 		cel.OptionalTypes(),
 		ext.Strings(), ext.Sets(), ext.Lists(), ext.Regex(), ext.TwoVarComprehensions(), ext.Bindings(), ext.Network(),
-		cel.DefaultUTCTimeZone(true),
 		cel.EnableMacroCallTracking(),
-		cel.ParserExpressionSizeLimit(MaxExpression), cel.ExpressionNodeLimit(maxNodes), cel.ExpressionNestingDepthLimit(maxNesting), cel.RegexProgramSizeLimit(maxRegex),
+		cel.ParserRecursionLimit(maxNesting), cel.ExpressionNodeLimit(maxNodes), cel.RegexProgramSizeLimit(maxRegex),
 		cel.ASTValidators(cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateRegexLiterals(), cel.ValidateHomogeneousAggregateLiterals()),
 	}
 	for _, v := range variables {

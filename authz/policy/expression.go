@@ -49,6 +49,9 @@ func compileWithin(text string, estimated, actual uint64) (*expression, []fault)
 		return nil, faultsOf(issues, text, parsed.NativeRep())
 	}
 	root := checked.NativeRep()
+	if faults := refused(root); len(faults) > 0 {
+		return nil, faults
+	}
 	if !checked.OutputType().IsExactType(types.BoolType) {
 		at := faultAt(root, beginning(root, root.Expr()))
 		at.message = fmt.Sprintf("this is %s, and a condition is true or false%s", typeWords(checked.OutputType().String()), comparisonFor(text, checked.OutputType()))
@@ -60,12 +63,14 @@ func compileWithin(text string, estimated, actual uint64) (*expression, []fault)
 	}
 	if most > estimated {
 		at := faultAt(root, beginning(root, costliest(root.Expr())))
-		at.message = fmt.Sprintf("this could cost %s units, and %d are the most: say it with fewer loops within loops, or over less", figure(most), estimated)
+		at.message = fmt.Sprintf("this could cost %s units, and %d are the most: say it with fewer loops within loops, as with x in list, or sets.contains(a, b)", figure(most), estimated)
 		return nil, []fault{at}
 	}
 	program, err := env.Program(checked, cel.CostLimit(actual), cel.InterruptCheckFrequency(64), cel.EvalOptions(cel.OptOptimize))
 	if err != nil {
-		return nil, []fault{{message: err.Error()}}
+		at := faultAt(root, beginning(root, root.Expr()))
+		at.message = "a part that is always the same cannot be evaluated: " + err.Error()
+		return nil, []fault{at}
 	}
 	return &expression{program: program, limit: actual, root: root, reads: readsOf(root)}, nil
 }

@@ -56,15 +56,28 @@ func fieldNamed(t reflect.Type, name string) (factsField, bool) {
 // The most that the strings, lists and maps of Facts have for rules to look at them: the cost of an expression is estimated
 // from these. What is larger is not judged.
 const (
-	boundItems  = 128      // of lists and maps: pkix takes so many names of a subjectAltName, and an entry has fewer of anything
-	boundLength = 1 << 10  // bytes of strings
-	boundDN     = 16 << 10 // bytes of a whole distinguished name
+	boundItems       = 128      // of lists and maps: pkix takes so many names of a subjectAltName, and an entry has fewer of anything
+	boundCredentials = 16       // that a request brings
+	boundLength      = 1 << 10  // bytes of strings
+	boundHost        = 255      // bytes of a DNS name (RFC 1035 section 2.3.4), or an IP address
+	boundDN          = 16 << 10 // bytes of a whole distinguished name
 )
+
+// itemsOf is the most elements of a list or map in a field of the name.
+func itemsOf(field string) int {
+	if field == "credentials" {
+		return boundCredentials
+	}
+	return boundItems
+}
 
 // lengthOf is the most bytes of a string in a field of the name.
 func lengthOf(field string) int {
-	if field == "dn" || field == "issuer" { // issuer: a target's, written out
+	switch field {
+	case "dn", "issuer": // issuer: a target's, written out
 		return boundDN
+	case "dns", "ip":
+		return boundHost
 	}
 	return boundLength
 }
@@ -101,8 +114,8 @@ func exceeds(v reflect.Value, field string) *excess {
 			return &excess{n: v.Len(), most: most, unit: "bytes"}
 		}
 	case reflect.Slice:
-		if v.Len() > boundItems {
-			return &excess{n: v.Len(), most: boundItems, unit: "elements"}
+		if most := itemsOf(field); v.Len() > most {
+			return &excess{n: v.Len(), most: most, unit: "elements"}
 		}
 		for i := range v.Len() {
 			if e := exceeds(v.Index(i), field); e != nil {

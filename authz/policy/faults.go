@@ -169,6 +169,8 @@ func wordsOf(message string) string {
 		return overloadWords(m[1], typeWords(m[2]))
 	}
 	switch {
+	case message == "invalid argument to has() macro":
+		return "has() takes a field or a key, as in has(request.notAfter) or has(attributes.site)"
 	case syntax && strings.Contains(message, "'<EOF>'") && !strings.Contains(message, "expecting <EOF>"):
 		return "the expression ends here, and is not complete"
 	case syntax && strings.HasPrefix(message, "token recognition error at: '= "), syntax && strings.HasPrefix(message, "token recognition error at: '='"):

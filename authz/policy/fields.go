@@ -92,7 +92,7 @@ attributes  what the operator's services said of the request (stage webhook)
 now  when it is judged
 
 Request.id  the gateway's ID, that muster explain takes
-Request.protocol  "cmp", "est" or "scep"
+Request.protocol  "cmp", "est", "scep" or "mdm"
 Request.endpoint  the endpoint's name
 Request.operation  "enroll", "renew", "rekey", "revoke" or "query"
 Request.transaction  the protocol's own ID, as the client chose it
@@ -105,13 +105,13 @@ Request.pop  how possession of the key was shown: "signature", "tls-binding", "r
 Request.extensions  OIDs of the extensions that are asked for
 Request.notBefore  the first instant that is asked for
 Request.notAfter  the last instant that is asked for
-Request.renews  renew, rekey: the certificate that is renewed
+Request.renews  renew, rekey: the certificate that the request would renew, which counts where a stage before has judged it
 Request.newSubject  renew, rekey with a change of names: the name that the certificate is to have
 Request.newSans  likewise, the names of its subjectAltName
 Request.target  revoke, query: the certificate that it is about
 Request.identifiers  what the message states of its sender, by kind
-Request.source  the peer's address; "" when it did not come over the network
-Request.proxy  the proxy that passed it on
+Request.source  the client's address, or that of whatever passes its connection on, unless the listener knows that as a proxy; "" when it did not come over the network
+Request.proxy  the proxy that passed it on, whose word source is; "" for none that a listener knows
 Request.transport  how it came when not over the network: "file"
 Request.received  when it came
 

@@ -34,12 +34,14 @@ func TestJudge(t *testing.T) {
 		"profile, allow": {func(f *gateway.Facts) {
 			f.Request.Key.Bits, f.Device.Attributes = 3072, map[string]string{"site": "lab"}
 		}, gateway.Allow, "known", "", "lab", `rule lab (policy.yaml:3): profile lab, since device.attributes["site"] = "lab"; rule known`},
-		"hold":      {func(f *gateway.Facts) { f.Request.Key.Bits, f.Now = 3072, noon.Add(-10*time.Hour) }, gateway.Hold, "night", "", "base", `rule night (policy.yaml:5): hold "it is night", since now = 2026-11-23T02:00:00Z`},
-		"otherwise": {func(f *gateway.Facts) { f.Request.Key.Bits, f.Device.Known = 3072, false }, gateway.Deny, "", "no rule allows this", "base", "no rule of policy.yaml decides: otherwise deny"},
-		"error":     {func(f *gateway.Facts) { f.Request.Key.Bits, f.Device.Attributes = 3072, nil }, gateway.CannotAnswer, "lab", "", "base", "rule lab (policy.yaml:3:39): no such key: site"},
-		"lazily":    {func(f *gateway.Facts) { f.Device.Attributes = nil }, gateway.Deny, "weak", "RSA keys need 3072 bits", "base", ""},
-		"too many":  {func(f *gateway.Facts) { f.Request.SANs.DNS = make([]string, 129) }, gateway.CannotAnswer, "", "", "base", "request.sans.dns has 129 elements, and rules look at 128 at most"},
-		"too long":  {func(f *gateway.Facts) { f.Request.Subject.CommonName = strings.Repeat("x", 1025) }, gateway.CannotAnswer, "", "", "base", "request.subject.commonName has 1025 bytes, and rules look at 1024 at most"},
+		"hold":                 {func(f *gateway.Facts) { f.Request.Key.Bits, f.Now = 3072, noon.Add(-10*time.Hour) }, gateway.Hold, "night", "", "base", `rule night (policy.yaml:5): hold "it is night", since now = 2026-11-23T02:00:00Z`},
+		"otherwise":            {func(f *gateway.Facts) { f.Request.Key.Bits, f.Device.Known = 3072, false }, gateway.Deny, "", "no rule allows this", "base", "no rule of policy.yaml decides: otherwise deny"},
+		"error":                {func(f *gateway.Facts) { f.Request.Key.Bits, f.Device.Attributes = 3072, nil }, gateway.CannotAnswer, "lab", "", "base", "rule lab (policy.yaml:3:39): no such key: site"},
+		"lazily":               {func(f *gateway.Facts) { f.Device.Attributes = nil }, gateway.Deny, "weak", "RSA keys need 3072 bits", "base", ""},
+		"too many":             {func(f *gateway.Facts) { f.Request.SANs.DNS = make([]string, 129) }, gateway.CannotAnswer, "", "", "base", "request.sans.dns has 129 elements, and rules look at 128 at most"},
+		"too many credentials": {func(f *gateway.Facts) { f.Credentials = make([]gateway.FactsCredential, 17) }, gateway.CannotAnswer, "", "", "base", "credentials has 17 elements, and rules look at 16 at most"},
+		"too long a DNS name":  {func(f *gateway.Facts) { f.Request.SANs.DNS = []string{strings.Repeat("x", 256)} }, gateway.CannotAnswer, "", "", "base", "request.sans.dns has 256 bytes, and rules look at 255 at most"},
+		"too long":             {func(f *gateway.Facts) { f.Request.Subject.CommonName = strings.Repeat("x", 1025) }, gateway.CannotAnswer, "", "", "base", "request.subject.commonName has 1025 bytes, and rules look at 1024 at most"},
 		"too long within": {func(f *gateway.Facts) {
 			f.Credentials[0].Certificate.Subject.Attributes = map[string][]string{"x": {strings.Repeat("x", 1025)}}
 		}, gateway.CannotAnswer, "", "", "base", "credentials.certificate.subject.attributes has 1025 bytes"},
@@ -165,8 +167,20 @@ func TestExpressions(t *testing.T) {
 		`now.getDayOfWeek() == 1 && now.getHours("Europe/Berlin") == 13`:                                                  true,
 		`device.identifiers["serial"] == ["SN7"]`:                                                                         true,
 		`now < timestamp("2027-01-01T00:00:00Z") && request.notAfter - now < duration("24h")`:                             true,
-		`request.sans == request.renews.sans`:                                                                             false,
-		`requester == ""`:                                                                                                 false,
+		`now.getHours("+01:00") == 13 && now.getHours("UTC") == 12 && now.getHours("-09:30") == 2`:                        true,
+		// What rules are for is not too much.
+		`credentials.exists(c, c.accepted && sets.contains(c.certificate.sans.dns, request.sans.dns))`:   false,
+		`credentials.filter(c, c.accepted).all(c, request.sans.dns.all(n, n in c.certificate.sans.dns))`: false,
+		`credentials.map(c, c.certificate.sans.dns).flatten().exists(n, n == "a")`:                       false,
+		`request.sans.dns.all(n, device.identifiers["serial"].exists(s, n == s + ".ran.example"))`:       false,
+		`request.sans.dns.map(x, [x]) == [["bts-7.ran.example"], ["bts-7.example"]]`:                     true,
+		`request.key.algorithm != "" && request.protocol in ["est", "cmp"] && request.operation != ""`:   true,
+		`request.subject.attributes[?"commonName"].orValue([]).exists(n, n == "bts-7")`:                  true,
+		`request.notAfter < now + duration("24h")`:                                                       true,
+		`attributes.?site.or(optional.none()).hasValue()`:                                                false,
+		`request.sans.uri == [] && device.profiles.size() == 0`:                                          true,
+		`request.sans == request.renews.sans`:                                                            false,
+		`requester == ""`:                                                                                false,
 	} {
 		x, faults := compile(text)
 		if faults != nil {

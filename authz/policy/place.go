@@ -70,6 +70,14 @@ func (p place) offset(character int) (int, bool) {
 		return 0, false
 	}
 	at := 0
+	if raw[0] == '&' { // an anchor, which no text begins with
+		for at < len(raw) && raw[at] != ' ' {
+			at++
+		}
+		for at < len(raw) && raw[at] == ' ' {
+			at++
+		}
+	}
 	switch {
 	case p.node.Style&yaml.SingleQuotedStyle != 0:
 		at++

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/muster-pki/muster/gateway"
 )
@@ -40,6 +41,9 @@ func ReadFacts(data []byte) (*gateway.Facts, error) {
 	if err := known(raw, reflect.TypeFor[gateway.Facts](), ""); err != nil {
 		return nil, err
 	}
+	if m, ok := raw.(map[string]any); !ok || m["request"] == nil {
+		return nil, errors.New("has no request: want what `muster explain ID --json` prints, or its facts alone")
+	}
 	f := &gateway.Facts{}
 	if err := decodeOne(data, f); err != nil {
 		return nil, jsonFault(data, err)
@@ -61,10 +65,15 @@ func decodeOne(data []byte, into any) error {
 
 // jsonFault says where JSON is wrong.
 func jsonFault(data []byte, err error) error {
+	if len(bytes.TrimSpace(data)) == 0 {
+		return errors.New("is empty")
+	}
 	if e, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return fmt.Errorf("line %d: not JSON: %w", 1+bytes.Count(data[:min(int(e.Offset), len(data))], []byte("\n")), err)
 	}
-	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && e.Field != "" {
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && e.Field == "" {
+		return fmt.Errorf("is %s, and not one request, as `muster explain ID --json` prints it", e.Value)
+	} else if ok {
 		return fmt.Errorf("%s wants %s, not %s", e.Field, wanted(e.Type), e.Value)
 	}
 	return err
@@ -116,6 +125,12 @@ func known(v any, t reflect.Type, path string) error {
 			}
 			if err := known(v[name], f.Type, at); err != nil {
 				return err
+			}
+		}
+	case string:
+		if t == typeTime {
+			if _, err := time.Parse(time.RFC3339, v); err != nil {
+				return fmt.Errorf("%s wants a time, as in \"2027-01-31T12:00:00Z\", not %q", path, v)
 			}
 		}
 	case []any:

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -33,8 +34,14 @@ func TestReadFacts(t *testing.T) {
 		`{"request": {}} {}`:                            "something stands behind the JSON value",
 		"{\"request\": {},\n x":                         "line 2: not JSON",
 		`{"id": "06gz", "state": "refused"}`:            "the transaction has no facts",
-		`[]`:                                            "cannot unmarshal array",
-		strings.Repeat(" ", MaxFacts+1):                 "larger than",
+		`[]`:                                            "is array, and not one request, as `muster explain ID --json` prints it",
+		`{}`:                                            "has no request",
+		`null`:                                          "has no request",
+		`{"request": null}`:                             "has no request",
+		`{"id": "06gz", "state": "issued", "facts": null}`: "has no request",
+		" ":                                      "is empty",
+		`{"request": {"received": "yesterday"}}`: `request.received wants a time, as in "2027-01-31T12:00:00Z", not "yesterday"`,
+		strings.Repeat(" ", MaxFacts+1):          "larger than",
 	} {
 		_, err := ReadFacts([]byte(text))
 		if err == nil {
@@ -72,6 +79,13 @@ func TestFields(t *testing.T) {
 				if g.Name == group && f.Path == field && f.Type != typ {
 					t.Errorf("%s is %s", path, f.Type)
 				}
+			}
+		}
+	}
+	for field, values := range valuesOf { // the words of a field are told
+		for _, v := range values {
+			if !known[field] || !strings.Contains(meanings[field], strconv.Quote(v)) {
+				t.Errorf("%s may be %q, and is described as %q", field, v, meanings[field])
 			}
 		}
 	}

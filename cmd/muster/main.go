@@ -26,9 +26,15 @@ func main() {
 	case errors.As(err, &code):
 		os.Exit(int(code))
 	default:
-		fmt.Fprintln(os.Stderr, "muster: "+strings.ReplaceAll(err.Error(), "\n", "\n        "))
+		fmt.Fprintln(os.Stderr, complaint(err))
 		os.Exit(1)
 	}
+}
+
+// complaint is an error as it is printed: names out of files and messages stand in some, and drive no terminal.
+func complaint(err error) string {
+	text := strings.ReplaceAll(err.Error(), "\t", "    ") // cobra's suggestions have some
+	return "muster: " + strings.ReplaceAll(harmless{errors.New(text)}.Error(), "\n", "\n        ")
 }
 
 // exitCode ends the program with a code, when everything has been said already.

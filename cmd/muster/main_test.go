@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -149,5 +150,19 @@ func (g *gatewayProcess) reload(t *testing.T, dir, config, says string) {
 	}
 	if told := g.stderr.String()[before:]; !strings.Contains(told, says) {
 		t.Fatalf("reload says\n%s\nwant %s", told, says)
+	}
+}
+
+// What stands in a file drives no terminal by way of the error about it.
+func TestComplaints(t *testing.T) {
+	_, err := parseConfig("m.yaml", t.TempDir(), []byte("version: 1\n\"a\\u202e\\e[2J\": 1\n"))
+	if err == nil {
+		t.Fatal("it loads")
+	}
+	if got := complaint(err); !strings.HasPrefix(got, "muster: m.yaml:") || strings.ContainsAny(got, "\x1b\u202e") {
+		t.Errorf("%q", got)
+	}
+	if got := complaint(errors.New("a\n\tb")); got != "muster: a\n            b" {
+		t.Errorf("%q", got)
 	}
 }

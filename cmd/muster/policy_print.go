@@ -101,7 +101,7 @@ func printTried(w io.Writer, all []triedPolicy, outcome gateway.Decision) error 
 		if behind {
 			fmt.Fprintln(w, "(in parentheses: rules that are not asked, since one before has decided)")
 		}
-		by := "no rule decides, and what no rule decides is so"
+		by := fmt.Sprintf("no rule decides, and otherwise is %s", p.Outcome)
 		if p.Rule != "" {
 			by = "by rule " + words.Plain(p.Rule)
 		}
