@@ -2,6 +2,7 @@ package authz
 
 import (
 	"crypto/sha256"
+	"encoding/asn1"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -81,9 +82,12 @@ func isSubject(der []byte, text string) (bool, error) {
 	return pkix.SameName(der, want), nil
 }
 
+var oidChallengePassword = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7} // RFC 2985 section 5.4.1
+
 // questionKey is what questions have in common that ask the same: same is the question without what differs from one time to the
 // next. A device that repeats itself because an answer got lost is known by it. Whatever the service may have decided by is in it,
-// the extensions whole: it is told to answer the same key as it did before, and an answer about one name must not be had for another.
+// extensions and the attributes of the PKCS#10 whole: it is told to answer the same key as it did before, and an answer about one name
+// must not be had for another.
 func questionKey(r *gateway.Request, same any) (string, error) {
 	question, err := json.Marshal(same)
 	if err != nil {
@@ -101,6 +105,21 @@ func questionKey(r *gateway.Request, same any) (string, error) {
 	for _, e := range r.Extensions {
 		part([]byte(fmt.Sprintf("%v %t", e.Id, e.Critical)))
 		part(e.Value)
+	}
+	if n := r.NewNames; n != nil {
+		part(n.Subject)
+		part(n.SubjectAltName)
+	}
+	if csr, err := pkix.ParseCSR(r.CSR); err == nil {
+		for _, a := range csr.Attributes {
+			if a.OID.Equal(oidChallengePassword) {
+				continue // a secret, or what links the request to a connection (RFC 7030 section 3.5), which is another each time
+			}
+			part([]byte(a.OID.String()))
+			for _, v := range a.Values {
+				part(v)
+			}
+		}
 	}
 	for _, c := range r.Credentials {
 		if c.Kind != gateway.CredentialChallenge && c.Kind != gateway.CredentialNested {

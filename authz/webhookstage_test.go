@@ -3,16 +3,9 @@ package authz
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,66 +36,6 @@ func known(r *gateway.Request) *gateway.Grant {
 	g := gateway.NewGrant(r, atPhones(), noon)
 	g.Authenticate(gateway.Credential{Kind: gateway.CredentialPassword, ID: "anna"})
 	return g
-}
-
-func csrWith(t *testing.T, challenge bool) []byte {
-	t.Helper()
-	template := &x509.CertificateRequest{Subject: pkix.Name{CommonName: "device-1"}}
-	if challenge { // challengePassword (RFC 2985 section 5.4.1); crypto/x509 writes no other attributes
-		//lint:ignore SA1019 crypto/x509 has no other way to write an attribute
-		template.Attributes = []pkix.AttributeTypeAndValueSET{{Type: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}, Value: [][]pkix.AttributeTypeAndValue{{
-			{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: secret}}}}}
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, template, newKey(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der
-}
-
-// The service is asked with the facts of the request as others judge them, and with the PKCS#10, but for secrets.
-func TestWebhookQuestion(t *testing.T) {
-	d := newDecider(t)
-	d.says = `{"decision":"allow"}`
-	s := newWebhook(t, d, false)
-	r := enrolling(asked4)
-	r.CSR = csrWith(t, false)
-	r.Credentials = append(r.Credentials, gateway.Credential{Kind: gateway.CredentialPassword, ID: "anna", Secret: gateway.Secret(secret)})
-	g := known(r)
-	g.NameDevice("device-1")
-	g.Attributes = map[string]string{"site": "muc"}
-	expect(t, s.Decide(context.Background(), r, g), gateway.Allow, "", "the webhook 127.0.0.1 allows it")
-
-	facts, err := json.Marshal(gateway.FactsOf(r, g, noon))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want map[string]any
-	if err := json.Unmarshal(facts, &want); err != nil {
-		t.Fatal(err)
-	}
-	want["csr"] = base64.StdEncoding.EncodeToString(r.CSR)
-	if got := d.questions[0]; fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("asked\n%v, want\n%v", got, want)
-	}
-	for _, hidden := range []string{asked4, secret} {
-		if strings.Contains(fmt.Sprint(d.questions), hidden) {
-			t.Errorf("the question has a secret: %v", d.questions)
-		}
-	}
-	if g.Requester != "password:anna" {
-		t.Errorf("the webhook authenticates: %s", g.Requester)
-	}
-
-	// A PKCS#10 with a challengePassword, or that is none, stays here.
-	for name, csr := range map[string][]byte{"challengePassword": csrWith(t, true), "broken": []byte("x"), "none": nil} {
-		r.CSR = csr
-		expect(t, s.Decide(context.Background(), r, known(r)), gateway.Allow, "")
-		if _, has := d.questions[len(d.questions)-1]["csr"]; has {
-			t.Errorf("%s: the PKCS#10 is in the question", name)
-		}
-	}
-	endedDenies(t, s, r)
 }
 
 // What an answer comes to, and that it changes nothing of the grant where it denies or is none.
@@ -157,6 +90,7 @@ func TestWebhookAnswers(t *testing.T) {
 		"any san":             {200, `{"decision":"allow","sans":null}`, gateway.Allow, "", "allows it"},
 		"san without a kind":  {200, `{"decision":"allow","sans":["device-1.example"]}`, unanswered, gateway.Unavailable, "no `sans`"},
 		"san of no kind":      {200, `{"decision":"allow","sans":["other:1"]}`, unanswered, gateway.Unavailable, "no `sans`"},
+		"many sans":           {200, `{"decision":"allow","sans":["dns:device-1.example"` + strings.Repeat(`,"dns:x.example"`, maxNames) + `]}`, unanswered, gateway.Unavailable, "129 sans, at most 128"},
 		"no address":          {200, `{"decision":"allow","sans":["ip:x"]}`, unanswered, gateway.Unavailable, "no `sans`"},
 		"no such attribute":   {200, `{"decision":"allow","attributes":{"a-b":"x"}}`, unanswered, gateway.Unavailable, `"a-b" is no name of an attribute`},
 		"empty attribute":     {200, `{"decision":"allow","attributes":{"a":null}}`, unanswered, gateway.Unavailable, "attribute a is empty"},
@@ -363,60 +297,19 @@ func TestWebhookChangedNames(t *testing.T) {
 	expect(t, s.Decide(context.Background(), r, known(r)), gateway.Deny, gateway.BadTemplate)
 }
 
-// Equal questions have one key, and what the service sees otherwise gives another.
-func TestWebhookIdempotency(t *testing.T) {
+// Addresses are compared as such.
+func TestWebhookAddresses(t *testing.T) {
 	d := newDecider(t)
-	d.says = `{"decision":"allow"}`
 	s := newWebhook(t, d, false)
-	decide := func(change func(*gateway.Request, *gateway.Grant)) string {
-		r := enrolling(asked4)
-		r.Extensions = sanExtension(sans(t, 2, "device-1.example"))
-		g := known(r)
-		change(r, g)
-		expect(t, s.Decide(context.Background(), r, g), gateway.Allow, "")
-		return d.keys[len(d.keys)-1]
-	}
-	first := decide(func(*gateway.Request, *gateway.Grant) {})
-	s.now = func() time.Time { return noon.Add(time.Hour) }
-	for name, same := range map[string]func(*gateway.Request, *gateway.Grant){
-		"time": func(*gateway.Request, *gateway.Grant) {}, "ID": func(r *gateway.Request, _ *gateway.Grant) { r.ID = "request-2" },
-		"received": func(r *gateway.Request, _ *gateway.Grant) { r.Received = noon.Add(time.Minute) }, "signature": func(r *gateway.Request, _ *gateway.Grant) { r.CSR = csrWith(t, false) },
-		"dates": func(_ *gateway.Request, g *gateway.Grant) {
-			g.NotBefore, g.NotAfter = g.NotBefore.Add(time.Hour), g.NotAfter.Add(time.Hour)
-		},
-	} {
-		if got := decide(same); got != first {
-			t.Errorf("another %s has another key", name)
-		}
-	}
-	for name, other := range map[string]func(*gateway.Request, *gateway.Grant){
-		"source": func(r *gateway.Request, _ *gateway.Grant) { r.Source = netip.MustParseAddr("192.0.2.8") }, "device": func(_ *gateway.Request, g *gateway.Grant) { g.Device = "device-1" },
-		"attribute": func(_ *gateway.Request, g *gateway.Grant) { g.Attributes = map[string]string{"site": "muc"} }, "key": func(r *gateway.Request, _ *gateway.Grant) { r.PublicKey = []byte("x") },
-		"operation": func(r *gateway.Request, _ *gateway.Grant) { r.Operation = gateway.Rekey }, "endpoint": func(r *gateway.Request, _ *gateway.Grant) { r.Endpoint = "x" },
-		"extension's value": func(r *gateway.Request, _ *gateway.Grant) {
-			r.Extensions = append(r.Extensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3}, Value: []byte("x")})
-		},
-		"extension's other value": func(r *gateway.Request, _ *gateway.Grant) {
-			r.Extensions = append(r.Extensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3}, Value: []byte("y")})
-		},
-		"requester": func(_ *gateway.Request, g *gateway.Grant) { g.Requester = "password:bert" },
-	} {
-		decide(other)
-		if last := len(d.keys) - 1; slices.Contains(d.keys[:last], d.keys[last]) {
-			t.Errorf("another %s has the same key", name)
-		}
-	}
-	// Attempts at one question have it, too.
-	d.keys, d.status = nil, 500
-	retries := 1
-	s, err := NewWebhook(WebhookConfig{Config: webhook.Config{URL: d.URL, Retries: &retries}}, "", atNoon)
-	if err != nil {
-		t.Fatal(err)
-	}
 	r := enrolling(asked4)
-	expect(t, s.Decide(context.Background(), r, known(r)), gateway.CannotAnswer, gateway.Unavailable, "asked 2 times")
-	if len(d.keys) != 2 || d.keys[0] != d.keys[1] {
-		t.Errorf("%q", d.keys)
+	r.Extensions = sanExtension(sans(t, 7, "\xc0\x00\x02\x01"))
+	for says, want := range map[string]gateway.Decision{
+		`["ip:192.0.2.1"]`: gateway.Allow, `["ip:::ffff:192.0.2.1"]`: gateway.Allow, `["ip:192.0.2.2"]`: gateway.Deny, `["dns:192.0.2.1"]`: gateway.Deny,
+	} {
+		d.says = `{"decision":"allow","sans":` + says + `}`
+		if v := s.Decide(context.Background(), r, known(r)); v.Decision != want {
+			t.Errorf("%s: %+v", says, v)
+		}
 	}
 }
 

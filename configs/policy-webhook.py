@@ -96,6 +96,7 @@ scheme = "http"
 if options.cert:
     scheme, context = "https", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(options.cert, options.key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    # Handshakes are for each connection's own thread, so that one who never ends his keeps nobody waiting.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 print("listening on %s://%s:%d/" % ((scheme,) + server.server_address[:2]), flush=True)
 server.serve_forever()

@@ -33,12 +33,12 @@ func TestDecode(t *testing.T) {
 		`{"list":[[[[[[[[1]]]]]]]]}`:        errDepth,
 		`{"list":` + strings.Repeat("[", 30000) + `}`: errDepth,
 		"{\"allow\":true,\"reason\":\"\xff\"}":        errText,
-		`{"allow":true,"reason":"\ud800"}`:           errText,
-		`{"allow":true,"list":{"\udc00\ud800":1}}`:   errText,
-		`{"allow":true,"reason":"\ud83d\ude00"}`:     nil,
-		"\ufeff" + `{"allow":true}`:                  errForm,
-		`{"allow":true}` + "\x00":                    errForm,
-		`{"allow":true,"list":1e999}`:                errForm,
+		`{"allow":true,"reason":"\ud800"}`:            errText,
+		`{"allow":true,"list":{"\udc00\ud800":1}}`:    errText,
+		`{"allow":true,"reason":"\ud83d\ude00"}`:      nil,
+		"\ufeff" + `{"allow":true}`:                   errForm,
+		`{"allow":true}` + "\x00":                     errForm,
+		`{"allow":true,"list":1e999}`:                 errForm,
 	} {
 		var a reply
 		if err := decode([]byte(text), &a); !errors.Is(err, want) || (err != nil) != (want != nil) {

@@ -152,6 +152,8 @@ func (s *Service) post(ctx context.Context, key string, body []byte) (answer []b
 	}
 	answer, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, true, fmt.Errorf("no whole answer came within %v: %w", s.timeout, context.DeadlineExceeded)
 	case err != nil:
 		return nil, true, fmt.Errorf("its answer broke off: %w", unquoted(err))
 	case len(answer) > maxAnswer:
@@ -238,7 +240,7 @@ func (s *Service) dial(ctx context.Context, network, address string) (net.Conn, 
 	if _, err := netip.ParseAddr(host); err == nil {
 		return s.connect(ctx, network, address)
 	}
-	found, err := s.lookup(ctx, "ip", host)
+	found, err := s.leads(ctx, host)
 	if err != nil {
 		return nil, err
 	}
@@ -249,8 +251,6 @@ func (s *Service) dial(ctx context.Context, network, address string) (net.Conn, 
 	for _, ip := range found {
 		ip = ip.Unmap()
 		switch {
-		case local && !ip.IsLoopback():
-			return nil, fmt.Errorf("%w: localhost is %s", errAddress, ip)
 		case ip.IsUnspecified() || ip.IsMulticast():
 			return nil, fmt.Errorf("%w: its name leads to %s", errAddress, ip)
 		case !local && !s.private && isPrivate(ip):
@@ -264,6 +264,14 @@ func (s *Service) dial(ctx context.Context, network, address string) (net.Conn, 
 		}
 	}
 	return nil, err
+}
+
+// leads is what a name leads to. Of localhost and the names below it that is known: nobody is asked (RFC 6761 section 6.3).
+func (s *Service) leads(ctx context.Context, host string) ([]netip.Addr, error) {
+	if name := strings.ToLower(strings.TrimSuffix(host, ".")); name == "localhost" || strings.HasSuffix(name, ".localhost") {
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, nil
+	}
+	return s.lookup(ctx, "ip", host)
 }
 
 // shared are further addresses that no service on the Internet has: RFC 6598 (carriers' own), RFC 6890 (for protocols, measurements and

@@ -59,8 +59,19 @@ func (a *story) request(t *admin.Transaction) {
 	a.row("Requester", cmp.Or(t.Requester, "nobody authenticated"))
 	a.row("Device", t.Device)
 	if t.Remembered {
-		a.row("Kept", "in memory only, as with all who do not authenticate: lost with a restart")
+		a.row("Kept", "in memory only"+asWith(t)+": lost with a restart")
 	}
+}
+
+// asWith says with whom, or what, a refusal has in common that it is not in the store.
+func asWith(t *admin.Transaction) string {
+	switch {
+	case t.Requester == "":
+		return ", as with all who do not authenticate"
+	case t.Reason == string(gateway.Unavailable), t.Reason == string(gateway.Busy):
+		return ", as with all that is refused for the time being"
+	}
+	return ""
 }
 
 // hold is what a held request waits for, or waited.

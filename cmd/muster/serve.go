@@ -68,7 +68,7 @@ func (o *serveOptions) run(stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	slog.SetDefault(log) // for libraries that know no other
+	listenToLibraries(log)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -167,9 +167,6 @@ func (o *serveOptions) begin(ctx context.Context, p *process, q quickstart, stdo
 		}
 	}
 	if err := p.start(ctx, cfg); err != nil {
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return fmt.Errorf("%w: another program listens there; stop it, or choose another address in %s, or by --http and --https", err, cfg.file)
-		}
 		return err
 	}
 	if quick {
