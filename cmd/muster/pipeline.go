@@ -27,7 +27,7 @@ type pipelineFlags struct {
 
 // Widths of a drawing, in columns: where there is no terminal, and at least and at most where there is one.
 const (
-	plainWidth  = 100
+	plainWidth  = 80
 	leastWidth  = 60
 	mostColumns = 140
 )
@@ -43,7 +43,8 @@ func newPipelineShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show ENDPOINT", Short: "Draw the stages that requests pass at an endpoint",
 		Long: `Draws, for each operation of an endpoint, the stages that a request passes, what each checks, and what comes behind them: the
-profile, the lints, the CA. It reads the configuration file and the files that this names, and asks no gateway; no secret is shown.`,
+profile, the lints, the CA. It reads the configuration file and the files that this names; no secret is shown. Where a gateway runs on
+this machine from that data directory, and goes by another file, or another version of it, the drawing says so.`,
 		Example: "  muster pipeline show devices --operation enroll",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -72,6 +73,7 @@ profile, the lints, the CA. It reads the configuration file and the files that t
 				return fmt.Errorf("there is no endpoint %q in %s%s", name, c.file, strictyaml.Suggest(name, byName(c.Endpoints)))
 			}
 			v := c.view(endpoints[name])
+			v.Running = f.running(cmd.Context(), c)
 			if operations != nil {
 				if v.Operations = slices.DeleteFunc(v.Operations, func(o operationView) bool { return !slices.Contains(o.Operations, operations[0]) }); len(v.Operations) == 0 {
 					return fmt.Errorf("endpoint %s denies %s: it has no such pipeline", name, operations[0])

@@ -35,8 +35,15 @@ func draw(v endpointView, width int, plain bool) string {
 		d.strokes = ascii
 	}
 	d.put("", "", fmt.Sprintf("Endpoint %s (%s)", v.Endpoint, v.Protocol))
+	if v.Running != "" {
+		d.put("  ", "  ", v.Running)
+	}
 	for _, l := range v.Listeners {
-		d.put("  ", "    ", "listener "+l.Name)
+		name := "listener " + l.Name
+		if l.Proxy {
+			name += ", behind proxies, where the clients' TLS ends"
+		}
+		d.put("  ", "    ", name)
 		for _, url := range l.URLs {
 			d.put("    ", "    ", url)
 		}

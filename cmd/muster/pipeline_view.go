@@ -21,6 +21,7 @@ import (
 type endpointView struct {
 	Endpoint   string              `json:"endpoint"`
 	Protocol   string              `json:"protocol"`
+	Running    string              `json:"running,omitempty"` // that the gateway on this machine goes by something else, and by what
 	Listeners  []listenerView      `json:"listeners"`
 	Operations []operationView     `json:"operations"`
 	Denied     []gateway.Operation `json:"denied,omitempty"` // what the protocol has, and the endpoint no pipeline for
@@ -28,8 +29,9 @@ type endpointView struct {
 
 // listenerView is where devices reach it.
 type listenerView struct {
-	Name string   `json:"name"`
-	URLs []string `json:"urls"`
+	Name  string   `json:"name"`
+	URLs  []string `json:"urls"`
+	Proxy bool     `json:"proxy,omitempty"` // clients reach the proxies in front of it, where their TLS ends, and not these URLs
 }
 
 // operationView is one pipeline.
@@ -75,7 +77,7 @@ func (c *Config) view(made *gateway.Endpoint) endpointView {
 	speaks, _ := spoken(e.Protocol)
 	v := endpointView{Endpoint: made.Name, Protocol: speaks.title, Operations: []operationView{}}
 	for _, name := range e.Listeners {
-		v.Listeners = append(v.Listeners, listenerView{name, c.urls(name, made.Name, e)})
+		v.Listeners = append(v.Listeners, listenerView{name, c.urls(name, made.Name, e), c.Listeners[name].TLS == nil && len(c.Listeners[name].Proxies) > 0})
 	}
 	passwords := false
 	for _, p := range made.Pipelines {

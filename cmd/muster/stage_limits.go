@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -11,50 +12,87 @@ import (
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
-// checkLimits refuses `limits` where nothing is certified, and limits per device where no stage before says which device it is.
+// checkLimits refuses `limits` where nothing is certified, or within `not`, and stages that go by the device where none before
+// them says which it is.
 func (c *Config) checkLimits(path []string, op gateway.Operation, nodes []yaml.Node) error {
 	var errs []error
 	where := strings.Join(path, ".")
-	certifies := op == gateway.Enroll || op == gateway.Renew || op == gateway.Rekey
-	c.limits(pipelineNodes(nodes), false, func(n *yaml.Node, l authz.LimitsConfig, named bool) {
-		switch {
-		case !certifies:
-			errs = append(errs, c.faultAt(n, where, "the stage limits counts certificates, and %s makes none: leave it out", op))
-		case l.PerDevice() && !named:
-			errs = append(errs, c.faultAt(n, where, "the stage limits counts per device, and no stage before it says which device asks: every request would be refused. "+
-				"Put one before it that does (inventory, own-certificate, vendor-ca with serial, ...), or limit endpoint and source"))
+	fail := func(n *yaml.Node, format string, args ...any) {
+		errs = append(errs, c.faultAt(n, where, format, args...))
+	}
+	c.devices(pipelineNodes(nodes), spot{}, func(name string, n, settings *yaml.Node, at spot) {
+		switch name {
+		case "limits":
+			var l authz.LimitsConfig
+			if strictyaml.DecodeNode(c.file, settings, &l) != nil {
+				return // said already
+			}
+			switch {
+			case !slices.Contains(certifying, op):
+				fail(n, "the stage limits counts certificates, and %s makes none: leave it out", op)
+			case at.within:
+				fail(n, "the stage limits stands within not, where nothing is counted: it allows everybody there, so that not would refuse everybody. Put it beside the not")
+			case l.PerDevice() && !at.named:
+				fail(n, "the stage limits counts per device, and no stage before it says which device asks: every request would be refused. "+
+					"Put one before it that does (inventory, own-certificate, vendor-ca with serial, ...), or limit endpoint and source")
+			}
+		case "names", "inventory", "registration":
+			if !at.named && c.wantsDevice(name, settings) {
+				fail(n, "the stage %s goes by the device, and no stage before it says which device asks: every request would be refused. Put one before it that does "+
+					"(own-certificate, vendor-ca with serial, challenge with issued, ...)", name)
+			}
+		case "own-certificate":
+			if op == gateway.Enroll && !at.within {
+				fail(n, "the stage own-certificate judges renew, rekey, revoke and query: nobody could pass it in enroll. Leave it out, and say in enroll who may have a first certificate")
+			}
 		}
 	})
 	return errors.Join(errs...)
 }
 
-// limits calls f for each stage `limits` of a list, with whether a stage before it may have named the device, and reports whether
-// one in the list may.
-func (c *Config) limits(list []*yaml.Node, named bool, f func(n *yaml.Node, l authz.LimitsConfig, named bool)) bool {
+// spot is where a stage stands.
+type spot struct {
+	named  bool // behind one that may have named the device
+	within bool // in a not
+}
+
+// devices calls f for each stage of a list and of what it is composed of, and reports whether one in the list may name the device.
+func (c *Config) devices(list []*yaml.Node, at spot, f func(name string, n, settings *yaml.Node, at spot)) bool {
 	for _, n := range list {
 		name, settings, err := stageNode(c.file, n)
 		switch {
 		case err != nil: // said already
-		case name == "limits":
-			var l authz.LimitsConfig
-			if strictyaml.DecodeNode(c.file, settings, &l) == nil {
-				f(n, l, named)
-			}
 		case name == "anyOf":
 			one := false
 			for _, b := range settings.Content {
-				one = c.limits(branch(b), named, f) || one
+				one = c.devices(branch(b), at, f) || one
 			}
-			named = named || one
+			at.named = at.named || one
 		case name == "allOf":
-			named = c.limits(branch(settings), named, f) || named
+			at.named = c.devices(branch(settings), at, f) || at.named
 		case name == "not":
-			c.limits(branch(settings), named, f)
+			c.devices(branch(settings), spot{at.named, true}, f)
 		default:
-			named = named || c.namesDevice(name, settings)
+			f(name, n, settings, at)
+			at.named = at.named || c.namesDevice(name, settings)
 		}
 	}
-	return named
+	return at.named
+}
+
+// wantsDevice reports whether a stage, with these settings, lets nobody pass whose device no stage before it has named.
+func (c *Config) wantsDevice(name string, settings *yaml.Node) bool {
+	switch name {
+	case "registration":
+		return true
+	case "names":
+		var s authz.NamesConfig
+		return strictyaml.DecodeNode(c.file, settings, &s) == nil && len(s.Device) > 0
+	case "inventory":
+		var s authz.InventoryConfig
+		return strictyaml.DecodeNode(c.file, settings, &s) == nil && !slices.ContainsFunc(s.By, func(by string) bool { return by != "device" })
+	}
+	return false
 }
 
 // namesDevice reports whether a stage, with these settings, may say which device asks.

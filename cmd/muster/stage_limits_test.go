@@ -28,16 +28,17 @@ func TestLimitsConfig(t *testing.T) {
 		nobody + "      - limits: {endpoint: {issued: 5}}\n":                                   "per: say in what time 5 may be issued",
 		nobody + "      - limit: {endpoint: {active: 1}}\n":                                    `unknown stage "limit" (did you mean "limits"?)`,
 		nobody + "      - anyOf: [[keys: {}, limits: {device: {active: 1}}]]\n":                "muster.yaml:16: " + refused,
-		nobody + "      - not: [limits: {device: {active: 1}}]\n":                              "muster.yaml:16: " + refused,
-		nobody + "      - anyOf: [inventory: {}, keys: {}]\n" + device:                         "",
-		nobody + "      - allOf: [inventory: {}]\n" + device:                                   "",
+		nobody + "      - not: [limits: {endpoint: {active: 1}}]\n":                            "muster.yaml:16: endpoints.ran.enroll: the stage limits stands within not, where nothing is counted",
+		nobody + "      - not: [anyOf: [limits: {endpoint: {active: 1}}, keys: {}]]\n":         "the stage limits stands within not",
+		nobody + "      - anyOf: [inventory: {by: [subject.CN]}, keys: {}]\n" + device:         "",
+		nobody + "      - allOf: [inventory: {by: [subject.CN]}]\n" + device:                   "",
 		nobody + "      - not: [inventory: {}]\n" + device:                                     refused,
 		nobody + "      - password: {users: {a: " + testHash + "}}\n" + device:                 refused,
 		nobody + "      - challenge: {secrets: {a: " + testHash + "}, basic: true}\n" + device: refused,
 		nobody + "      - challenge: {issued: true, basic: true}\n" + device:                   "",
 		nobody + "      - approval: {}\n" + device:                                             refused,
 		nobody + "      - names: {device: subject.CN}\n" + device:                              refused,
-		named + "    renew:\n      - own-certificate: {window: 33%}\n" + device:                "",
+		named + "    renew:\n      - own-certificate: {window: 34%}\n" + device:                "",
 		named + "    renew:\n      - own-certificate: {window: 130%}\n":                        "wants a period such as 30d, or a share",
 		named + "    renew:\n      - own-certificate: {window: 0d}\n":                          "wants a period such as 30d, or a share",
 		named + "    query:\n      - own-certificate: {}\n" + device:                           "the stage limits counts certificates, and query makes none",
@@ -75,6 +76,34 @@ func TestJitterConfig(t *testing.T) {
 		}
 		if want == "" && c.Profiles["any"].Jitter.IsZero() {
 			t.Errorf("%s: none", profile)
+		}
+	}
+}
+
+// Clients that ask when to renew are not told a time at which they would be refused.
+func TestWindowAndHint(t *testing.T) {
+	deps := testDeps(t)
+	const renew, told = "    renew:\n      - ", "and clients that ask est.renewal-hint come after "
+	for stages, want := range map[string]string{
+		renew + "own-certificate: {window: 33%}\n":                                                                                                "muster.yaml:16: endpoints.ran.renew: own-certificate renews after 67% of a certificate's life (profile any), " + told + "66%: they would be refused. Give it a longer window, or set est.renewal-hint to {from: 67%, until: 83%}",
+		renew + "own-certificate: {window: 33%}\n    est: {renewal-hint: {from: 67%}}\n":                                                          "",
+		renew + "own-certificate: {window: 33%}\n    est: {renewal-hint: {off: true}}\n":                                                          "",
+		renew + "own-certificate: {window: 50%}\n    est: {renewal-hint: {from: 49%}}\n":                                                          "renews after 50% of a certificate's life",
+		renew + "own-certificate: {window: 30d}\n":                                                                                                "renews after 93% of a certificate's life (profile any), " + told + "66%: they would be refused. Give it a longer window, or set est.renewal-hint to {from: 93%, until: 99%}",
+		renew + "own-certificate: {window: 1h}\n":                                                                                                 "set est.renewal-hint to {off: true}",
+		renew + "own-certificate: {window: 200d}\n":                                                                                               "",
+		renew + "own-certificate: {window: 2000d}\n":                                                                                              "",
+		renew + "own-certificate: {}\n":                                                                                                           "",
+		renew + "anyOf: [own-certificate: {window: 10%}, own-certificate: {window: 40%}]\n":                                                       "",
+		renew + "anyOf: [[own-certificate: {window: 10%}, keys: {}], allOf: [own-certificate: {window: 20%}]]\n":                                  "renews after 80%",
+		"    rekey:\n      - own-certificate: {}\n" + renew + "own-certificate: {window: 5%}\n    est: {renewal-hint: {from: 95%, until: 99%}}\n": "",
+	} {
+		c, err := parseConfig("muster.yaml", deps.Dir, []byte(orderConfig("      - password: {users: {a: "+testHash+"}}\n      - names: {}\n"+stages)))
+		if err == nil {
+			_, err = makeEndpoints(c, deps)
+		}
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s%v\nwant %q", stages, err, want)
 		}
 	}
 }

@@ -107,6 +107,10 @@ func (c *Config) checkVouched(path []string, op gateway.Operation, nodes []yaml.
 		return c.fault(path, "there is a way through these stages on which nobody is authenticated: whoever reaches the endpoint could revoke its certificates. "+
 			"Add a stage that says who asks (own-certificate, or client-certificate for an RA), in each branch of anyOf")
 	}
+	if (op == gateway.Renew || op == gateway.Rekey) && !c.vouched(list) {
+		return c.fault(path, "there is a way through these stages on which nobody is authenticated: whoever reaches the endpoint could have a certificate, by one that anybody has signed. "+
+			"Put `own-certificate: {}` into each branch of anyOf, or another stage that says who asks")
+	}
 	if op == gateway.Enroll && !c.vouched(list) {
 		return c.fault(path, "there is a way through these stages on which nobody is authenticated: whoever reaches the endpoint could have a certificate. "+
 			"Add a stage that says who asks (vendor-ca, challenge, device-password, ..., or approval), in each branch of anyOf")

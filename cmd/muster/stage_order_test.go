@@ -65,7 +65,7 @@ func TestClaimsNeedSomebodyWhoVouches(t *testing.T) {
 	for stages, want := range map[string]string{
 		"      - inventory: {by: [subject.CN]}\n      - names: {}\n":       refused,
 		"      - anyOf: [inventory: {by: [san.dns]}]\n      - names: {}\n": refused,
-		"      - inventory: {}\n      - names: {}\n":                       "",
+		"      - inventory: {}\n      - names: {}\n":                       "muster.yaml:14: endpoints.ran.enroll: the stage inventory goes by the device, and no stage before it says which",
 		// A branch without one is a way around the others', and what a list of `not` denies is nobody in particular.
 		"      - anyOf: [[challenge: {issued: true, basic: true}, inventory: {by: [subject.CN]}], inventory: {by: [subject.CN]}]\n      - names: {}\n": refused,
 		"      - not: [challenge: {issued: true, basic: true}]\n      - inventory: {by: [subject.CN]}\n      - names: {}\n":                            refused,
@@ -79,7 +79,7 @@ func TestClaimsNeedSomebodyWhoVouches(t *testing.T) {
 		"      - keys: {}\n      - not: [client-certificate: {cas: [ca.pem]}]\n      - names: {}\n":                       open,
 		"      - anyOf: [challenge: {issued: true, basic: true}, keys: {}]\n      - names: {}\n":                          open,
 		"      - anyOf: [[keys: {}, allOf: [challenge: {issued: true, basic: true}]], approval: {}]\n      - names: {}\n": "",
-		"      - names: {device: subject.CN}\n":                                                                           "",
+		"      - names: {device: subject.CN}\n":                                                                           "muster.yaml:14: endpoints.ran.enroll: the stage names goes by the device",
 		"      - device-password: {}\n      - inventory: {by: [subject.CN]}\n      - names: {}\n":                         "",
 		"      - approval: {}\n      - inventory: {by: [device, subject.CN]}\n      - names: {}\n":                        "",
 		"      - password: {users: {a: " + testHash + "}}\n      - inventory: {by: [san.dns]}\n      - names: {}\n":       "",

@@ -99,8 +99,10 @@ func aliasLine(data []byte, message string) int {
 	if m == nil {
 		return 0
 	}
+	// As a whole: *dev does not stand in *devices.
+	alias := regexp.MustCompile(`(^|[\s,:\[{-])\*` + regexp.QuoteMeta(m[1]) + `($|[\s,\]}])`)
 	for i, line := range bytes.Split(data, []byte("\n")) {
-		if bytes.Contains(line, []byte("*"+m[1])) {
+		if alias.Match(line) {
 			return i + 1
 		}
 	}

@@ -168,6 +168,7 @@ func TestErrors(t *testing.T) {
 		{"version: 1\nconfig: {a: &k b}\nshared: {*k : x}\n", "f:3: a key must be plain text"},
 		{"version: 1\nprofiles:\n  a: &p {backend: x, vaildity: 3d}\n  b: *p\n", "f:3: unknown key \"vaildity\" in profiles.a (did you mean \"validity\"?)\nf:3: unknown key \"vaildity\" in profiles.b (did you mean \"validity\"?)"},
 		{"version: 1\ntls: *a\n", "f:2: unknown anchor 'a' referenced"},
+		{"version: &abc 1\ntls: [*abc]\nkeys: [*a]\n", "f:3: unknown anchor 'a' referenced"},
 		{"version: 1\nprofiles:\n  <<: {a: {}}\n", "f:3: merge keys (<<) are not read: write the keys out; an alias stands for a whole value"},
 		{"version: !!int 1\n", "f:1: tags (!!int) are not read"},
 		{"1: 2\n", "f:1: key 1 must be text: put it in quotes"},
