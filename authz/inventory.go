@@ -27,7 +27,8 @@ type InventoryConfig struct {
 	// udid, serial, imei, meid), when an earlier stage accepted who signed it; `subject.ATTRIBUTE` and `san.KIND` of the
 	// request, which are the requester's own words. Default: device.
 	By []string `yaml:"by"`
-	// Kind of identifier that it is: name, serial, imei, udid, mac, ... Default: any.
+	// Kind of identifier that it is: name, serial, imei, udid, mac, ... Default: any. A challenge that was made for the device, and its
+	// own certificate, know it by its name: the entry has to have an identifier of this kind then.
 	Kind string `yaml:"kind"`
 	// Enrollments is how many first certificates a device may have whose entry does not say; a number, or unlimited.
 	// Renewals do not count. Default: 1.
@@ -130,6 +131,12 @@ func (s *Inventory) recognise(ctx context.Context, r *gateway.Request, g *gatewa
 		kind = at.kind
 	}
 	d, err = find(ctx, s.devices, kind, value)
+	if kind != "" && errors.Is(err, gateway.ErrNotFound) && at.from == placeDevice && g.Recorded() {
+		// A challenge, or a certificate that is renewed, has the entry's name, by whatever identifier it was made or enrolled.
+		if d, err = find(ctx, s.devices, "name", value); err == nil && !slices.ContainsFunc(d.Identifiers, func(i gateway.DeviceID) bool { return i.Kind == kind }) {
+			return deny(detailUnknown, "device %s has no %s, which is what it is to be known by", shown(d.Name), kind)
+		}
+	}
 	var ambiguous *gateway.AmbiguousDeviceError
 	switch {
 	case errors.Is(err, gateway.ErrNotFound):

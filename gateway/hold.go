@@ -66,7 +66,7 @@ type Holds interface {
 	// Approve commits one person's approval of a held transaction with its audit event. With the last one that it takes,
 	// the transaction becomes StateIssuing with the intent given, under a lease as in Begin: epoch is not 0 then.
 	// With Until it becomes StateApproved instead, without a lease, and WorkHold waits until then; the intent stays.
-	// ErrStale when it is no longer held, or its time is over; ErrApproved when the same person has approved before.
+	// ErrStale when it is no longer held, or its time is over; ErrApproved when the same person has approved before; ErrLast (NotLast).
 	Approve(ctx context.Context, a *ApprovalOrder) (epoch int64, err error)
 	// Deny commits that a held or approved transaction becomes StateDenied, with its audit event: its claims are given back, and its
 	// repeat key stands until RepeatUntil, so that the requester is told. The resume key is free at once: the same wish in a
@@ -78,12 +78,16 @@ type Holds interface {
 // ErrApproved is returned when somebody approves what he has approved already.
 var ErrApproved = errors.New("you have approved this request already")
 
+// ErrLast is returned for an approval that turned out to be the last one that it takes (ApprovalOrder.NotLast). Nothing is written.
+var ErrLast = errors.New("it is the last approval")
+
 // ApprovalOrder is what Approve commits.
 type ApprovalOrder struct {
 	Transaction string
 	Approval    Approval
 	Intent      *backend.IssueRequest // what to ask the CA once all have approved: dates from now on
 	Lease       time.Duration
+	NotLast     bool      // no turn was taken: the last one that it takes is refused with ErrLast
 	Until       time.Time // nobody is asked yet: until then the requester may come for its key; zero otherwise
 	Audit       AuditEvent
 }

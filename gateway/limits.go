@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -17,13 +18,31 @@ func (b *Beginning) countActive(gr *Grant, until time.Time) {
 	}
 }
 
+// lapses reports whether a use of the claim ends by itself. A request that people have to approve, and of which no stage knows who
+// sent it, takes none of those: a stranger could use up a device's by its name, or an endpoint's, for as long as it waits.
+func (c Claim) lapses() bool { return c.Active || !c.Until.IsZero() }
+
+// hopeless reports whether nothing is left of what a request claims, where the CA has a rate: it takes no turn then, or one device that
+// has used up its own limits could take everybody's. Begin refuses it, unless it is the same request as another one that has its turn.
+func (g *Gateway) hopeless(ctx context.Context, rt *Runtime, d *decision, backend string, claims []Claim) bool {
+	if len(claims) == 0 || rt.Rates[backend].Every == 0 {
+		return false
+	}
+	spent, err := g.store.Spent(ctx, &Beginning{Claims: claims, Renews: d.grant.Replaces})
+	return err == nil && spent
+}
+
 // endsLatest is when at the latest the certificate ends that a transaction begins with: the dates of one that is held count from when
-// it is approved.
-func (t *Transaction) endsLatest(gr *Grant) time.Time {
+// it is approved, or when its requester comes for the key, for which there is so much time once more.
+func (t *Transaction) endsLatest(gr *Grant, repeat time.Duration) time.Time {
 	if t.Hold == nil || t.Hold.Fixed {
 		return gr.NotAfter
 	}
-	return gr.NotAfter.Add(t.Hold.Until.Sub(t.Updated))
+	ends := gr.NotAfter.Add(t.Hold.Until.Sub(t.Updated))
+	if t.Delivery != nil {
+		ends = ends.Add(repeat)
+	}
+	return ends
 }
 
 // Bounds of when to come back for a use that has to lapse first.

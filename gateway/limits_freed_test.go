@@ -38,3 +38,24 @@ func TestSpread(t *testing.T) {
 		t.Errorf("%v", ends)
 	}
 }
+
+// A held request counts for as long as the latest certificate that may come of it.
+func TestEndsLatest(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	ends := now.Add(10 * time.Hour)
+	held := &HoldRecord{Until: now.Add(100 * time.Hour)}
+	for what, c := range map[string]struct {
+		t     Transaction
+		later time.Duration
+	}{
+		"issued at once":       {Transaction{}, 0},
+		"held":                 {Transaction{Hold: held}, 100 * time.Hour},
+		"held, dates as asked": {Transaction{Hold: &HoldRecord{Until: held.Until, Basis: Basis{Fixed: true}}}, 0},
+		"held, key to come":    {Transaction{Hold: held, Delivery: &Delivery{}}, 120 * time.Hour},
+	} {
+		c.t.Updated = now
+		if got := c.t.endsLatest(&Grant{NotAfter: ends}, 20*time.Hour); !got.Equal(ends.Add(c.later)) {
+			t.Errorf("%s: %s", what, got)
+		}
+	}
+}

@@ -147,7 +147,10 @@ func TestLimitGivenBack(t *testing.T) {
 	if _, err := w.confirm(r.ID, false); err != nil {
 		t.Fatal(err)
 	}
-	w.wantUses(map[string]int64{"issued": 1, "active": 1})
+	// But that it was issued: whoever rejects each of his would have the CA issue as fast as he can ask.
+	w.wantUses(map[string]int64{"issued": 2, "active": 1})
+	w.wantLost(func() error { _, err := w.issue("a", first.Certificate); return err }(), gateway.Busy)
+	w.clock.add(time.Hour)
 	w.wantLost(func() error { _, err := w.issue("b", nil); return err }(), gateway.NotAuthorized)
 	// Never confirmed, likewise.
 	r = w.exchange(w.request("a"), "78")
@@ -251,4 +254,66 @@ func TestJitterHeld(t *testing.T) {
 			t.Errorf("ends %s, want %s (fixed: %t)", tr.Certificate.NotAfter, want, held.Hold.Fixed)
 		}
 	}
+}
+
+// Who has used up his limits takes no turn at a CA that has a rate: others get it.
+func TestLimitTakesNoTurn(t *testing.T) {
+	w := counted(t, backendtest.FaultPlan{}, paced(gateway.Rate{Every: time.Hour, Burst: 3}))
+	first, err := w.issue("a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.clock.add(2 * time.Hour)
+	for range 10 {
+		_, err := w.issue("a", nil)
+		w.wantLost(err, gateway.NotAuthorized)
+	}
+	for _, name := range []string{"b", "c"} { // a renewal takes the certificate's place, though none is left
+		r := w.request(name)
+		r.OldCert = first.Certificate
+		res, err := w.gw.Enroll(t.Context(), r)
+		if err != nil {
+			t.Fatalf("%s found no turn: %v", name, err)
+		}
+		first = res
+		for range 10 { // nor does another renewal of the same certificate
+			_, err := w.issue("d", r.OldCert)
+			if e := gateway.AsError(err); e.Reason != gateway.NotAuthorized && e.Reason != gateway.Busy || strings.Contains(e.Detail, "the CA") {
+				t.Fatal(err)
+			}
+		}
+	}
+	// It does take turns: there were three.
+	w.clock.add(59 * time.Minute)
+	if total := w.ca.Total(); total != 3 {
+		t.Errorf("%d certificates", total)
+	}
+}
+
+// A request that people have to approve counts for nobody where it is not known who sent it: a stranger knows a device's name.
+func TestLimitOfStrangers(t *testing.T) {
+	claims := []gateway.Claim{
+		{Key: "issued", Limit: 1, Until: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC), Reason: gateway.Busy}, {Key: "active", Limit: 1, Active: true}, {Key: "once", Limit: 9},
+	}
+	w := newWorld(t, backendtest.FaultPlan{}, func(w *world) {
+		w.enroll = gateway.Pipeline{stage(func(r *gateway.Request, g *gateway.Grant) gateway.Verdict {
+			if len(r.Credentials) > 1 {
+				g.Authenticate(r.Credentials[0])
+			}
+			return gateway.Held("wait", claims...)
+		})}
+	})
+	if res, err := w.gw.Enroll(t.Context(), w.request("victim")); err != nil || res.Kind != gateway.ResultPending {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	w.wantUses(nil)
+	if uses, err := w.store.Uses(t.Context(), []string{"once"}); err != nil || uses["once"] != 1 {
+		t.Errorf("what does not lapse: %v, %v", uses, err)
+	}
+	r := w.request("victim")
+	r.Credentials = append(r.Credentials, gateway.Credential{Kind: gateway.CredentialPassword, ID: "another"})
+	if res, err := w.gw.Enroll(t.Context(), r); err != nil || res.Kind != gateway.ResultPending {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	w.wantUses(map[string]int64{"issued": 1, "active": 1})
 }

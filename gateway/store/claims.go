@@ -38,6 +38,56 @@ func (s *Store) Uses(ctx context.Context, keys []string) (map[string]int64, erro
 	return uses, nil
 }
 
+// The statements of Spent.
+const (
+	claimFull = `SELECT used FROM claims WHERE key = $1 AND used >= $2`
+	lapsedNow = `SELECT n FROM uses WHERE key = $1 AND until > 0 AND until <= $2 AND n > 0 ORDER BY until LIMIT $3`
+	canRenew  = `SELECT 1 FROM uses WHERE tx = (SELECT tx FROM certificates WHERE issuer = $1 AND serial = $2) AND key = $3 AND active = 1 AND n > 0 AND until > $4`
+)
+
+// Spent is gateway.Store. Where more has lapsed than one claim takes away it says no: Begin finds out.
+func (s *Store) Spent(ctx context.Context, b *gateway.Beginning) (bool, error) {
+	now := micros(s.clock())
+	for _, c := range b.Claims {
+		var used int64
+		err := s.readDB.QueryRowContext(ctx, claimFull, text(c.Key), c.Limit).Scan(&used)
+		if errors.Is(notFound(err), gateway.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("claim %s: %w", c.Key, err)
+		}
+		if r := b.Renews; c.Active && r != nil {
+			var one int
+			err := notFound(s.readDB.QueryRowContext(ctx, canRenew, blob(r.Issuer), magnitude(r.Serial), text(c.Key), now).Scan(&one))
+			if err == nil {
+				continue
+			}
+			if !errors.Is(err, gateway.ErrNotFound) {
+				return false, fmt.Errorf("use of %s: %w", c.Key, err)
+			}
+		}
+		rows, err := s.readDB.QueryContext(ctx, lapsedNow, text(c.Key), now, min(used-c.Limit+1, sweepAtOnce))
+		swept := 0
+		if err == nil {
+			err = each(rows, func(scan func(...any) error) error {
+				var n int64
+				err := scan(&n)
+				used -= n
+				swept++
+				return err
+			})
+		}
+		if err != nil {
+			return false, fmt.Errorf("lapsed uses of %s: %w", c.Key, err)
+		}
+		if used >= c.Limit && swept < sweepAtOnce {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // use is a row of uses.
 type use struct {
 	tx, key string
@@ -76,6 +126,10 @@ func (s *Store) FreeClaims(ctx context.Context, keys []string, e gateway.AuditEv
 			}
 		}
 		err := s.write(ctx, func(u unit) error {
+			// A renewal changes uses alone: none is to come between the claim and its uses.
+			if err := u.lockLapsing(); err != nil {
+				return err
+			}
 			for _, k := range keys {
 				if err := u.freeClaim(k, found[k], try == freeTries); err != nil {
 					return err
@@ -123,11 +177,14 @@ func (u unit) freeClaim(key string, found []use, search bool) error {
 		_, err = u.run(`DELETE FROM uses WHERE key = $1`, key)
 	}
 	for _, f := range found {
+		// As many as it is now: a renewal may have taken it over since it was found.
 		var n int64
-		if n, err = u.run(`DELETE FROM uses WHERE tx = $1 AND key = $2`, f.tx, f.key); err != nil {
+		err = notFound(u.row(`DELETE FROM uses WHERE tx = $1 AND key = $2 RETURNING n`, f.tx, f.key).Scan(&n))
+		if err != nil && !errors.Is(err, gateway.ErrNotFound) {
 			break
 		}
-		used -= n * f.n
+		err = nil
+		used -= n
 	}
 	if err != nil {
 		return fmt.Errorf("uses of %s: %w", key, err)

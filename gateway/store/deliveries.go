@@ -76,7 +76,7 @@ func (s *Store) Supersede(ctx context.Context, p *gateway.Supersession) (int64, 
 		if _, err := u.run(moveUses, p.Earlier, t.ID); err != nil {
 			return fmt.Errorf("claims of %s: %w", p.Earlier, err)
 		}
-		if err := u.activeUntil(t.ID, t.Intent); err != nil {
+		if err := u.activeUntil(t.ID, t.Intent.Template.NotAfter); err != nil {
 			return err
 		}
 		if _, err := u.exec(insertTransaction, args...); err != nil {
@@ -128,7 +128,7 @@ func (s *Store) Collect(ctx context.Context, c *gateway.Collection) (int64, erro
 		if n == 0 {
 			return gateway.ErrStale
 		}
-		return u.activeUntil(c.Transaction, c.Intent)
+		return u.activeUntil(c.Transaction, c.Intent.Template.NotAfter)
 	})
 	if err != nil {
 		return 0, err

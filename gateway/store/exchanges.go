@@ -161,7 +161,7 @@ func (u unit) conclude(c *gateway.Conclusion) error {
 		return fmt.Errorf("repeat key: %w", err)
 	}
 	if rejected {
-		return u.release(c.Transaction)
+		return u.release(c.Transaction, true)
 	}
 	return nil
 }

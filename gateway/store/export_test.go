@@ -1,7 +1,9 @@
 package store
 
 import (
+	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -74,6 +76,7 @@ func ReadByWireID() string { return texts[readByWireID] }
 // SweepLapsed and NextFree too.
 func SweepLapsed() string { return texts[sweepLapsed] }
 func NextFree() string    { return nextFree }
+func LapsedNow() string   { return lapsedNow }
 
 // LapsingKey is the advisory lock of claims that lapse.
 func LapsingKey() int64 { return lapsingKey }
@@ -84,3 +87,17 @@ func ReadAnyDevice() string { return texts[readAnyDevice] }
 
 // Swept returns when what was to be swept after the start is.
 func Swept(s *Store) { s.behind.Wait() }
+
+// FreeStale frees a claim by uses as they were found before something else was committed, and returns whether that was noticed.
+func FreeStale(ctx context.Context, s *Store, key string, meanwhile func()) (noticed bool, err error) {
+	found, err := s.usesOf(ctx, []string{key})
+	if err != nil {
+		return false, err
+	}
+	meanwhile()
+	err = s.write(ctx, func(u unit) error { return u.freeClaim(key, found[key], false) })
+	if errors.Is(err, errUsedAgain) {
+		return true, nil
+	}
+	return false, err
+}

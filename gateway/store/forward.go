@@ -59,6 +59,11 @@ func (u unit) settleForward(st *gateway.Settlement) error {
 		if _, err := u.run(setExchange, st.Transaction, st.Exchange); err != nil {
 			return fmt.Errorf("record of %s: %w", st.Transaction, err)
 		}
+		if st.Certificate != nil { // whose dates nobody knew when its use was taken
+			if err := u.activeUntil(st.Transaction, st.Certificate.NotAfter); err != nil {
+				return err
+			}
+		}
 	}
 	if st.Instead {
 		if _, err := u.run(dropCertificate, st.Transaction); err != nil {

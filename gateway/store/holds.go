@@ -134,6 +134,8 @@ func (s *Store) Approve(ctx context.Context, a *gateway.ApprovalOrder) (int64, e
 		switch {
 		case len(h.Approvals) < h.Approvers:
 			err = u.change(a.Transaction, stored, gateway.StateHeld, h, nil, nil, approval.At)
+		case a.NotLast:
+			return gateway.ErrLast
 		case !a.Until.IsZero():
 			h.Until = a.Until.UTC()
 			if err = u.waitApproved(a.Transaction, h.Until.Sub(approval.At)); err == nil {
@@ -144,7 +146,7 @@ func (s *Store) Approve(ctx context.Context, a *gateway.ApprovalOrder) (int64, e
 				err = u.change(a.Transaction, stored, gateway.StateIssuing, h, intent, nil, approval.At)
 			}
 			if err == nil {
-				err = u.activeUntil(a.Transaction, a.Intent)
+				err = u.activeUntil(a.Transaction, a.Intent.Template.NotAfter)
 			}
 		}
 		if err != nil {
@@ -222,7 +224,7 @@ func (s *Store) Deny(ctx context.Context, d *gateway.DenialOrder) error {
 		if err != nil {
 			return fmt.Errorf("repeat key: %w", err)
 		}
-		if err := u.release(d.Transaction); err != nil {
+		if err := u.release(d.Transaction, false); err != nil {
 			return err
 		}
 		return u.audit(body)

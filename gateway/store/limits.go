@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
-	"github.com/muster-pki/muster/plugins/backend"
 )
 
 // The statements of this file that run when a claim was lost, given back, or ends with its certificate: too seldom to be kept prepared.
@@ -26,7 +25,12 @@ const (
 	activeOf      = `SELECT u.tx FROM uses u JOIN certificates c ON c.tx = u.tx WHERE c.issuer = $1 AND c.serial = $2 AND u.active = 1 LIMIT 1`
 	releaseActive = `UPDATE claims SET used = used - (SELECT n FROM uses WHERE uses.tx = $1 AND uses.key = claims.key)
 		WHERE key IN (SELECT key FROM uses WHERE tx = $1 AND active = 1)`
-	dropActive   = `DELETE FROM uses WHERE tx = $1 AND active = 1`
+	dropActive = `DELETE FROM uses WHERE tx = $1 AND active = 1`
+	certified  = `SELECT 1 FROM certificates WHERE tx = $1`
+	// releaseRest and dropRest leave what is counted of a time.
+	releaseRest = `UPDATE claims SET used = used - (SELECT n FROM uses WHERE uses.tx = $1 AND uses.key = claims.key)
+		WHERE key IN (SELECT key FROM uses WHERE tx = $1 AND (active = 1 OR until = 0))`
+	dropRest     = `DELETE FROM uses WHERE tx = $1 AND (active = 1 OR until = 0)`
 	redateActive = `UPDATE uses SET until = $2 WHERE tx = $1 AND active = 1`
 	usesNow      = `SELECT key, used - CAST(COALESCE((SELECT SUM(n) FROM uses WHERE uses.key = claims.key AND until > 0 AND until <= %s), 0) AS BIGINT) FROM claims`
 )
@@ -236,7 +240,9 @@ func (u unit) lost(c gateway.Claim, now time.Time) error {
 }
 
 // release gives a transaction's claims back: what it took over to the transaction that had it before, if that has a use for it still.
-func (u unit) release(tx string) error {
+// What is counted of a time stays where a certificate was made, now or before, whatever became of it: or whoever rejects each of his
+// would have the CA issue and revoke as fast as he can ask.
+func (u unit) release(tx string, made bool) error {
 	lapsing, err := u.lapsing(tx)
 	if err != nil {
 		return err
@@ -247,6 +253,14 @@ func (u unit) release(tx string) error {
 		}
 		if lapsing, err = u.lapsing(tx); err != nil { // some were swept, or taken over, meanwhile
 			return err
+		}
+		if !made {
+			var one int
+			if err := notFound(u.row(certified, tx).Scan(&one)); err == nil {
+				made = true
+			} else if !errors.Is(err, gateway.ErrNotFound) {
+				return fmt.Errorf("certificate of %s: %w", tx, err)
+			}
 		}
 		for _, l := range lapsing {
 			if l.tookOver == "" || l.n == 0 {
@@ -261,10 +275,14 @@ func (u unit) release(tx string) error {
 			}
 		}
 	}
-	if _, err := u.exec(releaseClaims, tx); err != nil {
-		return fmt.Errorf("claims: %w", err)
+	if made && len(lapsing) > 0 {
+		if _, err = u.run(releaseRest, tx); err == nil {
+			_, err = u.run(dropRest, tx)
+		}
+	} else if _, err = u.exec(releaseClaims, tx); err == nil {
+		_, err = u.exec(dropUses, tx)
 	}
-	if _, err := u.exec(dropUses, tx); err != nil {
+	if err != nil {
 		return fmt.Errorf("claims: %w", err)
 	}
 	return nil
@@ -314,8 +332,8 @@ func (u unit) endActive(issuer, serial []byte) error {
 }
 
 // activeUntil has what a transaction's certificate will use lapse with it, now that its dates are known.
-func (u unit) activeUntil(tx string, intent *backend.IssueRequest) error {
-	if _, err := u.run(redateActive, tx, micros(intent.Template.NotAfter)); err != nil {
+func (u unit) activeUntil(tx string, notAfter time.Time) error {
+	if _, err := u.run(redateActive, tx, micros(notAfter)); err != nil {
 		return fmt.Errorf("uses of %s: %w", tx, err)
 	}
 	return nil

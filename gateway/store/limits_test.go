@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"database/sql"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ func TestLapsedIndex(t *testing.T) {
 		number := strings.NewReplacer("$2", "CAST($2 AS BIGINT)", "$3", "CAST($3 AS BIGINT)") // parameters of a plan are texts
 		for what, plan := range map[string]string{
 			"sweep": d.plan(t, number.Replace(store.SweepLapsed()), "k", "1", "256"), "next": d.plan(t, number.Replace(store.NextFree()), "k", "1", "0"),
+			"spent": d.plan(t, number.Replace(store.LapsedNow()), "k", "1", "256"),
 		} {
 			if !strings.Contains(plan, "uses_lapse") || strings.Contains(plan, "SCAN") || strings.Contains(plan, "Seq Scan") || strings.Contains(strings.ToLower(plan), "sort") {
 				t.Errorf("%s:\n%s", what, plan)
@@ -48,6 +50,9 @@ func TestLapsingLock(t *testing.T) {
 	}
 	for what, do := range map[string]func() error{
 		"taken": func() error { _, _, err := begin(lapses); return err },
+		"freed": func() error {
+			return s.FreeClaims(ctx, []string{"freed"}, gateway.AuditEvent{Kind: "claims-freed", At: time.Now()})
+		},
 		"given back": func() error {
 			return s.Settle(ctx, &gateway.Settlement{Transaction: taken.ID, Epoch: epoch, State: gateway.StateFailed, Release: true, Now: time.Now(),
 				Audit: gateway.AuditEvent{Kind: "failed", At: time.Now(), Transaction: taken.ID}})
@@ -80,4 +85,21 @@ func TestLapsingLock(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
+}
+
+// TestFreeTakenOver: a renewal that takes a use over, while its claim is freed, leaves none behind that nobody counts.
+func TestFreeTakenOver(t *testing.T) {
+	each(t, func(t *testing.T, d *database) {
+		s := d.Open(t, "one", nil).(*store.Store)
+		now := time.Now()
+		d.Exec(t, fmt.Sprintf("INSERT INTO uses (tx, key, n, until, active) VALUES ('old', 'v', 1, %d, 1)", now.Add(time.Hour).UnixMicro()))
+		d.Exec(t, "INSERT INTO claims (key, used) VALUES ('v', 1)")
+		noticed, err := store.FreeStale(t.Context(), s, "v", func() { // what a renewal writes
+			d.Exec(t, "UPDATE uses SET n = 0 WHERE tx = 'old'")
+			d.Exec(t, fmt.Sprintf("INSERT INTO uses (tx, key, n, until, active, took_over) VALUES ('new', 'v', 1, %d, 1, 'old')", now.Add(time.Hour).UnixMicro()))
+		})
+		if err != nil || !noticed {
+			t.Errorf("the renewal was not noticed: %v", err)
+		}
+	})
 }

@@ -75,7 +75,7 @@ func (s *Store) OrderRevocation(ctx context.Context, o *gateway.RevocationOrder)
 			return fmt.Errorf("repeat key: %w", err)
 		}
 		if rejected > 0 {
-			err = u.release(tx)
+			err = u.release(tx, true)
 		} else {
 			err = u.endActive(issuer, serial)
 		}

@@ -150,7 +150,7 @@ func (u unit) settle(st *gateway.Settlement) error {
 		return fmt.Errorf("repeat key: %w", err)
 	}
 	if st.Release {
-		return u.release(st.Transaction)
+		return u.release(st.Transaction, st.Certificate != nil)
 	}
 	return nil
 }

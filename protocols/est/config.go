@@ -118,7 +118,7 @@ func (c Config) withDefaults() Config {
 	if c.CSRAttrs == "" {
 		c.CSRAttrs = CSRAttrsAuto
 	}
-	c.RenewalHint, c.Limits = c.RenewalHint.withDefaults(), c.Limits.WithDefaults()
+	c.RenewalHint, c.Limits = c.RenewalHint.WithDefaults(), c.Limits.WithDefaults()
 	return c
 }
 

@@ -81,6 +81,11 @@ func testHoldApproved(e *env) {
 	e.equal("approved by the same person again", e.get(tx.ID), &want)
 
 	e.clock.Advance(time.Minute)
+	unaware := e.approval(tx, "Bert Müller")
+	unaware.NotLast = true
+	_, err = e.s.Approve(e.ctx(), unaware)
+	e.wantErr(err, gateway.ErrLast)
+	e.equal("approved last by who did not know", e.get(tx.ID), &want)
 	second := e.approval(tx, "Bert Müller")
 	epoch := e.approve(e.s, second)
 	if epoch == 0 {

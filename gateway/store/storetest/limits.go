@@ -14,6 +14,7 @@ var limitTests = []part{
 	{"limits: much has lapsed", testLapseOfMany},
 	{"limits: when a use is left", testLapseFree},
 	{"limits: given back once", testLapseRelease},
+	{"limits: used up already", testSpent},
 	{"limits: freed", testLapseFreed},
 	{"limits: ends with the certificate", testActiveEnds},
 	{"limits: held, superseded", testActiveDates},
@@ -111,6 +112,9 @@ func testLapseOfMany(e *env) {
 	e.lost(e.perHour("k", 3))
 	e.clock.Advance(time.Hour)
 	e.wantUsed("k", 0)
+	if spent, err := e.s.Spent(e.ctx(), &gateway.Beginning{Claims: []gateway.Claim{e.perHour("k", 3)}}); spent || err != nil {
+		e.Errorf("more has lapsed than is looked at: spent %t, %v", spent, err)
+	}
 	e.begun(e.perHour("k", 3)) // where the limit is lower now, all has to go first
 	e.wantUsed("k", 1)
 	e.begun(e.perHour("k", 3))
@@ -156,17 +160,24 @@ func testLapseRelease(e *env) {
 	e.begun(e.perHour("k", 1))
 	e.lost(e.perHour("k", 1))
 	e.wantUsed("k", 1)
-	// Rejected, never confirmed, denied.
-	wait, s := e.waitsToBeConfirmed(time.Hour, e.perHour("r", 1), e.active("ra", 1))
-	e.must(e.s.Conclude(e.ctx(), &gateway.Conclusion{Transaction: wait.ID, State: gateway.StateRejected, Now: e.clock.Now(), Audit: event("rejected", wait)}))
-	e.wantUsed("r", 0)
-	e.wantUsed("ra", 0)
-	e.must(e.s.MarkRevoked(e.ctx(), e.told(s.Certificate, nil)))
+	// Denied.
 	held := e.held(1, e.perHour("r", 1), e.active("ra", 1))
 	e.wantUsed("ra", 1)
 	e.must(e.s.Deny(e.ctx(), e.denial(held, "anna")))
 	e.wantUsed("r", 0)
 	e.wantUsed("ra", 0)
+	// Rejected: it was made, so that it counts in its time, and for nothing else.
+	once := gateway.Claim{Key: "once", Limit: 1}
+	wait, s := e.waitsToBeConfirmed(time.Hour, e.perHour("r", 1), e.active("ra", 1), once)
+	e.must(e.s.Conclude(e.ctx(), &gateway.Conclusion{Transaction: wait.ID, State: gateway.StateRejected, Now: e.clock.Now(), Audit: event("rejected", wait)}))
+	e.must(e.s.MarkRevoked(e.ctx(), e.told(s.Certificate, nil)))
+	e.wantUsed("ra", 0)
+	e.wantUsed("once", 0)
+	e.wantUsed("r", 1)
+	e.lost(e.perHour("r", 1))
+	e.clock.Advance(time.Hour)
+	e.wantUsed("r", 0)
+	e.begun(e.perHour("r", 1), once)
 }
 
 func testLapseFreed(e *env) {
@@ -204,7 +215,7 @@ func testActiveEnds(e *env) {
 	_, s := e.waitsToBeConfirmed(time.Hour, both("c")...)
 	e.ordered(e.order(s.Certificate)) // rejected with it
 	e.wantUsed("vc", 0)
-	e.wantUsed("c", 0)
+	e.wantUsed("c", 1)
 
 	e.certified(nil, both("d")...)
 	e.clock.Advance(24 * time.Hour)
@@ -243,103 +254,17 @@ func testActiveDates(e *env) {
 	e.wantUsed("s", 1)
 	e.clock.Advance(time.Hour)
 	e.wantUsed("s", 0)
-}
-
-func testTakeOverUse(e *env) {
-	_, first := e.certified(nil, e.active("v", 1))
-	// A renewal counts in its place, also while it is under way; an enrollment does not.
-	second, epoch := e.renewing(first, e.active("v", 1))
-	e.wantUsed("v", 1)
-	e.lost(e.active("v", 1))
-	s := e.issued(second, epoch)
-	e.must(e.s.Settle(e.ctx(), s))
-	e.wantUsed("v", 1)
-	// What is renewed does not count any more, so that its revocation frees nothing; its successor's does.
-	e.must(e.s.MarkRevoked(e.ctx(), e.told(first, nil)))
-	e.wantUsed("v", 1)
-	_, third := e.certified(s.Certificate, e.active("v", 1)) // a chain of them
-	e.wantUsed("v", 1)
-	// A second renewal of the same certificate is one more.
-	_, err := e.s.Begin(e.ctx(), &gateway.Beginning{Transaction: e.transaction(gateway.StateIssuing), Lease: lease, Claims: []gateway.Claim{e.active("v", 1)},
-		Renews: &gateway.Replaced{Issuer: s.Certificate.Issuer, Serial: s.Certificate.Serial}})
-	if _, ok := errors.AsType[*gateway.ClaimLostError](err); !ok {
-		e.Errorf("a second renewal: %v", err)
-	}
-	// Refused by the CA, or rejected: what was to be renewed counts again.
-	for _, end := range []func() string{
-		func() string {
-			tx, epoch := e.renewing(third, e.active("v", 1))
-			e.must(e.s.Settle(e.ctx(), e.failed(tx, epoch)))
-			return "failed"
-		},
-		func() string {
-			tx, epoch := e.renewing(third, e.active("v", 1))
-			e.must(e.s.Settle(e.ctx(), e.unconfirmed(tx, epoch, time.Hour)))
-			e.wantUsed("v", 1)
-			e.must(e.s.Conclude(e.ctx(), &gateway.Conclusion{Transaction: tx.ID, State: gateway.StateRejected, Now: e.clock.Now(), Audit: event("rejected", tx)}))
-			return "rejected"
-		},
-	} {
-		what := end()
-		e.wantUsed("v", 1)
-		if lost := e.lost(e.active("v", 1)); lost.Used != 1 || lost.Free.IsZero() {
-			e.Errorf("%s: %d used, free at %s", what, lost.Used, lost.Free)
-		}
-	}
-	tx, epoch := e.renewing(third, e.active("v", 1)) // it can be taken over again
-	e.must(e.s.MarkRevoked(e.ctx(), e.told(third, nil)))
-	e.wantUsed("v", 1)
-	e.must(e.s.Settle(e.ctx(), e.failed(tx, epoch))) // and what was revoked meanwhile does not count again
-	e.wantUsed("v", 0)
-	// Nor what ended meanwhile.
-	_, short := e.certified(nil, e.active("w", 1))
-	e.clock.Advance(23 * time.Hour)
-	tx, epoch = e.renewing(short, e.active("w", 1))
-	e.clock.Advance(2 * time.Hour)
-	e.wantUsed("w", 1)
-	e.must(e.s.Settle(e.ctx(), e.failed(tx, epoch)))
-	e.wantUsed("w", 0)
-	// Another key is not the one that the renewed certificate counts under: it goes on counting there.
-	_, here := e.certified(nil, e.active("here", 1))
-	e.certified(here, e.active("there", 1))
-	e.wantUsed("here", 1)
-	e.wantUsed("there", 1)
-	e.must(e.s.MarkRevoked(e.ctx(), e.told(here, nil)))
-	e.wantUsed("here", 0)
-	e.wantUsed("there", 1)
-	// A certificate that is not ours, or did not count, has nothing to take over.
-	e.certified(&gateway.Certificate{Issuer: []byte("nobody"), Serial: []byte{1}}, e.active("x", 1))
-	_, uncounted := e.certified(nil)
-	e.certified(uncounted, e.active("y", 1))
-	e.wantUsed("x", 1)
-	e.wantUsed("y", 1)
-}
-
-// testRaceOfRenewals: of many renewals of one certificate at once one counts in its place, whatever becomes of them.
-func testRaceOfRenewals(e *env) {
-	stores := e.instances()
-	_, cert := e.certified(nil, e.active("v", 3))
-	renews := &gateway.Replaced{Issuer: cert.Issuer, Serial: cert.Serial}
-	txs := e.transactions(racers)
-	epochs := make([]int64, racers)
-	c := e.active("v", 3)
-	errs := together(racers, func(i int) (err error) {
-		epochs[i], err = stores[i%2].Begin(e.ctx(), &gateway.Beginning{Transaction: txs[i], Lease: lease, Claims: []gateway.Claim{c}, Renews: renews})
-		return err
-	})
-	won := 0
-	for i, err := range errs {
-		if err == nil {
-			won++
-			e.must(stores[i%2].Settle(e.ctx(), e.failed(txs[i], epochs[i])))
-		} else if _, ok := errors.AsType[*gateway.ClaimLostError](err); !ok {
-			e.Errorf("racer %d: %v", i, err)
-		}
-	}
-	if won != 3 {
-		e.Errorf("%d renewals, want one in its place, and two more", won)
-	}
-	e.wantUsed("v", 1)
+	// One that another CA issued: as its answer says, not as was thought.
+	claim = e.active("f", 1)
+	claim.Until = e.clock.Now().Add(time.Hour)
+	there, epoch := e.passed(claim)
+	answer := e.goesOn(there, epoch)
+	answer.Certificate = e.certificate(there)
+	e.must(e.s.Settle(e.ctx(), answer))
+	e.clock.Advance(answer.Certificate.NotAfter.Sub(e.clock.Now()) - time.Second)
+	e.wantUsed("f", 1)
+	e.clock.Advance(time.Second)
+	e.wantUsed("f", 0)
 }
 
 // testRaceForLimit: as many as there are uses left have one, of two keys that all take, and with more that has lapsed.
