@@ -159,6 +159,27 @@ func TestReloadNeedsTheAuditTrail(t *testing.T) {
 	if n := len(g.events("reloaded")); n != 1 {
 		t.Errorf("%d events", n)
 	}
+	if s := g.events("started"); len(s) != 1 || !strings.Contains(s[0].Note, sha256Hex(good)) {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A CA that changes over has files read that nobody ordered to: what has changed of them counts from then on, and the audit trail has it.
+func TestRolloverTellsOfFilesThatCount(t *testing.T) {
+	g := reloading(t)
+	g.put("challenges", "{sha256}"+sha256Hex("another")+"\n")
+	const followed = "have followed the CA"
+	g.muster("ca", "rekey", "local/ec", "--yes")
+	g.becomes("the CA is not followed", func() bool { return strings.Contains(g.stderr.String(), followed) })
+	told := g.events("reloaded")
+	if len(told) != 1 || told[0].Actor != "rollover" || !strings.Contains(told[0].Note, "files: read anew "+filepath.Join(g.dir, "challenges")) {
+		t.Errorf("%+v", told)
+	}
+	g.muster("ca", "rekey", "local/ec", "--yes")
+	g.becomes("the CA is not followed again", func() bool { return strings.Count(g.stderr.String(), followed) == 2 })
+	if n := len(g.events("reloaded")); n != 1 {
+		t.Errorf("%d events, the second for nothing", n)
+	}
 }
 
 // Orders that come at any time do no harm: while the gateway starts they wait, many are one, and one that comes while it stops neither

@@ -29,6 +29,8 @@ type Runtime struct {
 	identities map[string]func() *gateway.Identity // of the endpoints' RAs
 	answers    *gateway.Gateway                    // goes by this Runtime, whichever is in force; nil until plugins run
 	underway   underway                            // requests that it answers
+	before     <-chan struct{}                     // closed when the one before it has retired; nil: there is none that has not
+	retired    chan struct{}                       // closed when it has
 }
 
 // running is a plugin with what it was started from.
@@ -63,7 +65,7 @@ func (p *process) build(ctx context.Context, cfg *Config, old *Runtime) (*Runtim
 		}
 	}
 	rt := &Runtime{
-		cfg: cfg, plugins: map[string]*running{}, cas: map[string][]backend.CA{}, sealer: sealer,
+		cfg: cfg, plugins: map[string]*running{}, cas: map[string][]backend.CA{}, sealer: sealer, retired: make(chan struct{}),
 		gateway: &gateway.Runtime{Endpoints: endpoints, Backends: map[string]backend.Backend{}, Rates: cfg.rates()}, identities: map[string]func() *gateway.Identity{},
 	}
 	if err := p.furnish(ctx, rt, old, ras); err != nil {

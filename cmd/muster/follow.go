@@ -57,13 +57,26 @@ func (p *process) followed(ctx context.Context) {
 		return
 	}
 	p.log.Info("a CA has other certificates than before: the configuration is put into force again")
-	if err := p.enforce(ctx, rt.cfg, nil); err != nil {
+	seen := p.seen.again()
+	if err := p.enforce(ctx, rt.cfg, func(old, next *Runtime) error { return p.recordReread(ctx, old, next, seen) }); err != nil {
 		if p.ending.Err() == nil {
 			p.log.Error("a CA has changed over, and the gateway's own certificates have not: it is tried again", "err", err)
 		}
 		return
 	}
+	seen[p.file] = p.seen[p.file] // it was not read
+	p.seen = seen
+	p.files.tell(rt.cfg.Watch, seen)
 	p.log.Info("the gateway's own certificates have followed the CA")
+}
+
+// recordReread tells the audit trail of files that count from now on as they are now, though nobody has ordered a reload.
+func (p *process) recordReread(ctx context.Context, old, next *Runtime, seen fileMarks) error {
+	done := changesBetween(old, next)
+	if done.Files = p.readAnew(seen); len(done.Files) == 0 {
+		return nil
+	}
+	return p.recordReload(ctx, byRollover, next.cfg, done)
 }
 
 func sameCAs(a, b map[string][]backend.CA) bool {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -62,6 +63,22 @@ func (p *process) makeListeners(rt *Runtime) (map[string]serve.Spec, error) {
 		specs[name] = spec
 	}
 	return specs, p.addAdmin(rt.cfg, specs)
+}
+
+// unopened says where the configuration has the listener that cannot be opened.
+func (c *Config) unopened(err error) error {
+	e, ok := errors.AsType[*serve.ListenError](err)
+	if !ok {
+		return err
+	}
+	path := at("listeners", e.Listener, "address")
+	if e.Listener == adminListener {
+		path = at("admin", "address")
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return c.fault(path, "%v: another program listens there, or this gateway itself until the change is made (take another port in between); stop it, or choose another address here, or by --http and --https", e.Err)
+	}
+	return c.fault(path, "%v", e.Err)
 }
 
 // clients says who the clients of a listener are that come through its proxies.

@@ -140,11 +140,14 @@ func addFolders(all map[string]bool, path string, links int) {
 	}
 }
 
-// folderNumber is the inode of a folder, 0 for what is none.
-func folderNumber(path string) uint64 {
+// folderID tells one folder from another of its name.
+type folderID struct{ dev, ino uint64 }
+
+// folderOf is a folder's, zero for what is none.
+func folderOf(path string) folderID {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return 0
+		return folderID{}
 	}
-	return uint64(st.Ino) //nolint:unconvert // the type differs between systems
+	return folderID{uint64(st.Dev), uint64(st.Ino)} //nolint:unconvert // types differ between systems
 }

@@ -184,7 +184,11 @@ func (p *process) start(ctx context.Context, cfg *Config) error {
 	if err := p.apply(ctx, cfg); err != nil {
 		return err
 	}
-	p.reloads.began(cfg, p.clock())
+	now := p.clock()
+	if err := p.store.Record(ctx, gateway.AuditEvent{Kind: "started", At: now, Actor: p.instance, Note: "configuration sha256 " + cfg.sha256 + "; version " + version()}); err != nil {
+		return fmt.Errorf("the audit trail cannot take the start: %w", err)
+	}
+	p.reloads.began(cfg, now)
 	p.files.tell(cfg.Watch, p.seen)
 	p.work.Go(func() { p.files.run(p.life) })
 	p.work.Go(p.renewOwn)
@@ -221,7 +225,7 @@ func (p *process) enforce(ctx context.Context, cfg *Config, record func(old, nex
 	change, err := p.set.Prepare(rt.specs)
 	if err != nil {
 		p.abandon(rt, old)
-		return err
+		return cfg.unopened(err)
 	}
 	spools, err := p.openSpools(rt)
 	if err != nil {
@@ -273,6 +277,7 @@ func (p *process) enforce(ctx context.Context, cfg *Config, record func(old, nex
 	if p.inForce != nil {
 		p.inForce(rt)
 	}
+	rt.before = old.retired
 	old.hangUp() // not only when it retires: reloads may come faster than that
 	p.work.Go(func() { p.retire(old, rt) })
 	return nil
@@ -285,12 +290,9 @@ func (p *process) retire(old, next *Runtime) {
 	case <-time.After(retireSoonest):
 	case <-p.life.Done():
 	}
-	select {
-	case <-old.underway.ended():
-	case <-latest:
-	case <-p.life.Done():
-	}
+	old.leaves(latest, p.life.Done())
 	p.abandon(old, next)
+	close(old.retired)
 }
 
 // renewOwn replaces the gateway's own certificates in time.

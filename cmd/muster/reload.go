@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +19,8 @@ import (
 const (
 	bySignal = "signal"
 	byWatch  = "watch"
+
+	byRollover = "rollover" // a CA has changed over, and files had changed since they were read
 )
 
 // maxReloadNote is how much of what is wrong with a configuration goes into the audit trail, in bytes: the log has all of it.
@@ -98,13 +101,15 @@ func (l *reloads) configuration() admin.Configuration {
 // reload reads the configuration and puts it into force, or changes nothing and says why: by an *admin.NotReloadedError when the
 // configuration cannot be put into force. Every order comes here, and each reads the file when its turn comes.
 func (p *process) reload(ctx context.Context, by string) (*admin.Reload, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.ending, cancel)()
 	if err := p.turn(ctx); err != nil {
 		return nil, err
 	}
 	defer p.reloading.give()
+	ctx, expire := context.WithTimeout(ctx, startTimeout) // which those before it do not use up
+	defer expire()
 	seen := lookAt(p.file)
 	cfg, err := p.load()
 	var done *admin.Reload
@@ -154,10 +159,8 @@ func (p *process) replace(ctx context.Context, cfg *Config, by string, seen file
 	var unrecorded error
 	err := p.enforce(ctx, cfg, func(old, next *Runtime) error {
 		done = changesBetween(old, next)
-		done.Files = slices.DeleteFunc(seen.others(p.seen), func(path string) bool { return path == p.file })
-		unrecorded = p.store.Record(ctx, gateway.AuditEvent{
-			Kind: "reloaded", At: p.clock(), Actor: by, Note: "configuration sha256 " + cfg.sha256 + reloadSummary(done),
-		})
+		done.Files = p.readAnew(seen)
+		unrecorded = p.recordReload(ctx, by, cfg, done)
 		return unrecorded
 	})
 	switch {
@@ -171,13 +174,24 @@ func (p *process) replace(ctx context.Context, cfg *Config, by string, seen file
 	return nil, &admin.NotReloadedError{Err: err}
 }
 
+// readAnew are the files beside the configuration that are not as they were when what runs was made.
+func (p *process) readAnew(seen fileMarks) []string {
+	return slices.DeleteFunc(seen.others(p.seen), func(path string) bool { return path == p.file })
+}
+
+func (p *process) recordReload(ctx context.Context, by string, cfg *Config, done *admin.Reload) error {
+	return p.store.Record(ctx, gateway.AuditEvent{
+		Kind: "reloaded", At: p.clock(), Actor: by, Note: "configuration sha256 " + cfg.sha256 + reloadSummary(done),
+	})
+}
+
 // recordFailure tells the audit trail of an order that came to nothing; where that fails, the log alone has it.
 func (p *process) recordFailure(ctx context.Context, by string, at time.Time, why error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	note := why.Error()
 	if len(note) > maxReloadNote {
-		note = note[:maxReloadNote] + "..."
+		note = strings.ToValidUTF8(note[:maxReloadNote], "") + "..."
 	}
 	if err := p.store.Record(ctx, gateway.AuditEvent{Kind: "reload-failed", At: at, Actor: by, Note: note}); err != nil {
 		p.log.Error("a reload that failed is not in the audit trail", "err", err)

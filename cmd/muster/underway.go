@@ -52,6 +52,23 @@ func (u *underway) ended() <-chan struct{} {
 	return u.idle
 }
 
+// leaves returns when no request needs the Runtime any more, or one before it, which may have plugins in common with it that a later one
+// has not; and at latest or at the end in any case.
+func (rt *Runtime) leaves(latest <-chan time.Time, end <-chan struct{}) {
+	for _, left := range []<-chan struct{}{rt.underway.ended(), rt.before} {
+		if left == nil {
+			continue
+		}
+		select {
+		case <-left:
+		case <-latest:
+			return
+		case <-end:
+			return
+		}
+	}
+}
+
 // counted is a handler whose requests are under way until they are answered.
 func (u *underway) counted(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -107,8 +107,8 @@ func settleIn(first, now time.Time) time.Duration {
 type folderWatch struct {
 	log     *slog.Logger
 	watcher *fsnotify.Watcher
-	folders map[string]uint64 // the number of each: another may have its name by now
-	failed  map[string]bool   // told in the log
+	folders map[string]folderID // that each was: another may have its name by now
+	failed  map[string]bool     // told in the log
 }
 
 func (f *folderWatch) events() <-chan fsnotify.Event {
@@ -137,28 +137,30 @@ const unwatched = "changes there are not seen (inotify has limits: fs.inotify.ma
 
 // watch watches these folders, and no others.
 func (f *folderWatch) watch(want map[string]bool) {
+	if f.watcher != nil && !f.good(want) {
+		// From the beginning: two names of one folder share a watch, and what ends one ends the other's.
+		f.watcher.Close() //nolint:errcheck // nobody waits for more
+		f.watcher = nil
+	}
 	if f.watcher == nil {
 		watcher, err := fsnotify.NewWatcher()
 		if err != nil {
 			if !f.failed[""] {
 				f.log.Error("the configuration's files cannot be watched: "+unwatched, "err", err)
-				f.failed = map[string]bool{"": true}
+				f.failed = map[string]bool{"": true} // and all that failed before
 			}
 			return
 		}
-		f.watcher, f.folders, f.failed = watcher, map[string]uint64{}, map[string]bool{}
-	}
-	for folder, number := range f.folders {
-		if now := folderNumber(folder); !want[folder] || now != number {
-			f.watcher.Remove(folder) //nolint:errcheck // it may be gone, and its watch with it
-			delete(f.folders, folder)
+		if delete(f.failed, ""); f.failed == nil {
+			f.failed = map[string]bool{}
 		}
+		f.watcher, f.folders = watcher, map[string]folderID{}
 	}
 	for folder := range want {
 		if _, watched := f.folders[folder]; watched {
 			continue
 		}
-		number := folderNumber(folder)
+		number := folderOf(folder)
 		if err := f.watcher.Add(folder); err != nil {
 			if !f.failed[folder] {
 				f.log.Error("a folder of the configuration's files cannot be watched: "+unwatched, "folder", folder, "err", err)
@@ -169,4 +171,19 @@ func (f *folderWatch) watch(want map[string]bool) {
 		f.folders[folder] = number
 		delete(f.failed, folder)
 	}
+}
+
+// good reports whether every folder that is watched is wanted, is the one that it was, and has not been moved or removed meanwhile, which
+// ends its watch even if it came back.
+func (f *folderWatch) good(want map[string]bool) bool {
+	alive := map[folderID]bool{} // one name of each
+	for _, folder := range f.watcher.WatchList() {
+		alive[f.folders[folder]] = true
+	}
+	for folder, id := range f.folders {
+		if !want[folder] || folderOf(folder) != id || !alive[id] {
+			return false
+		}
+	}
+	return true
 }

@@ -126,6 +126,42 @@ func TestFileWatchConfigMap(t *testing.T) {
 	}
 }
 
+// A folder that goes and comes back is watched on, be it the same one, and by whatever name of several.
+func TestFileWatchFoldersThatComeBack(t *testing.T) {
+	dir := t.TempDir()
+	sub := folder(t, dir, "sub")
+	write(t, sub, "users", "anna")
+	link(t, "sub", filepath.Join(dir, "other"))
+	link(t, "users", filepath.Join(sub, "names"))
+	file := write(t, dir, "muster.yaml", "version: 1\na: sub/users\nb: other/names\n") // the folder by two names
+	s := watchFiles(t, file)
+	s.told(true)
+	for _, move := range [][2]string{{"sub", "away"}, {"away", "sub"}} {
+		if err := os.Rename(filepath.Join(dir, move[0]), filepath.Join(dir, move[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, sub, "users", "berta") // seen with the move
+	s.changes()
+	write(t, sub, "users", "bianca")
+	s.changes()
+	write(t, folder(t, dir, "new"), "users", "carla")
+	link(t, "users", filepath.Join(dir, "new", "names"))
+	link(t, "new", filepath.Join(dir, "other")) // one of the two names is another folder's
+	s.changes()
+	write(t, sub, "users", "dora")
+	s.changes()
+	write(t, filepath.Join(dir, "new"), "users", "emma")
+	s.changes()
+	if err := os.RemoveAll(sub); err != nil {
+		t.Fatal(err)
+	}
+	write(t, folder(t, dir, "sub"), "users", "franka")
+	s.changes()
+	write(t, sub, "users", "gerda")
+	s.changes()
+}
+
 // What changes in the folder and is none of the files, has no reload come; nor does anything once watching is off.
 func TestFileWatchPassesOver(t *testing.T) {
 	dir := t.TempDir()
@@ -185,4 +221,34 @@ func TestUnderway(t *testing.T) {
 	if !done(first) || !done(second) || !done(u.ended()) {
 		t.Error("all have ended")
 	}
+}
+
+// A Runtime is left when nobody is under way in it or in the one before, whose plugins it may share; or when its time is over.
+func TestRuntimeIsLeftAfterTheOneBefore(t *testing.T) {
+	before, latest, end := make(chan struct{}), make(chan time.Time), make(chan struct{})
+	rt := &Runtime{before: before}
+	left := make(chan struct{})
+	leave := func() {
+		rt.leaves(latest, end)
+		left <- struct{}{}
+	}
+	for name, what := range map[string]func(){
+		"the one before": func() { before <- struct{}{} }, "its time": func() { latest <- time.Time{} }, "the end": func() { end <- struct{}{} },
+	} {
+		go leave()
+		what() // it is waiting when this is taken
+		<-left
+		rt.underway.enter()
+		go leave()
+		if name == "the one before" {
+			rt.underway.leave()
+		}
+		what()
+		<-left
+		if name != "the one before" {
+			rt.underway.leave()
+		}
+	}
+	rt.before = nil
+	rt.leaves(latest, end)
 }

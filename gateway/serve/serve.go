@@ -79,6 +79,13 @@ type Spec struct {
 	Handler     http.Handler
 }
 
+func (s *Spec) limit() int {
+	if s.Connections == 0 {
+		return connections
+	}
+	return s.Connections
+}
+
 // policy is the part of a Spec that is swapped while the socket stays.
 type policy struct {
 	tls     *tls.Config
@@ -89,12 +96,11 @@ type policy struct {
 type server struct {
 	name    string
 	address string // as configured
-	limit   int
 	log     *slog.Logger
 	socket  net.Listener
 	http    *http.Server
 	policy  atomic.Pointer[policy]
-	slots   chan struct{}
+	slots   *slots
 	closing chan struct{}
 	close   sync.Once
 
@@ -104,17 +110,13 @@ type server struct {
 }
 
 func open(name string, s Spec, log *slog.Logger) (*server, error) {
-	limit := s.Connections
-	if limit == 0 {
-		limit = connections
-	}
 	socket, err := net.Listen("tcp", s.Address)
 	if err != nil {
-		return nil, fmt.Errorf("listener %s: %w", name, err)
+		return nil, &ListenError{Listener: name, Err: err}
 	}
 	srv := &server{
-		name: name, address: s.Address, limit: limit, log: log, socket: socket,
-		slots: make(chan struct{}, limit), closing: make(chan struct{}), calm: calmAgain,
+		name: name, address: s.Address, log: log, socket: socket,
+		slots: newSlots(s.limit()), closing: make(chan struct{}), calm: calmAgain,
 	}
 	srv.policy.Store(&policy{s.TLS, s.Handler})
 	var protocols http.Protocols
@@ -164,30 +166,35 @@ func (s *server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler) // the answer may be half written: cut it off
 		}
 	}()
-	s.policy.Load().handler.ServeHTTP(w, r)
+	p := s.policy.Load()
+	if (r.TLS != nil) != (p.tls != nil) {
+		// The address was another listener's when this connection was opened, or the same one's before it had TLS.
+		w.Header().Set("Connection", "close")
+		http.Error(w, "this address is served otherwise by now, with TLS or without: connect again", http.StatusMisdirectedRequest)
+		return
+	}
+	p.handler.ServeHTTP(w, r)
 }
 
 // acceptor is the socket with the limit on connections, and with TLS as it is configured when a client connects.
 type acceptor struct{ *server }
 
 func (a acceptor) Accept() (net.Conn, error) {
-	select {
-	case a.slots <- struct{}{}:
-		a.saidFull = a.saidFull && len(a.slots) > a.limit/2
-	default:
+	for !a.slots.take() {
 		if !a.saidFull {
 			a.saidFull = true
-			a.log.Warn("all connections are taken: further clients wait to be accepted", "listener", a.name, "connections", a.limit)
+			a.log.Warn("all connections are taken: further clients wait to be accepted", "listener", a.name, "connections", a.slots.most())
 		}
 		select {
-		case a.slots <- struct{}{}:
+		case <-a.slots.freed:
 		case <-a.closing:
 			return nil, net.ErrClosed
 		}
 	}
+	a.saidFull = a.saidFull && a.slots.crowded()
 	c, err := a.socket.Accept()
 	if err != nil {
-		<-a.slots
+		a.slots.give()
 		a.notAccepted(err)
 		return nil, err
 	}
@@ -221,11 +228,11 @@ func (a acceptor) Addr() net.Addr { return a.socket.Addr() }
 // countedConn gives its slot back once.
 type countedConn struct {
 	net.Conn
-	slots chan struct{}
+	slots *slots
 	once  sync.Once
 }
 
 func (c *countedConn) Close() error {
-	c.once.Do(func() { <-c.slots })
+	c.once.Do(c.slots.give)
 	return c.Conn.Close()
 }

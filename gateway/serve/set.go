@@ -31,19 +31,25 @@ type Change struct {
 	fresh map[string]*server
 }
 
-// Prepare opens the sockets that specs need and the set does not have. A socket is kept when its address and its
-// limit on connections are what they were, be it under another name. On error nothing has changed.
+// ListenError says which listener cannot be opened.
+type ListenError struct {
+	Listener string
+	Err      error
+}
+
+func (e *ListenError) Error() string { return "listener " + e.Listener + ": " + e.Err.Error() }
+
+func (e *ListenError) Unwrap() error { return e.Err }
+
+// Prepare opens the sockets that specs need and the set does not have. A socket is kept when its address is what it was, be it
+// under another name. The error is a *ListenError, and nothing has changed.
 func (s *Set) Prepare(specs map[string]Spec) (*Change, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &Change{set: s, specs: specs, next: map[string]*server{}, fresh: map[string]*server{}}
 	taken := map[*server]bool{}
 	keep := func(name string, spec Spec, srv *server) {
-		limit := spec.Connections
-		if limit == 0 {
-			limit = connections
-		}
-		if srv != nil && !taken[srv] && c.next[name] == nil && srv.address == spec.Address && srv.limit == limit {
+		if srv != nil && !taken[srv] && c.next[name] == nil && srv.address == spec.Address {
 			c.next[name] = srv
 			taken[srv] = true
 		}
@@ -97,6 +103,7 @@ func (c *Change) Commit(ctx context.Context) (ended <-chan struct{}) {
 	s.servers = c.next
 	for name, srv := range c.next {
 		spec := c.specs[name]
+		srv.slots.allow(spec.limit())
 		srv.policy.Store(&policy{spec.TLS, spec.Handler})
 		if c.fresh[name] != nil {
 			s.running.Go(srv.run)
