@@ -215,7 +215,7 @@ func (s *Challenge) compare(ctx context.Context, r *gateway.Request, g *gateway.
 	// The adapter cannot name the challenge: which one it is, the entry says.
 	g.Authenticate(gateway.Credential{Kind: gateway.CredentialChallenge, ID: found.name})
 	if one := found.issued; one != nil && one.Device != "" {
-		if denied, ok := nameDevice(g, one.Device); !ok {
+		if denied, ok := nameRecorded(g, one.Device); !ok {
 			return nil, denied
 		}
 	}

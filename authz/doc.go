@@ -66,7 +66,16 @@ func joinKinds(kinds []gateway.CredentialKind) string {
 
 // nameDevice names the device, or gives the denial of a request that speaks for two.
 func nameDevice(g *gateway.Grant, name string) (gateway.Verdict, bool) {
-	if g.NameDevice(name) {
+	return namedAs(g, name, g.NameDevice(name))
+}
+
+// nameRecorded is nameDevice with a name of the gateway's own records.
+func nameRecorded(g *gateway.Grant, name string) (gateway.Verdict, bool) {
+	return namedAs(g, name, g.NameRecorded(name))
+}
+
+func namedAs(g *gateway.Grant, name string, ok bool) (gateway.Verdict, bool) {
+	if ok {
 		return gateway.Verdict{}, true
 	}
 	return gateway.Denied(gateway.NotAuthorized, "the credentials name two devices",

@@ -166,7 +166,7 @@ func (s *OwnCertificate) judge(ctx context.Context, r *gateway.Request, g *gatew
 		g.Authenticate(c)
 	}
 	if record.Device != "" {
-		if denied, ok := nameDevice(g, record.Device); !ok {
+		if denied, ok := nameRecorded(g, record.Device); !ok {
 			return denied
 		}
 	}

@@ -83,7 +83,7 @@ func TestIOSNginxAsDocumented(t *testing.T) {
 // nginx asks about the TLS client before it passes a message on, with the device's name and certificate (RFC 9440).
 func TestIOSBehindNginx(t *testing.T) {
 	maker := newDeviceMaker(t)
-	g := profileService(t, maker, "  scep: {address: 127.0.0.1:8081}", "  http: {address: 127.0.0.1:0, proxies: [{name: edge, addresses: [127.0.0.2], client-certificate: nginx}]}")
+	g := profileService(t, maker, "addresses: [127.0.0.1]}", "addresses: [127.0.0.2], client-certificate: nginx}")
 	phone := maker.iPhone(g, udid7, serial7)
 	url, challenge := phone.begin()
 	identity := phone.identity(url, challenge)

@@ -26,7 +26,7 @@ func profileService(t *testing.T, maker *deviceMaker, changes ...string) *instan
 		t.Fatal(err)
 	}
 	change := strings.NewReplacer(append(changes, "127.0.0.1:8080", "127.0.0.1:0", "127.0.0.1:8081", "127.0.0.1:0", "data/", "", "  ops:", "  https:", "[ops]", "[https]",
-		"  scep: {address", "  http: {address", "[scep]", "[http]", "      final-profile:", "      device-ca: [maker.pem]\n      final-profile:")...)
+		"  scep:     ", "  http:     ", "[scep]", "[http]", "      final-profile:", "      device-ca: [maker.pem]\n      final-profile:")...)
 	for from, to := range map[string]string{"ios-mdm.yaml": "gateway.yaml", "ios-mdm.mobileconfig": "ios-mdm.mobileconfig"} {
 		text, err := os.ReadFile(filepath.Join("..", "configs", from))
 		if err != nil {

@@ -236,7 +236,7 @@ func TestOneM2MRecipe(t *testing.T) {
 		g.muster("device", "rm", name)
 	}
 	g.sh(dir, mefShell+`vendor dev SN-0002; mkdir bin; ln -s "$MUSTER" bin/muster`)
-	script = strings.NewReplacer("https://localhost:8444", g.env["MUSTER_HTTPS"], "/var/lib/muster", g.dir).Replace(script)
+	script = strings.NewReplacer("https://localhost:8444", g.env["MUSTER_HTTPS"], "--data data", "--data "+g.dir).Replace(script)
 	out := g.sh(dir, `PATH="$PWD/bin:$PATH"`+"\n"+script)
 	for _, want := range []string{"imported 3 devices", "ae1.pem: OK", "next.pem: OK"} {
 		if len(blocks) != 3 || !strings.Contains(out, want) {

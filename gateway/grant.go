@@ -58,6 +58,7 @@ type Grant struct {
 	proofs    []POP               // that suffice beside a signature by the key
 	authentic []string            // Credential.String of those that stages accepted
 	alias     string              // the name that the device had before it was recognised
+	recorded  bool                // Device is a name of our own records, and no identifier that somebody else states
 	vouched   bool                // an RA asks in the device's place
 	profile   *Profile            // that of Profile
 	profiles  map[string]*Profile // that the endpoint offers
@@ -113,17 +114,34 @@ func (g *Grant) AllowPOP(p POP) { g.proofs = append(slices.Clip(g.proofs), p) }
 // NameDevice records which device this is. It reports false when another stage named another device:
 // the caller denies then, since no request may speak for two.
 func (g *Grant) NameDevice(name string) bool {
+	g.recorded = false
 	if g.Device == "" {
 		g.Device = name
 	}
 	return g.Device == name || g.alias != "" && g.alias == name || g.Inventory.goesBy(name)
 }
 
+// NameRecorded is NameDevice with the name under which the gateway itself has recorded the device: with a challenge that was made
+// for it, or a certificate that it has.
+func (g *Grant) NameRecorded(name string) bool {
+	first := g.Device == "" || g.recorded
+	ok := g.NameDevice(name)
+	g.recorded = first && ok
+	return ok
+}
+
+// Recorded reports whether Device is nothing but a name of the gateway's own records, which stands for whatever identifiers the
+// device's entry has; what a certificate or a user names may be another device's identifier of another kind.
+func (g *Grant) Recorded() bool { return g.recorded }
+
 // Recognise records that the device is the one of an inventory entry: its name takes the place of the identifier that an
 // earlier stage found, and further stages may name it by either. It reports false when an earlier stage named another device.
 func (g *Grant) Recognise(d *Device) bool {
 	if g.Device != "" && !d.goesBy(g.Device) || g.Inventory != nil && g.Inventory.Name != d.Name {
 		return false
+	}
+	if g.Device == "" {
+		g.recorded = true
 	}
 	if g.Device != d.Name {
 		g.alias = g.Device

@@ -83,6 +83,9 @@ func (g *Gateway) askCA(ctx context.Context, a *ask) (*backend.Issuance, error) 
 	if err := ctx.Err(); err != nil { // we stood still: the lease may be another's, who has asked
 		return nil, err
 	}
+	if err := g.begins(ctx, a.t); err != nil {
+		return nil, backend.Exhausted(retryUnavailable, "not asked: "+err.Error())
+	}
 	call := func() (*backend.Issuance, error) { return a.backend.Issue(ctx, a.t.Intent) }
 	issuance, err := shielded(g, call)
 	if err == nil || backend.Definite(err) || ctx.Err() != nil || a.desc.Idempotency != backend.IdempotencyNative {
@@ -90,6 +93,9 @@ func (g *Gateway) askCA(ctx context.Context, a *ask) (*backend.Issuance, error) 
 	}
 	if c := status.Code(err); c != codes.Unavailable {
 		return nil, err
+	}
+	if late := g.beginsAgain(ctx, a.t); late != nil {
+		return nil, fmt.Errorf("%w (not asked again yet: %v)", err, late)
 	}
 	g.log.Warn("the CA's answer was lost; asking again under the same ID", "id", a.t.ID, "backend", a.t.Backend, "err", err)
 	issuance, again := shielded(g, call)
