@@ -23,8 +23,8 @@ func (g *Gateway) Approve(ctx context.Context, id, actor, reason string) (*Trans
 	}
 	rt := g.runtime.Load()
 	b, desc := rt.Backends[t.Backend], rt.descriptions[t.Backend]
-	if t.Delivery == nil && len(t.Hold.Approvals)+1 >= t.Hold.Approvers {
-		// The last one that it takes. Of two that come at once the later one goes without a turn of its own: people are few.
+	last := len(t.Hold.Approvals)+1 >= t.Hold.Approvers // that it takes, unless another comes at once
+	if t.Delivery == nil && last {
 		if busy := g.takeTurn(ctx, rt, &decision{}, t.Backend, keys{}); busy != nil {
 			return nil, busy
 		}
@@ -45,10 +45,14 @@ func (g *Gateway) Approve(ctx context.Context, id, actor, reason string) (*Trans
 	order := &ApprovalOrder{
 		Transaction: t.ID, Approval: Approval{By: actor, At: now, Reason: reason}, Intent: intent, Lease: g.lease(), Audit: audit,
 	}
+	order.NotLast = t.Delivery == nil && !last
 	if t.Delivery != nil {
 		order.Until = later(t.Hold.Until, now.Add(g.repeatFor(t.Endpoint)))
 	}
 	epoch, err := g.store.Approve(ctx, order)
+	if errors.Is(err, ErrLast) {
+		return g.Approve(ctx, id, actor, reason) // which sees the other one's now
+	}
 	if err != nil {
 		return nil, notDecided(err)
 	}

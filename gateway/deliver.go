@@ -173,7 +173,7 @@ func (g *Gateway) collect(ctx context.Context, d *decision, t *Transaction) (*Re
 // supersede makes another key in the place of one that somebody asks for again, and has it certified; the earlier certificate
 // is revoked. The stages are not asked again, and nothing is counted again: it is what they allowed that is issued.
 func (g *Gateway) supersede(ctx context.Context, d *decision, earlier *Transaction) (*Result, error) {
-	r, rt, now := d.request, g.runtime.Load(), g.now()
+	r, rt := d.request, g.runtime.Load()
 	g.knows(d, earlier)
 	switch {
 	case earlier.Delivery.Attempt >= maxDeliveries:
@@ -186,7 +186,7 @@ func (g *Gateway) supersede(ctx context.Context, d *decision, earlier *Transacti
 	if busy := g.takeTurn(ctx, rt, d, earlier.Backend, keys{repeat: earlier.Repeat}); busy != nil {
 		return nil, busy
 	}
-	now = g.now()
+	now := g.now()
 	intent, delivery, given, err := g.keyAgain(ctx, rt, d, earlier, now)
 	if err != nil {
 		return nil, err

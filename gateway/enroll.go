@@ -211,7 +211,11 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	if b == nil || desc == nil {
 		return nil, Errorf(Internal, "", "the grant names the backend %q, which is not configured", backendName)
 	}
-	if out.Decision != Hold {
+	claims := onceEach(out.Claims)
+	if out.Decision == Hold && d.grant.Requester == "" {
+		claims = slices.DeleteFunc(claims, Claim.lapses)
+	}
+	if out.Decision != Hold && !g.hopeless(ctx, rt, d, backendName, claims) {
 		if busy := g.takeTurn(ctx, rt, d, backendName, k); busy != nil {
 			return nil, busy
 		}
@@ -232,7 +236,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	}
 	t.Changes = changesOf(d.request, d.grant)
 	t.Updated = g.now()
-	begin := &Beginning{Transaction: t, Claims: onceEach(out.Claims), Lease: g.lease()}
+	begin := &Beginning{Transaction: t, Claims: claims, Lease: g.lease()}
 	if out.Decision == Hold {
 		t.State, t.Note = StateHeld, out.stage+": "+out.Note
 		t.Hold = holdOf(out, d.grant, t.Updated)
@@ -242,7 +246,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 		begin.Lease, begin.Audit = 0, auditOf(t, "held", out.stage)
 	}
 
-	begin.countActive(d.grant, t.endsLatest(d.grant))
+	begin.countActive(d.grant, t.endsLatest(d.grant, g.repeatFor(t.Endpoint)))
 
 	land := g.takeOff(t.ID)
 	defer land()

@@ -100,7 +100,8 @@ func (g *Gateway) forward(ctx context.Context, rt *Runtime, e *Endpoint, d *deci
 			return refuse(err)
 		}
 	}
-	if r.Operation != Revoke {
+	claims := onceEach(out.Claims)
+	if r.Operation != Revoke && !g.hopeless(ctx, rt, d, gr.Forward, claims) {
 		if busy := g.takeTurn(ctx, rt, d, gr.Forward, k); busy != nil {
 			return nil, busy
 		}
@@ -122,14 +123,14 @@ func (g *Gateway) forward(ctx context.Context, rt *Runtime, e *Endpoint, d *deci
 	defer land()
 	g.opt.Crash(CrashBeforeIntent)
 	deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
-	begin := &Beginning{Transaction: t, Claims: onceEach(out.Claims), Lease: g.lease(), Wait: forwardWait}
+	begin := &Beginning{Transaction: t, Claims: claims, Lease: g.lease(), Wait: forwardWait}
 	begin.countActive(gr, gr.NotAfter) // which the profile says: the answer's is not known yet
 	epoch, res, err := g.begin(ctx, d, begin, k)
 	if res != nil || err != nil {
 		return res, err
 	}
 	g.opt.Crash(CrashAfterIntent)
-	res, err = g.passOn(ctx, t, epoch, r, deadline)
+	res, err = g.passOn(ctx, t, epoch, r, deadline, r.Operation != Revoke)
 	d.stage, d.note = "forward", t.Note
 	return res, err
 }
@@ -148,7 +149,7 @@ func (g *Gateway) Forward(ctx context.Context, transaction string, r *Request) (
 		}
 		d.stage, d.note = "forward", "goes on with "+t.ID
 		d.grant = &Grant{Requester: t.Requester, Device: t.Device} // for the log: the adapter found that it is they again
-		res, err := g.goOn(ctx, t, r, nil)
+		res, err := g.goOn(ctx, t, r, nil, false)
 		if err == nil && res == nil {
 			return nil, over(t)
 		}
@@ -159,10 +160,19 @@ func (g *Gateway) Forward(ctx context.Context, transaction string, r *Request) (
 // goOn answers a message of a transaction whose messages are passed on: as before, where it was answered, else by passing it
 // on. With an adoption the message begins a new exchange, in which the transaction goes on: not while a message of the one
 // before is under way, whose answer would be taken down in its place. nil, nil when the transaction is over.
-func (g *Gateway) goOn(ctx context.Context, t *Transaction, r *Request, adopt *Adoption) (*Result, error) {
+//
+// asks says that the message asks for the certificate, again: whoever it is passed on to should know its repeats, but need not have
+// had the first.
+func (g *Gateway) goOn(ctx context.Context, t *Transaction, r *Request, adopt *Adoption, asks bool) (*Result, error) {
 	if adopt == nil {
 		if res := repeatedAnswer(t, r, g.now()); res != nil || t.State != StateForwarded {
 			return res, nil
+		}
+	}
+	if asks = asks && r.Operation != Revoke; asks {
+		d := &decision{request: r, grant: &Grant{Requester: t.Requester, Device: t.Device}}
+		if busy := g.takeTurn(ctx, g.runtime.Load(), d, t.Backend, keys{repeat: t.Repeat}); busy != nil {
+			return nil, busy
 		}
 	}
 	leave, busy := g.seat(t.Backend)
@@ -199,7 +209,7 @@ func (g *Gateway) goOn(ctx context.Context, t *Transaction, r *Request, adopt *A
 	if t.WireID != r.WireID { // it goes on in another exchange
 		return nil, nil
 	}
-	return g.passOn(ctx, t, epoch, r, deadline)
+	return g.passOn(ctx, t, epoch, r, deadline, asks)
 }
 
 // seat takes one of the bounded number of messages that are with a backend at once, so that one that hangs leaves the others
@@ -240,10 +250,10 @@ func repeatedAnswer(t *Transaction, r *Request, now time.Time) *Result {
 // passOn passes a message on, has the answer judged, commits what it means, and only then gives it back. Without an answer that
 // is fit for the requester the transaction stays open, so that the same message is passed on again: whoever it is passed on to
 // knows its repeats.
-func (g *Gateway) passOn(ctx context.Context, t *Transaction, epoch int64, r *Request, deadline time.Time) (*Result, error) {
+func (g *Gateway) passOn(ctx context.Context, t *Transaction, epoch int64, r *Request, deadline time.Time, asks bool) (*Result, error) {
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
-	answer, failure := g.exchange(ctx, t, r)
+	answer, failure := g.exchange(ctx, t, r, asks)
 	g.opt.Crash(CrashAfterIssue)
 	var back *Forwarded
 	refusal := unavailable("the authority behind this one does not answer now: send the same message again", failure)
@@ -295,9 +305,14 @@ func (g *Gateway) passOn(ctx context.Context, t *Transaction, epoch int64, r *Re
 }
 
 // exchange hands the message, as it came, to the transaction's backend.
-func (g *Gateway) exchange(ctx context.Context, t *Transaction, r *Request) ([]byte, error) {
+func (g *Gateway) exchange(ctx context.Context, t *Transaction, r *Request, asks bool) ([]byte, error) {
 	if err := ctx.Err(); err != nil { // we stood still: the lease may be another's
 		return nil, err
+	}
+	if asks {
+		if err := g.begins(ctx, t); err != nil {
+			return nil, err
+		}
 	}
 	x, ok := g.runtime.Load().Backends[t.Backend].(backend.Exchanger)
 	if !ok {

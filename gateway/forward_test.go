@@ -129,7 +129,7 @@ func (w *passWorld) put() {
 			Name: "est", Protocol: gateway.EST, Profile: &gateway.Profile{Name: "device", Backend: "ca", Validity: time.Hour}, KeepUnconfirmed: w.keep,
 			Pipelines: map[gateway.Operation]gateway.Pipeline{gateway.Enroll: w.enroll, gateway.Revoke: w.revoke},
 		}},
-		Backends: map[string]backend.Backend{"ca": described{w.ca, nil}, "up": w.up},
+		Backends: map[string]backend.Backend{"ca": described{w.ca, nil}, "up": w.up}, Rates: w.rates,
 	})
 	if err != nil {
 		w.t.Fatal(err)

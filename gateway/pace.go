@@ -61,6 +61,7 @@ type pacer struct {
 	spare   []time.Time            // turns to come of those who did not wait for them, the earliest first; at most maxSpare
 	shut    time.Time              // until then the store has no turn within paceMost
 	line    line
+	gate    gate
 	told    time.Time // when the log had the last line of it
 	away    uint64    // turned away since
 }
@@ -81,7 +82,7 @@ func (all *pacers) of(backend string, r Rate) *pacer {
 	defer all.mu.Unlock()
 	p := all.by[backend]
 	if p == nil {
-		p = &pacer{rate: r, wishes: map[RepeatKey]struct{}{}}
+		p = &pacer{rate: r, wishes: map[RepeatKey]struct{}{}, gate: gate{one: make(chan struct{}, 1)}}
 		all.by[backend] = p
 	}
 	p.mu.Lock()
@@ -110,8 +111,7 @@ func (g *Gateway) checkRates(rt *Runtime) error {
 // takeTurn waits until the backend may be asked to issue once more. It refuses with Busy, and a time to come back at, when that is
 // not soon; nothing is used up then. It stands before all that a request uses up or records.
 //
-// The gateway's own certificates pass: they are few, and without them nobody is served. So does what the worker asks again, which
-// has had its turn.
+// The gateway's own certificates pass: they are few, and without them nobody is served.
 func (g *Gateway) takeTurn(ctx context.Context, rt *Runtime, d *decision, backend string, k keys) *Error {
 	rate := rt.Rates[backend]
 	if rate.Every == 0 || d.request != nil && d.request.Protocol == Self {
@@ -227,7 +227,10 @@ func (g *Gateway) reserve(ctx context.Context, p *pacer, backend string, who uin
 
 // full reports whether who asks now would wait too long, or in a queue that has no place. It needs the lock.
 func (p *pacer) full(now time.Time) bool {
-	if left := p.shut.Sub(now); left > 0 && left < lineMost {
+	if left := p.shut.Sub(now); left > 0 && left <= max(lineMost, p.rate.Every) { // more: the clock went back
+		return true
+	}
+	if behind := p.gate.held; p.gate.lags(p.rate) || p.waiting+behind >= max(p.rate.Queue, p.rate.Burst, gateLeast) {
 		return true
 	}
 	return p.waiting > 0 && p.waiting >= p.rate.Queue || p.waiting+p.asking >= p.rate.Queue+max(p.rate.Burst, 1)

@@ -1,6 +1,9 @@
 package gateway
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Turn waits for a turn at a backend, as a request of the client does. nil when it has come.
 func (g *Gateway) Turn(ctx context.Context, backend string, client uint64) error {
@@ -8,4 +11,10 @@ func (g *Gateway) Turn(ctx context.Context, backend string, client uint64) error
 		return e
 	}
 	return nil
+}
+
+// NewGate is a gate of the rate: in how long who comes now may begin.
+func NewGate(r Rate) func(now time.Time) time.Duration {
+	t := &gate{}
+	return func(now time.Time) time.Duration { return t.next(now, r) }
 }

@@ -52,7 +52,7 @@ func (l *line) promise(who uint64, now time.Time, soonest, every time.Duration) 
 	}
 	seat := &l.seats[who%lineSeats]
 	if left := time.UnixMicro(seat.due).Sub(now); who != 0 && seat.who == who && left > 0 && left <= lineMost {
-		return jittered(left)
+		return min(left+rand.N(time.Second), lineMost)
 	}
 	if l.promised.Sub(now) > lineMost { // the clock went back
 		l.promised = now
@@ -67,11 +67,12 @@ func (l *line) promise(who uint64, now time.Time, soonest, every time.Duration) 
 		l.promised = now.Add(lineMost)
 		in = lineMost - rand.N(lineMost/4)
 	} else {
-		in = jittered(in)
+		in = min(max(around(in), soonest), lineMost)
 	}
 	*seat = seated{who, now.Add(in).UnixMicro()}
 	return in
 }
 
-// jittered is a time up to a tenth longer, and a second at least: many clients' clocks have no more than seconds.
-func jittered(d time.Duration) time.Duration { return min(d+rand.N(d/10+time.Second), lineMost) }
+// around is a time up to a tenth shorter, and up to a second longer, since many clients' clocks have no more than seconds. Clients add
+// to what they are told: were ours longer as well, the last ones would come so late that the CA had nothing to do.
+func around(d time.Duration) time.Duration { return d - d/10 + rand.N(d/10+time.Second) }

@@ -227,11 +227,12 @@ func TestPaceQueue(t *testing.T) {
 	if d := q.all[3].d; d != 2*time.Second {
 		t.Errorf("the turn that was left: in %v", d)
 	}
-	for _, one := range q.all {
-		close(one.done)
-	}
-	if err := errors.Join(<-answers[0], <-answers[2], <-answer); err != nil || w.ca.Total() != 4 {
-		t.Errorf("%v, %d certificates", err, w.ca.Total())
+	for i, next := range []chan error{answers[0], answer, answers[2]} {
+		w.clock.add(time.Second)
+		close(q.all[[]int{0, 3, 2}[i]].done)
+		if err := <-next; err != nil || w.ca.Total() != i+2 {
+			t.Errorf("%v, %d certificates", err, w.ca.Total())
+		}
 	}
 }
 

@@ -145,7 +145,7 @@ func (g *Gateway) join(ctx context.Context, r *Request, k keys, id string) (*Res
 		same := t.Repeat == k.repeat || t.Resume == "" || t.Resume != k.resume
 		switch {
 		case same && (t.State == StateForwarded || repeatedAnswer(t, r, g.now()) != nil):
-			return g.goOn(ctx, t, r, nil)
+			return g.goOn(ctx, t, r, nil, true)
 		case !same && !t.State.Open() && t.Intent == nil:
 			return nil, nil // it was passed on, and so is what is asked for now
 		case !same && t.Intent == nil && t.Backend != to, !same && t.Intent != nil && to != "":
@@ -160,7 +160,7 @@ func (g *Gateway) join(ctx context.Context, r *Request, k keys, id string) (*Res
 		}
 		adoption := &Adoption{Transaction: t.ID, WireID: r.WireID, Repeat: k.repeat, Exchange: r.Exchange, At: g.now()}
 		if t.State == StateForwarded {
-			return g.goOn(ctx, t, r, adoption)
+			return g.goOn(ctx, t, r, adoption, true)
 		}
 		var twin *TwinError
 		switch err := g.store.Adopt(ctx, adoption); {

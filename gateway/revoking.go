@@ -111,7 +111,7 @@ func (g *Gateway) revokedBefore(ctx context.Context, r *Request, d *decision, ke
 	}
 	d.stage, d.note = "", "the same request as "+t.ID
 	if t.State == StateForwarded || repeatedAnswer(t, r, g.now()) != nil {
-		return g.goOn(ctx, t, r, nil)
+		return g.goOn(ctx, t, r, nil, false)
 	}
 	g.Heard(t.ID, "repeat", string(ResultRevoked), r.Source)
 	return &Result{Kind: ResultRevoked, Transaction: t.ID, Repeated: true, Exchange: t.Exchange}, nil

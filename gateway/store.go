@@ -146,6 +146,9 @@ type Store interface {
 	// (one for which Repeat would have found something); nothing is written then.
 	Begin(ctx context.Context, b *Beginning) (epoch int64, err error)
 
+	// Spent reports whether Begin would find no use left of one of the claims. It changes nothing, and promises nothing.
+	Spent(ctx context.Context, b *Beginning) (bool, error)
+
 	// Refuse commits a refused transaction and its audit event.
 	Refuse(ctx context.Context, t *Transaction, e AuditEvent) error
 
@@ -241,7 +244,7 @@ type Settlement struct {
 	Confirmed   bool         // StateIssued: the requester of what was passed on has said that it takes the certificate, as Conclude takes it down
 	Revokes     *CertID      // StateRevoked: the certificate that was revoked, which counts no more where it is one of ours
 	RepeatUntil time.Time    // StateIssued, StateRevoked: until then a repeat gets this certificate, by either key
-	Release     bool         // give the claims back: nothing was issued
+	Release     bool         // give the claims back: nothing was issued, or what was counts no more. Uses of a number per time stay where there is a certificate
 	Next        WorkKind     // work that follows, due after Delay; "" for none
 	Delay       time.Duration
 	Now         time.Time

@@ -172,6 +172,9 @@ func (g *Gateway) settleWork(ctx context.Context, a *ask) error {
 		}
 		return g.settled(ctx, a, found.Issuance, nil)
 	case backend.OutcomeNever:
+		if err := g.beginsAgain(ctx, a.t); err != nil {
+			return g.stillUnknown(ctx, a, fmt.Errorf("issue: %w", err))
+		}
 		issuance, err := shielded(g, func() (*backend.Issuance, error) { return a.backend.Issue(ctx, a.t.Intent) })
 		if err != nil && !backend.Definite(err) {
 			return g.stillUnknown(ctx, a, fmt.Errorf("issue: %w", err))

@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/big"
@@ -97,7 +98,8 @@ func serveAdmin(t *testing.T, s *records) string {
 		CRL:     func(context.Context, string, string) ([]byte, error) { return nil, gateway.ErrNotFound },
 		Metrics: prometheus.NewRegistry(), Clock: time.Now, Log: slog.New(slog.DiscardHandler), Started: func() bool { return true },
 		Sealer: func() admin.Sealer { return s }, TakesSecrets: func(string) error { return nil }, TakesChallenges: func(string, string) error { return nil },
-		ProcessCMP: s.processCMP,
+		ProcessCMP: s.processCMP, Configuration: func() admin.Configuration { return admin.Configuration{} },
+		Reload: func(context.Context, string) (*admin.Reload, error) { return nil, errors.New("not here") },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -130,13 +130,17 @@ func (c *Config) unjudged(e *EndpointConfig) string {
 	return ""
 }
 
-// unjudgedNames is the fault of an enrollment without a stage for names.
-func (c *Config) unjudgedNames(path []string, e *EndpointConfig, profile string) error {
-	way := "add `- names: {device: subject.CN}` (the name of the device that authenticated) or `- names: {}` (any subject, no subjectAltName), or say there what is allowed"
-	if s, err := c.Profiles[profile].shaper(); err == nil && s != nil {
-		return c.fault(path, "no stage judges the names asked for, and profile %s certifies some of them: %s; or have it replace them (ask: {subject: replace, san: replace}, and no template that reads request)", profile, way)
+// unjudgedNames is the fault of an enrollment with a way on which no stage judges the names. some: on another way one does.
+func (c *Config) unjudgedNames(path []string, e *EndpointConfig, profile string, some bool) error {
+	who, add := "no stage judges the names asked for", "add"
+	if some {
+		who, add = "there is a way through these stages on which none judges the names asked for", "to each branch of anyOf, or behind it, add"
 	}
-	return c.fault(path, "no stage judges the names asked for, so that whoever may enrol could enrol as anybody: %s, or give profile %s a subject of its own", way, profile)
+	add += " `- names: {device: subject.CN}` (the name of the device that authenticated) or `- names: {}` (any subject, no subjectAltName), or say there what is allowed"
+	if s, err := c.Profiles[profile].shaper(); err == nil && s != nil {
+		return c.fault(path, "%s, and profile %s certifies some of them: %s; or have it replace them (ask: {subject: replace, san: replace}, and no template that reads request)", who, profile, add)
+	}
+	return c.fault(path, "%s, so that whoever may enrol could enrol as anybody: %s, or give profile %s a subject of its own", who, add, profile)
 }
 
 // profileKeys is the key stage at the end of a certifying pipeline: the keys of the profile that was chosen.

@@ -14,7 +14,8 @@ type RateConfig struct {
 	Issued int `yaml:"issued,required"`
 	// Per is that time, 1s to 1d. The turns lie evenly in it.
 	Per strictyaml.Duration `yaml:"per,required"`
-	// Burst is how many may go at once after a rest. Default: 1, so that none are nearer than per/issued.
+	// Burst is how many may go at once after a rest, or when some were late. Default: as many as a tenth of a second has, 1 at
+	// least. With 1 none are nearer than per/issued; a fast CA is left idle then for as long as each is late.
 	Burst int `yaml:"burst"`
 	// Queue is how many requests of this process may wait for their turn, 10 s at most; the others are told when to come
 	// back. All queues together have 256 places. Default: 100, or an equal part of what the others leave; 0: nobody waits.
@@ -27,10 +28,18 @@ const (
 	maxBurst     = 10_000
 	maxPer       = 24 * time.Hour
 	minApart     = 100 * time.Microsecond
+	burstOf      = 100 * time.Millisecond // what the default burst has of the rate
 )
 
 // every is what lies between two turns.
 func (r *RateConfig) every() time.Duration { return time.Duration(r.Per) / time.Duration(r.Issued) }
+
+func (r *RateConfig) burst() int {
+	if r.Burst == 0 {
+		return max(int(burstOf/r.every()), 1)
+	}
+	return r.Burst
+}
 
 // rates checks them, and that their queues leave the other requests enough room.
 func (f *review) rates() {
@@ -82,7 +91,7 @@ func (c *Config) rates() map[string]gateway.Rate {
 		if b.Rate.Queue != nil {
 			queue = *b.Rate.Queue
 		}
-		all[name] = gateway.Rate{Every: b.Rate.every(), Burst: max(b.Rate.Burst, 1), Queue: queue}
+		all[name] = gateway.Rate{Every: b.Rate.every(), Burst: b.Rate.burst(), Queue: queue}
 	}
 	return all
 }

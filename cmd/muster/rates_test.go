@@ -35,7 +35,7 @@ func TestRates(t *testing.T) {
 		want  map[string]gateway.Rate
 	}{
 		{[]string{""}, map[string]gateway.Rate{}},
-		{[]string{", rate: {issued: 50, per: 1s}"}, map[string]gateway.Rate{"local": {Every: 20 * time.Millisecond, Burst: 1, Queue: 100}}},
+		{[]string{", rate: {issued: 50, per: 1s}"}, map[string]gateway.Rate{"local": {Every: 20 * time.Millisecond, Burst: 5, Queue: 100}}},
 		{[]string{", rate: {issued: 1, per: 1h, burst: 3, queue: 0}"}, map[string]gateway.Rate{"local": {Every: time.Hour, Burst: 3}}},
 		{[]string{", rate: {issued: 1, per: 1d, queue: 200}", ", rate: {issued: 2, per: 1m}", ", rate: {issued: 2, per: 1m}", ""}, map[string]gateway.Rate{
 			"local": {Every: 24 * time.Hour, Burst: 1, Queue: 200}, "localx": {Every: 30 * time.Second, Burst: 1, Queue: 28}, "localxx": {Every: 30 * time.Second, Burst: 1, Queue: 28},

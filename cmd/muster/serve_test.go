@@ -94,7 +94,7 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 		{"sqlite:muster.db", "sqlite:other.db", "cannot change while the gateway runs"},
 		{"config: {dir: ./ca}", "config: {dir: ./ca, organization: Other}", "in use by the running backend local"},
 		{"backend: local\n", "backend: local\n    issuer: es\n", `has no CA \"es\" (did you mean \"ec\"?)`},
-		{"{address: 127.0.0.1:0}", "{address: " + taken.Addr().String() + "}", "address already in use"},
+		{"{address: 127.0.0.1:0}", "{address: " + taken.Addr().String() + "}", "listeners.plain.address: listen tcp " + taken.Addr().String() + ": bind: address already in use"},
 		{"tls: {}", "tls: {cert: a.pem, key: b.pem}", "a.pem"},
 	} {
 		if !strings.Contains(renamed, bad.old) {

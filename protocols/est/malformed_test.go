@@ -143,7 +143,7 @@ func TestMalformedRequests(t *testing.T) {
 func TestMethods(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	for op, allow := range map[string]string{
-		"cacerts": "GET, HEAD", "csrattrs": "GET, HEAD", "simpleenroll": "POST", "simplereenroll": "POST", "serverkeygen": "POST", "fullcmc": "POST",
+		"cacerts": "GET, HEAD", "csrattrs": "GET, HEAD", "renewal-info": "GET, HEAD", "simpleenroll": "POST", "simplereenroll": "POST", "serverkeygen": "POST", "fullcmc": "POST",
 	} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"} {
 			if strings.Contains(allow, method) {

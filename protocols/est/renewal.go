@@ -46,7 +46,8 @@ func (p *Percent) UnmarshalStrict(file string, n *yaml.Node) error {
 	return nil
 }
 
-func (h RenewalHint) withDefaults() RenewalHint {
+// WithDefaults is the hint with what was left out.
+func (h RenewalHint) WithDefaults() RenewalHint {
 	if h.From == 0 {
 		h.From = 66
 	}
@@ -57,7 +58,7 @@ func (h RenewalHint) withDefaults() RenewalHint {
 }
 
 func (h RenewalHint) check() error {
-	if d := h.withDefaults(); d.From >= d.Until {
+	if d := h.WithDefaults(); d.From >= d.Until {
 		return errors.New("renewal-hint: from is not before until")
 	}
 	return nil

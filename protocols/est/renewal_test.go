@@ -44,7 +44,7 @@ func FuzzCertificateID(f *testing.F) {
 
 // TestRenewalWindow: within its bounds, the same each time, and spread over a fleet of one hour.
 func TestRenewalWindow(t *testing.T) {
-	hint := RenewalHint{}.withDefaults()
+	hint := RenewalHint{}.WithDefaults()
 	const day = 24 * time.Hour
 	born := testTime
 	c := &x509.Certificate{NotBefore: born, NotAfter: born.Add(100 * day)}
@@ -123,11 +123,15 @@ func TestRenewalInfo(t *testing.T) {
 		if c.status != http.StatusOK {
 			continue
 		}
+		head := send(t, w.client(nil, nil, nil), w.request(http.MethodHead, "/.well-known/est"+c.path, nil))
+		if head.StatusCode != http.StatusOK || head.body != "" || head.Header.Get("Retry-After") != "1875" || head.ContentLength != int64(len(body)) {
+			t.Errorf("HEAD: %s %v %q", head.Status, head.Header, head.body)
+		}
 		var told map[string]map[string]string
 		if err := json.Unmarshal(body, &told); err != nil || len(told) != 1 || len(told["suggestedWindow"]) != 2 {
 			t.Fatalf("%s", body)
 		}
-		hint := RenewalHint{}.withDefaults()
+		hint := RenewalHint{}.WithDefaults()
 		start, end, _ := hint.window(cert)
 		if got := told["suggestedWindow"]; got["start"] != start.Format(time.RFC3339) || got["end"] != end.Format(time.RFC3339) {
 			t.Errorf("%s", body)
