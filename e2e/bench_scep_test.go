@@ -66,14 +66,6 @@ func scepCSR(key *rsa.PrivateKey, name, challenge string) ([]byte, error) {
 	return simulate.ChallengeRequest(key, subject, challenge)
 }
 
-// SCEP's attributes (RFC 8894 section 3.2.1).
-var (
-	oidSCEPMessageType   = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 2}
-	oidSCEPPKIStatus     = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 3}
-	oidSCEPSenderNonce   = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 5}
-	oidSCEPTransactionID = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 7}
-)
-
 // pkcsReq is a PKCSReq for a name, signed with SHA-256.
 func (k *scepKey) pkcsReq(name, challenge string, ra *x509.Certificate, cipher cms.Cipher) ([]byte, error) {
 	csr, err := scepCSR(k.key, name, challenge)
@@ -87,8 +79,8 @@ func (k *scepKey) pkcsReq(name, challenge string, ra *x509.Certificate, cipher c
 	return cms.Sign(cms.SignOptions{
 		Content: envelope, Key: k.key, Certificate: k.cert, Certificates: []*x509.Certificate{k.cert}, Digest: crypto.SHA256,
 		Attributes: []cms.Attribute{
-			cms.AttributePrintable(oidSCEPMessageType, "19"), cms.AttributePrintable(oidSCEPTransactionID, "of "+name),
-			cms.AttributeOctets(oidSCEPSenderNonce, random(16)),
+			cms.AttributePrintable(cms.SCEPMessageType, "19"), cms.AttributePrintable(cms.SCEPTransactionID, "of "+name),
+			cms.AttributeOctets(cms.SCEPSenderNonce, random(16)),
 		},
 	})
 }
@@ -142,7 +134,7 @@ func pkiOperation(c *http.Client, url string, message []byte) (envelope []byte, 
 	if err != nil {
 		return nil, err
 	}
-	if status, _ := rep.Attribute(oidSCEPPKIStatus); !bytes.HasSuffix(status, []byte("0")) {
+	if status, _ := rep.Attribute(cms.SCEPPKIStatus); !bytes.HasSuffix(status, []byte("0")) {
 		return nil, fmt.Errorf("pkiStatus %q", status)
 	}
 	return rep.Content, nil

@@ -234,6 +234,7 @@ func TestCMPRepeats(t *testing.T) {
 
 // The gateway or the CA is killed at each named point; the device sends the same bytes again.
 func TestCMPCrashPoints(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	startIn(t, dir).stop()
 	points := append(append([]string(nil), gateway.CrashPoints...), gateway.CrashAfterConclude)
@@ -290,6 +291,7 @@ func TestCMPCrashPoints(t *testing.T) {
 
 // A certificate that nobody confirms is revoked within five seconds of its time, and the device may try again.
 func TestCMPNeverConfirmed(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	edited(t, dir, "protocol: cmp\n", "protocol: cmp\n    cmp: {confirm-wait: 1s}\n")
 	g := startIn(t, dir)

@@ -28,6 +28,7 @@ const irrevocable = `  irrevocable:
 // A device revokes its certificate with openssl's rr (RFC 9810 section 5.3.9); nobody else does; and then it is revoked
 // everywhere.
 func TestOpenSSLRevokes(t *testing.T) {
+	t.Parallel()
 	data := filepath.Join(t.TempDir(), "data")
 	startIn(t, data).stop()
 	file := filepath.Join(data, "muster.yaml")
@@ -131,6 +132,7 @@ func TestOpenSSLRevokes(t *testing.T) {
 
 // An RA revokes what its endpoint issued, and a device by its newer certificate the older one, where the endpoint says so.
 func TestRevocationByAnRAAndByTheDevice(t *testing.T) {
+	t.Parallel()
 	data := filepath.Join(t.TempDir(), "data")
 	startIn(t, data).stop()
 	work := t.TempDir()

@@ -199,6 +199,7 @@ openssl x509 -in cert.pem -noout -text`
 
 // RFC 7030 section 4.4, by curl and openssl: a key in the clear, with a shared key, for an RSA and an EC key; and what is refused.
 func TestESTServerKeyGen(t *testing.T) {
+	t.Parallel()
 	users := `{alice: "{sha256}` + sha256Hex("alice-secret") + `", bob: "{sha256}` + sha256Hex("bob-secret") + `"}`
 	dir := t.TempDir()
 	made := &instance{t: t}

@@ -122,6 +122,7 @@ func TestSameRequestSixteenTimesAtOnce(t *testing.T) {
 // TestCrashPoints kills the gateway or the CA's process at each named point of an issuance, and looks at what the client
 // got, and what ledger, store and `muster ls` say afterwards: never two certificates, never an unknown that stays.
 func TestCrashPoints(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	startIn(t, dir).stop() // the CA and the TLS certificate are made before anything crashes
 

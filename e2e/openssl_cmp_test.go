@@ -47,6 +47,7 @@ func (g *instance) state(name string) string {
 }
 
 func TestOpenSSLCMP(t *testing.T) {
+	t.Parallel()
 	g := startIn(t, filepath.Join(t.TempDir(), "data"))
 	dir := t.TempDir()
 	vendorDevice(g, dir)
@@ -107,6 +108,7 @@ func TestOpenSSLCMP(t *testing.T) {
 
 // Each way in which openssl can be refused: what it is told, and that nothing was issued.
 func TestOpenSSLCMPRefused(t *testing.T) {
+	t.Parallel()
 	g := startIn(t, filepath.Join(t.TempDir(), "data"))
 	dir := t.TempDir()
 	vendorDevice(g, dir)

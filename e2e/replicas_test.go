@@ -89,6 +89,7 @@ func startReplicasOn(t *testing.T, ca, dir string, config func(dsn, plugin, sum,
 // TestReplicas runs two gateways over one PostgreSQL, with a third party's plugin: the same request at both at once is
 // one transaction; what one issued the other repeats, renews and explains.
 func TestReplicas(t *testing.T) {
+	t.Parallel()
 	secret := sha256.Sum256([]byte("0123456789abcdef0123456789abcdef"))
 	replicas, journals := startReplicas(t, t.TempDir(), func(dsn, plugin, sum, journal string) string {
 		return fmt.Sprintf(replicaConfig, dsn, plugin, sum, journal, hex.EncodeToString(secret[:]))

@@ -123,8 +123,8 @@ func (d *scepDevice) message(w scepWish) *scepMessage {
 	m.der, err = cms.Sign(cms.SignOptions{
 		Content: w.envelope, Key: w.signerKey, Certificate: w.signer, Certificates: append([]*x509.Certificate{w.signer}, w.chain...), Digest: crypto.SHA256,
 		Attributes: []cms.Attribute{
-			cms.AttributePrintable(oidSCEPMessageType, w.kind), cms.AttributePrintable(oidSCEPTransactionID, w.tid),
-			cms.AttributeOctets(oidSCEPSenderNonce, m.nonce),
+			cms.AttributePrintable(cms.SCEPMessageType, w.kind), cms.AttributePrintable(cms.SCEPTransactionID, w.tid),
+			cms.AttributeOctets(cms.SCEPSenderNonce, m.nonce),
 		},
 	})
 	if err != nil {
@@ -132,12 +132,6 @@ func (d *scepDevice) message(w scepWish) *scepMessage {
 	}
 	return m
 }
-
-var (
-	oidSCEPFailInfo       = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 4}
-	oidSCEPRecipientNonce = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 6}
-	oidSCEPFailInfoText   = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 24, 1}
-)
 
 // scepAnswer is what came back, verified: HTTP 200 means a CertRep signed by the RA for this very message.
 type scepAnswer struct {
@@ -194,11 +188,11 @@ func (d *scepDevice) take(m *scepMessage, res *http.Response) (*scepAnswer, erro
 		text, _ := cms.StringValue(value)
 		return text
 	}
-	value, _ := s.Attribute(oidSCEPRecipientNonce)
-	if nonce, _ := cms.OctetsValue(value); !bytes.Equal(nonce, m.nonce) || text(oidSCEPTransactionID) != m.tid || text(oidSCEPMessageType) != "3" {
+	value, _ := s.Attribute(cms.SCEPRecipientNonce)
+	if nonce, _ := cms.OctetsValue(value); !bytes.Equal(nonce, m.nonce) || text(cms.SCEPTransactionID) != m.tid || text(cms.SCEPMessageType) != "3" {
 		return nil, fmt.Errorf("the answer is not one to this message")
 	}
-	a.status, a.failInfo, a.text = text(oidSCEPPKIStatus), text(oidSCEPFailInfo), text(oidSCEPFailInfoText)
+	a.status, a.failInfo, a.text = text(cms.SCEPPKIStatus), text(cms.SCEPFailInfo), text(cms.SCEPFailInfoText)
 	if a.status != "0" {
 		if len(s.Content) != 0 || (a.status == "2") != (a.failInfo != "" && a.text != "") {
 			return nil, fmt.Errorf("status %s with content %x, failInfo %q, %q", a.status, s.Content, a.failInfo, a.text)

@@ -38,6 +38,7 @@ endpoints:
 // from which the RA certificates are: what one replica holds the other answers for, over restarts of both, until it is approved or denied. Each replica
 // has an RA key of its own, so that a client goes on with the certificate of whoever it asks.
 func TestSCEPReplicas(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	shared, challenges := filepath.Join(dir, "ca"), filepath.Join(dir, "challenges")
 	if err := os.Mkdir(shared, 0o700); err != nil {

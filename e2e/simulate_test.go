@@ -29,6 +29,7 @@ func (g *instance) simulate(args ...string) (s simulated, code int) {
 
 // Devices enrol and renew over each protocol, with nothing said but the gateway's data directory, and each gets both certificates.
 func TestSimulate(t *testing.T) {
+	t.Parallel()
 	g := startIn(t, filepath.Join(t.TempDir(), "data"))
 	for _, protocol := range []string{"est", "cmp", "scep"} {
 		t.Run(protocol, func(t *testing.T) {

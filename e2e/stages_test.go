@@ -134,6 +134,7 @@ func sha256Hex(s string) string {
 // TestStages is the table of all stages, in each protocol that can reach them: allowed, denied, held, and when the stage
 // cannot answer; what the client got, and what was issued.
 func TestStages(t *testing.T) {
+	t.Parallel()
 	w := newStageTable(t)
 	var text strings.Builder
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)

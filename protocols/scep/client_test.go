@@ -147,8 +147,8 @@ func (w *world) message(r wish) []byte {
 		envelope = r.envelope(envelope)
 	}
 	attributes := []cms.Attribute{
-		cms.AttributePrintable(oidMessageType, r.kind), cms.AttributePrintable(oidTransactionID, r.wireID),
-		cms.AttributeOctets(oidSenderNonce, testNonce),
+		cms.AttributePrintable(cms.SCEPMessageType, r.kind), cms.AttributePrintable(cms.SCEPTransactionID, r.wireID),
+		cms.AttributeOctets(cms.SCEPSenderNonce, testNonce),
 	}
 	if r.attributes != nil {
 		attributes = r.attributes(attributes)
@@ -194,15 +194,15 @@ func (w *world) read(t testing.TB, got reply, key crypto.Signer, cert *x509.Cert
 		}
 		return string(v)
 	}
-	if kind := value(oidMessageType, cbasn1.PrintableString); kind != "3" {
+	if kind := value(cms.SCEPMessageType, cbasn1.PrintableString); kind != "3" {
 		t.Errorf("messageType %q", kind)
 	}
-	if nonce := value(oidRecipientNonce, cbasn1.OCTET_STRING); nonce != string(testNonce) {
+	if nonce := value(cms.SCEPRecipientNonce, cbasn1.OCTET_STRING); nonce != string(testNonce) {
 		t.Errorf("recipientNonce %x", nonce)
 	}
-	a.status, a.failInfo = value(oidPKIStatus, cbasn1.PrintableString), value(oidFailInfo, cbasn1.PrintableString)
-	a.text, a.wireID = value(oidFailInfoText, cbasn1.UTF8String), value(oidTransactionID, cbasn1.PrintableString)
-	a.senderNonce = []byte(value(oidSenderNonce, cbasn1.OCTET_STRING))
+	a.status, a.failInfo = value(cms.SCEPPKIStatus, cbasn1.PrintableString), value(cms.SCEPFailInfo, cbasn1.PrintableString)
+	a.text, a.wireID = value(cms.SCEPFailInfoText, cbasn1.UTF8String), value(cms.SCEPTransactionID, cbasn1.PrintableString)
+	a.senderNonce = []byte(value(cms.SCEPSenderNonce, cbasn1.OCTET_STRING))
 	if len(a.senderNonce) != 16 || bytes.Equal(a.senderNonce, testNonce) {
 		t.Errorf("senderNonce %x", a.senderNonce)
 	}

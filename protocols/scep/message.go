@@ -2,22 +2,10 @@ package scep
 
 import (
 	"crypto"
-	"encoding/asn1"
 	"errors"
 	"fmt"
 
 	"github.com/muster-pki/muster/protocols/cms"
-)
-
-// Attributes of a pkiMessage (RFC 8894 section 3.2.1, table 2).
-var (
-	oidMessageType    = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 2}
-	oidPKIStatus      = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 3}
-	oidFailInfo       = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 4}
-	oidSenderNonce    = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 5}
-	oidRecipientNonce = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 6}
-	oidTransactionID  = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 7}
-	oidFailInfoText   = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 24, 1}
 )
 
 // pkiMessage is what an answer needs of the request (RFC 8894 section 3.2). Nothing in it is verified when it is made.
@@ -41,7 +29,7 @@ const (
 func newPKIMessage(s *cms.Signed) (*pkiMessage, error) {
 	m := &pkiMessage{signed: s, digest: crypto.SHA256}
 	var ok bool
-	if m.transactionID, ok = s.Attribute(oidTransactionID); !ok {
+	if m.transactionID, ok = s.Attribute(cms.SCEPTransactionID); !ok {
 		return nil, errors.New("the message has no transactionID, or more than one (RFC 8894 section 3.2.1.1)")
 	}
 	text, ok := attributeText(m.transactionID)
@@ -49,13 +37,13 @@ func newPKIMessage(s *cms.Signed) (*pkiMessage, error) {
 		return nil, fmt.Errorf("the message's transactionID is not a PrintableString of 1 to %d characters (RFC 8894 section 3.2.1.1)", maxTransactionID)
 	}
 	m.wireID = text
-	if m.senderNonce, ok = s.Attribute(oidSenderNonce); !ok {
+	if m.senderNonce, ok = s.Attribute(cms.SCEPSenderNonce); !ok {
 		return nil, errors.New("the message has no senderNonce, or more than one (RFC 8894 section 3.2.1.5)")
 	}
 	if nonce, ok := cms.OctetsValue(m.senderNonce); !ok || len(nonce) == 0 || len(nonce) > maxNonce {
 		return nil, fmt.Errorf("the message's senderNonce is not an OCTET STRING of 1 to %d bytes (RFC 8894 section 3.2.1.5)", maxNonce)
 	}
-	if value, ok := s.Attribute(oidMessageType); ok {
+	if value, ok := s.Attribute(cms.SCEPMessageType); ok {
 		if kind, ok := attributeText(value); ok && len(kind) <= 8 {
 			m.kind = kind
 		}

@@ -40,7 +40,7 @@ func (x *exchange) writePending() error { return x.writeCertRep(smallscep.PENDIN
 // writeFailure answers with a CertRep FAILURE (section 3.3.2.2), and says why in plain words (section 3.2.1.4).
 func (x *exchange) writeFailure(info smallscep.FailInfo, text string) error {
 	return x.writeCertRep(smallscep.FAILURE, nil,
-		cms.AttributePrintable(oidFailInfo, string(info)), cms.AttributeUTF8(oidFailInfoText, text))
+		cms.AttributePrintable(cms.SCEPFailInfo, string(info)), cms.AttributeUTF8(cms.SCEPFailInfoText, text))
 }
 
 // nonceSize is that of a senderNonce, in bytes (section 3.2.1.5).
@@ -61,11 +61,11 @@ func (x *exchange) writeCertRep(status smallscep.PKIStatus, envelope []byte, mor
 		Content: envelope, Key: x.ra.key, Certificate: x.ra.cert, Certificates: []*x509.Certificate{x.ra.cert},
 		Digest: x.message.digest, PlainRSA: true,
 		Attributes: append([]cms.Attribute{
-			cms.AttributePrintable(oidMessageType, typeCertRep),
-			cms.AttributePrintable(oidPKIStatus, string(status)),
-			{Type: oidTransactionID, Value: x.message.transactionID},
-			cms.AttributeOctets(oidSenderNonce, nonce),
-			{Type: oidRecipientNonce, Value: x.message.senderNonce},
+			cms.AttributePrintable(cms.SCEPMessageType, typeCertRep),
+			cms.AttributePrintable(cms.SCEPPKIStatus, string(status)),
+			{Type: cms.SCEPTransactionID, Value: x.message.transactionID},
+			cms.AttributeOctets(cms.SCEPSenderNonce, nonce),
+			{Type: cms.SCEPRecipientNonce, Value: x.message.senderNonce},
 		}, more...),
 	})
 	if err != nil {

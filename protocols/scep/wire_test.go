@@ -363,7 +363,7 @@ func TestMalformed(t *testing.T) {
 	}
 	utf8 := append([]byte{12, 3}, "abc"...)
 	got := w.post("/scep", w.message(wish{attributes: instead(1, utf8)}))
-	if s := must(cms.ParseSigned(got.body, cms.Limits{})); !bytes.Equal(first(s.Attribute(oidTransactionID)), utf8) {
+	if s := must(cms.ParseSigned(got.body, cms.Limits{})); !bytes.Equal(first(s.Attribute(cms.SCEPTransactionID)), utf8) {
 		t.Errorf("a transactionID as UTF8String is not echoed as it came")
 	}
 }

@@ -116,6 +116,10 @@ func (r *run) loop(ctx context.Context) (cause string) {
 		select {
 		case got := <-r.results:
 			r.asking--
+			if ctx.Err() != nil { // which may be why it has no answer
+				r.take(got, causeInterrupted)
+				return causeInterrupted
+			}
 			r.take(got, "")
 		case <-next:
 		case <-ticker.C:

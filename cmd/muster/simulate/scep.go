@@ -22,18 +22,9 @@ import (
 	"github.com/muster-pki/muster/protocols/cms"
 )
 
-// SCEP's attributes (RFC 8894 section 3.2.1), and message types (section 3.2.1.2).
-var (
-	oidMessageType    = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 2}
-	oidPKIStatus      = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 3}
-	oidFailInfo       = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 4}
-	oidSenderNonce    = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 5}
-	oidRecipientNonce = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 6}
-	oidTransactionID  = asn1.ObjectIdentifier{2, 16, 840, 1, 113733, 1, 9, 7}
-	oidFailInfoText   = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 24, 1}
-	oidChallenge      = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}
-)
+var oidChallenge = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}
 
+// Message types (RFC 8894 section 3.2.1.2).
 const (
 	renewalReq = "17"
 	pkcsReq    = "19"
@@ -168,7 +159,7 @@ func (s *SCEP) message(kind, tid string, nonce, subject []byte, key *rsa.Private
 	return cms.Sign(cms.SignOptions{
 		Content: envelope, Key: key, Certificate: signer, Certificates: []*x509.Certificate{signer}, Digest: crypto.SHA256,
 		Attributes: []cms.Attribute{
-			cms.AttributePrintable(oidMessageType, kind), cms.AttributePrintable(oidTransactionID, tid), cms.AttributeOctets(oidSenderNonce, nonce),
+			cms.AttributePrintable(cms.SCEPMessageType, kind), cms.AttributePrintable(cms.SCEPTransactionID, tid), cms.AttributeOctets(cms.SCEPSenderNonce, nonce),
 		},
 	})
 }
@@ -187,16 +178,16 @@ func (s *SCEP) take(res *response, tid string, nonce []byte, key *rsa.PrivateKey
 		text, _ := cms.StringValue(value)
 		return text
 	}
-	value, _ := m.Attribute(oidRecipientNonce)
-	if got, _ := cms.OctetsValue(value); !bytes.Equal(got, nonce) || text(oidTransactionID) != tid {
+	value, _ := m.Attribute(cms.SCEPRecipientNonce)
+	if got, _ := cms.OctetsValue(value); !bytes.Equal(got, nonce) || text(cms.SCEPTransactionID) != tid {
 		return Answer{Refused: errForeign.Error()}
 	}
-	switch status := text(oidPKIStatus); status { // section 3.2.1.3
+	switch status := text(cms.SCEPPKIStatus); status { // section 3.2.1.3
 	case "0":
 	case "3":
 		return res.away("PENDING")
 	default:
-		return Answer{Refused: fmt.Sprintf("pkiStatus %s, failInfo %s: %s", status, text(oidFailInfo), firstLine([]byte(text(oidFailInfoText))))}
+		return Answer{Refused: fmt.Sprintf("pkiStatus %s, failInfo %s: %s", status, text(cms.SCEPFailInfo), firstLine([]byte(text(cms.SCEPFailInfoText))))}
 	}
 	sealed, err := cms.ParseEnveloped(m.Content, cms.Limits{})
 	if err != nil {

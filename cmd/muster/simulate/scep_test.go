@@ -45,7 +45,7 @@ func (s *scepRA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.t.Errorf("the message: %v", err)
 		return
 	}
-	kind, tid := s.text(m, oidMessageType), s.text(m, oidTransactionID)
+	kind, tid := s.text(m, cms.SCEPMessageType), s.text(m, cms.SCEPTransactionID)
 	s.kinds, s.tids = append(s.kinds, kind), append(s.tids, tid)
 	sealed, err := cms.ParseEnveloped(m.Content, cms.Limits{})
 	if err != nil {
@@ -67,13 +67,13 @@ func (s *scepRA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.t.Errorf("challenge %q, %v", challenge, err)
 		}
 	}
-	value, _ := m.Attribute(oidSenderNonce)
+	value, _ := m.Attribute(cms.SCEPSenderNonce)
 	nonce, _ := cms.OctetsValue(value)
 	status := s.statuses[0]
 	s.statuses = s.statuses[1:]
 	o := cms.SignOptions{Content: []byte{}, Key: s.key, Certificate: s.cert, Certificates: []*x509.Certificate{s.cert}, Digest: crypto.SHA256, Attributes: []cms.Attribute{
-		cms.AttributePrintable(oidMessageType, "3"), cms.AttributePrintable(oidTransactionID, tid), cms.AttributePrintable(oidPKIStatus, status),
-		cms.AttributeOctets(oidSenderNonce, random(16)), cms.AttributeOctets(oidRecipientNonce, nonce),
+		cms.AttributePrintable(cms.SCEPMessageType, "3"), cms.AttributePrintable(cms.SCEPTransactionID, tid), cms.AttributePrintable(cms.SCEPPKIStatus, status),
+		cms.AttributeOctets(cms.SCEPSenderNonce, random(16)), cms.AttributeOctets(cms.SCEPRecipientNonce, nonce),
 	}}
 	switch status {
 	case "0":
@@ -85,7 +85,7 @@ func (s *scepRA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.t.Error(err)
 		}
 	case "2":
-		o.Attributes = append(o.Attributes, cms.AttributePrintable(oidFailInfo, "2"), cms.AttributeUTF8(oidFailInfoText, "so it is (reference 06abc)"))
+		o.Attributes = append(o.Attributes, cms.AttributePrintable(cms.SCEPFailInfo, "2"), cms.AttributeUTF8(cms.SCEPFailInfoText, "so it is (reference 06abc)"))
 	}
 	if s.edit != nil {
 		s.edit(&o)
@@ -149,11 +149,11 @@ func TestSCEPAnswers(t *testing.T) {
 	if a := c.Ask(t.Context(), d); a.Refused != "pkiStatus 2, failInfo 2: so it is" {
 		t.Errorf("%+v", a)
 	}
-	s.edit = func(o *cms.SignOptions) { o.Attributes[4] = cms.AttributeOctets(oidRecipientNonce, random(16)) }
+	s.edit = func(o *cms.SignOptions) { o.Attributes[4] = cms.AttributeOctets(cms.SCEPRecipientNonce, random(16)) }
 	if a := c.Ask(t.Context(), d); a.Refused != errForeign.Error() {
 		t.Errorf("%+v", a)
 	}
-	s.edit = func(o *cms.SignOptions) { o.Attributes[1] = cms.AttributePrintable(oidTransactionID, "other") }
+	s.edit = func(o *cms.SignOptions) { o.Attributes[1] = cms.AttributePrintable(cms.SCEPTransactionID, "other") }
 	if a := c.Ask(t.Context(), d); a.Refused != errForeign.Error() {
 		t.Errorf("%+v", a)
 	}
