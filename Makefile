@@ -13,7 +13,7 @@ ENROLLMENTS ?= 2000
 # What the race detector is worth its time on: where goroutines meet.
 RACED := ./gateway ./gateway/store/... ./plugins/backend/groupcommit ./plugins/host
 
-.PHONY: help run build test deps lint unit race fuzz bench reliability storm peers generate vuln clean
+.PHONY: help run build test deps vet lint unit race fuzz bench reliability storm peers generate vuln clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,16 +24,17 @@ run: ## the gateway on its embedded CA and store, with the commands that enrol a
 build: ## bin/muster, one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/muster ./cmd/muster
 
-test: deps ## everything, end-to-end tests with real clients included (under 8 minutes, first build included)
-	$(MAKE) --no-print-directory -j2 -Oline lint unit # end-to-end tests wait for clients: there is a processor free
+test: deps vet unit ## everything, end-to-end tests with real clients included (under 8 minutes, first build included)
 
 deps: ## what the tests need from Debian: curl, openssl, strongSwan's pki, nginx, certmonger, PostgreSQL, Python, a C compiler
 	@sh .ci/deps
 
-lint: ## gofmt, go vet, staticcheck
+vet: ## gofmt, go vet
 	@out=$$(gofmt -l cmd gateway protocols backends plugins authz configs e2e); test -z "$$out" || { echo "not gofmt'ed:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags $(TAGS) ./cmd/... ./e2e/... ./protocols/scep
+
+lint: vet ## and staticcheck, which looks at all dependencies first (2 minutes on a new machine)
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(STATICCHECK) -tags $(TAGS) ./cmd/... ./e2e/... ./protocols/scep
 
