@@ -198,7 +198,10 @@ func (g *Gateway) reserve(ctx context.Context, p *pacer, backend string, who uin
 		rate, most := p.rate, p.most()
 		p.asking++
 		p.mu.Unlock()
-		wait, ok, err = g.store.Pace(ctx, backend, rate.Every, max(rate.Burst, 1), most)
+		_, err = shielded(g, func() (_ struct{}, err error) { // the lock is given back below
+			wait, ok, err = g.store.Pace(ctx, backend, rate.Every, max(rate.Burst, 1), most)
+			return
+		})
 		p.mu.Lock()
 		p.asking--
 		now = g.now()

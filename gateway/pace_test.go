@@ -142,6 +142,15 @@ func TestPaceStore(t *testing.T) {
 	if _, err := w.gw.Enroll(t.Context(), w.request("one")); reason(err) != gateway.Unavailable || w.ca.Total() != 0 {
 		t.Errorf("%v, %d certificates", err, w.ca.Total())
 	}
+	s.fails = func(call string, _ bool) error {
+		if call == "Pace" {
+			panic("a fault")
+		}
+		return nil
+	}
+	if _, err := w.gw.Enroll(t.Context(), w.request("two")); reason(err) != gateway.Unavailable || w.ca.Total() != 0 {
+		t.Errorf("%v, %d certificates", err, w.ca.Total())
+	}
 }
 
 // waits is a Wait that ends when the test says.

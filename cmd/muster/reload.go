@@ -111,6 +111,9 @@ func (p *process) reload(ctx context.Context, by string) (*admin.Reload, error) 
 	ctx, expire := context.WithTimeout(ctx, startTimeout) // which those before it do not use up
 	defer expire()
 	seen := lookAt(p.file)
+	if len(seen) == maxNamed {
+		p.log.Warn("the configuration has too many values to look for files in all of them: what changes in some is not seen", "values", maxNamed)
+	}
 	cfg, err := p.load()
 	var done *admin.Reload
 	if err != nil {
