@@ -118,8 +118,8 @@ func (q quickstart) screen(w io.Writer, cfg *Config, settings []setting, took ti
 	if here, err := filepath.Abs(defaultData); err == nil && here == q.data {
 		where = ""
 	}
-	fmt.Fprintf(w, "\nWhat happened, and why:\n\n  %s ls%s\n  %s explain ID%s\n\nNext: edit muster.yaml, which explains itself; then %s serve --config %s\n",
-		self, where, self, where, self, shellQuote(q.config()))
+	fmt.Fprintf(w, "\nWhat happened, and why:\n\n  %s ls%s\n  %s explain ID%s\n\nNext: edit muster.yaml, which explains itself, and have this gateway read it again, all of it or nothing:\n\n  %s reload%s\n",
+		self, where, self, where, self, where)
 }
 
 // legacyNote tells what an endpoint lets in that it had better not.
@@ -132,7 +132,7 @@ func legacyNote(endpoint string, legacy []scep.Legacy) string {
 	if len(let) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("\nSCEP's legacy policy is on: %s are let in, so that scepclient works. To switch it off, delete the line\n\"legacy\" of the endpoint %s in muster.yaml, and restart.\n",
+	return fmt.Sprintf("\nSCEP's legacy policy is on: %s are let in, so that scepclient works. To switch it off, delete the line\n\"legacy\" of the endpoint %s in muster.yaml; \"reload\" has the running gateway read it again.\n",
 		strings.Join(let, " and "), endpoint)
 }
 
