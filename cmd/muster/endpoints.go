@@ -121,7 +121,13 @@ func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (ga
 	} else if stage != "" && op == gateway.Query {
 		return nil, c.fault(path, "the stage %s holds requests, and a query does not wait: leave it out", stage)
 	}
-	if err := errors.Join(c.checkPolicies(path, op, e, p), c.checkCredentials(path, op, e, p), c.checkOrder(path, nodes), c.checkVouched(path, op, nodes), c.checkRA(path, op, nodes), c.checkByPassword(path, op, nodes), c.checkGenerate(path, e, p), c.checkLinking(path, e, nodes), c.checkDecrypts(path, e, nodes), c.check3GPP(path, op, e, nodes), c.checkMEF(path, op, e, nodes), c.checkMEFSCEP(path, op, nodes, e), c.checkMEFPassword(path, op, nodes, e), c.checkLimits(path, op, nodes), c.checkHint(path, op, e, nodes), c.checkAttributes(path, op, e, nodes), c.checkNames(path, op, e, nodes)); err != nil {
+	if err := errors.Join(
+		c.checkPolicies(path, op, e, p), c.checkCredentials(path, op, e, p), c.checkOrder(path, nodes), c.checkVouched(path, op, nodes),
+		c.checkRA(path, op, nodes), c.checkByPassword(path, op, nodes), c.checkGenerate(path, e, p), c.checkLinking(path, e, nodes),
+		c.checkDecrypts(path, e, nodes), c.check3GPP(path, op, e, nodes), c.checkMEF(path, op, e, nodes), c.checkMEFSCEP(path, op, nodes, e),
+		c.checkMEFPassword(path, op, nodes, e), c.checkDevices(path, op, nodes), c.checkHint(path, op, e, nodes), c.checkAttributes(path, op, e, nodes),
+		c.checkNames(path, op, e, nodes),
+	); err != nil {
 		return nil, err
 	}
 	if op == gateway.Enroll || op == gateway.Renew || op == gateway.Rekey {

@@ -12,9 +12,9 @@ import (
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
-// checkLimits refuses `limits` where nothing is certified, or within `not`, and stages that go by the device where none before
+// checkDevices refuses `limits` where nothing is certified, or within `not`, and stages that go by the device where none before
 // them says which it is.
-func (c *Config) checkLimits(path []string, op gateway.Operation, nodes []yaml.Node) error {
+func (c *Config) checkDevices(path []string, op gateway.Operation, nodes []yaml.Node) error {
 	var errs []error
 	where := strings.Join(path, ".")
 	fail := func(n *yaml.Node, format string, args ...any) {
@@ -103,12 +103,8 @@ func (c *Config) namesDevice(name string, settings *yaml.Node) bool {
 	case "password":
 		var s authz.PasswordConfig
 		return strictyaml.DecodeNode(c.file, settings, &s) == nil && s.Device != ""
-	case "client-certificate":
-		var s authz.ClientCertificateConfig
-		return strictyaml.DecodeNode(c.file, settings, &s) == nil && s.Device != ""
-	case "vendor-ca":
-		var s authz.VendorCAConfig
-		return strictyaml.DecodeNode(c.file, settings, &s) == nil && s.Serial != ""
+	case "client-certificate", "vendor-ca":
+		return c.names(name, settings)
 	case "challenge":
 		var s authz.ChallengeConfig
 		return strictyaml.DecodeNode(c.file, settings, &s) == nil && (s.Issued || s.Webhook != nil)
