@@ -36,12 +36,8 @@ type Approval struct {
 }
 
 const (
-	maxApprovers      = 10
-	defaultApprovalIn = 7 * 24 * time.Hour
-	minApprovalIn     = time.Minute
-	maxApprovalIn     = 90 * 24 * time.Hour
-	strangerEvery     = time.Minute
-	crowdFactor       = 10 // what all addresses together may have, of what one may
+	strangerEvery = time.Minute
+	crowdFactor   = 10 // what all addresses together may have, of what one may
 )
 
 // NewApproval makes the stage. now is the clock.
@@ -49,14 +45,14 @@ func NewApproval(c ApprovalConfig, now func() time.Time) (*Approval, error) {
 	if now == nil {
 		return nil, errors.New("approval: no clock given")
 	}
-	if c.Approvers < 0 || c.Approvers > maxApprovers {
-		return nil, fmt.Errorf("approvers: 1 to %d", maxApprovers)
+	if c.Approvers < 0 || c.Approvers > gateway.MaxApprovers {
+		return nil, fmt.Errorf("approvers: 1 to %d", gateway.MaxApprovers)
 	}
 	terms := gateway.HoldTerms{Approvers: max(c.Approvers, 1), Expires: time.Duration(c.Expires)}
 	if terms.Expires == 0 {
-		terms.Expires = defaultApprovalIn
+		terms.Expires = gateway.DefaultHold
 	}
-	if terms.Expires < minApprovalIn || terms.Expires > maxApprovalIn {
+	if terms.Expires < gateway.MinHold || terms.Expires > gateway.MaxHold {
 		return nil, errors.New("expires: 1m to 90d")
 	}
 	known := []gateway.Operation{gateway.Enroll, gateway.Renew, gateway.Rekey}
@@ -95,12 +91,20 @@ func (s *Approval) Decide(ctx context.Context, r *gateway.Request, g *gateway.Gr
 			return denied
 		}
 	}
+	return heldFor("", s.terms)
+}
+
+// heldFor is the verdict that waits for people by these terms. why goes before them, "" for nothing.
+func heldFor(why string, terms gateway.HoldTerms) gateway.Verdict {
 	people := "1 person"
-	if s.terms.Approvers > 1 {
-		people = fmt.Sprintf("%d people", s.terms.Approvers)
+	if terms.Approvers > 1 {
+		people = fmt.Sprintf("%d people", terms.Approvers)
 	}
-	v := gateway.Held(fmt.Sprintf("%s to approve within %s", people, strictyaml.Duration(s.terms.Expires)))
-	v.Terms = s.terms
+	if why != "" {
+		why += "; "
+	}
+	v := gateway.Held(fmt.Sprintf("%s%s to approve within %s", why, people, strictyaml.Duration(terms.Expires)))
+	v.Terms = terms
 	return v
 }
 

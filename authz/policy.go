@@ -8,7 +8,6 @@ import (
 
 	"github.com/muster-pki/muster/authz/policy"
 	"github.com/muster-pki/muster/gateway"
-	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
 // PolicyConfig configures the stage `policy`: rules of the operator's own decide, expressions of CEL over what is known of
@@ -88,16 +87,7 @@ func (s *Policy) Decide(ctx context.Context, r *gateway.Request, g *gateway.Gran
 	case gateway.Deny:
 		return gateway.Denied(gateway.NotAuthorized, d.Detail, d.Note)
 	case gateway.Hold:
-		v := gateway.Held(fmt.Sprintf("%s; %s to approve within %s", d.Note, people(d.Rule.Approvers), strictyaml.Duration(d.Rule.Expires)))
-		v.Terms = gateway.HoldTerms{Approvers: d.Rule.Approvers, Expires: d.Rule.Expires}
-		return v
+		return heldFor(d.Note, gateway.HoldTerms{Approvers: d.Rule.Approvers, Expires: d.Rule.Expires})
 	}
 	return gateway.Unanswered(errors.New(d.Note))
-}
-
-func people(n int) string {
-	if n == 1 {
-		return "1 person"
-	}
-	return fmt.Sprintf("%d people", n)
 }

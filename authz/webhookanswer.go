@@ -72,8 +72,8 @@ func (a *webhookAnswer) check(r *gateway.Request, hold bool, now time.Time) erro
 		return fmt.Errorf("its answer is hold, and the operation %s does not wait", r.Operation)
 	case a.Decision != gateway.Hold && (a.Approvers != 0 || a.Expires != ""):
 		return errors.New("its answer has approvers or expires, and its decision is not hold")
-	case a.Approvers < 0 || a.Approvers > maxApprovers:
-		return no(fmt.Sprintf("`approvers`: 1 to %d", maxApprovers))
+	case a.Approvers < 0 || a.Approvers > gateway.MaxApprovers:
+		return no(fmt.Sprintf("`approvers`: 1 to %d", gateway.MaxApprovers))
 	}
 	if _, err := a.terms(); err != nil {
 		return no("`expires`: 1m to 90d")
@@ -83,13 +83,13 @@ func (a *webhookAnswer) check(r *gateway.Request, hold bool, now time.Time) erro
 
 // terms are those of an answer that holds.
 func (a *webhookAnswer) terms() (gateway.HoldTerms, error) {
-	t := gateway.HoldTerms{Approvers: max(a.Approvers, 1), Expires: defaultApprovalIn}
+	t := gateway.HoldTerms{Approvers: max(a.Approvers, 1), Expires: gateway.DefaultHold}
 	if a.Expires == "" {
 		return t, nil
 	}
 	d, err := strictyaml.ParseDuration(a.Expires)
 	t.Expires = time.Duration(d)
-	if err == nil && (t.Expires < minApprovalIn || t.Expires > maxApprovalIn) {
+	if err == nil && (t.Expires < gateway.MinHold || t.Expires > gateway.MaxHold) {
 		err = errors.New("out of bounds")
 	}
 	return t, err
@@ -180,8 +180,7 @@ func (a *webhookAnswer) verdict(host string, r *gateway.Request, g *gateway.Gran
 		if err != nil {
 			return gateway.Unanswered(err)
 		}
-		v = gateway.Held(fmt.Sprintf("%s; approvals wanted: %d within %s", v.Note, terms.Approvers, strictyaml.Duration(terms.Expires)))
-		v.Terms = terms
+		v = heldFor(v.Note, terms)
 	}
 	return v
 }

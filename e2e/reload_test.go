@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"context"
-	"database/sql"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -19,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
 
@@ -149,35 +146,6 @@ func (g *instance) becomes(what string, so func() bool) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	g.t.Errorf("%s\n%s", what, g.stderr)
-}
-
-// events counts the audit trail's, of a kind.
-func (g *instance) events(kind string) (all []gateway.AuditEvent) {
-	g.t.Helper()
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(g.dir, "muster.db")+"?_pragma=busy_timeout(5000)")
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer db.Close()
-	rows, err := db.QueryContext(g.t.Context(), `SELECT body FROM audit ORDER BY stream, seq`)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var body string
-		var e gateway.AuditEvent
-		if err := rows.Scan(&body); err != nil {
-			g.t.Fatal(err)
-		}
-		if err := json.Unmarshal([]byte(body), &e); err != nil {
-			g.t.Fatal(err)
-		}
-		if e.Kind == kind {
-			all = append(all, e)
-		}
-	}
-	return all
 }
 
 // enrolling is devices that enrol without end, until stop; each answer has to be a certificate.

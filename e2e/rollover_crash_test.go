@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -156,38 +155,14 @@ func (g *instance) generations() int {
 type rolloverEvent struct{ id, fingerprint string }
 
 // audited reads the audit trail's events of a kind.
-func (g *instance) audited(kind string) []rolloverEvent {
+func (g *instance) audited(kind string) (all []rolloverEvent) {
 	g.t.Helper()
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(g.dir, "muster.db")+"?_pragma=busy_timeout(5000)")
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer db.Close()
-	rows, err := db.QueryContext(g.t.Context(), `SELECT body FROM audit ORDER BY stream, seq`)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer rows.Close()
-	var all []rolloverEvent
-	for rows.Next() {
-		var body string
-		var e gateway.AuditEvent
-		if err := rows.Scan(&body); err != nil {
-			g.t.Fatal(err)
+	for _, e := range g.events(kind) {
+		id := regexp.MustCompile(`\((\w{26})\)$`).FindStringSubmatch(e.Note)
+		if id == nil {
+			g.t.Fatalf("the audit event %+v names no ID", e)
 		}
-		if err := json.Unmarshal([]byte(body), &e); err != nil {
-			g.t.Fatal(err)
-		}
-		if e.Kind == kind {
-			id := regexp.MustCompile(`\((\w{26})\)$`).FindStringSubmatch(e.Note)
-			if id == nil {
-				g.t.Fatalf("the audit event %s names no ID", body)
-			}
-			all = append(all, rolloverEvent{id[1], e.Fingerprint})
-		}
-	}
-	if err := rows.Err(); err != nil {
-		g.t.Fatal(err)
+		all = append(all, rolloverEvent{id[1], e.Fingerprint})
 	}
 	return all
 }

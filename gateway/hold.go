@@ -17,6 +17,13 @@ type HoldTerms struct {
 // DefaultHold is for how long a request waits for approval where no stage says.
 const DefaultHold = 7 * 24 * time.Hour
 
+// Bounds of what stages ask for.
+const (
+	MaxApprovers = 10
+	MinHold      = time.Minute
+	MaxHold      = 90 * 24 * time.Hour
+)
+
 // heldConfirmWait is for how long at least a certificate waits to be confirmed that was held first: its requester learns of
 // it when it polls next, not when it is approved.
 const heldConfirmWait = 24 * time.Hour

@@ -8,6 +8,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
@@ -57,11 +58,6 @@ const (
 	maxConfiguration = 4 << 20 // bytes of one that rules stand in
 	maxText          = 200     // bytes of what a client is told
 	maxName          = 64      // bytes of a rule's name
-
-	maxApprovers  = 10
-	defaultExpiry = 7 * 24 * time.Hour
-	minExpiry     = time.Minute
-	maxExpiry     = 90 * 24 * time.Hour
 )
 
 // List is the rules of a configuration or a file, in order.
@@ -203,17 +199,17 @@ func (d *reader) effect(r *Rule, c *ruleConfig, n *yaml.Node, path string) {
 		}
 		return
 	}
-	r.Approvers, r.Expires = 1, defaultExpiry
+	r.Approvers, r.Expires = 1, gateway.DefaultHold
 	if c.Approvers != nil {
 		r.Approvers = *c.Approvers
 	}
 	if c.Expires != nil {
 		r.Expires = time.Duration(*c.Expires)
 	}
-	if r.Approvers < 1 || r.Approvers > maxApprovers {
-		d.fail(n, path+".approvers", "1 to %d", maxApprovers)
+	if r.Approvers < 1 || r.Approvers > gateway.MaxApprovers {
+		d.fail(n, path+".approvers", "1 to %d", gateway.MaxApprovers)
 	}
-	if r.Expires < minExpiry || r.Expires > maxExpiry {
+	if r.Expires < gateway.MinHold || r.Expires > gateway.MaxHold {
 		d.fail(n, path+".expires", "1m to 90d")
 	}
 }

@@ -70,7 +70,7 @@ func childrenOf(n *yaml.Node) map[string]*yaml.Node {
 	return all
 }
 
-// sameNode reports whether two reloadLines of configurations say the same.
+// sameNode reports whether two parts of configurations say the same.
 func sameNode(a, b *yaml.Node) bool {
 	if a.Kind != b.Kind || len(a.Content) != len(b.Content) {
 		return false
@@ -118,8 +118,5 @@ func reloadSummary(r *admin.Reload) string {
 	if text == "" {
 		return ", in which nothing has changed"
 	}
-	if len(text) > maxReloadNote {
-		text = strings.ToValidUTF8(text[:maxReloadNote], "") + "..."
-	}
-	return "; " + text
+	return "; " + reloadNote(text)
 }

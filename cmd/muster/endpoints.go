@@ -70,6 +70,14 @@ func makeEndpoints(c *Config, deps stageDeps) (map[string]*gateway.Endpoint, err
 	return endpoints, errors.Join(errs...)
 }
 
+// validity is that of its certificates.
+func (p *ProfileConfig) validity() time.Duration {
+	if p.Validity == 0 {
+		return defaultValidity
+	}
+	return time.Duration(p.Validity)
+}
+
 func (p *ProfileConfig) profile(name string) (*gateway.Profile, error) {
 	usage, err := parseKeyUsage(p.KeyUsage)
 	if err != nil {
@@ -79,10 +87,7 @@ func (p *ProfileConfig) profile(name string) (*gateway.Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	validity := time.Duration(p.Validity)
-	if validity == 0 {
-		validity = defaultValidity
-	}
+	validity := p.validity()
 	made := &gateway.Profile{
 		Name: name, Backend: p.Backend, Issuer: p.Issuer, Validity: validity, Backdate: time.Duration(p.Backdate), Jitter: p.Jitter.Of(validity),
 		KeyUsage: usage, ExtKeyUsage: extended, Keys: p.Keys,

@@ -220,11 +220,7 @@ func (c *Config) profileView(name string, further bool) stageView {
 	case p.Subject == nil:
 		v.Checks = append(v.Checks, "subjectAltName: as asked for")
 	}
-	validity := p.Validity
-	if validity == 0 {
-		validity = strictyaml.Duration(defaultValidity)
-	}
-	lasts := "valid for " + validity.String()
+	lasts := "valid for " + strictyaml.Duration(p.validity()).String()
 	if p.Backdate > 0 {
 		lasts += ", from " + p.Backdate.String() + " before"
 	}

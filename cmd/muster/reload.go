@@ -26,6 +26,14 @@ const (
 // maxReloadNote is how much of what is wrong with a configuration goes into the audit trail, in bytes: the log has all of it.
 const maxReloadNote = 2 << 10
 
+// reloadNote is a text as the audit trail takes it.
+func reloadNote(text string) string {
+	if len(text) <= maxReloadNote {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxReloadNote], "") + "..."
+}
+
 var errStopping = errors.New("the gateway is stopping")
 
 // reloads is what is known of the configuration that runs and of the orders to read it again.
@@ -65,6 +73,11 @@ func newReloads(r prometheus.Registerer) (*reloads, error) {
 func (l *reloads) began(cfg *Config, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.runs(cfg, at)
+}
+
+// runs notes the configuration that is in force. It needs the lock.
+func (l *reloads) runs(cfg *Config, at time.Time) {
 	l.running = admin.Configuration{File: cfg.file, SHA256: cfg.sha256, Since: at.UTC(), Watched: cfg.Watch}
 	l.success.Set(1)
 	l.at.Set(float64(at.Unix()))
@@ -84,9 +97,7 @@ func (l *reloads) ended(cfg *Config, by string, at time.Time, err error) admin.C
 		l.success.Set(0)
 	} else {
 		l.total.WithLabelValues("good").Inc()
-		l.success.Set(1)
-		l.at.Set(float64(at.Unix()))
-		l.running = admin.Configuration{File: cfg.file, SHA256: cfg.sha256, Since: at.UTC(), Watched: cfg.Watch}
+		l.runs(cfg, at)
 	}
 	l.running.LastReload = o
 	return l.running
@@ -192,11 +203,7 @@ func (p *process) recordReload(ctx context.Context, by string, cfg *Config, done
 func (p *process) recordFailure(ctx context.Context, by string, at time.Time, why error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
-	note := why.Error()
-	if len(note) > maxReloadNote {
-		note = strings.ToValidUTF8(note[:maxReloadNote], "") + "..."
-	}
-	if err := p.store.Record(ctx, gateway.AuditEvent{Kind: "reload-failed", At: at, Actor: by, Note: note}); err != nil {
+	if err := p.store.Record(ctx, gateway.AuditEvent{Kind: "reload-failed", At: at, Actor: by, Note: reloadNote(why.Error())}); err != nil {
 		p.log.Error("a reload that failed is not in the audit trail", "err", err)
 	}
 }

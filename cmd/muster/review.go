@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/hex"
 	"fmt"
 	"maps"
@@ -130,7 +129,7 @@ func (f *review) profiles() {
 		if p.Validity < 0 || time.Duration(p.Validity) > maxValidity || p.Validity != 0 && time.Duration(p.Validity) < time.Minute {
 			f.fail(append(path, "validity"), "want 1m to %s", strictyaml.Duration(maxValidity))
 		}
-		if validity := cmp.Or(time.Duration(p.Validity), defaultValidity); p.Jitter.Of(validity) > validity/2 {
+		if validity := p.validity(); p.Jitter.Of(validity) > validity/2 {
 			f.fail(append(path, "jitter"), "%s is more than half of the validity of %s: certificates would be too short", p.Jitter, strictyaml.Duration(validity))
 		}
 		if time.Duration(p.Backdate) > maxBackdate {

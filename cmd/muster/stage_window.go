@@ -28,11 +28,7 @@ func (c *Config) checkHint(path []string, op gateway.Operation, e *EndpointConfi
 		if p == nil { // said already
 			continue
 		}
-		validity := time.Duration(p.Validity)
-		if validity == 0 {
-			validity = defaultValidity
-		}
-		life := validity + time.Duration(p.Backdate) // jitter makes it shorter, of which a window is the greater part
+		life := p.validity() + time.Duration(p.Backdate) // jitter makes it shorter, of which a window is the greater part
 		from := c.renewsFrom(list, life)
 		if from <= int(hint.From) {
 			continue
