@@ -55,9 +55,8 @@ func NewApproval(c ApprovalConfig, now func() time.Time) (*Approval, error) {
 	if terms.Expires < gateway.MinHold || terms.Expires > gateway.MaxHold {
 		return nil, errors.New("expires: 1m to 90d")
 	}
-	known := []gateway.Operation{gateway.Enroll, gateway.Renew, gateway.Rekey}
 	for i, op := range c.Operations {
-		if !slices.Contains(known, op) {
+		if !op.Certifies() {
 			return nil, fmt.Errorf("operations: %q does not wait%s", op, strictyaml.Suggest(string(op), []string{"enroll", "renew", "rekey"}))
 		}
 		if slices.Contains(c.Operations[:i], op) {

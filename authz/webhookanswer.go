@@ -63,7 +63,7 @@ func (a *webhookAnswer) check(r *gateway.Request, hold bool, now time.Time) erro
 	if err := checkAttributes(a.Attributes); err != nil {
 		return err
 	}
-	switch certifies := slices.Contains([]gateway.Operation{gateway.Enroll, gateway.Renew, gateway.Rekey}, r.Operation); {
+	switch certifies := r.Operation.Certifies(); {
 	case !certifies && (a.Profile != "" || a.Subject != "" || a.SANs != nil || a.NotAfter != nil):
 		return fmt.Errorf("its answer has a profile, subject, sans or notAfter, and the operation %s certifies nothing", r.Operation)
 	case a.Decision == gateway.Hold && !hold:

@@ -93,7 +93,7 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 	if pipeline == nil {
 		return nil, Errorf(NotAuthorized, "this endpoint does not allow the operation", "endpoint %s has no pipeline for %s", e.Name, r.Operation)
 	}
-	if r.Operation != Enroll && r.Operation != Renew && r.Operation != Rekey {
+	if !r.Operation.Certifies() {
 		return nil, Errorf(Unsupported, "operation not supported", "%s is not an enrollment", r.Operation)
 	}
 

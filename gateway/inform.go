@@ -79,7 +79,7 @@ func (g *Gateway) RequiresLinking(endpoint string) bool {
 	if e == nil {
 		return false
 	}
-	for _, op := range []Operation{Enroll, Renew, Rekey} {
+	for _, op := range Certifying {
 		if e.Pipelines[op].requiresLinking() {
 			return true
 		}

@@ -139,7 +139,7 @@ func (g *Gateway) Registered(ctx context.Context, asks *Request) (*Registration,
 	known := false // in some operation
 	var notes []string
 	var unanswered error
-	for _, op := range []Operation{Enroll, Renew, Rekey} {
+	for _, op := range Certifying {
 		if len(e.Pipelines[op]) == 0 {
 			continue
 		}

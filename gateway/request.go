@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"math/big"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -40,6 +41,12 @@ const (
 
 // Operations lists them all, in the order in which configurations and screens show them.
 var Operations = []Operation{Enroll, Renew, Rekey, Revoke, Query}
+
+// Certifying are those that end with a certificate.
+var Certifying = []Operation{Enroll, Renew, Rekey}
+
+// Certifies reports whether the operation ends with a certificate.
+func (o Operation) Certifies() bool { return slices.Contains(Certifying, o) }
 
 // Request is one enrollment, independent of the wire that brought it. It is never changed after the adapter made it.
 type Request struct {

@@ -135,7 +135,7 @@ func (c *Config) pipeline(name string, op gateway.Operation, deps stageDeps) (ga
 	); err != nil {
 		return nil, err
 	}
-	if op == gateway.Enroll || op == gateway.Renew || op == gateway.Rekey {
+	if op.Certifies() {
 		s, err := c.keyStage(e, has("keys"))
 		if err != nil {
 			return nil, err

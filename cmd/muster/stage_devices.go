@@ -28,7 +28,7 @@ func (c *Config) checkDevices(path []string, op gateway.Operation, nodes []yaml.
 				return // said already
 			}
 			switch {
-			case !slices.Contains(certifying, op):
+			case !op.Certifies():
 				fail(n, "the stage limits counts certificates, and %s makes none: leave it out", op)
 			case at.within:
 				fail(n, "the stage limits stands within not, where nothing is counted: it allows everybody there, so that not would refuse everybody. Put it beside the not")

@@ -15,9 +15,6 @@ import (
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 )
 
-// certifying are the operations that end with a certificate.
-var certifying = []gateway.Operation{gateway.Enroll, gateway.Renew, gateway.Rekey}
-
 // forwardsTo is the backend that the last stage of an operation's pipeline passes on to, "" when it does not.
 func (c *Config) forwardsTo(e *EndpointConfig, op gateway.Operation) string {
 	nodes, _ := e.stages(op)
@@ -34,7 +31,7 @@ func (c *Config) forwardsTo(e *EndpointConfig, op gateway.Operation) string {
 
 // certifiesHere reports whether some operation of the endpoint is answered with a certificate of the profile's CA.
 func (c *Config) certifiesHere(e *EndpointConfig) bool {
-	return slices.ContainsFunc(certifying, func(op gateway.Operation) bool {
+	return slices.ContainsFunc(gateway.Certifying, func(op gateway.Operation) bool {
 		_, given := e.stages(op)
 		return given && c.forwardsTo(e, op) == ""
 	})
@@ -56,7 +53,7 @@ func (c *Config) checkForward(path []string, op gateway.Operation, e *EndpointCo
 	switch {
 	case e.Protocol != gateway.CMP:
 		return c.fault(path, "the stage forward passes CMP messages on, and the endpoint speaks %s: leave it out", e.Protocol)
-	case !slices.Contains(append([]gateway.Operation{gateway.Revoke}, certifying...), op):
+	case op != gateway.Revoke && !op.Certifies():
 		return c.fault(path, "the stage forward stands in enroll, renew, rekey and revoke")
 	case count > 1 || to == "":
 		return c.fault(path, "the stage forward is the last of its pipeline, once, and stands within no other stage: what is behind it would judge a message that is gone")

@@ -81,7 +81,7 @@ func (rt *Runtime) supersedes(name string, d *backend.Description) error {
 	if e == nil || e.Protocol != gateway.EST || slices.Contains(d.Capabilities, backend.CapRevoke) {
 		return nil
 	}
-	for _, op := range certifying {
+	for _, op := range gateway.Certifying {
 		if givesBare(e.Pipelines[op]) {
 			return rt.cfg.fault(at("endpoints", name, string(op)), "backend %s cannot revoke, and a key that is given under TLS alone is kept nowhere: who asks for it again gets another one, "+
 				"and the certificate of the first is revoked. Say `wrapping: {required: true}` beside `generate`, so that keys are only given encrypted, or name a backend that revokes", d.Name)

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"slices"
-
 	"gopkg.in/yaml.v3"
 
 	"github.com/muster-pki/muster/gateway"
@@ -11,7 +9,7 @@ import (
 
 // checkAttributes refuses a pipeline whose profile makes names of attributes that no stage could say.
 func (c *Config) checkAttributes(path []string, op gateway.Operation, e *EndpointConfig, nodes []yaml.Node) error {
-	if !slices.Contains(certifying, op) || c.forwardsTo(e, op) != "" {
+	if !op.Certifies() || c.forwardsTo(e, op) != "" {
 		return nil
 	}
 	said := false
