@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
+	tabulate(os.Stdout)
 	os.RemoveAll(dir)
 	os.Exit(code)
 }

@@ -3,14 +3,13 @@ package store
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"database/sql"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/audit"
 )
 
 // head is the end of this instance's stream. Only the writer's goroutine touches it; it is forgotten whenever
@@ -21,21 +20,6 @@ type head struct {
 	session int64
 	seq     int64
 	hash    []byte
-}
-
-// genesis is prev of a stream's first record.
-var genesis = make([]byte, sha256.Size)
-
-// link is the hash of a record: SHA-256 over the length and bytes of the stream's name, the sequence number, the hash of
-// the record before, and the body.
-func link(stream string, seq int64, prev []byte, body string) []byte {
-	h := sha256.New()
-	h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(stream))))
-	h.Write([]byte(stream))
-	h.Write(binary.BigEndian.AppendUint64(nil, uint64(seq)))
-	h.Write(prev)
-	h.Write([]byte(body))
-	return h.Sum(nil)
 }
 
 // Whether an event may be left out.
@@ -68,7 +52,7 @@ func (u unit) audit(body string) error {
 	if !h.known || h.session != session {
 		err := u.queryRow(auditHead, u.s.instance).Scan(&h.seq, &h.hash)
 		if errors.Is(err, sql.ErrNoRows) {
-			h.seq, h.hash, err = 0, genesis, nil
+			h.seq, h.hash, err = 0, audit.Genesis(), nil
 		}
 		if err != nil {
 			return fmt.Errorf("head of the audit trail: %w", err)
@@ -76,7 +60,7 @@ func (u unit) audit(body string) error {
 		h.known, h.session = true, session
 	}
 	next := head{known: true, session: session, seq: h.seq + 1}
-	next.hash = link(u.s.instance, next.seq, h.hash, body)
+	next.hash = audit.Link(u.s.instance, next.seq, h.hash, body)
 	if _, err := u.exec(insertAudit, u.s.instance, next.seq, h.hash, next.hash, body); err != nil {
 		return fmt.Errorf("audit trail: %w", err)
 	}
@@ -112,7 +96,7 @@ func (s *Store) VerifyAudit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stream, last := "", head{hash: genesis}
+	stream, last := "", head{hash: audit.Genesis()}
 	return each(rows, func(scan func(...any) error) error {
 		var of, body string
 		var seq int64
@@ -121,14 +105,14 @@ func (s *Store) VerifyAudit(ctx context.Context) error {
 			return err
 		}
 		if of != stream {
-			stream, last = of, head{hash: genesis}
+			stream, last = of, head{hash: audit.Genesis()}
 		}
 		switch {
 		case seq != last.seq+1:
 			return &AuditError{of, seq, fmt.Sprintf("the record before it is %d", last.seq)}
 		case !bytes.Equal(prev, last.hash):
 			return &AuditError{of, seq, "it does not follow the record before"}
-		case !bytes.Equal(hash, link(of, seq, prev, body)):
+		case !bytes.Equal(hash, audit.Link(of, seq, prev, body)):
 			return &AuditError{of, seq, "it was changed"}
 		}
 		last.seq, last.hash = seq, hash

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/audit"
 )
 
 // TestAuditRewritten: a record that was made anew, hash and all, shows at the next one.
@@ -36,7 +37,7 @@ func TestAuditRewritten(t *testing.T) {
 		t.Helper()
 		exec(t, s, `UPDATE audit SET hash = $1, body = $2 WHERE seq = 2`, hash, body)
 	}
-	set(link("one", 2, prev, "{}"), "{}")
+	set(audit.Link("one", 2, prev, "{}"), "{}")
 	wantBreak(3)
 	set(hash, "{}")
 	wantBreak(2)
@@ -46,6 +47,6 @@ func TestAuditRewritten(t *testing.T) {
 	if err := s.VerifyAudit(ctx); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, s, s.dialect.sql(texts[insertAudit]), "one", 4, prev, link("one", 4, prev, "{}"), "{}")
+	exec(t, s, s.dialect.sql(texts[insertAudit]), "one", 4, prev, audit.Link("one", 4, prev, "{}"), "{}")
 	wantBreak(4)
 }
