@@ -4,11 +4,10 @@ GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@latest
 FUZZTIME ?= 30s
-KILLS ?= 50
+SCALE ?= 100
 TAGS := faults,reliability,peers,sscep
 DEVICES ?= 20000
 RATE ?= 100
-ENROLLMENTS ?= 2000
 
 # What the race detector is worth its time on: where goroutines meet.
 RACED := ./gateway ./gateway/store/... ./plugins/backend/groupcommit ./plugins/host
@@ -54,8 +53,8 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each
 bench: ## CPU per enrollment beside its crypto operations, and the parts it is made of
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-reliability: deps ## kill -9 of plugin and gateway, KILLS (50) times each, during ENROLLMENTS (2000); prints its seed
-	MUSTER_KILLS=$(KILLS) MUSTER_ENROLLMENTS=$(ENROLLMENTS) $(GO) test -timeout 30m -count 1 -v -run '^TestReliability$$' -tags reliability ./e2e
+reliability: deps ## kills, power cuts, broken disks, a faulty CA, fail-over, replays, hostile input, stops under load: a table (under 20 minutes, as root); SCALE percent of it
+	MUSTER_SCALE=$(SCALE) $(GO) test -timeout 40m -count 1 -v -run '^TestReliability' -tags reliability ./e2e
 
 storm: ## DEVICES (20000) renew at once while their CA may issue RATE (100) per second (10 minutes): its bound, and memory
 	MUSTER_DEVICES=$(DEVICES) MUSTER_RATE=$(RATE) $(GO) test -timeout 24h -count 1 -v -run '^TestStorm$$' -tags reliability ./e2e

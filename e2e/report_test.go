@@ -3,16 +3,22 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"os"
+	"strconv"
 	"sync"
 	"text/tabwriter"
 )
 
-// scaled is how many of something a test of reliability takes: few in `make test`, full in `make reliability`.
+// scaled is how many of something a test of reliability takes: few in `make test`, full in `make reliability`, or MUSTER_SCALE percent of
+// that, but no less than few.
 func scaled(few, full int) int {
-	if long {
-		return full
+	if !long {
+		return few
 	}
-	return few
+	if percent, err := strconv.Atoi(os.Getenv("MUSTER_SCALE")); err == nil {
+		full = full * percent / 100
+	}
+	return max(few, full)
 }
 
 // finding is a line of the table that `make reliability` ends with.
