@@ -53,6 +53,7 @@ type webhookQuestion struct {
 // question is what a request is asked about with, and what it has in common with others that ask the same.
 func (s *Webhook) question(r *gateway.Request, g *gateway.Grant) (q, same webhookQuestion) {
 	q.Facts = gateway.FactsOf(r, g, s.now())
+	q.Facts.Request.SHA256 = "" // each time another, and made of what may hold a secret
 	if csr, err := pkix.ParseCSR(r.CSR); err == nil {
 		// The challengePassword is a secret, or proof that another may not have, and the signature is over it: all or nothing.
 		if _, secret, _ := csr.ChallengePassword(); !secret {

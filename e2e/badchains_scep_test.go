@@ -59,7 +59,7 @@ func TestBadChainsSCEP(t *testing.T) {
 				t.Errorf("a chain that is %v: %v, %d in the ledger", c.WantErr, a, len(entries))
 			}
 			// FAILURE is final: what is beyond the bounds of a message, and what cannot be judged now, is HTTP's.
-			byHTTP := map[string]int{"17 certificates": http.StatusBadRequest, "revocation unknown": http.StatusServiceUnavailable}
+			byHTTP := map[string]int{"17 certificates": http.StatusBadRequest, "revocation unknown": http.StatusServiceUnavailable, "list of before": http.StatusServiceUnavailable}
 			if status := byHTTP[c.Name]; status != 0 {
 				if a.http != status {
 					t.Errorf("refused by %v", a)

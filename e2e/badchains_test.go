@@ -9,8 +9,10 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -21,10 +23,12 @@ import (
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/gateway/pkix/pkixtest"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
+	"github.com/muster-pki/muster/protocols/cms"
 )
 
 // chainWire is a protocol by which a device shows a vendor's certificate.
 type chainWire struct {
+	name     string
 	protocol string
 	listener string
 	profile  string
@@ -34,14 +38,16 @@ type chainWire struct {
 }
 
 var chainWires = []chainWire{
-	{"cmp", "http", "device", "vendor-ca", presentCMP},
-	{"est", "https", "device", "client-certificate", presentEST},
+	{"cmp", "cmp", "http", "device", "vendor-ca", presentCMP},
+	{"est", "est", "https", "device", "client-certificate", presentEST(tls.VersionTLS13)},
+	{"est-12", "est", "https", "device", "client-certificate", presentEST(tls.VersionTLS12)},
+	{"est-proxied", "est", "proxied", "device", "client-certificate", presentProxied},
 }
 
 // Every chain that no endpoint may accept, shown to real ones: each endpoint trusts the root of its case and nothing else.
 func TestBadChains(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	startIn(t, dir).stop()
+	edited(t, dir, "\nlisteners:\n", "\nlisteners:\n  proxied: {address: 127.0.0.1:0, proxies: [{name: edge, addresses: [127.0.0.1], client-certificate: rfc9440}]}\n")
 	cases := pkixtest.BadChains(t, time.Now())
 	config, err := os.OpenFile(filepath.Join(dir, "muster.yaml"), os.O_APPEND|os.O_RDWR, 0)
 	if err != nil {
@@ -63,7 +69,7 @@ func TestBadChains(t *testing.T) {
 	g := startIn(t, dir)
 	for i, c := range cases {
 		for _, w := range chainWires {
-			t.Run(c.Name+"/"+w.protocol, func(t *testing.T) {
+			t.Run(c.Name+"/"+w.name, func(t *testing.T) {
 				name := chainEndpoint(w, i) + "-device"
 				issued, refusal := w.present(g, chainEndpoint(w, i), c, name)
 				entries := g.ledger(name)
@@ -82,7 +88,7 @@ func TestBadChains(t *testing.T) {
 	}
 }
 
-func chainEndpoint(w chainWire, i int) string { return fmt.Sprintf("chain-%s-%03d", w.protocol, i) }
+func chainEndpoint(w chainWire, i int) string { return fmt.Sprintf("chain-%s-%03d", w.name, i) }
 
 // chainFiles writes what a stage has to know about a case, and returns its settings. An endpoint that trusts nobody has an
 // unrelated root, since a stage without any does not start.
@@ -179,26 +185,66 @@ func chainAlgorithm(key crypto.Signer) []byte {
 	return alg
 }
 
-// presentEST is a simpleenroll over TLS with the chain. A key or a chain that TLS itself does not take is refused as well: then
+// presentEST is a simpleenroll over TLS of a version with the chain. A key or a chain that TLS itself does not take is refused as well: then
 // the handshake says so, or the request that follows it.
-func presentEST(g *instance, endpoint string, c pkixtest.Case, name string) (*x509.Certificate, string) {
-	g.t.Helper()
-	client := g.client(nil)
-	shown := tls.Certificate{PrivateKey: c.Key, Leaf: c.Chain[0]}
-	for _, cert := range c.Chain {
-		shown.Certificate = append(shown.Certificate, cert.Raw)
-	}
-	conf := client.Transport.(*http.Transport).TLSClientConfig
-	if _, standard := c.Key.(*rsa.PrivateKey); !standard {
-		if _, isRSA := c.Key.Public().(*rsa.PublicKey); isRSA {
-			// It signs with PKCS #1 v1.5 only, which TLS 1.3 has no more.
-			conf.MaxVersion, shown.SupportedSignatureAlgorithms = tls.VersionTLS12, []tls.SignatureScheme{tls.PKCS1WithSHA256}
+func presentEST(version uint16) func(*instance, string, pkixtest.Case, string) (*x509.Certificate, string) {
+	return func(g *instance, endpoint string, c pkixtest.Case, name string) (*x509.Certificate, string) {
+		g.t.Helper()
+		client := g.client(nil)
+		shown := tls.Certificate{PrivateKey: c.Key, Leaf: c.Chain[0]}
+		for _, cert := range c.Chain {
+			shown.Certificate = append(shown.Certificate, cert.Raw)
 		}
+		conf := client.Transport.(*http.Transport).TLSClientConfig
+		conf.MinVersion, conf.MaxVersion = version, version
+		if _, standard := c.Key.(*rsa.PrivateKey); !standard {
+			if _, isRSA := c.Key.Public().(*rsa.PublicKey); isRSA {
+				// It signs with PKCS #1 v1.5 only, which TLS 1.3 has no more.
+				conf.MinVersion, conf.MaxVersion, shown.SupportedSignatureAlgorithms = tls.VersionTLS12, tls.VersionTLS12, []tls.SignatureScheme{tls.PKCS1WithSHA256}
+			}
+		}
+		// Whatever CAs the server names.
+		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &shown, nil }
+		defer client.CloseIdleConnections()
+		d := newDevice(g.t, name)
+		return enrolled(g.post(g.t.Context(), client, endpoint+"/simpleenroll", "", "", "application/pkcs10", []byte(toBase64(d.csr))))
 	}
-	// Whatever CAs the server names.
-	conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &shown, nil }
-	d := newDevice(g.t, name)
-	a, err := g.post(g.t.Context(), client, endpoint+"/simpleenroll", "", "", "application/pkcs10", []byte(toBase64(d.csr)))
+}
+
+// presentProxied is a simpleenroll by a proxy, which passes the chain on as RFC 9440 has it: there is no handshake that could refuse it.
+func presentProxied(g *instance, endpoint string, c pkixtest.Case, name string) (*x509.Certificate, string) {
+	g.t.Helper()
+	req, err := http.NewRequestWithContext(g.t.Context(), http.MethodPost, "http://"+g.listening("proxied")+"/.well-known/est/"+endpoint+"/simpleenroll",
+		strings.NewReader(toBase64(newDevice(g.t, name).csr)))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	var chain []string
+	for _, cert := range c.Chain {
+		chain = append(chain, ":"+toBase64(cert.Raw)+":")
+	}
+	req.Header.Set("Content-Type", "application/pkcs10")
+	req.Header.Set("X-Forwarded-For", "192.0.2.1")
+	req.Header.Set("X-Forwarded-Proto", "https")
+	req.Header.Set("Client-Cert", chain[0])
+	if len(chain) > 1 {
+		req.Header.Set("Client-Cert-Chain", strings.Join(chain[1:], ", "))
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	a := &answer{status: res.StatusCode}
+	body, err := io.ReadAll(res.Body)
+	if err == nil && a.status == http.StatusOK {
+		a.cert, err = certificateIn(body)
+	}
+	a.body = string(body)
+	return enrolled(a, err)
+}
+
+func enrolled(a *answer, err error) (*x509.Certificate, string) {
 	if err != nil {
 		return nil, "TLS: " + err.Error()
 	}
@@ -206,4 +252,17 @@ func presentEST(g *instance, endpoint string, c pkixtest.Case, name string) (*x5
 		return a.cert, fmt.Sprint(a.status, " ", strings.TrimSpace(a.body))
 	}
 	return a.cert, ""
+}
+
+// certificateIn is the one in an EST server's answer.
+func certificateIn(body []byte) (*x509.Certificate, error) {
+	der, err := base64.StdEncoding.DecodeString(strings.Map(dropSpace, string(body)))
+	if err != nil {
+		return nil, err
+	}
+	certs, err := cms.ParseCertsOnly(der, cms.Limits{})
+	if err != nil || len(certs) != 1 {
+		return nil, fmt.Errorf("%d certificates, %w", len(certs), err)
+	}
+	return x509.ParseCertificate(certs[0])
 }

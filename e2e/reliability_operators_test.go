@@ -3,20 +3,17 @@
 package e2e
 
 import (
-	"encoding/json"
-	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
-
-	"github.com/muster-pki/muster/gateway/admin"
 )
 
 // Of the devices of a run, some are held first, and some are revoked when they have their certificate.
-func isHeld(i int) bool    { return i%20 == 4 || i%20 == 7 || i%20 == 14 }
-func isRevoked(i int) bool { return i%20 == 2 || i%20 == 9 || i%20 == 14 }
+func isHeld(i int) bool    { return i%60 == 4 || i%60 == 7 || i%60 == 44 }
+func isRevoked(i int) bool { return i%60 == 2 || i%60 == 9 || i%60 == 44 }
 
 // withHeld adds to the quickstart's configuration an EST and a CMP endpoint that hold what the first two of it allow.
 func withHeld(t *testing.T, config string) string {
@@ -48,43 +45,24 @@ func withHeld(t *testing.T, config string) string {
 	return config
 }
 
-// operators approve whatever is held, two at once, until the function that is returned is called. A gateway that is down is
-// asked again.
-func (g *instance) operators() (stop func()) {
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	for range 2 {
-		wg.Go(func() {
-			for {
-				select {
-				case <-done:
-					return
-				case <-time.After(50 * time.Millisecond):
-				}
-				out, code := g.run(g.dir, binary, "ls", "--json", "--limit", "1000", "--state", "held", "--data", g.dir)
-				var rows []admin.Transaction
-				if code != 0 || json.Unmarshal([]byte(out), &rows) != nil {
-					continue
-				}
-				for _, tx := range rows {
-					g.run(g.dir, binary, "approve", tx.ID, "--reason", "it is on the list", "--data", g.dir)
-				}
-			}
-		})
-	}
-	return func() { close(done); wg.Wait() }
-}
+// reliableWait is for how long a certificate waits for its certConf: longer than a gateway takes to come back.
+const reliableWait = 30 * time.Second
 
-// revoke has a certificate revoked, however often it takes. What a gateway that dies did not answer may have been done.
-func (g *instance) revoke(serial string, retry func() bool) error {
-	for {
-		out, code := g.run(g.dir, binary, "revoke", serial, "--reason", "cessationOfOperation", "--data", g.dir)
-		if code == 0 {
-			return nil
-		}
-		if !retry() {
-			return fmt.Errorf("not revoked: %s", out)
-		}
+// configureReliable gives a data directory that a first start has filled the endpoints that hold, one with one-time challenges,
+// and a short time to confirm.
+func configureReliable(t *testing.T, dir string) {
+	t.Helper()
+	file := filepath.Join(dir, "muster.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short := strings.Replace(string(text), "protocol: cmp\n", "protocol: cmp\n    cmp: {confirm-wait: "+reliableWait.String()+"}\n", 1)
+	if short == string(text) {
+		t.Fatal("the quickstart's configuration has no cmp endpoint")
+	}
+	if err := os.WriteFile(file, []byte(withHeld(t, short)+oneTime), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 

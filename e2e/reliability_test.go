@@ -4,8 +4,7 @@ package e2e
 
 import (
 	"bytes"
-	"crypto/x509"
-	"errors"
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -14,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -23,7 +21,6 @@ import (
 
 	"github.com/muster-pki/muster/backends/local"
 	"github.com/muster-pki/muster/gateway/admin"
-	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
 
 func setting(t *testing.T, name string, def int) int {
@@ -39,228 +36,93 @@ func setting(t *testing.T, name string, def int) int {
 	return n
 }
 
-// reliableWait is for how long a certificate waits for its certConf: longer than a gateway takes to come back.
-const reliableWait = 30 * time.Second
+// readyWithin is how long a gateway that was killed may take until /readyz says that it is back, its plugin included.
+const readyWithin = 2 * time.Second
 
-// reliable is one device of the run.
-type reliable struct {
-	name   string
-	cert   []byte
-	silent bool // it never confirms
-
-	cmp, held, revoked bool
+// death says after how many enrollments which process dies.
+type death struct {
+	after   int
+	gateway bool
 }
 
-// enrolCMP has a device enrol over CMP: each message is sent, byte for byte the same, until it is answered. Every fourth
-// device never confirms its certificate, and another fourth begins anew after its first answer. Those that are held or revoked
-// all confirm.
-func (d *cmpDevice) enrolCMP(i int, retry func() bool) (cert []byte, silent bool, err error) {
-	// answered sends a message until the answer is neither missing, nor waiting, nor that of a server that cannot answer now.
-	answered := func(der []byte) (*cmpmsg.Message, error) {
-		for {
-			answer, err := d.post(der)
-			var m *cmpmsg.Message
-			if err == nil {
-				if m, err = d.take(answer); err != nil {
-					return nil, err
-				}
-				rep, ok := m.Body.(*cmpmsg.CertRepMessage)
-				waiting := ok && len(rep.Responses) == 1 && rep.Responses[0].Status.Status == cmpmsg.StatusWaiting
-				if !waiting && failure(m) != "systemUnavail" {
-					return m, nil
-				}
-			}
-			if !retry() {
-				return nil, fmt.Errorf("no answer after all: %v", err)
-			}
-		}
-	}
-	ask := func() error {
-		m, err := answered(d.message(d.request(cmpmsg.TypeIR)))
-		if err == nil && d.cert == nil {
-			err = fmt.Errorf("ir answered %s: %s", m.Body.Type(), failure(m))
-		}
-		return err
-	}
-	if err := ask(); err != nil {
-		return nil, false, err
-	}
-	cert = d.cert.Raw
-	kind := i / 2 % 4
-	if kind == 1 && (isHeld(i) || isRevoked(i)) {
-		kind = 0
-	}
-	switch kind {
-	case 1:
-		return cert, true, nil
-	case 2: // its answer was lost, and it forgot what it asked
-		d.tid, d.peer, d.cert = random(16), nil, nil
-		if err := ask(); err != nil {
-			return nil, false, err
-		}
-		if !bytes.Equal(d.cert.Raw, cert) {
-			return nil, false, errors.New("another certificate for the same wish")
-		}
-	}
-	m, err := answered(d.message(d.certConf()))
-	if err == nil && m.Body.Type() != cmpmsg.TypePKIConf {
-		err = fmt.Errorf("certConf answered %s: %s", m.Body.Type(), failure(m))
-	}
-	return cert, false, err
-}
-
-// TestReliability kills the CA's process and the gateway, KILLS times each, while devices enrol, every second one over CMP; each
-// device sends the same message until it has its answer. Three in twenty are held, and approved by `muster approve`; three in twenty
-// are revoked by `muster revoke`. Then ledger, gateway, audit trail and devices have to agree.
-func TestReliability(t *testing.T) {
-	kills, total := setting(t, "MUSTER_KILLS", 50), setting(t, "MUSTER_ENROLLMENTS", 2000)
+// TestReliabilityKills kills the CA's process and the gateway, MUSTER_KILLS times each, while MUSTER_ENROLLMENTS devices enrol: one
+// in four over EST, one over SCEP with a one-time challenge, two over CMP; each sends the same message until it has its answer. One
+// in twenty is held, and approved; one in twenty is revoked. Then ledger, gateway, audit trail and all that clients were told have to agree.
+func TestReliabilityKills(t *testing.T) {
+	kills, total := setting(t, "MUSTER_KILLS", scaled(1, 100)), setting(t, "MUSTER_ENROLLMENTS", scaled(100, 10000))
 	seed := uint64(setting(t, "MUSTER_SEED", int(time.Now().UnixNano())))
 	t.Logf("MUSTER_SEED=%d: %d enrollments, %d kills of the CA's process and %d of the gateway", seed, total, kills, kills)
 	random := rand.New(rand.NewPCG(seed, 0))
 
 	g := startIn(t, filepath.Join(t.TempDir(), "data"))
 	g.stop()
-	config := filepath.Join(g.dir, "muster.yaml")
-	text, err := os.ReadFile(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	short := strings.Replace(string(text), "protocol: cmp\n", "protocol: cmp\n    cmp: {confirm-wait: "+reliableWait.String()+"}\n", 1)
-	if short == string(text) {
-		t.Fatal("the quickstart's configuration has no cmp endpoint")
-	}
-	if err := os.WriteFile(config, []byte(withHeld(t, short)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, u := range []struct {
-		url  string
-		into *string
-	}{{g.env["MUSTER_HTTP"], &g.http}, {g.env["MUSTER_HTTPS"], &g.https}} { // the same ports from now on
-		parsed, err := url.Parse(u.url)
-		if err != nil {
-			t.Fatal(err)
-		}
-		*u.into = parsed.Host
-	}
+	configureReliable(t, g.dir)
+	g.keepAddresses()
 	g.launch()
 	if err := g.ready(); err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\n%s", err, g.stderr)
 	}
-	asBegun := &instance{t: t, dir: g.dir, env: g.env} // which a restart does not change
-	rest := asBegun.operators()
+	c := g.crowd(8)
+	rest := c.approve()
 
-	// After how many enrollments which process dies.
-	type death struct {
-		after   int
-		gateway bool
-	}
 	var due []death
 	for i, n := range random.Perm(total)[:2*kills] {
 		due = append(due, death{after: n, gateway: i%2 == 0})
 	}
-	slices.SortFunc(due, func(a, b death) int { return a.after - b.after })
+	slices.SortFunc(due, func(a, b death) int { return cmp.Compare(a.after, b.after) })
 
 	var done, retries atomic.Int64
-	certs := make([]reliable, total)
+	devices := make([]reliable, total)
 	next := make(chan int)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			client := g.client(nil)
 			for i := range next {
-				name := fmt.Sprintf("reliable-%d", i)
 				attempts := 0
-				retry := func() bool {
+				d, err := c.enrol(i, func() bool {
 					attempts++
 					retries.Add(1)
 					time.Sleep(50 * time.Millisecond)
 					return attempts < 600
+				})
+				if err != nil {
+					t.Errorf("device %d: %v", i, err)
 				}
-				// ended is what a device does that has its certificate.
-				ended := func(c reliable) {
-					c.name, c.cmp, c.held, c.revoked = name, i%2 == 1, isHeld(i), isRevoked(i)
-					certs[i] = c
-					if leaf, err := x509.ParseCertificate(c.cert); err != nil {
-						t.Errorf("device %d: %v", i, err)
-					} else if c.revoked {
-						if err := asBegun.revoke(fmt.Sprintf("%x", leaf.SerialNumber), retry); err != nil {
-							t.Errorf("device %d: %v", i, err)
-						}
-					}
-				}
-				if i%2 == 1 {
-					d := asBegun.cmpDevice(name)
-					if isHeld(i) {
-						d.url += "/p/held-cmp"
-					}
-					cert, silent, err := d.enrolCMP(i, retry)
-					if err != nil {
-						t.Errorf("device %d: %v", i, err)
-					} else {
-						ended(reliable{cert: cert, silent: silent})
-					}
-					done.Add(1)
-					continue
-				}
-				d, operation := newDevice(t, name), "simpleenroll"
-				if isHeld(i) {
-					operation = "held-devices/" + operation
-				}
-				for attempt := 0; ; attempt++ {
-					a, err := asBegun.post(t.Context(), client, operation, asBegun.env["MUSTER_EST_USER"], asBegun.env["MUSTER_EST_PASSWORD"],
-						"application/pkcs10", []byte(toBase64(d.csr)))
-					if err == nil && a.status == http.StatusOK {
-						ended(reliable{cert: a.cert.Raw})
-						break
-					}
-					if err == nil && a.status != http.StatusAccepted && a.status != http.StatusServiceUnavailable {
-						t.Errorf("device %d: %d %s", i, a.status, a.body)
-						break
-					}
-					if attempt == 600 {
-						t.Errorf("device %d has no certificate after %d attempts: %v %v", i, attempt, a, err)
-						break
-					}
-					retries.Add(1)
-					time.Sleep(50 * time.Millisecond)
-				}
+				devices[i] = d
 				done.Add(1)
 			}
 		})
 	}
 	var killed struct{ gateway, plugin int }
-	last := 0 // the plugin process killed last
+	var slowest time.Duration
 	killer := make(chan struct{})
 	go func() {
 		defer close(killer)
+		last := 0 // the plugin process killed last
 		for _, d := range due {
 			for done.Load() < int64(d.after) {
 				time.Sleep(time.Millisecond)
 			}
+			time.Sleep(time.Duration(random.IntN(20)) * time.Millisecond) // not always right behind an answer
 			if !d.gateway {
-				// Not the one that was killed before and is not reaped yet, nor one that is only about to be started.
-				pid := g.plugin()
-				for pid == 0 || pid == last || syscall.Kill(pid, syscall.SIGKILL) != nil {
-					time.Sleep(time.Millisecond)
-					pid = g.plugin()
-				}
-				last = pid
+				last = g.killPlugin(last)
 				killed.plugin++
 				continue
 			}
 			g.kill()
 			killed.gateway++
-			g.launch()
-			if err := g.ready(); err != nil {
+			took, err := g.relaunch()
+			if err != nil {
 				t.Errorf("after a kill: %v\n%s", err, g.stderr)
 				return
 			}
+			slowest = max(slowest, took)
 		}
 	}()
 	start := time.Now()
 	for i := range total {
 		next <- i
-		if i%200 == 199 {
+		if i%500 == 499 {
 			t.Logf("%5d of %d enrolled after %s, %d retries", done.Load(), total, time.Since(start).Round(time.Second), retries.Load())
 		}
 	}
@@ -268,73 +130,124 @@ func TestReliability(t *testing.T) {
 	wg.Wait()
 	<-killer
 	rest()
-	if t.Failed() {
-		t.FailNow()
-	}
-	g.settled()
-	until := time.Now().Add(reliableWait + 30*time.Second)
-	unrevoked := func(tr admin.Transaction) bool { return tr.Certificate == nil || tr.Certificate.RevokedAt == nil }
-	for time.Now().Before(until) && slices.ContainsFunc(listing[admin.Transaction](g, "--state", "unconfirmed,rejected", "--limit", "1000000"), unrevoked) {
-		time.Sleep(200 * time.Millisecond)
-	}
-	t.Logf("%d enrolled in %s, %d retries; killed: gateway %d times, plugin %d times",
-		total, time.Since(start).Round(time.Second), retries.Load(), killed.gateway, killed.plugin)
+	t.Logf("%d enrolled in %s, %d retries; killed: gateway %d times, plugin %d times; ready again within %s",
+		total, time.Since(start).Round(time.Second), retries.Load(), killed.gateway, killed.plugin, slowest.Round(time.Millisecond))
 	if killed.gateway != kills || killed.plugin != kills {
 		t.Errorf("wanted %d kills of each", kills)
 	}
-
-	ledger, err := local.ReadLedger(t.Context(), filepath.Join(g.dir, "ca"))
-	if err != nil {
-		t.Fatal(err)
+	if slowest > readyWithin {
+		t.Errorf("after a kill the gateway was ready after %s, want %s", slowest, readyWithin)
 	}
-	untold := func(e local.Entry) bool {
-		at := slices.IndexFunc(certs, func(c reliable) bool { return c.name == commonName(e.Subject) })
-		return at >= 0 && certs[at].revoked && e.RevokedAt.IsZero()
+	g.settled()
+	r := g.revocationsTold(devices)
+	lost, twice := g.compare(r, c.heard())
+	found(finding{test: "kill -9 of gateway and CA: enrollments", n: total, lost: lost, twice: twice,
+		worst: fmt.Sprintf("ready after %.2f s", slowest.Seconds())})
+	if t.Failed() {
+		return
 	}
-	for time.Now().Before(until.Add(30*time.Second)) && slices.ContainsFunc(ledger, untold) {
-		time.Sleep(200 * time.Millisecond)
-		if ledger, err = local.ReadLedger(t.Context(), filepath.Join(g.dir, "ca")); err != nil {
-			t.Fatal(err)
+	g.agree(r, devices)
+	// The answers that were lost have left challenges that nobody has; what was spent is as many as have a certificate for it.
+	spent, having := 0, 0
+	for _, ch := range r.challenges {
+		spent += int(ch.Used)
+	}
+	for i := range total {
+		if i%4 == 2 {
+			having++
 		}
 	}
-	inLedger := map[string][]local.Entry{}
-	for _, e := range ledger {
-		inLedger[commonName(e.Subject)] = append(inLedger[commonName(e.Subject)], e)
+	if spent != having {
+		t.Errorf("%d challenges are spent, %d devices have a certificate for one", spent, having)
 	}
-	inStore := map[string][]admin.Transaction{}
-	for _, tr := range listing[admin.Transaction](g, "--limit", "1000000") {
-		inStore[commonName(tr.Subject)] = append(inStore[commonName(tr.Subject)], tr)
-	}
+}
+
+// agree checks that each device has the one certificate of its one transaction, in the state that it left it in.
+func (g *instance) agree(r *records, devices []reliable) {
+	g.t.Helper()
 	byID := map[string]reliable{}
-	for _, c := range certs {
-		l, s := inLedger[c.name], inStore[c.name]
+	for _, d := range devices {
+		l, s := r.ledger[d.name], slices.DeleteFunc(slices.Clone(r.store[d.name]), func(tx admin.Transaction) bool { return tx.State == "refused" })
 		state := "issued"
-		if c.silent {
+		if d.silent {
 			state = "rejected"
 		}
-		if len(l) != 1 || len(s) != 1 || s[0].State != state || l[0].ID != s[0].ID || !bytes.Equal(l[0].Certificate, c.cert) {
-			t.Errorf("%s: %d in the ledger, %d in the store %+v, want one that is %s", c.name, len(l), len(s), s, state)
-		} else if revoked := c.silent || c.revoked; l[0].RevokedAt.IsZero() == revoked || (s[0].Certificate.RevokedAt == nil) == revoked {
-			t.Errorf("%s is %s, in the store revoked at %v, in the ledger at %v", c.name, state, s[0].Certificate.RevokedAt, l[0].RevokedAt)
-		} else if (s[0].Hold != nil) != c.held || c.held && len(s[0].Hold.Approvals) != 1 {
-			t.Errorf("%s was held: %+v", c.name, s[0].Hold)
+		if len(l) != 1 || len(s) != 1 || s[0].State != state || l[0].ID != s[0].ID || !bytes.Equal(l[0].Certificate, d.cert) {
+			g.t.Errorf("%s: %d in the ledger, %d in the store %+v, want one that is %s", d.name, len(l), len(s), s, state)
+		} else if revoked := d.silent || d.revoked; l[0].RevokedAt.IsZero() == revoked || (s[0].Certificate.RevokedAt == nil) == revoked {
+			g.t.Errorf("%s is %s, in the store revoked at %v, in the ledger at %v", d.name, state, s[0].Certificate.RevokedAt, l[0].RevokedAt)
+		} else if (s[0].Hold != nil) != d.held || d.held && len(s[0].Hold.Approvals) != 1 {
+			g.t.Errorf("%s was held: %+v", d.name, s[0].Hold)
 		} else {
-			byID[s[0].ID] = c
+			byID[s[0].ID] = d
 		}
 	}
 	g.stop()
 	g.auditTells(byID)
-	t.Logf("ledger, store, audit trail and clients agree on %d certificates", len(byID))
+	g.t.Logf("ledger, store, audit trail and clients agree on %d certificates", len(byID))
 }
 
-func commonName(subject string) string {
-	_, cn, _ := strings.Cut(subject, "CN=")
-	cn, _, _ = strings.Cut(cn, ",")
-	return cn
+// revocationsTold waits until the CA has been told of all that is revoked or was never confirmed, and reads the records.
+func (g *instance) revocationsTold(devices []reliable) *records {
+	g.t.Helper()
+	until := time.Now().Add(reliableWait + 30*time.Second)
+	for {
+		r := g.records()
+		open := slices.ContainsFunc(devices, func(d reliable) bool {
+			return (d.silent || d.revoked) && slices.ContainsFunc(r.ledger[d.name], func(e local.Entry) bool { return e.RevokedAt.IsZero() })
+		})
+		if !open || time.Now().After(until) {
+			return r
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
 }
 
-// kill ends the gateway as a power cut would.
+// keepAddresses has the instance use, from its next start on, the ports that it was given.
+func (g *instance) keepAddresses() {
+	g.t.Helper()
+	for from, into := range map[string]*string{g.env["MUSTER_HTTP"]: &g.http, g.env["MUSTER_HTTPS"]: &g.https} {
+		parsed, err := url.Parse(from)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		*into = parsed.Host
+	}
+}
+
+// kill ends the gateway at once: nothing is flushed, nobody told.
 func (g *instance) kill() {
 	g.cmd.Process.Kill() //nolint:errcheck // it may have ended by itself
 	<-g.exited
+}
+
+// killPlugin kills the CA's process and returns its ID: not the one that was killed before and is not reaped yet, nor one that is
+// only about to be started.
+func (g *instance) killPlugin(last int) int {
+	for {
+		if pid := g.plugin(); pid != 0 && pid != last && syscall.Kill(pid, syscall.SIGKILL) == nil {
+			return pid
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// relaunch starts the gateway again at its addresses, and says how long it took until /readyz answered 200.
+func (g *instance) relaunch(extra ...string) (time.Duration, error) {
+	begun := time.Now()
+	g.launch(extra...)
+	for time.Since(begun) < 30*time.Second {
+		if res, err := http.Get("http://" + g.http + "/readyz"); err == nil {
+			res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return time.Since(begun), nil
+			}
+		}
+		select {
+		case <-g.exited:
+			return 0, fmt.Errorf("the gateway ended: %s", g.cmd.ProcessState)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return 0, fmt.Errorf("the gateway was not ready in time")
 }

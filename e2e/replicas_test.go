@@ -56,7 +56,12 @@ func startReplicas(t *testing.T, dir string, config func(dsn, plugin, sum, journ
 func startReplicasOn(t *testing.T, ca, dir string, config func(dsn, plugin, sum, journal string) string, env func(*instance) map[string]string) (replicas []*instance, journals []string) {
 	t.Helper()
 	cluster := pgtest.Start(t, pgtest.Volatile)
-	dsn := cluster.DSN(cluster.NewDatabase(t))
+	return startReplicasAt(t, cluster.DSN(cluster.NewDatabase(t)), ca, dir, config, env)
+}
+
+// startReplicasAt is startReplicasOn over a database that there is.
+func startReplicasAt(t *testing.T, dsn, ca, dir string, config func(dsn, plugin, sum, journal string) string, env func(*instance) map[string]string) (replicas []*instance, journals []string) {
+	t.Helper()
 	plugin := filepath.Join(dir, ca)
 	if out, err := exec.Command("go", "build", "-o", plugin, "./"+ca).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

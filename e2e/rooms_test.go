@@ -27,7 +27,7 @@ var rules = map[string][]string{
 	"gateway/pkix/pkixtest":       {"gateway/pkix"},
 	"gateway/audit":               {},
 	"gateway/store":               {"gateway", "gateway/audit", "plugins/backend", "plugins/backend/groupcommit"},
-	"gateway/store/storetest":     {"gateway", "gateway/store", "plugins/backend"},
+	"gateway/store/storetest":     {"gateway", "gateway/audit", "gateway/store", "plugins/backend"},
 	"gateway/seal":                {},
 	"gateway/passhash":            {},
 	"gateway/profile":             {"gateway", "gateway/pkix", "plugins/backend/strictyaml"},

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -170,26 +171,35 @@ func TestSCEPFiftyAtOnce(t *testing.T) {
 	}
 }
 
-// After the endpoint's repeat time a message is a new request, if its challenge still counts.
+// After the endpoint's repeat time the same message is a recorded one, which has no other certificate. Its sender makes a new one.
 func TestSCEPAfterTheRepeatTime(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	edited(t, dir, "protocol: scep\n", "protocol: scep\n    repeat: 1s\n")
 	g := startIn(t, dir)
 	d := g.scepDevice()
-	m := d.message(scepWish{name: "later", challenge: g.env["MUSTER_SCEP_CHALLENGE"]})
+	w := scepWish{name: "later", challenge: g.env["MUSTER_SCEP_CHALLENGE"], tid: "0"}
+	m := d.message(w)
 	first := d.must(m)
 	if first.cert == nil {
 		t.Fatal(first)
 	}
 	until := time.Now().Add(10 * time.Second)
-	for len(g.ledger("later")) == 1 {
+	a := d.must(m)
+	for a.cert != nil {
 		if time.Now().After(until) {
 			t.Fatal("the same certificate for ever")
 		}
-		if a := d.must(m); a.cert == nil || !d.key.PublicKey.Equal(a.cert.PublicKey) {
-			t.Fatal(a)
+		if !bytes.Equal(a.cert.Raw, first.cert.Raw) {
+			t.Fatal("another certificate")
 		}
 		time.Sleep(50 * time.Millisecond)
+		a = d.must(m)
+	}
+	if a.status != "2" || !strings.Contains(a.text, "this very message has had a certificate before") {
+		t.Error(a)
+	}
+	if a := d.ask(w); a.cert == nil || bytes.Equal(a.cert.Raw, first.cert.Raw) {
+		t.Errorf("a new message: %v", a)
 	}
 	if n := len(g.ledger("later")); n != 2 {
 		t.Errorf("%d in the ledger", n)

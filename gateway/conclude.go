@@ -40,12 +40,15 @@ func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*
 		if !d.recorded {
 			t := transactionOf(d, StateRefused)
 			t.Reason, t.Note, t.Updated = reason, strings.TrimPrefix(d.stage+": "+cause(failure, d.note), ": "), g.now()
-			g.strange.add(t)
+			g.strange.add(t, d.known())
 		}
 	} else {
 		outcome, id = string(d.result.Kind), d.result.Transaction
 		if d.result.Repeated {
 			outcome = "repeated"
+		}
+		if d.result.Repeated || d.result.Kind == ResultAnswer && !d.recorded {
+			g.strange.answered(d.endpoint + " " + outcome)
 		}
 	}
 	g.meter.request(r.Protocol, d.endpoint, r.Operation, outcome, reason, took)
@@ -102,8 +105,9 @@ func transactionOf(d *decision, s State) *Transaction {
 	r := d.request
 	t := &Transaction{
 		ID: r.ID, WireID: r.WireID, Protocol: r.Protocol, Endpoint: r.Endpoint, Operation: r.Operation, State: s,
-		Verdicts: append(noted(r), d.trail...), Received: r.Received, Facts: factsFor(d),
+		Verdicts: append(noted(r), d.trail...), Received: r.Received,
 	}
+	keepFacts(t, d)
 	t.Source = r.from()
 	for _, c := range r.Credentials {
 		t.Credentials = append(t.Credentials, c.String())
@@ -135,9 +139,18 @@ func nameOf(der []byte) string { return cut(pkix.FormatName(der), maxNote) }
 
 // auditOf is the audit event of a transaction.
 func auditOf(t *Transaction, kind, stage string) AuditEvent {
+	e := aboutOf(t, kind)
+	e.Stage = stage
+	e.Credentials, e.Verdicts, e.Granted = listed(t.Credentials), verdictsFor(t.Verdicts), grantedFor(t)
+	e.Asked, e.RequestSHA256 = t.askedOf()
+	return e
+}
+
+// aboutOf is an event about a transaction that another event tells all of.
+func aboutOf(t *Transaction, kind string) AuditEvent {
 	return AuditEvent{
-		Kind: kind, At: t.Updated, Transaction: t.ID, Protocol: t.Protocol, Endpoint: t.Endpoint, Operation: t.Operation,
-		Requester: t.Requester, Device: t.Device, Subject: t.Subject, Stage: stage, Reason: t.Reason, Note: t.Note, Source: t.Source,
+		Kind: kind, At: t.Updated, Transaction: t.ID, Protocol: t.Protocol, Endpoint: t.Endpoint, Operation: t.Operation, WireID: plain(t.WireID, eventText),
+		Requester: cut(t.Requester, eventText), Device: t.Device, Subject: t.Subject, Reason: t.Reason, Note: plain(t.Note, eventNote), Source: t.Source,
 	}
 }
 

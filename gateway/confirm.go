@@ -53,9 +53,14 @@ func (g *Gateway) Confirm(ctx context.Context, c *Confirmation) (*Transaction, e
 		end.State, end.RepeatUntil, kind = StateRejected, time.Time{}, "rejected"
 	}
 	t.State, t.Note, t.Exchange, t.Updated = end.State, end.Note, end.Exchange, now
-	end.Audit = certificateAudit(t, kind, t.Certificate)
+	end.Audit = afterwardsAudit(t, kind, t.Certificate)
 	if r := c.Request; r != nil {
-		end.Audit.Source = r.from()
+		end.Audit.Source, end.Audit.RequestSHA256 = r.from(), requestHash(r)
+		var shown []string
+		for _, c := range r.Credentials {
+			shown = append(shown, c.String())
+		}
+		end.Audit.Credentials = listed(shown)
 	}
 	// The certificate is out: whether it counts does not depend on the client's patience.
 	commit, done := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
@@ -116,7 +121,7 @@ func (g *Gateway) expire(ctx context.Context, a *ask) error {
 		s.Note = fmt.Sprintf("not confirmed within %s, and kept, as configured", t.ConfirmWait)
 	}
 	t.State, t.Note, t.Updated = s.State, s.Note, s.Now
-	s.Audit = certificateAudit(t, kind, t.Certificate)
+	s.Audit = afterwardsAudit(t, kind, t.Certificate)
 	if err := g.store.Settle(ctx, s); err != nil {
 		return err
 	}
@@ -130,12 +135,27 @@ func (g *Gateway) expire(ctx context.Context, a *ask) error {
 // certificateAudit is an event about a transaction and its certificate, nil for none.
 func certificateAudit(t *Transaction, kind string, c *Certificate) AuditEvent {
 	e := auditOf(t, kind, "")
+	e.names(c)
+	if c != nil && e.Granted != nil {
+		e.Granted.NotBefore, e.Granted.NotAfter, e.Granted.KeySHA256 = c.NotBefore.UTC(), c.NotAfter.UTC(), hex.EncodeToString(c.KeyHash)
+	}
+	return e
+}
+
+// afterwardsAudit is an event about what became of a certificate: what was asked and decided stands in that of its issuing.
+func afterwardsAudit(t *Transaction, kind string, c *Certificate) AuditEvent {
+	e := aboutOf(t, kind)
+	e.names(c)
+	return e
+}
+
+// names says which certificate an event is about, nil for none.
+func (e *AuditEvent) names(c *Certificate) {
 	if c != nil {
 		e.Serial = hex.EncodeToString(c.Serial)
 		e.Issuer = pkix.FormatName(c.Issuer)
 		e.Fingerprint = hex.EncodeToString(keyHash(c.DER))
 	}
-	return e
 }
 
 // ByWireID returns the transaction of the endpoint with the protocol's transaction ID, the newest that is open, else the
@@ -147,6 +167,11 @@ func (g *Gateway) ByWireID(ctx context.Context, endpoint, wireID string) (*Trans
 		return nil, nil
 	case err != nil:
 		return nil, unavailable("the store cannot be read", err)
+	}
+	if t.State != StateHeld && t.Certificate != nil {
+		if err := g.store.Audited(ctx); err != nil {
+			return nil, unavailable("the audit trail cannot be written", err)
+		}
 	}
 	return t, nil
 }

@@ -196,7 +196,7 @@ func (g *Gateway) supersede(ctx context.Context, d *decision, earlier *Transacti
 	was.Note = "superseded: its key was asked for again, by transaction " + t.ID
 	s := &Supersession{
 		Earlier: earlier.ID, Note: was.Note, Reason: superseded, At: now, Transaction: t, Lease: g.lease(),
-		Audit: certificateAudit(&was, "revocation-ordered", earlier.Certificate),
+		Audit: afterwardsAudit(&was, "revocation-ordered", earlier.Certificate),
 	}
 	s.Audit.At, s.Audit.Source = now, r.from()
 

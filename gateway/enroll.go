@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -26,6 +27,11 @@ func (g *Gateway) answer(ctx context.Context, r *Request, by func(context.Contex
 	case g.slots <- struct{}{}:
 		defer func() { <-g.slots }()
 		d.result, d.err = by(ctx, r, d)
+		if d.err == nil && !d.result.fresh() {
+			if err := g.store.Audited(ctx); err != nil {
+				d.result, d.err = nil, unavailable("the audit trail cannot be written", err)
+			}
+		}
 	default:
 		d.err = &Error{Reason: Busy, Detail: "too many requests at once", RetryAfter: time.Second}
 	}
@@ -181,7 +187,7 @@ func notGivenAgain(err error) *Error {
 // refuse keeps a refusal for `muster explain`: in the store when the requester is known, else in memory only, since
 // strangers buy no disk writes.
 func (g *Gateway) refuse(ctx context.Context, d *decision, e *Error) *Error {
-	if d.grant == nil || d.grant.Requester == "" || d.anyMakersDevice() {
+	if !d.known() {
 		return e
 	}
 	t := transactionOf(d, StateRefused)
@@ -191,10 +197,19 @@ func (g *Gateway) refuse(ctx context.Context, d *decision, e *Error) *Error {
 	defer cancel()
 	if err := g.store.Refuse(ctx, t, auditOf(t, "refused", d.stage)); err != nil {
 		g.log.Error("a refusal could not be recorded", "id", t.ID, "err", err)
+		if errors.Is(err, ErrUnaudited) {
+			d.note = err.Error()
+			return unavailable("the audit trail cannot be written", err)
+		}
 		return e
 	}
 	d.recorded = true
 	return e
+}
+
+// known reports whether it was found who asks, and that is nobody whom no inventory knows.
+func (d *decision) known() bool {
+	return d.grant != nil && d.grant.Requester != "" && !d.anyMakersDevice()
 }
 
 // anyMakersDevice reports whether all that is known of the requester is that its maker certified a key: millions have such a
@@ -212,6 +227,9 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 		return nil, Errorf(Internal, "", "the grant names the backend %q, which is not configured", backendName)
 	}
 	claims := onceEach(out.Claims)
+	if d.request.Message != nil {
+		claims = append(claims, messageClaim(d.request))
+	}
 	if out.Decision == Hold && d.grant.Requester == "" {
 		claims = slices.DeleteFunc(claims, Claim.lapses)
 	}
@@ -308,6 +326,18 @@ func (g *Gateway) claimLost(ctx context.Context, d *decision, lost *ClaimLostErr
 		e.Detail += fmt.Sprintf(", try again in %v", e.RetryAfter)
 	}
 	return g.refuse(ctx, d, e)
+}
+
+// MessageClaims is how the claims begin of messages that have had a certificate. Such a claim stays when the certificate does not.
+const MessageClaims = "message:"
+
+// messageClaim is what keeps a message that somebody has recorded from having another certificate made: after the time for repeats,
+// at another endpoint, or where its exchange goes by another message. Its sender makes a new one.
+func messageClaim(r *Request) Claim {
+	return Claim{
+		Key: MessageClaims + string(r.Protocol) + ":" + hex.EncodeToString(r.Message), Limit: 1, Reason: DuplicateCert, stage: "message",
+		Detail: "this very message has had a certificate before: make a new one", Lost: "the message has had a certificate before, here or at another endpoint: it was recorded and sent again",
+	}
 }
 
 // onceEach is the claims that a request makes: of two stages that count the same thing it is one use, by the stricter's limit.

@@ -56,6 +56,8 @@ type FactsRequest struct {
 	Proxy       string              `json:"proxy,omitempty"`
 	Transport   string              `json:"transport,omitempty"`
 	Received    time.Time           `json:"received"`
+	SHA256      string              `json:"sha256,omitempty"`  // of the message as received, hexadecimal
+	Partial     bool                `json:"partial,omitempty"` // never while it is judged: of what was kept, most was left out, since it was too much
 }
 
 // FactsName is a distinguished name.
@@ -165,7 +167,7 @@ func factsOfRequest(r *Request) FactsRequest {
 		ID: r.ID, Protocol: string(r.Protocol), Endpoint: r.Endpoint, Operation: string(r.Operation), Transaction: r.WireID,
 		Profile: r.Profile, Subject: factsOfName(r.Subject), Key: factsOfKey(r.PublicKey), Generates: r.KeyGen != nil, POP: string(r.POP),
 		NotBefore: r.Validity.NotBefore.UTC(), NotAfter: r.Validity.NotAfter.UTC(), Identifiers: factsOfIdentifiers(r.Identifiers),
-		Proxy: r.Proxy, Transport: r.Transport, Received: r.Received.UTC(),
+		Proxy: r.Proxy, Transport: r.Transport, Received: r.Received.UTC(), SHA256: requestHash(r),
 	}
 	if san, ok := r.Extension(oidSubjectAltName); ok {
 		f.SANs = factsOfSANs(san)
@@ -294,14 +296,31 @@ const (
 	maxStrangersFacts = 2 << 10
 )
 
-// factsFor are the facts of a request as they are kept, nil where there are none, or too many.
-func factsFor(d *decision) json.RawMessage {
+// keepFacts has a transaction keep the facts of its request: none where nothing was judged, and part of them where they are too many.
+func keepFacts(t *Transaction, d *decision) {
 	if d.grant == nil {
-		return nil
+		return
 	}
-	data, err := json.Marshal(FactsOf(d.request, d.grant, d.judged))
-	if err != nil || len(data) > maxFacts {
-		return nil
+	f := FactsOf(d.request, d.grant, d.judged)
+	t.asked, t.requestHash = askedFrom(&f.Request), f.Request.SHA256
+	data, err := json.Marshal(f)
+	if err == nil && len(data) > maxFacts {
+		data, err = json.Marshal(f.partial())
 	}
-	return data
+	if err == nil {
+		t.Facts = data
+	}
+}
+
+// partial is of facts that are too many what the audit trail needs.
+func (f *Facts) partial() *Facts {
+	q := f.Request
+	q.Subject, q.NewSubject = FactsName{DN: cut(q.Subject.DN, eventText)}, FactsName{DN: cut(q.NewSubject.DN, eventText)}
+	for _, s := range []*FactsSANs{&q.SANs, &q.NewSANs} {
+		n := len(s.DNS) + len(s.IP) + len(s.Email) + len(s.URI) + s.Other
+		*s = FactsSANs{Other: n}
+	}
+	q.Transaction, q.Profile, q.Target.Issuer = cut(q.Transaction, eventText), cut(q.Profile, eventText), cut(q.Target.Issuer, eventText)
+	q.Partial, q.Extensions, q.Identifiers, q.Renews = true, nil, nil, FactsCertificate{Serial: q.Renews.Serial}
+	return &Facts{Request: q, Requester: cut(f.Requester, eventText), Now: f.Now}
 }

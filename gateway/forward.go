@@ -123,7 +123,7 @@ func (g *Gateway) forward(ctx context.Context, rt *Runtime, e *Endpoint, d *deci
 	defer land()
 	g.opt.Crash(CrashBeforeIntent)
 	deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
-	begin := &Beginning{Transaction: t, Claims: claims, Lease: g.lease(), Wait: forwardWait}
+	begin := &Beginning{Transaction: t, Claims: claims, Lease: g.lease(), Wait: forwardWait, Audit: auditOf(t, "passed-on", d.stage)}
 	begin.countActive(gr, gr.NotAfter) // which the profile says: the answer's is not known yet
 	epoch, res, err := g.begin(ctx, d, begin, k)
 	if res != nil || err != nil {

@@ -207,6 +207,13 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 		res, refusal = nil, &Error{Reason: Internal, Err: err}
 		err = g.keep(ctx, s)
 	}
+	if errors.Is(err, ErrUnaudited) {
+		g.log.Warn("an outcome is recorded, and told to nobody before the audit trail has reached its sinks", "id", a.t.ID, "state", s.State, "err", err)
+		if s.Next != "" && s.Next != WorkConfirm && s.Next != WorkWipe {
+			g.nudge()
+		}
+		return nil, nil, err
+	}
 	if err != nil {
 		g.log.Error("an outcome could not be recorded", "id", a.t.ID, "state", s.State, "serial", s.Audit.Serial, "issuer", s.Audit.Issuer, "err", err)
 		return nil, nil, fmt.Errorf("the outcome (%s) could not be recorded: %w", s.State, err)
@@ -226,7 +233,7 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 func (g *Gateway) keep(ctx context.Context, s *Settlement) error {
 	err := g.store.Settle(ctx, s)
 	for _, pause := range settlePauses {
-		if err == nil || errors.Is(err, ErrStale) || errors.Is(err, ErrCertificateExists) {
+		if err == nil || errors.Is(err, ErrUnaudited) || errors.Is(err, ErrStale) || errors.Is(err, ErrCertificateExists) {
 			return err
 		}
 		g.log.Warn("an outcome could not be recorded; trying again", "id", s.Transaction, "state", s.State, "err", err)

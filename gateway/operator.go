@@ -31,7 +31,7 @@ func (g *Gateway) RevokeCertificate(ctx context.Context, issuer, serial []byte, 
 	}
 	now := g.now()
 	t.Updated, t.Note = now, note
-	audit := certificateAudit(t, "revocation-ordered", c)
+	audit := afterwardsAudit(t, "revocation-ordered", c)
 	audit.Actor = actor
 	deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.lease())
@@ -76,7 +76,11 @@ func (g *Gateway) Rollover(ctx context.Context, name string, r *backend.Rollover
 		what += ", announced"
 	}
 	event := AuditEvent{Kind: "ca-rollover", At: g.now(), Actor: actor, Note: fmt.Sprintf("backend %s, CA %q: %s %s (%s)", name, r.Issuer, r.Kind, what, r.ID)}
-	if err := g.store.Record(ctx, event); err != nil {
+	err := g.store.Audited(ctx)
+	if err == nil {
+		err = g.store.Record(ctx, event)
+	}
+	if err != nil {
 		return nil, unavailable("the audit trail cannot be written", err)
 	}
 	g.opt.Crash(CrashRolloverOrdered)

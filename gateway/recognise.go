@@ -88,6 +88,9 @@ func (g *Gateway) IssueChallenge(ctx context.Context, secret Secret, c IssuedCha
 		if failed == nil {
 			return nil
 		}
+		if errors.Is(failed, ErrUnaudited) {
+			return unavailable("the challenge cannot be recorded", failed)
+		}
 		if stands, err = g.store.Challenge(ctx, c.Hash); err != nil { // else a twin of the request made it meanwhile
 			err = failed
 		}

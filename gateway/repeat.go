@@ -162,10 +162,17 @@ func (g *Gateway) join(ctx context.Context, r *Request, k keys, id string) (*Res
 		if t.State == StateForwarded {
 			return g.goOn(ctx, t, r, adoption, true)
 		}
+		if r.Message != nil {
+			c := messageClaim(r)
+			adoption.Claim = &c
+		}
 		var twin *TwinError
+		var lost *ClaimLostError
 		switch err := g.store.Adopt(ctx, adoption); {
 		case errors.As(err, &twin):
 			return nil, nil // the same message made a transaction meanwhile: Begin finds it
+		case errors.As(err, &lost):
+			return nil, Errorf(lost.Claim.Reason, lost.Claim.Detail, "%s: %w", lost.Claim.Lost, lost)
 		case errors.Is(err, ErrStale):
 			continue // it was open, and is not: what became of it may be just what is asked for
 		case err != nil:

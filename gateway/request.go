@@ -70,6 +70,7 @@ type Request struct {
 	Target      *CertID           // revoke, query
 	NewNames    *Names            // names to change to: EST ChangeSubjectName (RFC 6402), CMP kur with another subject
 	Content     []byte            // what makes a repeat the same request, in the protocol's own canonical form
+	Message     []byte            // hash of what the sender has protected, and of who that is, where that alone proves it (CMP, SCEP): such a message has one certificate, whenever, wherever and by whomever it is sent again; nil where the connection proves it (EST)
 	Resume      []byte            // what a new exchange has to ask for again to get the certificate of one that was never confirmed; nil: nothing does
 	Confirm     bool              // the certificate waits for Gateway.Confirm
 	ConfirmWait time.Duration     // and for how long; 0: as long as the endpoint says

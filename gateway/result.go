@@ -32,3 +32,9 @@ type Result struct {
 	Exchange     []byte              // Request.Exchange, as stored
 	Certificates []*x509.Certificate // Query: the requester's own, the newest first
 }
+
+// fresh reports whether a result tells of nothing that was committed before this request, and not waited for: a certificate that was
+// just issued or revoked has been, and what is pending tells of nothing.
+func (r *Result) fresh() bool {
+	return r.Kind == ResultPending || !r.Repeated && (r.Kind == ResultIssued || r.Kind == ResultRevoked)
+}

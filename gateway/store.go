@@ -76,6 +76,9 @@ type Transaction struct {
 	Delivery    *Delivery       // of a key that is made at delivery and not kept; nil for others
 	Facts       json.RawMessage // Facts, as they were when it was decided; nil for none, and in lists
 	Changes     []string        // what is granted otherwise than asked for, a line each, for the operator
+
+	asked       *AuditAsked // what Facts say of it, where this process has the request; for its events
+	requestHash string
 }
 
 // RepeatKey is the SHA-256, in hexadecimal, by which a repeated request is found. A transaction has one for the same
@@ -135,6 +138,11 @@ type Work struct {
 // It is implemented by gateway/store for SQLite and PostgreSQL; gateway/store/storetest says what it has to do.
 //
 // Every method may fail with any error when the store cannot answer; the caller then refuses.
+//
+// Where the audit trail goes to sinks, no method that commits an event returns nil before every sink has it: else ErrUnaudited, with the
+// event committed. While a sink is behind, what has not happened yet fails with ErrUnaudited, and nothing is written: Begin, Refuse,
+// Approve, Deny, OrderRevocation, Supersede, and what changes challenges, devices and secrets. What has happened is committed: Settle,
+// Conclude, MarkRevoked, Record.
 type Store interface {
 	// Repeat returns the transaction that holds the key, as Repeat or Resume: one that is open, or issued or
 	// denied within the key's time. ErrNotFound when there is none.
@@ -216,7 +224,10 @@ type Store interface {
 
 	// Record commits an audit event that belongs to no transaction.
 	Record(ctx context.Context, e AuditEvent) error
-	// Ready reports why the store cannot commit, nil when it can.
+	// Audited returns nil when every sink of the audit trail has all that this instance has committed so far: what was decided
+	// before is given to nobody else before. ErrUnaudited.
+	Audited(ctx context.Context) error
+	// Ready reports why the store cannot commit, nil when it can; ErrUnaudited when it could, and a sink is behind.
 	Ready(ctx context.Context) error
 }
 
@@ -258,6 +269,7 @@ type Adoption struct {
 	Repeat      RepeatKey
 	Exchange    []byte
 	At          time.Time
+	Claim       *Claim // of the message, which never lapses; nil for none. Lost only to another transaction: ClaimLostError
 }
 
 // Conclusion is what Conclude commits.
@@ -321,11 +333,21 @@ type AuditEvent struct {
 	Issuer      string            `json:"issuer,omitempty"` // RFC 4514
 	Serial      string            `json:"serial,omitempty"` // hexadecimal
 	Fingerprint string            `json:"fingerprint,omitempty"`
-	Counts      map[string]uint64 `json:"counts,omitempty"` // "strangers": refusals by endpoint and reason
+	Counts      map[string]uint64 `json:"counts,omitempty"` // "strangers", "turned-away": refusals by endpoint and reason; "answers": by endpoint and outcome
+
+	WireID        string         `json:"wireID,omitempty"`        // the protocol's transaction ID, as the client chose it
+	RequestSHA256 string         `json:"requestSHA256,omitempty"` // of the message as received, hexadecimal
+	Credentials   []string       `json:"credentials,omitempty"`   // how the requester authenticated: Credential.String of each
+	Asked         *AuditAsked    `json:"asked,omitempty"`
+	Verdicts      []AuditVerdict `json:"verdicts,omitempty"`
+	Granted       *AuditGranted  `json:"granted,omitempty"`
 }
 
 // ErrNotFound is returned for what the store does not hold.
 var ErrNotFound = errors.New("not found")
+
+// ErrUnaudited is returned when a sink of the audit trail is behind: what is committed is not to be told of, and nothing is begun.
+var ErrUnaudited = errors.New("the audit trail does not reach a sink")
 
 // ErrCertificateExists is returned when a CA gave the same certificate, or serial number, to two transactions.
 var ErrCertificateExists = errors.New("a certificate with this issuer and serial number exists")

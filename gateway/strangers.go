@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 )
 
@@ -13,11 +15,13 @@ type strangers struct {
 	ring   []*Transaction
 	byID   map[string]*Transaction
 	next   int
-	counts map[string]uint64 // "endpoint reason"
+	counts map[string]uint64 // "endpoint reason", of strangers
+	known  map[string]uint64 // likewise of those who did authenticate, and whose refusals are not kept: busy, unavailable, ...
+	again  map[string]uint64 // "endpoint outcome": answers that changed nothing
 }
 
 func newStrangers(size int) *strangers {
-	return &strangers{ring: make([]*Transaction, size), byID: make(map[string]*Transaction, size), counts: map[string]uint64{}}
+	return &strangers{ring: make([]*Transaction, size), byID: make(map[string]*Transaction, size), counts: map[string]uint64{}, known: map[string]uint64{}, again: map[string]uint64{}}
 }
 
 // maxLabels bounds the sums: an endpoint's name is the configuration's, but this is kept safe against one that is not.
@@ -27,7 +31,7 @@ const maxLabels = 1024
 const maxShown = 512
 
 // add keeps a refusal, its texts cut short.
-func (s *strangers) add(t *Transaction) {
+func (s *strangers) add(t *Transaction, known bool) {
 	kept := *t
 	for _, text := range []*string{&kept.WireID, &kept.Endpoint, &kept.Source, &kept.Requester, &kept.Device, &kept.Subject, &kept.Note} {
 		*text = cut(*text, maxShown)
@@ -47,7 +51,18 @@ func (s *strangers) add(t *Transaction) {
 	}
 	s.ring[s.next], s.byID[t.ID] = &kept, &kept
 	s.next = (s.next + 1) % len(s.ring)
-	s.count(kept.Endpoint+" "+string(t.Reason), 1)
+	if known {
+		count(s.known, kept.Endpoint+" "+string(t.Reason), 1)
+	} else {
+		count(s.counts, kept.Endpoint+" "+string(t.Reason), 1)
+	}
+}
+
+// answered counts an answer that told of what was decided before.
+func (s *strangers) answered(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	count(s.again, key, 1)
 }
 
 // maxCredentials bounds how many of a stranger's credentials are kept.
@@ -66,29 +81,41 @@ func shortened(verdicts []Judged) []Judged {
 	return out
 }
 
-// count needs the lock.
-func (s *strangers) count(key string, n uint64) {
-	if _, known := s.counts[key]; !known && len(s.counts) >= maxLabels {
+// count adds to one of the sums. It needs the lock.
+func count(sums map[string]uint64, key string, n uint64) {
+	if _, known := sums[key]; !known && len(sums) >= maxLabels {
 		key = "other"
 	}
-	s.counts[key] += n
+	sums[key] += n
 }
 
-// take returns the sums and begins anew.
-func (s *strangers) take() map[string]uint64 {
+// sums are what was counted in some time, by the kind of event that says so.
+type sums map[string]map[string]uint64
+
+// take returns the sums that are not zero and begins anew.
+func (s *strangers) take() sums {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	counts := s.counts
-	s.counts = map[string]uint64{}
-	return counts
+	taken := sums{}
+	for kind, counts := range s.kinds() {
+		if len(*counts) > 0 {
+			taken[kind], *counts = *counts, map[string]uint64{}
+		}
+	}
+	return taken
 }
 
-// giveBack adds sums that could not be written to those since.
-func (s *strangers) giveBack(counts map[string]uint64) {
+// kinds are the sums by the kind of their event. It needs the lock.
+func (s *strangers) kinds() map[string]*map[string]uint64 {
+	return map[string]*map[string]uint64{"strangers": &s.counts, "turned-away": &s.known, "answers": &s.again}
+}
+
+// giveBack adds a sum that could not be written to what came since.
+func (s *strangers) giveBack(kind string, counts map[string]uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for key, n := range counts {
-		s.count(key, n)
+		count(*s.kinds()[kind], key, n)
 	}
 }
 
@@ -120,20 +147,21 @@ func (g *Gateway) Strangers(limit int) []*Transaction {
 	return out
 }
 
-// SumUp commits to the audit trail how many strangers were refused since the last time.
+// SumUp commits to the audit trail what was only counted since the last time: how many strangers were refused, how many of those who did
+// authenticate were turned away without a record of their own, and how many answers told of what was decided before.
 func (g *Gateway) SumUp(ctx context.Context) {
-	counts := g.strange.take()
-	if len(counts) == 0 {
-		return
-	}
+	taken := g.strange.take()
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	err := g.store.Record(ctx, AuditEvent{Kind: "strangers", At: g.now(), Counts: counts})
-	if err == nil {
-		return
+	for _, kind := range slices.Sorted(maps.Keys(taken)) {
+		err := g.store.Record(ctx, AuditEvent{Kind: kind, At: g.now(), Counts: taken[kind]})
+		switch {
+		case errors.Is(err, ErrUnaudited): // committed all the same
+		case err != nil:
+			g.log.Error("what was counted could not be summed up", "kind", kind, "err", err)
+			g.strange.giveBack(kind, taken[kind])
+		}
 	}
-	g.log.Error("refusals of strangers could not be summed up", "err", err)
-	g.strange.giveBack(counts)
 }
 
 // Ready reports why the gateway cannot issue, nil when it can.

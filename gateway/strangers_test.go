@@ -15,7 +15,7 @@ func TestStrangersAreCutShort(t *testing.T) {
 			ID: fmt.Sprint(i), WireID: long, Endpoint: "est", Subject: long, Note: long, Source: long, Reason: Untrusted,
 			Credentials: []string{long, long},
 			Verdicts:    []Judged{{Stage: "a", Note: long, Parts: []Judged{{Stage: "b", Note: long}}}},
-		})
+		}, false)
 	}
 	if len(s.byID) != 2 {
 		t.Errorf("%d are remembered", len(s.byID))
@@ -37,12 +37,12 @@ func TestStrangersSumsAreBounded(t *testing.T) {
 	total := uint64(0)
 	for round := range 3 {
 		for i := range 2 * maxLabels {
-			s.add(&Transaction{ID: "x", Endpoint: fmt.Sprintf("%d-%d", round, i), Reason: Untrusted})
+			s.add(&Transaction{ID: "x", Endpoint: fmt.Sprintf("%d-%d", round, i), Reason: Untrusted}, false)
 			total++
 		}
-		s.giveBack(s.take())
+		s.giveBack("strangers", s.take()["strangers"])
 	}
-	counts := s.take()
+	counts := s.take()["strangers"]
 	sum := uint64(0)
 	for _, n := range counts {
 		sum += n

@@ -235,7 +235,7 @@ func (g *Gateway) revokeWork(ctx context.Context, a *ask, w Work) error {
 	}
 	g.crlsChanged(a.t.Backend)
 	a.t.Updated = g.now()
-	e := certificateAudit(a.t, "revoked", c)
+	e := afterwardsAudit(a.t, "revoked", c)
 	if err != nil {
 		e.Note = "the CA does not know the certificate: " + err.Error()
 	}

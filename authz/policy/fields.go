@@ -114,6 +114,8 @@ Request.source  the client's address, or that of whatever passes its connection 
 Request.proxy  the proxy that passed it on, whose word source is; "" for none that a listener knows
 Request.transport  how it came when not over the network: "file"
 Request.received  when it came
+Request.sha256  SHA-256 of the message as received, in hexadecimal; services are not told it
+Request.partial  never while a request is judged: of what the gateway kept of it most is left out, since it was too much
 
 Credential.kind  "tls-certificate", "message-signer", "mac-key", "password", "challenge", "device-certificate", "message-key" or "nested-signer"
 Credential.id  a user's name, a MAC key's reference, a certificate's SHA-256; never a secret

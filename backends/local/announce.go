@@ -10,9 +10,11 @@ import (
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
-// announcedDir is the folder of a generation that is announced and not in force: what generationDir holds, and no ledger knows
-// of it. Putting it in force copies it, with another originFile, to its place among the generations.
-func announcedDir(dir, ca string) string { return filepath.Join(dir, ca+".next") }
+const announcedSuffix = ".next"
+
+// announcedDir is the folder of a generation that is announced and not in force: what generationDir holds, and the ledger
+// does not know of it; one that replicas share has its hash. Putting it in force copies it, with another originFile, to its place among the generations.
+func announcedDir(dir, ca string) string { return filepath.Join(dir, ca+announcedSuffix) }
 
 // readAnnounced reads the generation that is announced, if one is. One that a crash left behind when it came into force is none.
 func (i *issuer) readAnnounced(dir string) error {

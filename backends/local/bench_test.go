@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/muster-pki/muster/gateway/store/storetest/pgtest"
 )
 
 // cpu is the processor time of this process, user and system.
@@ -54,6 +56,34 @@ func BenchmarkIssue(b *testing.B) {
 					q := *q
 					q.ID = fmt.Sprintf("tx-%d", n)
 					_, err := c.Issue(b.Context(), &q)
+					return err
+				})
+			})
+		}
+	}
+}
+
+// BenchmarkLedgers is Issue with the ledger in a file and in PostgreSQL, which syncs, by one process and by two.
+func BenchmarkLedgers(b *testing.B) {
+	s := &sharing{cluster: pgtest.Start(b)}
+	s.db = s.cluster.NewDatabase(b)
+	s.url = s.cluster.DSN(s.db)
+	for _, callers := range []int{1, 32} {
+		for _, where := range []string{"file", "postgres", "postgres, two replicas"} {
+			b.Run(fmt.Sprintf("%s/callers=%d", where, callers), func(b *testing.B) {
+				dir, config := standing(b), ""
+				if where != "file" {
+					config = s.ledger()
+				}
+				cas := []*CA{open(b, dir, Options{}, config)}
+				if where == "postgres, two replicas" {
+					cas = append(cas, open(b, replicaOf(b, dir), Options{}, config))
+				}
+				q := request(b, "bench")
+				measure(b, callers, func(n int64) error {
+					q := *q
+					q.ID = fmt.Sprintf("tx-%d", n)
+					_, err := cas[n%int64(len(cas))].Issue(b.Context(), &q)
 					return err
 				})
 			})

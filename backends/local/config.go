@@ -24,6 +24,12 @@ import (
 type Config struct {
 	// Dir holds the CA: keys, certificates, ledger. An absolute path, made if it does not exist.
 	Dir string `yaml:"dir"`
+	// Ledger is a PostgreSQL database, postgres://USER@HOST/DATABASE, which keeps the ledger for any number of replicas with the
+	// same CA in their directories. Default: the gateway's store, where that is PostgreSQL; else a file in Dir.
+	Ledger LedgerURL `yaml:"ledger"`
+	// LedgerName tells the ledgers of several CAs in one database apart: 1 to 40 letters, digits, ".", "_" and "-". Replicas have
+	// the same. Default: the backend's name in the gateway's configuration; else "ca".
+	LedgerName string `yaml:"ledger-name"`
 	// Organization is the O of all CA names. Default "Muster".
 	Organization string `yaml:"organization"`
 	// Validity of the CA certificates.
@@ -132,6 +138,9 @@ func (c *Config) withDefaults() *Config {
 		}
 	}
 	text(&full.Organization, defaultOrganization)
+	if full.Ledger != "" {
+		text(&full.LedgerName, defaultLedgerName)
+	}
 	full.Issuers = map[string]Issuer{IssuerEC: {}, IssuerRSA: {}}
 	maps.Copy(full.Issuers, c.Issuers)
 	for name, is := range full.Issuers {
@@ -215,6 +224,18 @@ func (c *Config) check() error {
 		}
 	}
 	checkText("organization", c.Organization)
+	switch {
+	case c.Ledger == "":
+		if c.LedgerName != "" {
+			fail("ledger-name: it names a ledger in PostgreSQL, and there is no `ledger`")
+		}
+	case !ledgerName.MatchString(c.LedgerName):
+		fail("ledger-name: %q is not a name: 1 to 40 letters, digits, \".\", \"_\" and \"-\", a letter or digit first", c.LedgerName)
+	default:
+		if _, err := postgresConfig(c.Ledger, c.LedgerName); err != nil {
+			fail("ledger: %v", err)
+		}
+	}
 	if len(c.Issuers) > backend.MaxCAs {
 		fail("issuers: more than %d", backend.MaxCAs)
 	}

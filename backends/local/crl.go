@@ -48,6 +48,18 @@ func (c *CA) CRL(ctx context.Context, name string, w io.Writer) error {
 		return backend.Refuse(codes.NotFound, "the CRL %q has ended: all certificates under its key have expired", name)
 	}
 	der, err := r.crl(ctx, i, key, now)
+	if missing, ok := errors.AsType[*missingError](err); ok {
+		// It lists what another replica has issued by a newer generation.
+		if err = c.follow(ctx, r, missing); err == nil {
+			if r, err = c.running(); err != nil {
+				return err
+			}
+			if i, key = r.crlNamed(name); i == nil {
+				return backend.Refuse(codes.NotFound, "there is no CRL %q", name)
+			}
+			der, err = r.crl(ctx, i, key, now)
+		}
+	}
 	if err != nil {
 		return backend.Refuse(codes.Unavailable, "CRL: %v", err)
 	}
@@ -74,6 +86,21 @@ func (r *running) crl(ctx context.Context, i *issuer, key *generation, now time.
 	m := r.crls[key.crlName()]
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for try := 0; ; try++ {
+		der, err := r.newest(ctx, m, i, key, now)
+		if !errors.Is(err, errAnotherCRL) || try == crlTries {
+			return der, err
+		}
+	}
+}
+
+// crlTries is how often a CRL is looked for again when another replica's came between.
+const crlTries = 8
+
+var errAnotherCRL = errors.New("another CRL came between")
+
+// newest returns the CRL that the ledger has, or makes the next. It fails with errAnotherCRL when another replica did meanwhile.
+func (r *running) newest(ctx context.Context, m *crlMaker, i *issuer, key *generation, now time.Time) ([]byte, error) {
 	s, err := r.ledger.crlState(ctx, key.crlName())
 	if err != nil {
 		return nil, err
@@ -87,11 +114,10 @@ func (r *running) crl(ctx context.Context, i *issuer, key *generation, now time.
 		m.number, m.der = s.number+1, der
 		return der, nil
 	}
-	if m.number != s.number { // an earlier process made it, or our commit was reported as failed
-		if err := r.ledger.read.QueryRowContext(ctx, `SELECT crl FROM keys WHERE name = ?`, key.crlName()).Scan(&m.der); err != nil {
+	if m.number != s.number { // another process made it, or our commit was reported as failed
+		if err := r.ledger.read.QueryRowContext(ctx, `SELECT crl_number, crl FROM keys WHERE name = $1`, key.crlName()).Scan(&m.number, &m.der); err != nil {
 			return nil, err
 		}
-		m.number = s.number
 	}
 	return m.der, nil
 }
@@ -113,6 +139,9 @@ func (r *running) makeCRL(ctx context.Context, i *issuer, key *generation, s *cr
 	var over []int64
 	for _, e := range listed {
 		by := i.numbered(e.generation)
+		if by == nil && r.ledger.shared {
+			return nil, &missingError{dir: r.authorityDir(), ca: i.name, number: e.generation}
+		}
 		if by == nil || !bytes.Equal(by.cert.RawSubject, key.cert.RawSubject) {
 			continue // an imported CA that had another name then
 		}
@@ -138,7 +167,7 @@ func (r *running) makeCRL(ctx context.Context, i *issuer, key *generation, s *cr
 func (l *ledger) crlState(ctx context.Context, name string) (*crlState, error) {
 	var s crlState
 	var made, next int64
-	err := l.read.QueryRowContext(ctx, `SELECT revocations, crl_number, crl_covers, crl_made, crl_next FROM keys WHERE name = ?`, name).
+	err := l.read.QueryRowContext(ctx, `SELECT revocations, crl_number, crl_covers, crl_made, crl_next FROM keys WHERE name = $1`, name).
 		Scan(&s.revocations, &s.number, &s.covers, &made, &next)
 	s.made, s.next = time.Unix(made, 0).UTC(), time.Unix(next, 0).UTC()
 	return &s, err
@@ -156,7 +185,7 @@ type revokedRow struct {
 // revoked lists the issuer's revoked certificates that belong on the next CRLs.
 func (l *ledger) revoked(ctx context.Context, issuer string) ([]revokedRow, error) {
 	rows, err := l.read.QueryContext(ctx, `SELECT number, generation, serial, revoked_at, reason, not_after FROM certificates
-		WHERE issuer = ? AND revoked_at IS NOT NULL AND delisted = 0 ORDER BY number`, issuer)
+		WHERE issuer = $1 AND revoked_at IS NOT NULL AND delisted = 0 ORDER BY number`, issuer)
 	if err != nil {
 		return nil, err
 	}
@@ -178,17 +207,17 @@ func (l *ledger) revoked(ctx context.Context, issuer string) ([]revokedRow, erro
 // this CRL was made and are on it, so they have appeared once beyond their validity (RFC 5280 section 3.3).
 func (l *ledger) recordCRL(ctx context.Context, name string, s *crlState, list *x509.RevocationList, der []byte, over []int64) error {
 	return l.writer.Do(ctx, func(ctx context.Context, tx *groupcommit.Tx) error {
-		result, err := tx.ExecContext(ctx, `UPDATE keys SET crl_number = ?, crl_covers = ?, crl_made = ?, crl_next = ?, crl = ?
-			WHERE name = ? AND crl_number = ?`,
+		result, err := tx.ExecContext(ctx, `UPDATE keys SET crl_number = $1, crl_covers = $2, crl_made = $3, crl_next = $4, crl = $5
+			WHERE name = $6 AND crl_number = $7`,
 			list.Number.Int64(), s.revocations, list.ThisUpdate.Unix(), list.NextUpdate.Unix(), der, name, s.number)
 		if err != nil {
 			return err
 		}
 		if n, err := result.RowsAffected(); err != nil || n != 1 {
-			return errors.Join(err, errors.New("another CRL came between"))
+			return errors.Join(err, errAnotherCRL)
 		}
 		for _, number := range over {
-			if _, err := tx.ExecContext(ctx, `UPDATE certificates SET delisted = 1 WHERE number = ?`, number); err != nil {
+			if _, err := tx.ExecContext(ctx, `UPDATE certificates SET delisted = 1 WHERE number = $1`, number); err != nil {
 				return err
 			}
 		}

@@ -44,14 +44,8 @@ func makeDir(path string) error {
 	return syncDir(parent)
 }
 
-// writeDir writes the files, which may be in folders, into a new directory and gives it its name when all of them are on the disk.
-func writeDir(path, unfinished string, files map[string][]byte) error {
-	if err := writeUnfinished(unfinished, files); err != nil {
-		return err
-	}
-	return finishDir(path, unfinished)
-}
-
+// writeUnfinished writes the files, which may be in folders, into a new directory. finishDir gives it its name, when all of them are on
+// the disk.
 func writeUnfinished(unfinished string, files map[string][]byte) error {
 	if err := os.RemoveAll(unfinished); err != nil {
 		return err

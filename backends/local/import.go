@@ -124,8 +124,8 @@ func importNext(i *issuer, im *Import, now time.Time) (map[string][]byte, error)
 }
 
 // missing returns the folders that the configuration asks for and that do not stand yet: first generations of further
-// issuers, and next generations of imported ones. known reports whether the ledger has heard of a CA.
-func missing(dir string, c *Config, known func(ca string) bool, now time.Time) (map[string]map[string][]byte, error) {
+// issuers, and next generations of imported ones. known fails when the ledger has heard of a CA.
+func missing(dir string, c *Config, known func(ca string) error, now time.Time) (map[string]map[string][]byte, error) {
 	names, err := issuersIn(dir)
 	if err != nil {
 		return nil, err
@@ -137,9 +137,12 @@ func missing(dir string, c *Config, known func(ca string) bool, now time.Time) (
 	folders := map[string]map[string][]byte{}
 	for _, name := range c.issuerNames() {
 		conf := c.Issuers[name]
+		if !stands[name] {
+			if err := known(name); err != nil && conf.Import == nil {
+				return nil, err
+			}
+		}
 		switch {
-		case !stands[name] && known(name):
-			return nil, fmt.Errorf("%s is gone: restore it", filepath.Join(dir, generationDir(name, 1)))
 		case !stands[name] && (name == IssuerEC || name == IssuerRSA):
 			return nil, fmt.Errorf("%s is gone: restore it", filepath.Join(dir, name+".crt"))
 		case !stands[name]:

@@ -46,26 +46,48 @@ func (c *CA) Issue(ctx context.Context, q *backend.IssueRequest) (*backend.Issua
 	if err := c.catchUp(ctx); err != nil {
 		return nil, backend.Refuse(codes.Unavailable, "%v", err)
 	}
+	for again := false; ; again = true {
+		issuance, err := c.certify(q)
+		missing, ok := errors.AsType[*missingError](err)
+		if !ok {
+			return issuance, err
+		}
+		if again {
+			return nil, backend.Refuse(codes.Unavailable, "%v", missing)
+		}
+		if err := c.follow(ctx, r, missing); err != nil {
+			return nil, backend.Refuse(codes.Unavailable, "%v", err)
+		}
+	}
+}
+
+// certify is Issue when the call has its turn. It fails with a missingError when the ledger is shared and another replica has
+// made the next generation: by the one that is known here nothing is issued any more.
+func (c *CA) certify(q *backend.IssueRequest) (*backend.Issuance, error) {
 	// A rollover waits until nobody issues: whoever comes after it issues by the new generation.
 	c.issuing.RLock()
 	defer c.issuing.RUnlock()
-	if r, err = c.running(); err != nil {
+	r, err := c.running()
+	if err != nil {
 		return nil, err
 	}
 	i := r.issuer(q.Issuer)
 	if i == nil {
 		return nil, backend.Refuse(codes.InvalidArgument, "there is no issuing CA %q", q.Issuer)
 	}
-	stands, err := r.ledger.find(q.ID)
+	stands, asked, err := r.ledger.find(q.ID)
 	if err != nil {
-		return nil, backend.Refuse(codes.Unavailable, "ledger: %v", err)
+		return nil, backend.Unable("the ledger cannot be read: %v", err)
 	}
 	if stands == nil {
+		if _, ended := c.ended.Load(i.id()); ended {
+			return nil, r.successor(i)
+		}
 		t, err := r.checkTemplate(&q.Template, i)
 		if err != nil {
 			return nil, backend.Refuse(codes.InvalidArgument, "%v", err)
 		}
-		if stands, err = c.sign(r, i, t, q); err != nil {
+		if stands, err = c.sign(r, i, t, q, asked); err != nil {
 			return nil, err
 		}
 	}
@@ -80,7 +102,7 @@ func plain(s string) bool {
 }
 
 // sign makes the certificate of an ID that the ledger does not know, and records it.
-func (c *CA) sign(r *running, i *issuer, t *template, q *backend.IssueRequest) (*entry, error) {
+func (c *CA) sign(r *running, i *issuer, t *template, q *backend.IssueRequest, asked int64) (*entry, error) {
 	now := c.o.Clock()
 	if !now.Before(t.NotAfter) {
 		return nil, backend.Refuse(codes.InvalidArgument, "validity: it is over")
@@ -91,7 +113,7 @@ func (c *CA) sign(r *running, i *issuer, t *template, q *backend.IssueRequest) (
 	e := &entry{
 		id: q.ID, issuer: i.name, generation: i.number, device: q.Device,
 		serial: r.serialNumber(i.name, q.ID), template: t.digest,
-		issuedAt: now, notAfter: t.NotAfter,
+		issuedAt: now, notAfter: t.NotAfter, asked: asked,
 	}
 	c.o.Crash(CrashBeforeSign)
 	der, err := i.sign(t, e.serial)
@@ -104,8 +126,12 @@ func (c *CA) sign(r *running, i *issuer, t *template, q *backend.IssueRequest) (
 	e.certificate = der
 	c.o.Crash(CrashAfterSign)
 	stands, err := r.ledger.record(e)
+	if errors.Is(err, errEnded) {
+		c.ended.Store(i.id(), true)
+		return nil, r.successor(i)
+	}
 	if err != nil {
-		return nil, backend.Refuse(codes.Unavailable, "ledger: %v", err)
+		return nil, backend.Unable("the ledger cannot be written: %v", err)
 	}
 	c.o.Crash(CrashAfterLedger)
 	return stands, nil
@@ -126,6 +152,9 @@ func checkCSR(csr, spki []byte) error {
 
 func (r *running) issuance(e *entry) (*backend.Issuance, error) {
 	g := r.generation(e.issuer, e.generation)
+	if g == nil && r.ledger.shared {
+		return nil, &missingError{dir: r.authorityDir(), ca: e.issuer, number: e.generation}
+	}
 	if g == nil {
 		return nil, backend.Refuse(codes.Internal, "the ledger names an issuing CA %q, generation %d", e.issuer, e.generation)
 	}
@@ -133,14 +162,22 @@ func (r *running) issuance(e *entry) (*backend.Issuance, error) {
 }
 
 // Lookup says what became of an ID: issued, never, or, while an Issue for it is under way, unknown.
-func (c *CA) Lookup(_ context.Context, id string) (*backend.Outcome, error) {
+//
+// In a ledger that is shared, "never" is recorded: an Issue of another process that has begun before it fails (ledger.never).
+func (c *CA) Lookup(ctx context.Context, id string) (*backend.Outcome, error) {
 	r, err := c.running()
 	if err != nil {
 		return nil, err
 	}
 	// The order matters: what is not under way any more has left its record.
 	underWay := r.flights.underWay(id)
-	e, err := r.ledger.find(id)
+	e, _, err := r.ledger.find(id)
+	if err == nil && e == nil && !underWay && r.ledger.shared {
+		var never bool
+		if never, err = r.ledger.never(id); err == nil && !never {
+			e, _, err = r.ledger.find(id)
+		}
+	}
 	switch {
 	case err != nil:
 		return nil, backend.Refuse(codes.Unavailable, "ledger: %v", err)
@@ -150,6 +187,16 @@ func (c *CA) Lookup(_ context.Context, id string) (*backend.Outcome, error) {
 		return &backend.Outcome{State: backend.OutcomeNever}, nil
 	}
 	issuance, err := r.issuance(e)
+	if missing, ok := errors.AsType[*missingError](err); ok {
+		if err = c.follow(ctx, r, missing); err == nil {
+			if r, err = c.running(); err == nil {
+				issuance, err = r.issuance(e)
+			}
+		}
+	}
+	if missing, ok := errors.AsType[*missingError](err); ok {
+		return nil, backend.Refuse(codes.Unavailable, "%v", missing)
+	}
 	if err != nil {
 		return nil, err
 	}

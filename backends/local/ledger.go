@@ -4,71 +4,33 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
-	"log/slog"
-	"net/url"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/muster-pki/muster/plugins/backend/groupcommit"
-	_ "modernc.org/sqlite" // the database/sql driver "sqlite"
 )
 
-// ledger is the record of what was issued and revoked: one row a certificate, durable before anyone is answered.
-// Only the process that holds the directory's lock writes it.
+// ledger is the record of what was issued and revoked: one row a certificate, durable before anyone is answered. It is a file
+// that only the process writes which holds the directory's lock (ledger_file.go), or a schema of a PostgreSQL database, which
+// the processes of all replicas write (ledger_postgres.go).
 type ledger struct {
 	read   *sql.DB
-	write  *sql.DB // one connection, behind writer
-	writer *groupcommit.Writer
+	write  *sql.DB
+	writer *groupcommit.Writer // on write
 
-	byID *sql.Stmt // reads
+	*ledgerDialect
+	primary *primary  // of one in PostgreSQL
+	name    string    // where it is, for people: never with a password
+	prepare *sql.Stmt // byID, on read
 }
 
-// ledgerSchema: entry n leads from version n to n+1 (SQLite's user_version).
-var ledgerSchema = [...]string{`
-CREATE TABLE authority (
-	identity BLOB NOT NULL             -- of the CA whose ledger this is: authority.identity
-) STRICT;
-CREATE TABLE certificates (
-	number      INTEGER PRIMARY KEY,   -- order of issuing
-	id          TEXT    NOT NULL UNIQUE,
-	issuer      TEXT    NOT NULL,      -- issuer.name
-	serial      BLOB    NOT NULL,      -- big-endian magnitude
-	device      TEXT    NOT NULL,
-	template    BLOB    NOT NULL,      -- template.digest
-	certificate BLOB    NOT NULL,      -- DER
-	issued_at   INTEGER NOT NULL,      -- Unix seconds, as all times here
-	not_after   INTEGER NOT NULL,
-	revoked_at  INTEGER,
-	reason      INTEGER,               -- CRLReason, RFC 5280 section 5.3.1
-	delisted    INTEGER NOT NULL DEFAULT 0, -- 1: expired, and was on a CRL made after that (RFC 5280 section 3.3)
-	UNIQUE (issuer, serial)
-) STRICT;
-CREATE INDEX listed ON certificates (issuer) WHERE revoked_at IS NOT NULL AND delisted = 0;
-CREATE TABLE issuers (
-	name        TEXT    NOT NULL PRIMARY KEY,
-	revocations INTEGER NOT NULL DEFAULT 0, -- how many there were
-	crl_number  INTEGER NOT NULL DEFAULT 0, -- of the newest CRL
-	crl_covers  INTEGER NOT NULL DEFAULT 0, -- how many of the revocations it knows
-	crl_made    INTEGER NOT NULL DEFAULT 0, -- thisUpdate
-	crl_next    INTEGER NOT NULL DEFAULT 0, -- nextUpdate
-	crl         BLOB                        -- DER
-) STRICT;
-`, `
-ALTER TABLE certificates ADD COLUMN generation INTEGER NOT NULL DEFAULT 1; -- of the issuer: generation.number
-CREATE TABLE generations (
-	issuer TEXT    NOT NULL,           -- issuer.name
-	number INTEGER NOT NULL,
-	ends   INTEGER,                    -- when the last certificate of one that issues no more expires, 0 for none; NULL while it issues
-	PRIMARY KEY (issuer, number)
-) STRICT;
-INSERT INTO generations (issuer, number) SELECT name, 1 FROM issuers;
--- A row is a key's from here on: a CA has as many CRLs as keys.
-ALTER TABLE issuers RENAME TO keys;
-ALTER TABLE keys ADD COLUMN issuer TEXT NOT NULL DEFAULT ''; -- issuer.name
-UPDATE keys SET issuer = name, name = name || '.1';          -- name: generation.crlName
-`}
+// ledgerDialect is what differs between the two in SQL text. Both take $1 for a parameter.
+type ledgerDialect struct {
+	shared  bool          // other processes write it too
+	timeout time.Duration // of one statement or transaction, 0 for none
+	byID    string        // of $1: issuer, generation, template, certificate, asked
+	insert  string        // of the columns of an entry
+	known   string        // generations: issuer, number, ends, hash
+}
 
 var (
 	errNewerLedger  = errors.New("the ledger was written by a newer version: run that one")
@@ -85,92 +47,7 @@ type entry struct {
 	template           []byte
 	certificate        []byte
 	issuedAt, notAfter time.Time
-}
-
-// dsn names the ledger's file for the driver, with pragmas that hold for each connection.
-func dsn(path string, query ...string) string {
-	q := url.Values{"_pragma": {"busy_timeout(10000)", "synchronous(FULL)"}}
-	for i := 0; i+1 < len(query); i += 2 {
-		q.Add(query[i], query[i+1])
-	}
-	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
-}
-
-// openLedger opens the ledger in dir for writing, makes it when it is missing, and brings its schema up to date.
-func openLedger(ctx context.Context, dir string, log *slog.Logger) (_ *ledger, err error) {
-	path := filepath.Join(dir, ledgerFile)
-	// SQLite gives its -wal and -shm files the mode of this one.
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := f.Close(); err != nil {
-		return nil, err
-	}
-	if err := syncDir(dir); err != nil {
-		return nil, err
-	}
-	l := new(ledger)
-	defer func() {
-		if err != nil {
-			_ = l.close()
-		}
-	}()
-	if l.write, err = sql.Open("sqlite", dsn(path, "_pragma", "journal_mode(WAL)", "_txlock", "immediate")); err != nil {
-		return nil, err
-	}
-	l.write.SetMaxOpenConns(1)
-	if err := migrate(ctx, l.write); err != nil {
-		return nil, err
-	}
-	if l.read, err = sql.Open("sqlite", dsn(path, "_pragma", "query_only(1)")); err != nil {
-		return nil, err
-	}
-	l.read.SetMaxIdleConns(readers)
-	l.read.SetMaxOpenConns(readers)
-	if l.byID, err = l.read.PrepareContext(ctx, byID); err != nil {
-		return nil, err
-	}
-	l.writer = groupcommit.New(l.write, groupcommit.Options{Log: log, Begin: "BEGIN IMMEDIATE"})
-	return l, nil
-}
-
-const (
-	byID   = `SELECT issuer, generation, template, certificate FROM certificates WHERE id = ?`
-	insert = `INSERT INTO certificates
-		(id, issuer, generation, serial, device, template, certificate, issued_at, not_after) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (id) DO NOTHING`
-)
-
-// readers is the number of connections that read.
-const readers = 4
-
-// migrate brings the schema to this release's version. A newer one is refused: it may say what this release cannot read.
-func migrate(ctx context.Context, db *sql.DB) error {
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback() // after Commit it does nothing
-	var version int
-	if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
-		return err
-	}
-	if version > len(ledgerSchema) {
-		return fmt.Errorf("%w (schema %d, this one knows %d)", errNewerLedger, version, len(ledgerSchema))
-	}
-	if version == len(ledgerSchema) {
-		return nil
-	}
-	for ; version < len(ledgerSchema); version++ {
-		if _, err := tx.ExecContext(ctx, ledgerSchema[version]); err != nil {
-			return fmt.Errorf("schema %d: %w", version+1, err)
-		}
-	}
-	if _, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, version)); err != nil {
-		return err
-	}
-	return tx.Commit()
+	asked              int64 // find's, when the ID had no certificate
 }
 
 // identity returns the identity of the CA that the ledger belongs to, nil for a new ledger's.
@@ -183,39 +60,54 @@ func (l *ledger) identity(ctx context.Context) ([]byte, error) {
 	return identity, err
 }
 
-// find returns the row of an ID, nil when there is none. Of the row, issuer, generation, template and certificate are filled.
-// Its context has no end: the driver would start a goroutine for each statement to watch it.
-func (l *ledger) find(id string) (*entry, error) {
-	return scanEntry(l.byID.QueryRow(id), id)
+// bound is the time that a statement has. For the file it has no end: the driver would start a goroutine for each statement
+// to watch it.
+func (l *ledger) bound() (context.Context, context.CancelFunc) {
+	if l.timeout == 0 {
+		return context.Background(), func() {}
+	}
+	return context.WithTimeout(context.Background(), l.timeout)
 }
 
-func scanEntry(row *sql.Row, id string) (*entry, error) {
+// find returns the row of an ID, nil when it has no certificate, and how often never said so in a ledger that is shared. Of the
+// row, issuer, generation, template and certificate are filled.
+func (l *ledger) find(id string) (stands *entry, asked int64, err error) {
+	ctx, cancel := l.bound()
+	defer cancel()
+	return scanEntry(l.prepare.QueryRowContext(ctx, id), id)
+}
+
+func scanEntry(row *sql.Row, id string) (*entry, int64, error) {
 	e := &entry{id: id}
-	err := row.Scan(&e.issuer, &e.generation, &e.template, &e.certificate)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
+	err := row.Scan(&e.issuer, &e.generation, &e.template, &e.certificate, &e.asked)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil, 0, nil
+	case err != nil:
+		return nil, 0, err
+	case e.certificate == nil:
+		return nil, e.asked, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	return e, nil
+	return e, e.asked, nil
 }
 
 // record makes e durable and returns it, or the row that its ID has already. Once it is called it runs to its end: its
 // caller must not stop being "under way" while the row may still appear.
 func (l *ledger) record(e *entry) (*entry, error) {
+	if l.shared {
+		return l.recordShared(e)
+	}
 	var stands *entry
 	err := l.writer.Do(context.Background(), func(ctx context.Context, tx *groupcommit.Tx) error {
 		stands = e
-		result, err := tx.ExecContext(ctx, insert,
-			e.id, e.issuer, e.generation, e.serial, e.device, e.template, e.certificate, e.issuedAt.Unix(), e.notAfter.Unix())
+		result, err := tx.ExecContext(ctx, l.insert, e.columns()...)
 		if err != nil {
 			return err
 		}
 		if n, err := result.RowsAffected(); err != nil || n == 1 {
 			return err
 		}
-		if stands, err = scanEntry(tx.QueryRowContext(ctx, byID, e.id), e.id); err == nil && stands == nil {
+		if stands, _, err = scanEntry(tx.QueryRowContext(ctx, l.byID, e.id), e.id); err == nil && stands == nil {
 			err = errSerialTaken
 		}
 		return err
@@ -224,6 +116,10 @@ func (l *ledger) record(e *entry) (*entry, error) {
 		return nil, err
 	}
 	return stands, nil
+}
+
+func (e *entry) columns() []any {
+	return []any{e.id, e.issuer, e.generation, e.serial, e.device, e.template, e.certificate, e.issuedAt.Unix(), e.notAfter.Unix()}
 }
 
 // close waits for the writes under way and closes the ledger.

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"database/sql"
@@ -10,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/jackc/pgx/v5/stdlib"
 )
 
 // Entry is one certificate as the ledger has it.
@@ -39,27 +42,43 @@ func ReadLedger(ctx context.Context, dir string) ([]Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries, err := listEntries(ctx, db)
+	var version int
+	var entries []Entry
+	if err = db.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err == nil {
+		generation := "generation"
+		if version == 1 { // a ledger that this release has not opened yet
+			generation = "1"
+		}
+		entries, err = listEntries(ctx, db, version, len(ledgerSchema), generation)
+	}
 	return entries, errors.Join(err, db.Close())
 }
 
-func listEntries(ctx context.Context, db *sql.DB) ([]Entry, error) {
-	var version int
-	if err := db.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
+// ReadPostgresLedger is ReadLedger for the ledger with a name (Config.LedgerName, "" for the default) in a PostgreSQL database.
+func ReadPostgresLedger(ctx context.Context, url LedgerURL, name string) ([]Entry, error) {
+	name = cmp.Or(name, defaultLedgerName)
+	config, err := postgresConfig(url, name)
+	if err != nil {
 		return nil, err
 	}
+	db := stdlib.OpenDB(*config)
+	var entries []Entry
+	version, err := readPostgresVersion(ctx, db, postgresSchemaName(name))
+	if err == nil {
+		entries, err = listEntries(ctx, db, version, len(postgresSchema), "generation")
+	}
+	return entries, errors.Join(err, db.Close())
+}
+
+func listEntries(ctx context.Context, db *sql.DB, version, newest int, generation string) ([]Entry, error) {
 	switch {
-	case version > len(ledgerSchema):
+	case version > newest:
 		return nil, errNewerLedger
 	case version == 0: // made, but its first start has not come to the schema
 		return nil, nil
 	}
-	generation := "generation"
-	if version == 1 { // a ledger that this release has not opened yet
-		generation = "1"
-	}
 	rows, err := db.QueryContext(ctx, `SELECT id, issuer, `+generation+`, serial, device, certificate, issued_at, not_after, revoked_at, coalesce(reason, 0)
-		FROM certificates ORDER BY number`)
+		FROM certificates WHERE certificate IS NOT NULL ORDER BY number`)
 	if err != nil {
 		return nil, err
 	}

@@ -1,9 +1,10 @@
 // Package local is the CA that Muster brings along: two issuing CAs (P-256 and RSA), and as many more as are configured,
-// each under a root of its own or an imported one, with keys in files and a ledger in SQLite beside them. It is a backend.Backend with native idempotency: an ID always leads
+// each under a root of its own or an imported one, with keys in files and a ledger in SQLite beside them, or in PostgreSQL for
+// any number of replicas. It is a backend.Backend with native idempotency: an ID always leads
 // to the same certificate, byte for byte, and to one row of the ledger, whatever process dies in between.
 //
 // It decides nothing: it certifies the template that it is given, if that makes a sound end-entity certificate. It does
-// not keep keys in an HSM, and it runs in one process at a time. The gateway starts it as the plugin "local";
+// not keep keys in an HSM, and one process at a time runs it in a directory. The gateway starts it as the plugin "local";
 // everything else about it is in docs/backends/local.md.
 package local
 
@@ -17,6 +18,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,6 +65,7 @@ type CA struct {
 	configuring sync.Mutex // held by Configure, Rollover and Close
 	open        atomic.Pointer[running]
 	issuing     sync.RWMutex // read by those who issue: a rollover lets them end, and holds up the next
+	ended       sync.Map     // generationID: that issue no more, as the ledger said which replicas share
 	behind      atomic.Bool  // the disk may hold a newer authority than open does: nobody issues before it was read
 }
 
@@ -103,7 +107,7 @@ func (c *CA) Validate(_ context.Context, config []byte) error {
 }
 
 // Configure opens the CA in Config.Dir, and makes it when there is none. While another process holds it, it waits until
-// ctx ends (UNAVAILABLE then). A CA that is damaged is FAILED_PRECONDITION: nothing is repaired that could cost a key.
+// ctx ends (UNAVAILABLE then, as when PostgreSQL does not answer). A CA that is damaged is FAILED_PRECONDITION: nothing is repaired that could cost a key.
 func (c *CA) Configure(ctx context.Context, config []byte) error {
 	given, full, err := parseConfig(config)
 	if err != nil {
@@ -124,6 +128,9 @@ func (c *CA) Configure(ctx context.Context, config []byte) error {
 	r, err := c.openDir(ctx, given, full)
 	if err != nil {
 		_ = lock.Close()
+		if errors.Is(err, errUnreachable) {
+			return backend.Refuse(codes.Unavailable, "%v", err)
+		}
 		return backend.Refuse(codes.FailedPrecondition, "%v", err)
 	}
 	r.lock = lock
@@ -135,22 +142,16 @@ func (c *CA) Configure(ctx context.Context, config []byte) error {
 //
 // The order of making is: ledger, authority (at once, by a rename; later each folder in it likewise), the ledger's row of it.
 // So a crash leaves no authority, or a complete one, and a ledger in every case; whatever else is found was not left by a crash.
+// In a ledger that replicas share, its row comes before the rename: of those that start at once, one has made the CA.
 func (c *CA) openDir(ctx context.Context, given, full *Config) (r *running, err error) {
-	authorityPath, unfinished := filepath.Join(full.Dir, authorityDir), filepath.Join(full.Dir, unfinishedDir)
+	authorityPath := filepath.Join(full.Dir, authorityDir)
 	hasAuthority, err := exists(authorityPath)
 	if err != nil {
 		return nil, err
 	}
-	hasLedger, err := exists(filepath.Join(full.Dir, ledgerFile))
+	ledger, err := c.openLedger(ctx, full, hasAuthority)
 	if err != nil {
 		return nil, err
-	}
-	if hasAuthority && !hasLedger {
-		return nil, fmt.Errorf("%s is gone, and with it what was issued and revoked: restore it", filepath.Join(full.Dir, ledgerFile))
-	}
-	ledger, err := openLedger(ctx, full.Dir, c.o.Log)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(full.Dir, ledgerFile), err)
 	}
 	defer func() {
 		if err != nil {
@@ -159,34 +160,100 @@ func (c *CA) openDir(ctx context.Context, given, full *Config) (r *running, err 
 	}()
 	bound, err := ledger.identity(ctx)
 	if err != nil {
-		return nil, err
+		return nil, unreachable(err)
 	}
 	if !hasAuthority {
-		if bound != nil {
-			return nil, fmt.Errorf("%s is gone, but there is a ledger of it: restore it", authorityPath)
+		if err := c.makeAll(ctx, ledger, full, bound); err != nil {
+			return nil, unreachable(err)
 		}
-		start := time.Now()
-		files, err := makeAuthority(full, c.o.Clock())
-		if err != nil {
-			return nil, err
-		}
-		if err := writeDir(authorityPath, unfinished, files); err != nil {
-			return nil, err
-		}
-		c.o.Log.Info("made a new CA", "dir", full.Dir, "duration", time.Since(start).Round(time.Millisecond))
 	}
 	secret, err := readSecret(authorityPath)
 	if err != nil {
 		return nil, err
 	}
-	if bound != nil && !bytes.Equal(bound, identity(secret)) {
+	switch same := bytes.Equal(bound, identity(secret)); {
+	case same || bound == nil && (!hasAuthority || !ledger.shared):
+	case bound == nil:
+		return nil, fmt.Errorf("%s knows nothing of the CA in %s, nor of what it issued and revoked: restore the ledger, or correct `ledger` and `ledger-name`", ledger.name, full.Dir)
+	case ledger.shared:
+		return nil, otherAuthority(ledger, full.Dir)
+	default:
 		return nil, fmt.Errorf("%w (%s)", errOtherLedger, full.Dir)
 	}
 	if err := c.addMissing(ctx, ledger, full); err != nil {
-		return nil, err
+		return nil, unreachable(err)
 	}
 	r = &running{ledger: ledger, given: given, full: full, crlValidity: time.Duration(full.CRLValidity), flights: new(flights)}
-	return c.read(ctx, r)
+	next, err := c.read(ctx, r)
+	return next, unreachable(err)
+}
+
+// openLedger opens the ledger, makes it when it is missing, and moves one in a file to PostgreSQL.
+func (c *CA) openLedger(ctx context.Context, full *Config, hasAuthority bool) (*ledger, error) {
+	file := filepath.Join(full.Dir, ledgerFile)
+	hasFile, err := exists(file)
+	if err != nil {
+		return nil, err
+	}
+	if full.Ledger == "" {
+		if hasAuthority && !hasFile {
+			return nil, fmt.Errorf("%s is gone, and with it what was issued and revoked: restore it", file)
+		}
+		l, err := openLedger(ctx, full.Dir, c.o.Log)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		return l, nil
+	}
+	l, err := openPostgresLedger(ctx, full.Ledger, full.LedgerName, c.o.Log)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: %w", unreachable(err))
+	}
+	if hasFile {
+		if err := c.move(ctx, l, full.Dir, hasAuthority); err != nil {
+			return nil, errors.Join(err, l.close())
+		}
+	}
+	return l, nil
+}
+
+// makeAll makes the authority of a new CA. bound is the identity of the CA that the ledger is of, nil for none.
+func (c *CA) makeAll(ctx context.Context, l *ledger, full *Config, bound []byte) error {
+	path, unfinished := filepath.Join(full.Dir, authorityDir), filepath.Join(full.Dir, unfinishedDir)
+	if bound != nil {
+		// A crash between the claim and the rename.
+		if secret, err := readSecret(unfinished); l.shared && err == nil && bytes.Equal(bound, identity(secret)) {
+			return finishDir(path, unfinished)
+		}
+		if l.shared {
+			return otherAuthority(l, full.Dir)
+		}
+		return fmt.Errorf("%s is gone, but there is a ledger of it: restore it", path)
+	}
+	start := time.Now()
+	files, err := makeAuthority(full, c.o.Clock())
+	if err != nil {
+		return err
+	}
+	if err := writeUnfinished(unfinished, files); err != nil {
+		return err
+	}
+	if l.shared {
+		secret, err := readSecret(unfinished)
+		if err != nil {
+			return err
+		}
+		if err := l.claim(ctx, identity(secret)); errors.Is(err, errOtherAuthority) {
+			return errors.Join(otherAuthority(l, full.Dir), os.RemoveAll(unfinished))
+		} else if err != nil {
+			return err // it may be claimed: the next start finds out
+		}
+	}
+	if err := finishDir(path, unfinished); err != nil {
+		return err
+	}
+	c.o.Log.Info("made a new CA", "dir", full.Dir, "ledger", l.name, "duration", time.Since(start).Round(time.Millisecond))
+	return nil
 }
 
 // addMissing makes what the configuration asks for beside what stands: further issuers, and the next imports.
@@ -199,12 +266,33 @@ func (c *CA) addMissing(ctx context.Context, l *ledger, full *Config) error {
 	if err != nil {
 		return err
 	}
-	folders, err := missing(dir, full, func(ca string) bool { _, ok := known[generationID{ca, 1}]; return ok }, c.o.Clock())
+	if l.shared {
+		if err := l.finishHalf(ctx, dir); err != nil {
+			return err
+		}
+	}
+	folders, err := missing(dir, full, func(ca string) error {
+		if _, ok := known[generationID{ca, 1}]; ok && l.shared {
+			return &missingError{dir: dir, ca: ca, number: 1}
+		} else if ok {
+			return fmt.Errorf("%s is gone: restore it", filepath.Join(dir, generationDir(ca, 1)))
+		}
+		return nil
+	}, c.o.Clock())
 	if err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(folders)) {
-		if err := writeDir(filepath.Join(dir, name), filepath.Join(full.Dir, unfinishedDir), folders[name]); err != nil {
+		unfinished := filepath.Join(full.Dir, unfinishedDir)
+		if err := writeUnfinished(unfinished, folders[name]); err != nil {
+			return err
+		}
+		ca, number, _ := strings.Cut(name, ".")
+		n, err := strconv.Atoi(number)
+		if err != nil {
+			return err
+		}
+		if err := l.putGeneration(ctx, unfinished, filepath.Join(dir, name), generationID{ca, n}, folders[name][issuingFile], false); err != nil {
 			return err
 		}
 		c.o.Log.Info("a new generation of a CA", "folder", filepath.Join(dir, name))
@@ -215,7 +303,12 @@ func (c *CA) addMissing(ctx context.Context, l *ledger, full *Config) error {
 // read returns what follows on r: with the authority as it stands on the disk now, whose generations the ledger is told.
 // Nobody issues while it runs.
 func (c *CA) read(ctx context.Context, r *running) (*running, error) {
-	dir := filepath.Join(r.full.Dir, authorityDir)
+	dir := r.authorityDir()
+	if r.ledger.shared {
+		if err := r.ledger.finishHalf(ctx, dir); err != nil {
+			return nil, err
+		}
+	}
 	a, err := readAuthority(dir, r.given, r.full)
 	if err != nil {
 		return nil, err
@@ -278,10 +371,18 @@ func (c *CA) Describe(context.Context) (*backend.Description, error) {
 }
 
 // CACertificates returns the issuing CAs with their chains, "ec" first, and what is left of earlier generations.
-func (c *CA) CACertificates(context.Context) ([]backend.CA, error) {
+func (c *CA) CACertificates(ctx context.Context) ([]backend.CA, error) {
 	r, err := c.running()
 	if err != nil {
 		return nil, err
+	}
+	if r.ledger.shared {
+		if r, err = c.caughtUp(ctx, r); err != nil {
+			c.o.Log.Warn("this replica does not know what another one has done to the CA", "err", err)
+		}
+		if r == nil {
+			return nil, err
+		}
 	}
 	var cas []backend.CA
 	for _, i := range r.issuers {

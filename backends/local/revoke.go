@@ -61,7 +61,7 @@ func (l *ledger) revoke(ctx context.Context, issuer string, generations []int, s
 	return l.writer.Do(ctx, func(ctx context.Context, tx *groupcommit.Tx) error {
 		var revoked sql.NullInt64
 		var generation int
-		err := tx.QueryRowContext(ctx, `SELECT revoked_at, generation FROM certificates WHERE issuer = ? AND serial = ?`, issuer, serial).Scan(&revoked, &generation)
+		err := tx.QueryRowContext(ctx, `SELECT revoked_at, generation FROM certificates WHERE issuer = $1 AND serial = $2`, issuer, serial).Scan(&revoked, &generation)
 		switch {
 		case errors.Is(err, sql.ErrNoRows), err == nil && !slices.Contains(generations, generation):
 			return errNoSuchSerial
@@ -70,12 +70,16 @@ func (l *ledger) revoke(ctx context.Context, issuer string, generations []int, s
 		case revoked.Valid:
 			return nil
 		}
-		if _, err := tx.ExecContext(ctx, `UPDATE certificates SET revoked_at = ?, reason = ? WHERE issuer = ? AND serial = ?`,
-			at.Unix(), reason, issuer, serial); err != nil {
+		result, err := tx.ExecContext(ctx, `UPDATE certificates SET revoked_at = $1, reason = $2
+			WHERE issuer = $3 AND serial = $4 AND revoked_at IS NULL`, at.Unix(), reason, issuer, serial)
+		if err != nil {
 			return err
 		}
+		if n, err := result.RowsAffected(); err != nil || n == 0 {
+			return err // another replica was first
+		}
 		// It belongs on the CRLs of all keys: CRL.
-		_, err = tx.ExecContext(ctx, `UPDATE keys SET revocations = revocations + 1 WHERE issuer = ?`, issuer)
+		_, err = tx.ExecContext(ctx, `UPDATE keys SET revocations = revocations + 1 WHERE issuer = $1`, issuer)
 		return err
 	})
 }

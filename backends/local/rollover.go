@@ -46,6 +46,9 @@ func (c *CA) Rollover(ctx context.Context, q *backend.RolloverRequest) (*backend
 	if i == nil {
 		return nil, backend.Refuse(codes.InvalidArgument, "there is no issuing CA %q", q.Issuer)
 	}
+	if _, ended := c.ended.Load(i.id()); ended {
+		return nil, backend.Refuse(codes.FailedPrecondition, "%v", r.successor(i))
+	}
 	if did := r.rolledOver(q.ID); did != nil {
 		if did.ca != i.name || !did.origin.answers(q) {
 			return nil, backend.Refuse(codes.AlreadyExists, "the ID was used for another rollover")
@@ -127,7 +130,11 @@ func (c *CA) rollOver(ctx context.Context, r *running, i *issuer, q *backend.Rol
 	}
 	c.o.Crash(CrashMidRollover)
 	c.behind.Store(true)
-	err = finishDir(path, unfinished)
+	err = r.ledger.putGeneration(ctx, unfinished, path, generationID{i.name, i.number + 1}, files[issuingFile], q.Announce)
+	if errors.Is(err, errMadeElsewhere) {
+		c.behind.Store(false)
+		return backend.Refuse(codes.FailedPrecondition, "CA %s: %v", i.name, err)
+	}
 	if err == nil {
 		c.o.Crash(CrashAfterRollover)
 	}

@@ -6,11 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"net/url"
 	"os"
 	"regexp"
 	"strconv"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc/status"
 	"gopkg.in/yaml.v3"
 
@@ -25,13 +27,14 @@ type shipped struct {
 	paths   []string // keys of its configuration that are paths, below others with a dot, * for any: the file's folder is theirs
 	issuers []string // names of its CAs, and "" for the default one
 	rsa     []string // those of them whose chain is RSA throughout
+	ledger  bool     // it has a ledger that replicas share in PostgreSQL: the keys ledger and ledger-name
 	make    func(log *slog.Logger) backend.Backend
 }
 
 // shippedBackends are the backends that `muster plugin NAME` runs.
 func shippedBackends() map[string]shipped {
 	return map[string]shipped{
-		"local": {paths: []string{"dir", "issuers.*.import.cert", "issuers.*.import.key"}, issuers: []string{"", local.IssuerEC, local.IssuerRSA}, rsa: []string{local.IssuerRSA}, make: func(log *slog.Logger) backend.Backend {
+		"local": {paths: []string{"dir", "issuers.*.import.cert", "issuers.*.import.key"}, issuers: []string{"", local.IssuerEC, local.IssuerRSA}, rsa: []string{local.IssuerRSA}, ledger: true, make: func(log *slog.Logger) backend.Backend {
 			return local.New(local.Options{Log: log, Crash: crashFunc(), Version: version()})
 		}},
 	}
@@ -68,6 +71,9 @@ func (c *Config) backendConfig(name string) ([]byte, lineMap, error) {
 		for _, path := range s.paths {
 			c.resolve(n, strings.Split(path, "."))
 		}
+		if s.ledger {
+			c.shareLedger(n, name)
+		}
 	}
 	var buf bytes.Buffer
 	if err := yaml.NewEncoder(&buf).Encode(n); err != nil {
@@ -98,6 +104,53 @@ func (c *Config) resolve(n *yaml.Node, keys []string) {
 			c.resolve(n.Content[i+1], keys[1:])
 		}
 	}
+}
+
+// storeIsShared reports whether the store is PostgreSQL, which other gateways may share.
+func (c *Config) storeIsShared() bool {
+	return strings.HasPrefix(c.Store, "postgres://") || strings.HasPrefix(c.Store, "postgresql://")
+}
+
+// shareLedger has a CA keep its ledger where the gateway's store is, when that is PostgreSQL and the configuration names no other
+// place: two ledgers would make two certificates of one request. The plugin is told by Configure alone: there is a password in it.
+// The backend's name tells several CAs in one database apart.
+func (c *Config) shareLedger(n *yaml.Node, name string) {
+	add := func(key, value string) {
+		n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key}, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value})
+	}
+	has := func(key string) bool {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == key {
+				return true
+			}
+		}
+		return false
+	}
+	if !has("ledger") {
+		if !c.storeIsShared() {
+			return
+		}
+		add("ledger", withPassword(c.Store))
+	}
+	if !has("ledger-name") {
+		add("ledger-name", name)
+	}
+}
+
+// withPassword puts into the URL the password that PGPASSWORD or PGPASSFILE has for it: a plugin does not see our environment.
+func withPassword(dsn string) string {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return dsn
+	}
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil || config.Password == "" || u.Query().Has("password") {
+		return dsn
+	}
+	if _, there := u.User.Password(); !there {
+		u.User = url.UserPassword(config.User, config.Password)
+	}
+	return u.String()
 }
 
 func clone(n *yaml.Node) *yaml.Node {

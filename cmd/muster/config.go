@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,6 +46,8 @@ type Config struct {
 	Admin *admin.RemoteConfig `yaml:"admin"`
 	// Distribution says where anybody gets CRLs and CA certificates, at /crl/ and /ca/. Default: nowhere.
 	Distribution *Distribution `yaml:"distribution"`
+	// Audit says how long the audit trail is kept. Default: for ever.
+	Audit *AuditConfig `yaml:"audit"`
 	// Profiles are kinds of certificate.
 	Profiles map[string]*ProfileConfig `yaml:"profiles"`
 	// Endpoints are what devices reach, by the name that stands in the URL.
@@ -75,7 +78,7 @@ type BackendConfig struct {
 	SHA256 string `yaml:"sha256"`
 	// Rate bounds how fast it is asked to issue: docs/storms.md. Default: as fast as requests come.
 	Rate *RateConfig `yaml:"rate"`
-	// Config is the backend's own. Its page says what stands here.
+	// Config is the backend's own. Its page says what stands here. Where the store is PostgreSQL, "local" gets that for its ledger.
 	Config *yaml.Node `yaml:"config"`
 }
 
@@ -212,7 +215,18 @@ func loadConfig(file string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseConfig(file, dir, data)
+	c, err := parseConfig(file, dir, data)
+	if err != nil {
+		return nil, err
+	}
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		if u, err := url.Parse(c.Store); err == nil && u.User != nil {
+			if _, secret := u.User.Password(); secret {
+				return nil, fmt.Errorf("%s has mode %#o, and the store's password in it: others may not have access to a secret (chmod 600); or keep it in a PGPASSFILE", file, mode)
+			}
+		}
+	}
+	return c, nil
 }
 
 func parseConfig(file, dir string, data []byte) (*Config, error) {
@@ -240,6 +254,7 @@ func parseConfig(file, dir string, data []byte) (*Config, error) {
 	f.spools()
 	f.admin()
 	f.serverCertificate()
+	f.audit()
 	if err := errors.Join(f.errs...); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -126,7 +127,8 @@ func inFile(path string, entries []*devicefile.Entry, refused *admin.ImportError
 // seconds.
 type progress struct {
 	w     io.Writer
-	width int // of the terminal; 0: it is none
+	what  string // "records"; "" for devices
+	width int    // of the terminal; 0: it is none
 	now   func() time.Time
 	last  time.Time
 	drawn bool
@@ -150,7 +152,7 @@ func (p *progress) show(done, total int) {
 		return
 	}
 	p.last = now
-	said := fmt.Sprintf("%d of %d devices", done, total)
+	said := fmt.Sprintf("%d of %d %s", done, total, cmp.Or(p.what, "devices"))
 	if p.width == 0 {
 		fmt.Fprintln(p.w, said)
 		return

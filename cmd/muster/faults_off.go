@@ -2,9 +2,13 @@
 
 package main
 
-// crashFunc, faultEnv and lookUps do nothing but in a build for fault tests (faults_on.go).
+import "time"
+
+// crashFunc, faultEnv, lookUps and issueTimeout do nothing but in a build for fault tests (faults_on.go).
 func crashFunc() func(point string) { return nil }
 
 func faultEnv() []string { return nil }
 
 func lookUps(s stageStore) stageStore { return s }
+
+func issueTimeout() time.Duration { return 0 }

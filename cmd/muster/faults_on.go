@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/muster-pki/muster/gateway"
 )
@@ -25,7 +26,18 @@ const (
 	bothVariable = "MUSTER_CRASH_BOTH"
 	// deafVariable names a file: while it exists, no stage gets an answer from the store.
 	deafVariable = "MUSTER_STAGES_DEAF"
+	// issueVariable is for how long a CA may take to answer, a Go duration.
+	issueVariable = "MUSTER_ISSUE_TIMEOUT"
 )
+
+// issueTimeout is gateway.Options.IssueTimeout, 0 for its default.
+func issueTimeout() time.Duration {
+	d, err := time.ParseDuration(os.Getenv(issueVariable))
+	if err != nil {
+		return 0
+	}
+	return d
+}
 
 // crashFunc returns what kills this process at the point, as a power cut would: nothing is flushed or told.
 func crashFunc() func(point string) {

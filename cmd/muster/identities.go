@@ -8,7 +8,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
 	x509name "crypto/x509/pkix"
 	"encoding/asn1"
@@ -307,7 +306,7 @@ func loadRAs(c *Config, endpoints map[string]*gateway.Endpoint, now time.Time) (
 }
 
 func (c *Config) loadRA(r *RAConfig, now time.Time) (*gateway.Identity, error) {
-	pair, err := tls.LoadX509KeyPair(c.path(r.Cert), c.path(r.Key))
+	pair, err := serve.KeyPair("", c.path(r.Cert), c.path(r.Key))
 	if err != nil {
 		return nil, err
 	}

@@ -26,11 +26,12 @@ func (p *process) makeListeners(rt *Runtime) (map[string]serve.Spec, error) {
 	specs := map[string]serve.Spec{}
 	for _, name := range byName(rt.cfg.Listeners) {
 		l := rt.cfg.Listeners[name]
-		spec := serve.Spec{Address: l.Address, Connections: l.Connections}
+		spec := serve.Spec{Address: l.Address, Connections: l.Connections, PerAddress: l.PerAddress}
 		clients, err := rt.cfg.clients(name, p.clock, p.log)
 		if err != nil {
 			return nil, err
 		}
+		spec.Proxies = clients.Networks()
 		if l.TLS != nil {
 			cas, err := rt.advertised(name)
 			if err != nil {
@@ -192,17 +193,20 @@ func (rt *Runtime) advertised(listener string) ([]*x509.Certificate, error) {
 	return cas, nil
 }
 
-// ready is /readyz: the gateway can issue, and every plugin runs.
+// ready is /readyz: the gateway can record and issue, and every plugin runs.
 func (p *process) ready(ctx context.Context) error {
-	errs := []error{p.gateway.Ready(ctx)}
+	var errs []error
+	if err := p.gateway.Ready(ctx); err != nil {
+		errs = append(errs, &serve.NotReady{Words: "requests cannot be recorded", Err: err})
+	}
 	if rt := p.runtime.Load(); rt != nil {
 		for _, name := range byName(rt.plugins) {
 			if err := rt.plugins[name].plugin.Healthy(); err != nil {
-				errs = append(errs, fmt.Errorf("backend %s: %w", name, err))
+				errs = append(errs, &serve.NotReady{Words: "a CA cannot issue", Err: fmt.Errorf("backend %s: %w", name, err)})
 			}
 		}
 	} else {
-		errs = append(errs, errors.New("starting"))
+		errs = append(errs, &serve.NotReady{Words: "it is starting", Err: errors.New("no configuration is in force yet")})
 	}
 	return errors.Join(errs...)
 }

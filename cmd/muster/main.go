@@ -17,6 +17,7 @@ import (
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "serve" {
 		calm()
+		guarded()
 		defer runtime.KeepAlive(newHeapFloor())
 	}
 	err := newRootCommand().Execute()

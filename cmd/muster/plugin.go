@@ -19,6 +19,7 @@ func newPluginCommand() *cobra.Command {
 			if !ok {
 				return fmt.Errorf("no backend %q is part of this program%s", args[0], strictyaml.Suggest(args[0], byName(shippedBackends())))
 			}
+			guarded()
 			backend.Serve(s.make(backend.Logger()))
 			return nil
 		},

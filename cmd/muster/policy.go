@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -100,7 +101,8 @@ func (f *policyFlags) facts(ctx context.Context, stdin io.Reader) (*gateway.Fact
 	if err != nil {
 		return nil, f.explained(err)
 	}
-	if len(t.Facts) == 0 {
+	var kept gateway.Facts
+	if len(t.Facts) == 0 || json.Unmarshal(t.Facts, &kept) == nil && kept.Request.Partial {
 		return nil, fmt.Errorf("the gateway keeps no facts of %s: it was refused before a stage saw it, or had too many", t.ID)
 	}
 	return read(t.ID, strings.NewReader(string(t.Facts)))

@@ -56,10 +56,12 @@ type process struct {
 	spools   map[string]*watched   // folders of CMP messages, by path; guarded by reloading
 	set      *serve.Set
 	store    *store.Store
+	sinks    []shippedTo // of the audit trail; guarded by reloading
 	gateway  *gateway.Gateway
 	admin    *admin.Server
 	lock     *os.File
 	answered *est.Answers // to Digest challenges
+	started  bool         // the audit trail has the start, and is to have the stop
 
 	file    string                  // the configuration; like load set before start
 	load    func() (*Config, error) // reads it
@@ -103,7 +105,7 @@ func newProcess(data, instance string, log *slog.Logger) (*process, error) {
 	}
 	tlsDir := filepath.Join(data, "tls")
 	for _, dir := range []string{data, tlsDir, filepath.Join(data, identityDir)} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := serve.MakeDir(dir); err != nil {
 			return nil, err
 		}
 	}
@@ -118,7 +120,7 @@ func newProcess(data, instance string, log *slog.Logger) (*process, error) {
 	p.restarts = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "muster_plugin_restarts_total", Help: "Restarts of CA plugins.",
 	}, []string{"backend"})
-	for _, c := range []prometheus.Collector{p.calls, p.restarts, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
+	for _, c := range []prometheus.Collector{p.calls, p.restarts, p.set, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
 		if err := p.registry.Register(c); err != nil {
 			return nil, err
 		}
@@ -165,16 +167,23 @@ func (p *process) start(ctx context.Context, cfg *Config) error {
 		if p.served() && !holdsSomething(path) {
 			p.log.Warn("the store is gone, and a new, empty one is made: certificates issued before cannot be renewed by themselves, and requests repeated from before get new ones; if it was lost, stop and restore it", "file", path)
 		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		if err := serve.MakeDir(filepath.Dir(path)); err != nil {
 			return cfg.fault(at("store"), "%v", err)
 		}
 	}
 	var err error
-	if p.store, err = store.Open(ctx, cfg.storeDSN(), store.Options{Instance: p.instance, Log: p.log}); err != nil {
+	key, err := p.auditKey()
+	if err != nil {
+		return err
+	}
+	if p.store, err = store.Open(ctx, cfg.storeDSN(), store.Options{
+		Instance: p.instance, Log: p.log, AuditKey: key, AuditHead: filepath.Join(p.data, auditHead),
+	}); err != nil {
 		return cfg.fault(at("store"), "%v", err)
 	}
 	if p.gateway, err = gateway.New(gateway.Options{
 		Store: p.store, Clock: p.clock, Log: p.log, Metrics: p.registry, Crash: p.crash, CAChanged: p.caChanged,
+		IssueTimeout: issueTimeout(),
 	}); err != nil {
 		return err
 	}
@@ -185,14 +194,16 @@ func (p *process) start(ctx context.Context, cfg *Config) error {
 		return err
 	}
 	now := p.clock()
-	if err := p.store.Record(ctx, gateway.AuditEvent{Kind: "started", At: now, Actor: p.instance, Note: "configuration sha256 " + cfg.sha256 + "; version " + version()}); err != nil {
+	if err := p.recorded(p.store.RecordSigned(ctx, gateway.AuditEvent{Kind: "started", At: now, Actor: p.instance, Note: "configuration sha256 " + cfg.sha256 + "; version " + version()})); err != nil {
 		return fmt.Errorf("the audit trail cannot take the start: %w", err)
 	}
+	p.started = true
 	p.reloads.began(cfg, now)
 	p.files.tell(cfg.Watch, p.seen)
 	p.work.Go(func() { p.files.run(p.life) })
 	p.work.Go(p.renewOwn)
 	p.work.Go(p.followCAs)
+	p.work.Go(p.keepAudit)
 	return nil
 }
 
@@ -242,6 +253,17 @@ func (p *process) enforce(ctx context.Context, cfg *Config, record func(old, nex
 	if old == nil { // nobody is served yet, and its own certificates may need the worker
 		p.gateway.Use(rt.answers)
 		p.work.Go(func() { p.gateway.Run(p.life) })
+	}
+	unship, err := p.ship(ctx, rt)
+	if err != nil {
+		return undo(err)
+	}
+	undo = func(err error) error {
+		unship()
+		change.Abort()
+		spools.abort()
+		p.abandon(rt, old)
+		return err
 	}
 	use, err := p.prepareOwn(ctx, rt, rt.cas)
 	if err != nil {
@@ -340,6 +362,7 @@ func (p *process) stop(ctx context.Context) error {
 		}
 	}
 	if p.store != nil {
+		p.recordStop(ctx)
 		errs = append(errs, p.store.Close())
 	}
 	errs = append(errs, p.lock.Close())

@@ -45,7 +45,7 @@ func (q quickstart) prepare() error {
 		return err
 	}
 	for _, dir := range []string{q.secrets(), q.vendorCAs()} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := serve.MakeDir(dir); err != nil {
 			return err
 		}
 	}

@@ -25,7 +25,7 @@ listeners:
     #   max: "1.3"              # "1.2" for oneM2M, with suites: [ECDHE_ECDSA_AES_128_CBC_SHA256]
 
 # What must survive: transactions, certificates, the audit trail.
-store: sqlite:muster.db         # or postgres://USER@HOST/DATABASE, with a CA that is not "local"
+store: sqlite:muster.db         # or postgres://USER@HOST/DATABASE, which any number of gateways share
 
 # The CAs. "local" is built in, and runs in a process of its own like every other.
 backends:

@@ -194,6 +194,9 @@ func (p *process) readAnew(seen fileMarks) []string {
 }
 
 func (p *process) recordReload(ctx context.Context, by string, cfg *Config, done *admin.Reload) error {
+	if err := p.store.Audited(ctx); err != nil {
+		return err
+	}
 	return p.store.Record(ctx, gateway.AuditEvent{
 		Kind: "reloaded", At: p.clock(), Actor: by, Note: "configuration sha256 " + cfg.sha256 + reloadSummary(done),
 	})

@@ -72,21 +72,12 @@ func (f *review) known(path []string, what, name string, m map[string]*serve.Lis
 
 func (f *review) store() {
 	path, sqlite := strings.CutPrefix(f.c.Store, "sqlite:")
-	postgres := strings.HasPrefix(f.c.Store, "postgres://") || strings.HasPrefix(f.c.Store, "postgresql://")
+	postgres := f.c.storeIsShared()
 	switch {
 	case sqlite && path == "":
 		f.fail(at("store"), "sqlite: needs a path, e.g. sqlite:muster.db")
 	case !sqlite && !postgres:
 		f.fail(at("store"), "want sqlite:PATH or postgres://USER@HOST/DATABASE")
-	}
-	if !postgres {
-		return
-	}
-	for _, name := range byName(f.c.Backends) {
-		if f.c.Backends[name].Plugin == "local" {
-			f.fail(at("backends", name, "plugin"), "the local CA keeps its ledger in a file, and a store in PostgreSQL is shared by several gateways: "+
-				"two ledgers would make two certificates of one request. Use store: sqlite:PATH, or a CA that all gateways reach")
-		}
 	}
 }
 

@@ -300,7 +300,7 @@ func TestRevoke(t *testing.T) {
 		"ambiguous":        {RevokeQuery{Serial: "2"}, "", nil, 409, "say which issuer"},
 		"with issuer":      {RevokeQuery{Serial: "2", Issuer: "cn=Issuing"}, "", []*gateway.Certificate{two}, 200, ""},
 		"another issuer":   {RevokeQuery{Serial: "2", Issuer: "CN=Root"}, "", []*gateway.Certificate{three}, 200, ""},
-		"unknown":          {RevokeQuery{Serial: "99"}, "", nil, 404, "the CAs of gone do not answer"},
+		"unknown":          {RevokeQuery{Serial: "99"}, "", nil, 503, "the CAs of gone do not answer"},
 		"no serial":        {RevokeQuery{Serial: "xyz"}, "", nil, 400, "hexadecimal"},
 		"long serial":      {RevokeQuery{Serial: strings.Repeat("1", 44)}, "", nil, 400, "20 bytes"},
 		"transaction":      {RevokeQuery{Transaction: id(1)[18:]}, "superseded", []*gateway.Certificate{one}, 200, ""},

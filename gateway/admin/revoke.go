@@ -157,11 +157,12 @@ func (s *Server) bySerial(ctx context.Context, digits, issuer string) ([]*gatewa
 		}
 		return nil, r
 	}
-	message := fmt.Sprintf("no certificate with the serial number %x was issued here", serial)
-	if len(silent) > 0 {
-		message += ", as far as can be told: the CAs of " + strings.Join(silent, ", ") + " do not answer; the transaction's ID says it too"
+	if len(silent) > 0 { // it may be one of theirs: nobody may take this for an answer
+		return nil, &refusal{status: http.StatusServiceUnavailable, message: fmt.Sprintf(
+			"whether a certificate with the serial number %x was issued here cannot be told now: the CAs of %s do not answer; try again, or give the transaction's ID",
+			serial, strings.Join(silent, ", "))}
 	}
-	return nil, &refusal{status: http.StatusNotFound, message: message}
+	return nil, &refusal{status: http.StatusNotFound, message: fmt.Sprintf("no certificate with the serial number %x was issued here", serial)}
 }
 
 // ofDevice lists a device's valid certificates.

@@ -18,7 +18,7 @@ func (exhausted) Accept() (net.Conn, error) {
 // http.Server tries again after such an error, for ever: the operator has to hear of it, and not each time.
 func TestAcceptErrorsAreLoggedOnce(t *testing.T) {
 	var log strings.Builder
-	s, err := open("a", Spec{Address: "127.0.0.1:0", Connections: 1}, slog.New(slog.NewTextHandler(&log, nil)))
+	s, err := open("a", Spec{Address: "127.0.0.1:0", Connections: 1}, newGate(), slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}

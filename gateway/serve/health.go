@@ -5,12 +5,42 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 )
 
+// NotReady is why a gateway is not ready. Words, which anyone may read, say what cannot be done; Err, for the log, says why.
+type NotReady struct {
+	Words string
+	Err   error
+}
+
+func (e *NotReady) Error() string { return e.Words + ": " + e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *NotReady) Unwrap() error { return e.Err }
+
+// words are those of each NotReady in an error, or in the errors that it joins, each once.
+func words(err error) (all []string) {
+	if n, ok := err.(*NotReady); ok {
+		return []string{n.Words}
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			for _, w := range words(e) {
+				if !slices.Contains(all, w) {
+					all = append(all, w)
+				}
+			}
+		}
+	}
+	return all
+}
+
 // Health answers /healthz (the process serves) and /readyz (ready returns nil), and passes everything else on.
-// Why it is not ready stands in the log, not in the answer: anyone may ask.
+// Of why it is not ready only the words of a NotReady stand in the answer, since anyone may ask; the log has all of it.
 func Health(ready func(context.Context) error, log *slog.Logger, next http.Handler) http.Handler {
 	var told atomic.Pointer[string] // what the log said last
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -42,6 +72,6 @@ func Health(ready func(context.Context) error, log *slog.Logger, next http.Handl
 			log.Warn("not ready", "err", err)
 		}
 		w.WriteHeader(http.StatusServiceUnavailable)
-		io.WriteString(w, "not ready\n") //nolint:errcheck // as above
+		io.WriteString(w, strings.TrimSuffix("not ready: "+strings.Join(words(err), "; "), ": ")+"\n") //nolint:errcheck // as above
 	})
 }

@@ -215,6 +215,15 @@ func (l *Listener) Clients(dir, listener string, clock func() time.Time, log *sl
 	return c, nil
 }
 
+// Networks are the addresses that proxies connect from, of those that are known by addresses.
+func (c *Clients) Networks() []netip.Prefix {
+	var all []netip.Prefix
+	for _, p := range c.proxies {
+		all = append(all, p.networks...)
+	}
+	return all
+}
+
 // CAs are those of the proxies, which TLS has to name where it names any.
 func (c *Clients) CAs() []*x509.Certificate {
 	var all []*x509.Certificate

@@ -18,9 +18,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -30,8 +32,12 @@ type Listener struct {
 	Address string `yaml:"address,required"`
 	// TLS makes it an HTTPS listener. An empty block is TLS with the certificate that the gateway has issued for itself.
 	TLS *TLS `yaml:"tls"`
-	// Connections is how many are open at once; further clients wait to be accepted. 0: 4096.
+	// Connections is how many are open at once. A further client gets the place of the one that has waited longest for its client; where
+	// each has a request under way it waits to be accepted. 0: 1536.
 	Connections int `yaml:"connections"`
+	// PerAddress is how many of them one address has, or one IPv6 network of 64 bits. The addresses of proxies are not bound by it.
+	// 0: half of connections.
+	PerAddress int `yaml:"per-address"`
 	// Proxies in front of it whose word about their clients counts. Default: nobody's
 	Proxies []*Proxy `yaml:"proxies"`
 }
@@ -55,6 +61,9 @@ func (l *Listener) Check() error {
 	if l.Connections < 0 {
 		return errors.New("connections must not be negative")
 	}
+	if l.PerAddress < 0 {
+		return errors.New("per-address must not be negative")
+	}
 	if err := l.checkProxies(); err != nil {
 		return err
 	}
@@ -68,22 +77,28 @@ const (
 	writeTimeout   = 60 * time.Second // from the end of the headers to the end of the answer: a CA may take 20 s
 	idleTimeout    = 75 * time.Second
 	maxHeaderBytes = 32 << 10 // a proxy may pass a client certificate chain in a header (RFC 9440)
-	connections    = 4096
+	connections    = 1536 // some 16 KB each: two listeners full of silent clients take 64 MB at most
 )
 
 // Spec is what a listener is to be from now on.
 type Spec struct {
 	Address     string
 	TLS         *tls.Config // nil for plain HTTP; Policy makes it
-	Connections int         // 0: 4096
+	Connections int         // 0: 1536
+	PerAddress  int         // 0: half of Connections
+	Proxies     []netip.Prefix
 	Handler     http.Handler
 }
 
-func (s *Spec) limit() int {
-	if s.Connections == 0 {
-		return connections
+func (s *Spec) bounds() bounds {
+	b := bounds{all: s.Connections, each: s.PerAddress, proxies: s.Proxies}
+	if b.all == 0 {
+		b.all = connections
 	}
-	return s.Connections
+	if b.each == 0 {
+		b.each = max(1, b.all/2)
+	}
+	return b
 }
 
 // policy is the part of a Spec that is swapped while the socket stays.
@@ -100,7 +115,8 @@ type server struct {
 	socket  net.Listener
 	http    *http.Server
 	policy  atomic.Pointer[policy]
-	slots   *slots
+	places  *places
+	gate    *gate
 	closing chan struct{}
 	close   sync.Once
 
@@ -109,14 +125,14 @@ type server struct {
 	calm     int // accepted since the last error
 }
 
-func open(name string, s Spec, log *slog.Logger) (*server, error) {
+func open(name string, s Spec, g *gate, log *slog.Logger) (*server, error) {
 	socket, err := net.Listen("tcp", s.Address)
 	if err != nil {
 		return nil, &ListenError{Listener: name, Err: err}
 	}
 	srv := &server{
 		name: name, address: s.Address, log: log, socket: socket,
-		slots: newSlots(s.limit()), closing: make(chan struct{}), calm: calmAgain,
+		places: newPlaces(s.bounds()), gate: g, closing: make(chan struct{}), calm: calmAgain,
 	}
 	srv.policy.Store(&policy{s.TLS, s.Handler})
 	var protocols http.Protocols
@@ -129,6 +145,8 @@ func open(name string, s Spec, log *slog.Logger) (*server, error) {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		Protocols:         &protocols,
+		ConnState:         changed,
+		ConnContext:       withConn,
 		// Failed handshakes and the like: strangers cause them at will.
 		ErrorLog: slog.NewLogLogger(log.With("listener", name).Handler(), slog.LevelDebug),
 	}
@@ -173,6 +191,7 @@ func (s *server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this address is served otherwise by now, with TLS or without: connect again", http.StatusMisdirectedRequest)
 		return
 	}
+	awaitBody(r)
 	p.handler.ServeHTTP(w, r)
 }
 
@@ -180,31 +199,59 @@ func (s *server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 type acceptor struct{ *server }
 
 func (a acceptor) Accept() (net.Conn, error) {
-	for !a.slots.take() {
-		if !a.saidFull {
-			a.saidFull = true
-			a.log.Warn("all connections are taken: further clients wait to be accepted", "listener", a.name, "connections", a.slots.most())
+	for {
+		for !a.places.room() {
+			a.sayFull("all connections have a request under way: further clients wait to be accepted")
+			select {
+			case <-a.places.freed:
+			case <-a.closing:
+				return nil, net.ErrClosed
+			}
 		}
-		select {
-		case <-a.slots.freed:
-		case <-a.closing:
-			return nil, net.ErrClosed
+		accepted, err := a.socket.Accept()
+		if err != nil {
+			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+				if c := a.places.evict(); c != nil {
+					c.Close()
+				}
+			}
+			a.notAccepted(err)
+			return nil, err
 		}
+		a.calm++
+		cfg := a.policy.Load().tls
+		var g *gate
+		if cfg != nil {
+			g = a.gate
+		}
+		c := newConn(accepted, a.places, g)
+		evicted, ok := a.places.admit(c)
+		if evicted != nil {
+			evicted.Close()
+		}
+		if !ok {
+			accepted.Close()
+			continue
+		}
+		if u := a.places.usage(); u.open >= u.all {
+			a.sayFull("all connections are taken: those that wait longest for their client are closed for new ones")
+		} else if u.open <= u.all/2 {
+			a.saidFull = false
+		}
+		if cfg != nil {
+			// http.Server does the handshake of a *tls.Conn, within ReadHeaderTimeout.
+			return tls.Server(c, cfg), nil
+		}
+		return c, nil
 	}
-	a.saidFull = a.saidFull && a.slots.crowded()
-	c, err := a.socket.Accept()
-	if err != nil {
-		a.slots.give()
-		a.notAccepted(err)
-		return nil, err
+}
+
+// sayFull tells it once, until half of the places are free again.
+func (s *server) sayFull(what string) {
+	if !s.saidFull {
+		s.saidFull = true
+		s.log.Warn(what, "listener", s.name, "connections", s.places.usage().all)
 	}
-	a.calm++
-	counted := &countedConn{Conn: c, slots: a.slots}
-	if cfg := a.policy.Load().tls; cfg != nil {
-		// http.Server does the handshake of a *tls.Conn, within ReadHeaderTimeout.
-		return tls.Server(counted, cfg), nil
-	}
-	return counted, nil
 }
 
 // calmAgain is how many clients are accepted after an error until the next one is news. http.Server tries again at
@@ -224,15 +271,3 @@ func (s *server) notAccepted(err error) {
 
 func (a acceptor) Close() error   { a.stopAccepting(); return nil }
 func (a acceptor) Addr() net.Addr { return a.socket.Addr() }
-
-// countedConn gives its slot back once.
-type countedConn struct {
-	net.Conn
-	slots *slots
-	once  sync.Once
-}
-
-func (c *countedConn) Close() error {
-	c.once.Do(c.slots.give)
-	return c.Conn.Close()
-}

@@ -199,52 +199,6 @@ func TestDrainWaitsThenCuts(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreBounded(t *testing.T) {
-	var mu sync.Mutex
-	var log strings.Builder
-	s := NewSet(slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		return log.Write(p)
-	}), nil)))
-	defer drain(t, s)
-	apply(t, s, map[string]Spec{"a": {Address: "127.0.0.1:0", Connections: 2, Handler: says("x")}})
-	addr := s.Addrs()["a"].String()
-	var held []net.Conn
-	for range 2 {
-		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-		if _, err := c.Read(make([]byte, 1)); err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, c)
-	}
-	third, err := net.Dial("tcp", addr) // the kernel takes it, the server does not
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer third.Close()
-	io.WriteString(third, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	third.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-	if _, err := third.Read(make([]byte, 1)); err == nil {
-		t.Error("a third connection was served beside two")
-	}
-	held[0].Close()
-	third.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if _, err := third.Read(make([]byte, 1)); err != nil {
-		t.Errorf("a place was free: %v", err)
-	}
-	held[1].Close()
-	mu.Lock()
-	defer mu.Unlock()
-	if !strings.Contains(log.String(), `level=WARN msg="all connections are taken: further clients wait to be accepted" listener=a connections=2`) {
-		t.Errorf("the log does not tell: %s", &log)
-	}
-}
-
 func TestPanicEndsOneConnectionAndIsLogged(t *testing.T) {
 	var mu sync.Mutex
 	var log strings.Builder
@@ -297,6 +251,8 @@ func TestHealth(t *testing.T) {
 	failing = errors.New("the disk is full")
 	check("/healthz", 200, "ok\n")
 	check("/readyz", 503, "not ready\n")
+	failing = errors.Join(&NotReady{"requests cannot be recorded", failing}, &NotReady{"a CA cannot issue", failing}, &NotReady{"a CA cannot issue", failing})
+	check("/readyz", 503, "not ready: requests cannot be recorded; a CA cannot issue\n")
 	res, err := http.Post(url+"/readyz", "", nil)
 	if err != nil || res.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %v, %v", res, err)

@@ -13,7 +13,8 @@ import (
 // Set is the listeners of a process. A reload changes it as a whole or not at all: Prepare opens what is new, then
 // Commit swaps handlers and TLS policies of what stays and closes what is gone. One change is made at a time.
 type Set struct {
-	log *slog.Logger
+	log  *slog.Logger
+	gate *gate
 
 	mu      sync.Mutex
 	servers map[string]*server
@@ -21,7 +22,9 @@ type Set struct {
 }
 
 // NewSet makes an empty set.
-func NewSet(log *slog.Logger) *Set { return &Set{log: log, servers: map[string]*server{}} }
+func NewSet(log *slog.Logger) *Set {
+	return &Set{log: log, gate: newGate(), servers: map[string]*server{}}
+}
 
 // Change is a prepared change of a Set. Exactly one of Commit and Abort is called.
 type Change struct {
@@ -69,7 +72,7 @@ func (s *Set) Prepare(specs map[string]Spec) (*Change, error) {
 		if c.next[name] != nil {
 			continue
 		}
-		srv, err := open(name, spec, s.log)
+		srv, err := open(name, spec, s.gate, s.log)
 		if err != nil {
 			c.Abort()
 			return nil, err
@@ -103,7 +106,7 @@ func (c *Change) Commit(ctx context.Context) (ended <-chan struct{}) {
 	s.servers = c.next
 	for name, srv := range c.next {
 		spec := c.specs[name]
-		srv.slots.allow(spec.limit())
+		srv.places.allow(spec.bounds())
 		srv.policy.Store(&policy{spec.TLS, spec.Handler})
 		if c.fresh[name] != nil {
 			s.running.Go(srv.run)

@@ -3,51 +3,33 @@ package serve
 import (
 	"crypto/tls"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 )
 
 // How many connections a socket may have open changes while it is: another socket could not be opened beside it.
 func TestSetChangesTheLimitOfAnOpenSocket(t *testing.T) {
 	s := NewSet(quiet())
+	h := newHolding()
 	defer drain(t, s)
-	apply(t, s, map[string]Spec{"a": {Address: "127.0.0.1:0", Connections: 1, Handler: says("x")}})
+	defer h.release()
+	apply(t, s, map[string]Spec{"a": {Address: "127.0.0.1:0", Connections: 1, PerAddress: 9, Handler: h}})
 	addr := s.Addrs()["a"].String()
-	dial := func() net.Conn {
-		t.Helper()
-		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-		return c
-	}
-	answered := func(c net.Conn) bool {
-		c.SetReadDeadline(time.Now().Add(10 * time.Second))
-		_, err := c.Read(make([]byte, 1))
-		return err == nil
-	}
-	first := dial()
-	if !answered(first) {
-		t.Fatal("the first connection is not answered")
-	}
-	second := dial()
-	apply(t, s, map[string]Spec{"a": {Address: "127.0.0.1:0", Connections: 2, Handler: says("x")}})
+	ask(t, addr, "/hold")
+	<-h.began
+	second := ask(t, addr, "/")
+	apply(t, s, map[string]Spec{"a": {Address: "127.0.0.1:0", Connections: 2, PerAddress: 9, Handler: h}})
 	if !answered(second) {
 		t.Error("a connection that waited is not accepted under a higher limit")
 	}
-	apply(t, s, map[string]Spec{"a": {Address: "127.0.0.1:0", Connections: 1, Handler: says("x")}})
-	io.WriteString(first, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	if !answered(first) {
+	apply(t, s, map[string]Spec{"a": {Address: "127.0.0.1:0", Connections: 1, PerAddress: 9, Handler: h}})
+	io.WriteString(second, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if !answered(second) {
 		t.Error("an open connection does not outlive a lower limit")
 	}
-	srv := s.servers["a"]
-	if srv.slots.take() {
-		t.Error("the lower limit does not hold")
+	if u := s.servers["a"].places.usage(); u.all != 1 || u.open != 2 {
+		t.Errorf("%+v under the lower limit", u)
 	}
 }
 

@@ -170,7 +170,7 @@ func (t *TLS) Policy(dir string, own func() *tls.Certificate, cas []*x509.Certif
 		}
 		return cfg, nil
 	}
-	pair, err := tls.LoadX509KeyPair(strictyaml.Below(dir, t.Cert), strictyaml.Below(dir, t.Key))
+	pair, err := KeyPair(dir, t.Cert, t.Key)
 	if err != nil {
 		return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
 	}
@@ -182,6 +182,23 @@ func (t *TLS) Policy(dir string, own func() *tls.Certificate, cas []*x509.Certif
 		resumable(cfg, func() []byte { return pair.Certificate[0] })
 	}
 	return cfg, nil
+}
+
+// maxKeyPair bounds the files of a key pair.
+const maxKeyPair = 1 << 20
+
+// KeyPair reads an operator's certificate with its chain, and its key, which others than the file's owner and group may not touch. Both
+// may stand in one file.
+func KeyPair(dir, cert, key string) (tls.Certificate, error) {
+	certs, err := strictyaml.ReadFile(dir, cert, maxKeyPair)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	private, err := strictyaml.ReadSecret(dir, key, maxKeyPair)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(certs, private)
 }
 
 // maxCANames is how many bytes of CA names are told to clients. Small ones read no handshake message that is longer than a TLS record,

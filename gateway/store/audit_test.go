@@ -28,7 +28,7 @@ func TestAuditRewritten(t *testing.T) {
 	}
 	wantBreak := func(seq int64) {
 		t.Helper()
-		var broken *AuditError
+		var broken *audit.Fault
 		if err := s.VerifyAudit(ctx); !errors.As(err, &broken) || broken.Stream != "one" || broken.Seq != seq {
 			t.Errorf("got %v, want a break at record %d", err, seq)
 		}

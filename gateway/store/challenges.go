@@ -39,7 +39,7 @@ func (s *Store) PutChallenge(ctx context.Context, c *gateway.IssuedChallenge, e 
 	if err != nil {
 		return err
 	}
-	return s.write(ctx, func(u unit) error {
+	return s.begin(ctx, func(u unit) error {
 		n, err := u.run(putChallenge, c.ID, c.Hash, c.Endpoint, c.Device, c.Subject, c.Profile, c.Uses, micros(c.Created),
 			micros(c.NotAfter), text(c.By))
 		if err != nil {
@@ -61,7 +61,7 @@ func (s *Store) DropChallenge(ctx context.Context, id string, e gateway.AuditEve
 	if text(id) != id {
 		return gateway.ErrNotFound
 	}
-	return s.write(ctx, func(u unit) error {
+	return s.begin(ctx, func(u unit) error {
 		n, err := u.run(dropChallenge, id)
 		if err != nil {
 			return fmt.Errorf("challenge: %w", err)

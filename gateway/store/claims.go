@@ -125,7 +125,7 @@ func (s *Store) FreeClaims(ctx context.Context, keys []string, e gateway.AuditEv
 				return err
 			}
 		}
-		err := s.write(ctx, func(u unit) error {
+		err := s.begin(ctx, func(u unit) error {
 			// A renewal changes uses alone: none is to come between the claim and its uses.
 			if err := u.lockLapsing(); err != nil {
 				return err

@@ -53,7 +53,7 @@ func (s *Store) Supersede(ctx context.Context, p *gateway.Supersession) (int64, 
 	}
 	now := s.clock()
 	const epoch = 1
-	err = s.write(ctx, func(u unit) error {
+	err = s.begin(ctx, func(u unit) error {
 		if _, err := u.run(revokeSuperseded, p.Earlier, s.dbNow()); err != nil {
 			return fmt.Errorf("work of %s: %w", p.Earlier, err)
 		}
@@ -112,7 +112,7 @@ func (s *Store) Collect(ctx context.Context, c *gateway.Collection) (int64, erro
 		at = s.clock()
 	}
 	var epoch int64
-	err = s.write(ctx, func(u unit) error {
+	err = s.begin(ctx, func(u unit) error {
 		epoch = 0
 		err := u.row(leaseApproved, c.Transaction, s.instance, c.Lease.Microseconds(), s.dbNow()).Scan(&epoch)
 		switch {

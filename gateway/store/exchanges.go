@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -75,6 +76,11 @@ func (s *Store) Adopt(ctx context.Context, a *gateway.Adoption) error {
 			return err
 		}
 	}
+	if a.Claim != nil {
+		if err := validClaims([]gateway.Claim{*a.Claim}); err != nil {
+			return err
+		}
+	}
 	now := s.clock()
 	at := a.At
 	if at.IsZero() {
@@ -101,9 +107,19 @@ func (s *Store) Adopt(ctx context.Context, a *gateway.Adoption) error {
 		if _, err := u.exec(setRepeat, a.Transaction, string(a.Repeat)); err != nil {
 			return fmt.Errorf("transaction %s: %w", a.Transaction, err)
 		}
-		return nil
+		if a.Claim == nil {
+			return nil
+		}
+		var one int
+		if err := notFound(u.row(usedBy, a.Transaction, a.Claim.Key).Scan(&one)); !errors.Is(err, gateway.ErrNotFound) {
+			return err // nil: a copy of the message was here before
+		}
+		return u.takeClaims(a.Transaction, []gateway.Claim{*a.Claim}, nil, now)
 	})
 }
+
+// usedBy finds a transaction's use of a claim.
+const usedBy = `SELECT 1 FROM uses WHERE tx = $1 AND key = $2`
 
 // Conclude is gateway.Store. It is ErrStale too for a transaction that does not exist.
 //

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/pressly/goose/v3"
 )
@@ -100,4 +102,60 @@ func FreeStale(ctx context.Context, s *Store, key string, meanwhile func()) (not
 		return true, nil
 	}
 	return false, err
+}
+
+// WriterSetting is a setting of PostgreSQL in the writer's session.
+func WriterSetting(t *testing.T, s *Store, name string) (value string) {
+	t.Helper()
+	if err := s.writeDB.QueryRowContext(t.Context(), `SELECT current_setting($1)`, name).Scan(&value); err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+// ShortenTimeouts has stores that are opened from now on give up a PostgreSQL server that does not answer sooner, until the test's end.
+func ShortenTimeouts(t *testing.T) {
+	transaction, probe := postgresTimeout, probeTimeout
+	postgresTimeout, probeTimeout = 2*time.Second, 500*time.Millisecond
+	t.Cleanup(func() { postgresTimeout, probeTimeout = transaction, probe })
+}
+
+// Tick has the shippers, and who waits for them, go by the function that it returns, which lets all their waits pass that have begun. It comes before ShipTo.
+func Tick(s *Store) (tick func()) {
+	var mu sync.Mutex
+	var waits []chan time.Time
+	s.after = func(time.Duration) <-chan time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		c := make(chan time.Time, 1)
+		waits = append(waits, c)
+		return c
+	}
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range waits {
+			c <- time.Time{}
+		}
+		waits = nil
+	}
+}
+
+// AwaitShipped returns when every sink has everything.
+func AwaitShipped(s *Store) {
+	head, err := s.tableHead(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	for _, sh := range *s.ships.Load() {
+		for {
+			sh.mu.Lock()
+			at, moved := sh.at, sh.moved
+			sh.mu.Unlock()
+			if at >= head.Seq {
+				break
+			}
+			<-moved
+		}
+	}
 }

@@ -36,7 +36,7 @@ func (s *Store) LeaseForward(ctx context.Context, transaction string, lease time
 		return 0, errors.New("a message is passed on under a lease")
 	}
 	var epoch int64
-	err := s.write(ctx, func(u unit) error {
+	err := s.begin(ctx, func(u unit) error {
 		err := u.row(leaseForward, transaction, s.instance, lease.Microseconds(), s.dbNow()).Scan(&epoch)
 		if errors.Is(err, sql.ErrNoRows) {
 			return gateway.ErrStale

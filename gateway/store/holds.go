@@ -113,7 +113,7 @@ func (s *Store) Approve(ctx context.Context, a *gateway.ApprovalOrder) (int64, e
 	}
 	approval := s.said(a.Approval)
 	var epoch int64
-	err = s.write(ctx, func(u unit) error {
+	err = s.begin(ctx, func(u unit) error {
 		epoch = 0
 		if _, err := u.run(lockHold, a.Transaction); err != nil {
 			return fmt.Errorf("work of %s: %w", a.Transaction, err)
@@ -202,7 +202,7 @@ func (s *Store) Deny(ctx context.Context, d *gateway.DenialOrder) error {
 		return err
 	}
 	denied := s.said(d.Denied)
-	return s.write(ctx, func(u unit) error {
+	return s.begin(ctx, func(u unit) error {
 		if err := u.endHold(d); err != nil {
 			return err
 		}

@@ -57,6 +57,9 @@ func (s *Store) ImportDevices(ctx context.Context, devices []*gateway.Device, re
 	if progress == nil {
 		progress = func(int) {}
 	}
+	if err := s.audible(); err != nil {
+		return 0, 0, err
+	}
 	l, err := s.lockInventory(ctx)
 	if err != nil {
 		return 0, 0, err

@@ -151,7 +151,7 @@ func (s *Store) DropDevice(ctx context.Context, name string, e gateway.AuditEven
 		return err
 	}
 	defer l.unlock()
-	return s.write(ctx, func(u unit) error {
+	return s.begin(ctx, func(u unit) error {
 		if _, err := u.nextBatch(); err != nil {
 			return err
 		}

@@ -76,7 +76,7 @@ func (l *inventoryLock) chunk(ctx context.Context, fn func(u unit) error) error 
 		return err
 	}
 	if _, err = tx.ExecContext(ctx, `SET LOCAL synchronous_commit = off`); err == nil {
-		err = fn(unit{l.s, ctx, groupcommit.Of(tx)})
+		err = fn(unit{l.s, ctx, groupcommit.Of(tx), nil})
 	}
 	if err != nil {
 		return errors.Join(err, tx.Rollback())

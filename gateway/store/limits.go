@@ -27,10 +27,11 @@ const (
 		WHERE key IN (SELECT key FROM uses WHERE tx = $1 AND active = 1)`
 	dropActive = `DELETE FROM uses WHERE tx = $1 AND active = 1`
 	certified  = `SELECT 1 FROM certificates WHERE tx = $1`
-	// releaseRest and dropRest leave what is counted of a time.
+	// releaseRest and dropRest leave what is counted of a time, and that a message has had a certificate.
 	releaseRest = `UPDATE claims SET used = used - (SELECT n FROM uses WHERE uses.tx = $1 AND uses.key = claims.key)
-		WHERE key IN (SELECT key FROM uses WHERE tx = $1 AND (active = 1 OR until = 0))`
-	dropRest     = `DELETE FROM uses WHERE tx = $1 AND (active = 1 OR until = 0)`
+		WHERE key IN (SELECT key FROM uses WHERE tx = $1 AND ` + returned + `)`
+	dropRest     = `DELETE FROM uses WHERE tx = $1 AND ` + returned
+	returned     = `(active = 1 OR until = 0) AND key NOT LIKE '` + gateway.MessageClaims + `%'`
 	redateActive = `UPDATE uses SET until = $2 WHERE tx = $1 AND active = 1`
 	usesNow      = `SELECT key, used - CAST(COALESCE((SELECT SUM(n) FROM uses WHERE uses.key = claims.key AND until > 0 AND until <= %s), 0) AS BIGINT) FROM claims`
 )
@@ -70,7 +71,7 @@ func validClaims(claims []gateway.Claim) error {
 // so that it is done once, whether a use is left or not.
 func (s *Store) claiming(ctx context.Context, now time.Time, fn func(u unit) error) error {
 	for {
-		err := s.write(ctx, fn)
+		err := s.begin(ctx, fn)
 		left, ok := errors.AsType[*lapsedLeftError](err)
 		if !ok {
 			return err
@@ -241,7 +242,7 @@ func (u unit) lost(c gateway.Claim, now time.Time) error {
 
 // release gives a transaction's claims back: what it took over to the transaction that had it before, if that has a use for it still.
 // What is counted of a time stays where a certificate was made, now or before, whatever became of it: or whoever rejects each of his
-// would have the CA issue and revoke as fast as he can ask.
+// would have the CA issue and revoke as fast as he can ask. So does the message that had it, or whoever recorded it would have another.
 func (u unit) release(tx string, made bool) error {
 	lapsing, err := u.lapsing(tx)
 	if err != nil {
@@ -275,7 +276,7 @@ func (u unit) release(tx string, made bool) error {
 			}
 		}
 	}
-	if made && len(lapsing) > 0 {
+	if made {
 		if _, err = u.run(releaseRest, tx); err == nil {
 			_, err = u.run(dropRest, tx)
 		}

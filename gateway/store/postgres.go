@@ -18,9 +18,11 @@ import (
 const (
 	postgresReaders = 8
 	postgresPacers  = 2
-	postgresTimeout = 10 * time.Second // of one transaction, connecting included
-	instanceWait    = "2s"             // for the session of a process of this name that has just ended
+	instanceWait    = "2s" // for the session of a process of this name that has just ended
 )
+
+// postgresTimeout is that of one transaction, connecting included.
+var postgresTimeout = 10 * time.Second
 
 // openPostgres connects, and calls connected whenever the writer has a new session. The writer's session holds the instance's advisory lock, so that all that this instance writes
 // is written by one process; whoever loses the connection loses the lock with it.
@@ -38,26 +40,30 @@ func openPostgres(ctx context.Context, dsn, instance string, log *slog.Logger, c
 			config.RuntimeParams[name] = value
 		}
 	}
+	p := newPrimary(config)
 	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = postgresTimeout
+		config.ConnectTimeout = p.connectTimeout()
 	}
+	config.ValidateConnect = p.validate
 	d := &database{dialect: &postgresDialect, timeout: postgresTimeout}
-	d.write = stdlib.OpenDB(*config, stdlib.OptionAfterConnect(func(ctx context.Context, c *pgx.Conn) error {
+	writing := config.Copy()
+	writing.OnNotice, d.doubt = unreplicated()
+	d.write = stdlib.OpenDB(*writing, append(p.options(p.find), stdlib.OptionAfterConnect(func(ctx context.Context, c *pgx.Conn) error {
 		if err := enter(ctx, c, instance, log); err != nil {
 			return errors.Join(err, c.Close(ctx)) // the pool forgets a connection that it was not given
 		}
 		connected()
 		return nil
-	}))
+	}))...)
 	d.write.SetMaxOpenConns(1)
 	d.write.SetMaxIdleConns(1)
-	d.read = stdlib.OpenDB(*config)
+	d.read = stdlib.OpenDB(*config, p.options(p.prefer)...)
 	d.read.SetMaxOpenConns(postgresReaders)
 	d.read.SetMaxIdleConns(postgresReaders)
 	// Opened when a CA has a rate: a turn that a crash forgets is one issuance more, and each commit waits for no disk.
 	relaxed := config.Copy()
 	relaxed.RuntimeParams["synchronous_commit"] = "off"
-	d.pace = stdlib.OpenDB(*relaxed)
+	d.pace = stdlib.OpenDB(*relaxed, p.options(p.prefer)...)
 	d.pace.SetMaxOpenConns(postgresPacers)
 	d.pace.SetMaxIdleConns(postgresPacers)
 	if err := ping(ctx, d.write, d.read); err != nil {
@@ -77,15 +83,20 @@ func ping(ctx context.Context, dbs ...*sql.DB) error {
 
 // enter readies the writer's session.
 func enter(ctx context.Context, c *pgx.Conn, instance string, log *slog.Logger) error {
-	var commit, fsync string
-	err := c.QueryRow(ctx, `SELECT current_setting('synchronous_commit'), current_setting('fsync')`).Scan(&commit, &fsync)
+	var commit, fsync, standbys string
+	var following int
+	err := c.QueryRow(ctx, `SELECT current_setting('synchronous_commit'), current_setting('fsync'), current_setting('synchronous_standby_names'),
+		(SELECT count(*) FROM pg_stat_replication)`).Scan(&commit, &fsync, &standbys, &following)
 	if err != nil {
 		return err
 	}
 	if fsync == "off" {
 		log.Warn("PostgreSQL runs with fsync = off: a crash of its host may lose what was acknowledged")
 	}
-	if commit == "off" {
+	if following > 0 && standbys == "" {
+		log.Warn("PostgreSQL has a standby, and synchronous_standby_names is empty: a fail-over may lose what was acknowledged")
+	}
+	if commit == "off" || commit == "local" {
 		if _, err := c.Exec(ctx, `SET synchronous_commit = on`); err != nil {
 			return err
 		}

@@ -30,7 +30,7 @@ func (s *Store) PutSecret(ctx context.Context, secret *gateway.StoredSecret, e g
 	if err != nil {
 		return err
 	}
-	return s.write(ctx, func(u unit) error {
+	return s.begin(ctx, func(u unit) error {
 		_, err := u.exec(putSecret, secret.Endpoint, []byte(secret.Reference), secret.Device, secret.Sealed,
 			micros(secret.Created), micros(secret.NotAfter))
 		if err != nil {
@@ -49,7 +49,7 @@ func (s *Store) DropSecret(ctx context.Context, endpoint, reference string, e ga
 	if text(endpoint) != endpoint {
 		return gateway.ErrNotFound
 	}
-	return s.write(ctx, func(u unit) error {
+	return s.begin(ctx, func(u unit) error {
 		n, err := u.exec(dropSecret, endpoint, []byte(reference))
 		if err != nil {
 			return fmt.Errorf("secret: %w", err)

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"github.com/muster-pki/muster/plugins/backend/groupcommit"
 )
 
 // openSQLite opens the file for this process alone, and makes it when there is none.
@@ -33,6 +35,9 @@ func openSQLite(ctx context.Context, path string) (*database, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err == nil {
 		err = f.Close()
+	}
+	if err == nil {
+		err = groupcommit.Settle(path)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("sqlite: %w", err), d.close())

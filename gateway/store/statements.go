@@ -62,6 +62,9 @@ const (
 	// Audit and instances.
 	auditHead
 	insertAudit
+	beginSink
+	readSink
+	moveSink
 	touchInstance
 
 	// Messages.
@@ -187,6 +190,10 @@ var texts = [statements]string{
 	touchInstance: `INSERT INTO instances (name, started, seen) VALUES ($1, $2, $3)
 		ON CONFLICT (name) DO UPDATE SET started = excluded.started, seen = excluded.seen`,
 
+	beginSink: `INSERT INTO audit_sinks (stream, sink, seq) VALUES ($1, $2, $3) ON CONFLICT (stream, sink) DO NOTHING`,
+	readSink:  `SELECT seq FROM audit_sinks WHERE stream = $1 AND sink = $2`,
+	moveSink:  `UPDATE audit_sinks SET seq = $3 WHERE stream = $1 AND sink = $2`,
+
 	hear: hearText,
 
 	readRepeat: selectTransaction + ` JOIN repeats r ON r.tx = t.id
@@ -223,13 +230,24 @@ func (s *Store) prepare(ctx context.Context) error {
 
 // unit runs statements in one unit of the writer.
 type unit struct {
-	s   *Store
-	ctx context.Context
-	tx  *groupcommit.Tx
+	s     *Store
+	ctx   context.Context
+	tx    *groupcommit.Tx
+	event *int64 // the record that it appended to the audit trail; nil where it appends none
 }
 
+// write commits a unit. What it appended to the audit trail is with every sink when it returns nil; it is committed all the same when
+// that is ErrUnaudited.
 func (s *Store) write(ctx context.Context, fn func(u unit) error) error {
-	return s.writer.Do(ctx, func(ctx context.Context, tx *groupcommit.Tx) error { return fn(unit{s, ctx, tx}) })
+	var event int64
+	err := s.writer.Do(ctx, func(ctx context.Context, tx *groupcommit.Tx) error {
+		event = 0
+		return fn(unit{s, ctx, tx, &event})
+	})
+	if err != nil || event == 0 {
+		return err
+	}
+	return s.shipped(ctx, event)
 }
 
 // exec runs a statement and returns how many rows it changed.

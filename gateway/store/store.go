@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/audit"
 	"github.com/muster-pki/muster/plugins/backend/groupcommit"
 )
 
@@ -27,6 +28,9 @@ type Options struct {
 	Instance string           // name of this process among its replicas: owner of leases, audit stream; the host's name when ""
 	Clock    func() time.Time // time.Now when nil. When given it stands in for PostgreSQL's clock too
 	Log      *slog.Logger     // nil for none
+
+	AuditKey  *audit.Key // signs this instance's stream of the audit trail; nil: nobody does, as in tests
+	AuditHead string     // file that keeps the stream's last record outside of the store, "" for none; its folder exists
 }
 
 // Store is a gateway.Store. Its methods may be called concurrently.
@@ -45,9 +49,19 @@ type Store struct {
 	prepared [statements]*sql.Stmt // the reads
 	lock     io.Closer             // what keeps a second process away
 
-	head     head         // of the audit stream; the writer's goroutine alone
+	head     head         // of the audit stream; the writer's goroutine alone, and so the next three
+	signed   checkpointed // in it
+	signedIn int64        // the writer's session in which that was
+	told     int64        // Seq in the head file
+	key      *audit.Key   // nil: the stream is not signed
+	heads    *audit.HeadFile
+	headPath string
 	sessions atomic.Int64 // that the writer has had
 	chains   sync.Map     // hashes of chains known to be in the table
+
+	ships    atomic.Pointer[shipping]               // nil when there are no sinks
+	shipLock sync.Mutex                             // of who changes them
+	after    func(d time.Duration) <-chan time.Time // time.After
 
 	paceLock chan struct{}       // holds one element while somebody reads or changes paces
 	paces    map[string]*ownPace // by backend; SQLite alone
@@ -68,6 +82,8 @@ type database struct {
 	lock    io.Closer
 	timeout time.Duration // of one transaction; 0 for none
 	begin   string        // groupcommit.Options.Begin
+
+	doubt func() error // groupcommit.Options.Doubt
 }
 
 func (d *database) close() error {
@@ -89,8 +105,8 @@ func (d *database) close() error {
 // dsn is "sqlite:PATH" (of a file in an existing directory) or a "postgres://" URL, which must reach one session per
 // connection (no transaction pooling).
 func Open(ctx context.Context, dsn string, o Options) (*Store, error) {
-	s := &Store{instance: o.Instance, clock: o.Clock, log: o.Log, inventory: make(chan struct{}, 1), stop: func() {},
-		paceLock: make(chan struct{}, 1), paces: map[string]*ownPace{}}
+	s := &Store{instance: o.Instance, clock: o.Clock, log: o.Log, key: o.AuditKey, headPath: o.AuditHead, inventory: make(chan struct{}, 1), stop: func() {},
+		paceLock: make(chan struct{}, 1), paces: map[string]*ownPace{}, after: time.After}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -127,10 +143,18 @@ func Open(ctx context.Context, dsn string, o Options) (*Store, error) {
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("store: %w", err), db.close())
 	}
+	wrong, err := s.openHeads(ctx)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("store: %w", err), db.close())
+	}
 	s.writer = groupcommit.New(s.writeDB, groupcommit.Options{
-		Log: s.log, Timeout: db.timeout, Begin: db.begin, Retryable: s.dialect.retryable, RolledBack: func() { s.head = head{} },
+		Log: s.log, Timeout: db.timeout, Begin: db.begin, Doubt: db.doubt, Retryable: s.dialect.retryable, RolledBack: func() { s.head = head{} }, Committed: s.committed,
 	})
-	if err := s.sweepBehind(ctx); err != nil {
+	err = s.recordWrong(ctx, wrong)
+	if err == nil {
+		err = s.sweepBehind(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("store: %w", err), s.Close())
 	}
 	return s, nil
@@ -179,7 +203,7 @@ func (s *Store) Ready(ctx context.Context) error {
 	if err := s.read(ctx, readInstance, s.instance).Scan(&one); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	return nil
+	return s.audible()
 }
 
 // probeSize is more than a transaction's commits need: on a disk where less fits the store is not ready, though a row
@@ -189,21 +213,29 @@ const probeSize = 64 << 10
 // probe commits a row of probeSize and takes it away again. It lies among the chains, under a key that is no hash.
 func (s *Store) probe(ctx context.Context) error {
 	key := []byte("probe of " + s.instance)
+	drop := func(u unit) error {
+		_, err := u.exec(dropChain, key)
+		return err
+	}
 	err := s.write(ctx, func(u unit) error {
+		if err := drop(u); err != nil { // one that an earlier probe could not take away would make this one write nothing
+			return err
+		}
 		_, err := u.exec(insertChain, key, strings.Repeat("-", probeSize))
 		return err
 	})
-	return errors.Join(err, s.write(ctx, func(u unit) error {
-		_, err := u.exec(dropChain, key)
-		return err
-	}))
+	if err == nil {
+		err = s.write(ctx, drop)
+	}
+	return err
 }
 
 // Close waits for the writes under way and closes the database.
 func (s *Store) Close() error {
+	s.stopShipping()
 	s.stop()
 	s.behind.Wait()
-	errs := []error{s.writer.Close()}
+	errs := []error{s.writer.Close(), s.closeHeads()}
 	for _, p := range s.prepared[firstRead:] {
 		errs = append(errs, p.Close())
 	}

@@ -4,9 +4,11 @@ import (
 	"database/sql"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/muster-pki/muster/gateway/audit"
 	"github.com/muster-pki/muster/gateway/store"
 	"github.com/muster-pki/muster/gateway/store/storetest"
 	"github.com/muster-pki/muster/gateway/store/storetest/pgtest"
@@ -35,6 +37,7 @@ type database struct {
 	dsn    string
 	driver string // of database/sql, and its address, to reach behind the store's back
 	raw    string
+	dir    string // of audit keys and head files
 	crash  func(t testing.TB, instance string)
 	shared bool
 	names  map[storetest.Store]string
@@ -42,7 +45,14 @@ type database struct {
 
 func (d *database) Open(t testing.TB, instance string, clock func() time.Time) storetest.Store {
 	t.Helper()
-	s, err := store.Open(t.Context(), d.dsn, store.Options{Instance: instance, Clock: clock})
+	if d.dir == "" {
+		d.dir = t.TempDir()
+	}
+	key, _, err := audit.LoadKey(filepath.Join(d.dir, instance+".key"), filepath.Join(d.dir, "audit.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(t.Context(), d.dsn, store.Options{Instance: instance, Clock: clock, AuditKey: key, AuditHead: d.head(instance)})
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
@@ -52,6 +62,42 @@ func (d *database) Open(t testing.TB, instance string, clock func() time.Time) s
 	d.names[s] = instance
 	t.Cleanup(func() { _ = s.Close() })
 	return s
+}
+
+// head is an instance's head file.
+func (d *database) head(instance string) string { return filepath.Join(d.dir, instance+".head") }
+
+// Trail is for what reads the audit trail beside the stores.
+func (d *database) Trail(t testing.TB) ([]audit.Record, audit.Trust) {
+	t.Helper()
+	var trust audit.Trust
+	heads, err := filepath.Glob(d.head("*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range heads {
+		left, err := audit.ReadHeads(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		trust.Left = append(trust.Left, left...)
+	}
+	if trust.Keys, err = audit.ReadPublicKeys(filepath.Join(d.dir, "audit.pub")); err != nil {
+		t.Fatal(err)
+	}
+	trail, err := store.OpenTrail(t.Context(), d.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer trail.Close()
+	var all []audit.Record
+	err = trail.Read(t.Context(), func(s *store.Snapshot) error {
+		return s.Records(t.Context(), "", func(r audit.Record) error { all = append(all, r); return nil })
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all, trust
 }
 
 func (d *database) OpenError(t testing.TB, instance string) error {
@@ -81,6 +127,7 @@ func (d *database) Exec(t testing.TB, query string) {
 func newSQLite(t testing.TB) *database {
 	d := &database{driver: "sqlite"}
 	at := func(dir string) {
+		d.dir = dir
 		d.raw = filepath.Join(dir, "muster.db")
 		d.dsn = "sqlite:" + d.raw
 	}
@@ -91,10 +138,17 @@ func newSQLite(t testing.TB) *database {
 		t.Helper()
 		from := filepath.Dir(d.raw)
 		at(t.TempDir())
-		for _, suffix := range []string{"", "-wal"} {
-			b, err := os.ReadFile(filepath.Join(from, "muster.db"+suffix))
+		files, err := filepath.Glob(filepath.Join(from, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			if strings.HasSuffix(f, "-shm") || strings.HasSuffix(f, ".lock") {
+				continue
+			}
+			b, err := os.ReadFile(f)
 			if err == nil {
-				err = os.WriteFile(d.raw+suffix, b, 0o600)
+				err = os.WriteFile(filepath.Join(d.dir, filepath.Base(f)), b, 0o600)
 			}
 			if err != nil {
 				t.Fatal(err)

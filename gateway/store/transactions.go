@@ -136,7 +136,7 @@ func (s *Store) Refuse(ctx context.Context, t *gateway.Transaction, e gateway.Au
 	if err != nil {
 		return err
 	}
-	return s.write(ctx, func(u unit) error {
+	return s.begin(ctx, func(u unit) error {
 		if _, err := u.exec(insertTransaction, args...); err != nil {
 			return fmt.Errorf("transaction %s: %w", t.ID, err)
 		}

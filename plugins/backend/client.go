@@ -23,7 +23,7 @@ import (
 // Client is a plugin as the gateway sees it: a Backend, a CMSSigner, an Exchanger and a Roller over a connection.
 //
 // What a plugin returns is not trusted: it is bounded and parsed again, and an answer that fails this is INTERNAL,
-// which leaves the outcome of an Issue unknown. Errors keep their code and RetryInfo, lose every other detail, and
+// which leaves the outcome of an Issue unknown. Errors keep their code, RetryInfo and that they are Unable's, lose every other detail, and
 // begin with the plugin's name. Whether a certificate is the one that was asked for is for the caller to check.
 type Client struct {
 	name  string
@@ -57,6 +57,11 @@ func (c *Client) fail(ctx context.Context, err error) error {
 	if d, ok := RetryAfter(err); ok {
 		d = min(max(d, 0), 7*24*time.Hour)
 		if with, err := out.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(d)}); err == nil {
+			out = with
+		}
+	}
+	if IsUnable(err) {
+		if with, err := out.WithDetails(&errdetails.ErrorInfo{Reason: unable, Domain: domain}); err == nil {
 			out = with
 		}
 	}

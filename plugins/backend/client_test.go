@@ -280,6 +280,7 @@ func TestHostileErrors(t *testing.T) {
 	}{
 		"kept":            {status.Error(codes.PermissionDenied, "no"), codes.PermissionDenied, "corp: no", 0},
 		"with RetryInfo":  {detailed.Err(), codes.ResourceExhausted, "corp: full", 5 * time.Second},
+		"unable":          {Unable("disk %d", 1), codes.Unavailable, "corp: disk 1", 0},
 		"endless delay":   {endless.Err(), codes.ResourceExhausted, "corp: full", 7 * 24 * time.Hour},
 		"no such code":    {status.Error(4711, "no"), codes.Unknown, "corp: no", 0},
 		"cancelled by it": {status.Error(codes.Canceled, "I did"), codes.Unavailable, "corp: I did", 0},
@@ -292,6 +293,9 @@ func TestHostileErrors(t *testing.T) {
 			st := status.Convert(err)
 			if st.Code() != c.code || st.Message() != c.text {
 				t.Errorf("%s %q, not %s %q", st.Code(), st.Message(), c.code, c.text)
+			}
+			if IsUnable(err) != IsUnable(c.err) || IsUnable(err) != (name == "unable") {
+				t.Errorf("unable: %t", IsUnable(err))
 			}
 			if d, _ := RetryAfter(err); d != c.delay || len(st.Details()) > 1 {
 				t.Errorf("RetryInfo %s, not %s; details %v", d, c.delay, st.Details())

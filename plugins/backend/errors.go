@@ -24,6 +24,32 @@ func Exhausted(retryAfter time.Duration, message string) error {
 	return s.Err()
 }
 
+// Reason and domain of Unable's ErrorInfo.
+const (
+	unable = "UNABLE"
+	domain = "muster.backend.v1"
+)
+
+// Unable is UNAVAILABLE of a CA that can issue nothing at all until something of its own is mended, such as its disk. It is
+// no refusal: whether something was issued is not known. Until an Issue has another end the gateway says that it is not ready.
+func Unable(format string, args ...any) error {
+	s := status.Newf(codes.Unavailable, format, args...)
+	if with, err := s.WithDetails(&errdetails.ErrorInfo{Reason: unable, Domain: domain}); err == nil {
+		s = with
+	}
+	return s.Err()
+}
+
+// IsUnable reports whether an error is Unable's.
+func IsUnable(err error) bool {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetReason() == unable && info.GetDomain() == domain {
+			return true
+		}
+	}
+	return false
+}
+
 // RetryAfter returns the delay of an error's RetryInfo, and whether it carries one.
 func RetryAfter(err error) (time.Duration, bool) {
 	for _, d := range status.Convert(err).Details() {

@@ -71,9 +71,11 @@ func (p *Plugin) CACertificates(ctx context.Context) ([]backend.CA, error) {
 
 // Issue is Backend.Issue.
 func (p *Plugin) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
-	return call(p, ctx, "Issue", func(ctx context.Context, api *backend.Client) (*backend.Issuance, error) {
+	issuance, err := call(p, ctx, "Issue", func(ctx context.Context, api *backend.Client) (*backend.Issuance, error) {
 		return api.Issue(ctx, r)
 	})
+	p.noteAbility(err)
+	return issuance, err
 }
 
 // Lookup is Backend.Lookup.

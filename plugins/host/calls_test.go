@@ -67,6 +67,27 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestUnable: a CA that says that it can issue nothing is not healthy until an Issue has another end, or nobody asked it for a while.
+func TestUnable(t *testing.T) {
+	c, _ := config(t, "")
+	now := time.Now()
+	c.Clock = func() time.Time { return now }
+	p := start(t, c)
+	for _, step := range []struct {
+		id   string
+		well bool
+	}{{"good-1", true}, {"unavailable-1", true}, {"unable-1", false}, {"unavailable-2", false}, {"refuse-1", true}, {"unable-2", false}, {"good-2", true}, {"unable-3", false}} {
+		_, _ = p.Issue(t.Context(), request(step.id))
+		if err := p.Healthy(); (err == nil) != step.well || err != nil && !strings.Contains(err.Error(), "no disk") {
+			t.Errorf("after %s: %v", step.id, err)
+		}
+	}
+	now = now.Add(time.Minute)
+	if err := p.Healthy(); err != nil {
+		t.Errorf("nobody asked for a minute: %v", err)
+	}
+}
+
 func TestEveryCallGoesThrough(t *testing.T) {
 	c, _ := config(t, "")
 	p := start(t, c)

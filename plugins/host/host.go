@@ -30,6 +30,8 @@ type Plugin struct {
 	current  *instance     // nil while none runs
 	up       chan struct{} // closed while one runs
 	reason   error         // why none runs
+	unable   error         // of the newest Issue whose end counts: the CA can issue nothing
+	unableAt time.Time
 	restarts int
 	closing  chan struct{} // closed by Close
 	calls    int
@@ -117,7 +119,7 @@ func (p *Plugin) setUp(i *instance) {
 		p.reason = errors.New("its process ended")
 		return
 	}
-	p.current, p.reason = i, nil
+	p.current, p.reason, p.unable = i, nil, nil
 	close(p.up)
 }
 
@@ -268,7 +270,7 @@ func (p *Plugin) Close(ctx context.Context) error {
 	return err
 }
 
-// Healthy says why no call can be answered now; nil while the plugin runs.
+// Healthy says why no call can be answered now, or why the CA can issue nothing; nil while the plugin runs and can.
 func (p *Plugin) Healthy() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -277,8 +279,30 @@ func (p *Plugin) Healthy() error {
 		return fmt.Errorf("plugin %s is being stopped", p.cfg.Name)
 	case p.current == nil:
 		return fmt.Errorf("plugin %s does not run: %w", p.cfg.Name, p.reason)
+	case p.unable != nil && p.cfg.Clock().Sub(p.unableAt) < unableFor:
+		return fmt.Errorf("plugin %s can issue nothing: %w", p.cfg.Name, p.unable)
 	}
 	return nil
+}
+
+// unableFor is how long the word of a CA that it can issue nothing counts, when it is not asked again: whatever it left open is
+// asked for again more often. Else nobody would ask any more who goes by it.
+const unableFor = time.Minute
+
+// noteAbility goes by the end of an Issue: whether the CA says that it can issue nothing (backend.Unable).
+func (p *Plugin) noteAbility(err error) {
+	unable := backend.IsUnable(err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch was := p.unable != nil; {
+	case unable:
+		if p.unable, p.unableAt = err, p.cfg.Clock(); !was {
+			p.cfg.Log.Error("the CA can issue nothing", "error", err)
+		}
+	case was && (err == nil || backend.Definite(err)):
+		p.unable = nil
+		p.cfg.Log.Info("the CA can issue again")
+	}
 }
 
 // PID is the process ID of the plugin; 0 while it restarts.

@@ -139,6 +139,10 @@ func (s *scripted) Issue(ctx context.Context, r *backend.IssueRequest) (*backend
 		a.Certificate = make([]byte, backend.MaxMessage+1)
 	case "exhausted":
 		return nil, backend.Exhausted(7*time.Second, "full")
+	case "unable":
+		return nil, backend.Unable("no disk")
+	case "unavailable":
+		return nil, backend.Refuse(codes.Unavailable, "not now")
 	case "refuse":
 		return nil, backend.Refuse(codes.PermissionDenied, "not this\none")
 	case "chatty":

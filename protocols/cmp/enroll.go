@@ -50,7 +50,7 @@ func (x *exchange) certify(fill func() (*wish, *refusal), body cmpmsg.BodyType, 
 	if err != nil {
 		return refused(gateway.Internal, "", err)
 	}
-	x.Request.Content = x.Request.Raw
+	x.Request.Content, x.Request.Message = x.hash, x.hash
 	x.Request.Resume = resume
 	x.Request.Confirm = !rec.Implicit
 	x.Request.Exchange, x.Request.Forwarding = exchange, forwarding{x}

@@ -52,7 +52,7 @@ func TestEnroll(t *testing.T) {
 					t.Errorf("%s, %d: certReqId %d", name, kind, got)
 				}
 				if r.Operation != gateway.Enroll || r.POP != gateway.POPSignature || !r.Confirm || !bytes.Equal(r.Subject, cn("device-1")) ||
-					!bytes.Equal(r.Content, c.lastSent) || !bytes.Equal(r.Raw, c.lastSent) || (r.CSR != nil) != (kind == cmpmsg.TypeP10CR) {
+					!bytes.Equal(r.Content, r.Message) || len(r.Message) != 32 || !bytes.Equal(r.Raw, c.lastSent) || (r.CSR != nil) != (kind == cmpmsg.TypeP10CR) {
 					t.Errorf("%s, %d: %+v", name, kind, r)
 				}
 				if tx := w.gateway.tx(t); tx.State != gateway.StateUnconfirmed {

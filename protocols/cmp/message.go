@@ -35,6 +35,16 @@ func (x *exchange) handle(der []byte) *refusal {
 	return x.take(m, der, err)
 }
 
+// hashOf is what a message is known again by: all of it that is protected. extraCerts are not, nor are signatures always the only ones
+// that hold: who changes these in a message that he recorded has the same message.
+func hashOf(m *cmpmsg.Message, der []byte) []byte {
+	if part := m.Protected(); part != nil && m.Header.ProtectionAlg != nil {
+		der = part
+	}
+	sum := sha256.Sum256(der)
+	return sum[:]
+}
+
 // recall takes from a message that does not parse what the client knows its answer by, lest it drop the error that would tell it.
 func (x *exchange) recall(der []byte) {
 	id, nonce := cmpmsg.Remains(der)
@@ -50,8 +60,7 @@ func (x *exchange) recall(der []byte) {
 func (x *exchange) take(m *cmpmsg.Message, der []byte, err error) *refusal {
 	x.message = m
 	x.Request.Raw = der
-	sum := sha256.Sum256(der)
-	x.hash = sum[:]
+	x.hash = hashOf(m, der)
 	x.transactionID = m.Header.TransactionID
 	if x.transactionID == nil {
 		// RFC 9810 section 5.1.1: the server makes one. It is made of the message, so that the same message belongs to

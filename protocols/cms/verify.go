@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
+	"crypto/sha256"
 	"encoding/asn1"
 	"fmt"
 	"slices"
@@ -46,6 +47,17 @@ func (s *Signed) VerifyDetached(content []byte, accept []crypto.Hash) error {
 		return unverified("the message has content of its own")
 	}
 	return s.verify(content, accept)
+}
+
+// SignedHash is what a message with signedAttrs is known again by, once Verify has let it pass: SHA-256 over the signer's key and the
+// attributes as they were received. What else is in a message can be changed by whoever has it: certificates, unsignedAttrs, and
+// which certificate of its key signed it.
+func (s *Signed) SignedHash() []byte {
+	h := sha256.New()
+	key := sha256.Sum256(s.Signer.RawSubjectPublicKeyInfo)
+	h.Write(key[:])
+	h.Write(s.rawAttrs)
+	return h.Sum(nil)
 }
 
 func unverified(why string) error { return fmt.Errorf("cms: %w: %s", ErrSignature, why) }

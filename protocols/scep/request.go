@@ -90,6 +90,7 @@ func (x *exchange) fill(csr *pkix.CSR, key *rsa.PublicKey) *wire.Refusal {
 	case present:
 		r.Notes = append(r.Notes, "the challenge was not looked at, right or wrong: the message is signed with another key than the one to be certified")
 	}
+	r.Message = x.message.signed.SignedHash()
 	if r.Content, err = repeatContent(x.message.kind, signer, csr.PublicKey); err != nil {
 		return wire.Refused(gateway.Malformed, "the request cannot be encoded again", err)
 	}

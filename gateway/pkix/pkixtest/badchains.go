@@ -26,6 +26,8 @@ type Case struct {
 	WantErr error
 	// Legacy is what it answers with AllowSHA1: nil where that lets the chain pass.
 	Legacy error
+
+	now time.Time
 }
 
 // Policy is the policy by which the case is judged: purposes are those of the default, clientAuth.
@@ -45,6 +47,9 @@ func (c Case) revoked(cert *x509.Certificate) (bool, error) {
 		}
 		if !bytes.Equal(list.RawIssuer, cert.RawIssuer) {
 			continue
+		}
+		if list.NextUpdate.Before(c.now) {
+			return false, errors.New("the list of the issuer is over")
 		}
 		for _, e := range list.RevokedCertificateEntries {
 			if e.SerialNumber.Cmp(cert.SerialNumber) == 0 {
@@ -164,6 +169,7 @@ func BadChainsOf(t testing.TB, now time.Time, leaf Key) []Case {
 		{name: "all names alike", want: pkixrules.ErrUntrusted, chain: alike},
 		{name: "every CA certified by every other", want: pkixrules.ErrUntrusted, chain: mesh},
 	}
+	plans = append(append(plans, constrained()...), built(now)...)
 	cases := make([]Case, 0, len(plans))
 	for _, p := range plans {
 		cases = append(cases, p.make(t, now, leaf))
@@ -195,7 +201,7 @@ func (p plan) make(t testing.TB, now time.Time, key Key) Case {
 	if key == nil {
 		key = v.newKey()
 	}
-	c := Case{Name: p.name, Key: key, Roots: []*x509.Certificate{v.root.cert}, WantErr: p.want, Legacy: p.want}
+	c := Case{Name: p.name, Key: key, Roots: []*x509.Certificate{v.root.cert}, WantErr: p.want, Legacy: p.want, now: now}
 	if p.legacy != nil {
 		c.Legacy = nil
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/audit"
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
@@ -26,18 +27,23 @@ import (
 type Store interface {
 	gateway.Store
 	VerifyAudit(ctx context.Context) error
+	RecordSigned(ctx context.Context, e gateway.AuditEvent) error
+	Checkpoint(ctx context.Context) error
+	PruneAudit(ctx context.Context, before time.Time) (removed int64, err error)
 	Close() error
 }
 
 // Database is one database, empty at first, that stores are opened on.
 type Database interface {
-	// Open opens the database for an instance; a nil clock leaves it to the implementation. The store is closed
-	// with the test, if it was not before.
+	// Open opens the database for an instance, with a key that signs its audit trail, and a head file; a nil clock leaves it to the
+	// implementation. The store is closed with the test, if it was not before.
 	Open(t testing.TB, instance string, clock func() time.Time) Store
 	// Crash ends a store as a kill of its process would. The next Open sees what is left.
 	Crash(t testing.TB, s Store)
 	// Exec changes the database behind the stores' backs.
 	Exec(t testing.TB, query string)
+	// Trail reads the audit trail, as somebody does who has all public keys and head files.
+	Trail(t testing.TB) ([]audit.Record, audit.Trust)
 	// Shared says whether several instances can have it open at once.
 	Shared() bool
 }
@@ -86,6 +92,10 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"successors", testSuccessors},
 		{"audit", testAudit},
 		{"audit tampered with", testAuditTampered},
+		{"audit: checkpoints", testCheckpoints},
+		{"audit: at the start", testAuditAtStart},
+		{"audit: pruned", testPruned},
+		{"audit: pruned of others", testPrunedOfOthers},
 		{"race for a claim", testRaceForClaim},
 		{"race of twins", testRaceOfTwins},
 		{"race for work", testRaceForWork},

@@ -13,6 +13,8 @@ type Tx struct {
 
 	conn     *sql.Conn
 	prepared map[string]*sql.Stmt
+
+	wrote bool // some unit's statement changed a row
 }
 
 // maxPrepared is how many statements are kept. Texts that come later, such as those with as many parameters as there are
@@ -32,6 +34,16 @@ func (t *Tx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error
 
 // ExecContext is that of *sql.Tx.
 func (t *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	result, err := t.exec(ctx, query, args...)
+	if err == nil && !t.wrote {
+		n, err := result.RowsAffected()
+		t.wrote = err == nil && n > 0
+	}
+	return result, err
+}
+
+// exec is ExecContext for the writer's own statements, which change no row.
+func (t *Tx) exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
 	if t.tx != nil {
 		return t.tx.ExecContext(ctx, query, args...)
 	}
@@ -88,7 +100,7 @@ func (t *Tx) commit(ctx context.Context) error {
 	if t.tx != nil {
 		return t.tx.Commit()
 	}
-	_, err := t.ExecContext(ctx, "COMMIT")
+	_, err := t.exec(ctx, "COMMIT")
 	if err != nil {
 		// SQLite may have left the transaction open. Should this fail too, the next one does not begin.
 		_ = t.rollback(ctx)
@@ -100,7 +112,7 @@ func (t *Tx) rollback(ctx context.Context) error {
 	if t.tx != nil {
 		return t.tx.Rollback()
 	}
-	_, err := t.ExecContext(ctx, "ROLLBACK")
+	_, err := t.exec(ctx, "ROLLBACK")
 	return err
 }
 
@@ -117,7 +129,8 @@ func (w *Writer) begin(ctx context.Context) (*Tx, error) {
 		}
 		w.own = &Tx{conn: conn, prepared: map[string]*sql.Stmt{}}
 	}
-	if _, err := w.own.ExecContext(ctx, w.o.Begin); err != nil {
+	w.own.wrote = false
+	if _, err := w.own.exec(ctx, w.o.Begin); err != nil {
 		w.giveUp()
 		return nil, err
 	}

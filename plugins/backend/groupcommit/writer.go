@@ -41,9 +41,17 @@ type Options struct {
 	// transaction of its own. nil for never.
 	Retryable func(error) bool
 
+	// Doubt is asked after each COMMIT that the database acknowledged, and says why it is not to be relied on; nil: it always is. With its
+	// error the transaction counts as one whose COMMIT failed.
+	Doubt func() error
+
 	// RolledBack is called, on the goroutine that runs the units and before the next one runs, whenever the work of
 	// a unit that had started was undone or may have been: what a unit remembered in memory no longer holds. May be nil.
 	RolledBack func()
+
+	// Committed is called, on the same goroutine, after each COMMIT that succeeded, before anybody is answered. No
+	// transaction is open then. It cannot fail: what was committed stays. May be nil.
+	Committed func()
 }
 
 // retries is how often a unit is run again in a transaction of its own.
@@ -54,7 +62,8 @@ type Writer struct {
 	db     *sql.DB
 	o      Options
 	health atomic.Pointer[error]
-	own    *Tx // the connection that is kept, with Options.Begin; of the leader alone
+	own    *Tx  // the connection that is kept, with Options.Begin; of the leader alone, and so the next
+	wrote  bool // the last transaction that was committed changed rows
 
 	mu     sync.Mutex
 	queue  []*unit
@@ -89,8 +98,14 @@ func New(db *sql.DB, o Options) *Writer {
 	if o.Retryable == nil {
 		o.Retryable = func(error) bool { return false }
 	}
+	if o.Doubt == nil {
+		o.Doubt = func() error { return nil }
+	}
 	if o.RolledBack == nil {
 		o.RolledBack = func() {}
+	}
+	if o.Committed == nil {
+		o.Committed = func() {}
 	}
 	return &Writer{db: db, o: o, idle: make(chan struct{})}
 }
@@ -244,7 +259,7 @@ func (w *Writer) together(batch []*unit) {
 // one that ends the whole transaction; a unit's own error stays with the unit.
 func (w *Writer) savepoints(ctx context.Context, tx *Tx, batch []*unit) (commit bool, err error) {
 	for _, u := range batch {
-		if _, err := tx.ExecContext(ctx, "SAVEPOINT unit"); err != nil {
+		if _, err := tx.exec(ctx, "SAVEPOINT unit"); err != nil {
 			return false, fmt.Errorf("savepoint: %w", err)
 		}
 		if u.err = w.call(ctx, tx, u); u.err == nil {
@@ -255,12 +270,12 @@ func (w *Writer) savepoints(ctx context.Context, tx *Tx, batch []*unit) (commit 
 			}
 			// A database that cannot undo this unit (SQLite drops the transaction after an I/O error or a full disk)
 			// cannot be trusted with the others of the batch.
-			if _, err := tx.ExecContext(ctx, "ROLLBACK TO SAVEPOINT unit"); err != nil {
+			if _, err := tx.exec(ctx, "ROLLBACK TO SAVEPOINT unit"); err != nil {
 				return false, fmt.Errorf("roll back to savepoint: %w", errors.Join(err, u.err))
 			}
 			w.o.RolledBack()
 		}
-		if _, err := tx.ExecContext(ctx, "RELEASE SAVEPOINT unit"); err != nil {
+		if _, err := tx.exec(ctx, "RELEASE SAVEPOINT unit"); err != nil {
 			return false, fmt.Errorf("release savepoint: %w", err)
 		}
 	}
@@ -301,10 +316,15 @@ func (w *Writer) transact(body func(context.Context, *Tx) (commit bool, err erro
 	}
 	commit, err := body(ctx, tx)
 	if err == nil && commit {
-		if err = tx.commit(ctx); err != nil {
+		if err = tx.commit(ctx); err == nil {
+			err = w.o.Doubt()
+		}
+		if err != nil {
 			w.o.RolledBack()
 			return false, fmt.Errorf("commit: %w", err)
 		}
+		w.o.Committed()
+		w.wrote = tx.wrote
 		return true, nil
 	}
 	rollbackErr := tx.rollback(ctx)
@@ -333,13 +353,17 @@ func (w *Writer) call(ctx context.Context, tx *Tx, u *unit) (err error) {
 	return u.fn(ctx, tx)
 }
 
-// judge records whether transactions can be committed. One in which every unit failed by itself says nothing about it.
+// judge records whether transactions can be committed. One in which every unit failed by itself says nothing about it, nor does one
+// that changed no row: on a broken disk it succeeds.
 func (w *Writer) judge(committed bool, err error, units int) {
 	switch {
 	case err != nil:
-		w.health.Store(&err)
-		w.o.Log.Error("transaction failed", "units", units, "error", err)
-	case committed && w.Healthy() != nil:
+		level := slog.LevelError
+		if w.health.Swap(&err) != nil {
+			level = slog.LevelDebug // told; each caller has its error
+		}
+		w.o.Log.Log(context.Background(), level, "transactions cannot be committed", "units", units, "error", err)
+	case committed && w.wrote && w.Healthy() != nil:
 		w.health.Store(nil)
 		w.o.Log.Info("transactions are committed again")
 	}

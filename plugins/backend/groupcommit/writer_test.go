@@ -49,6 +49,7 @@ func Test(t *testing.T) {
 			t.Run("UnitsOfOneBatchAreIsolated", testUnitsOfOneBatchAreIsolated)
 			t.Run("LoneUnitFails", testLoneUnitFails)
 			t.Run("FailedCommit", testFailedCommit)
+			t.Run("CommittedInDoubt", testCommittedInDoubt)
 			t.Run("BrokenSavepointFailsTheBatch", testBrokenSavepointFailsTheBatch)
 			t.Run("BeginFails", testBeginFails)
 			t.Run("Retry", testRetry)
@@ -228,6 +229,16 @@ func testFailedCommit(t *testing.T) {
 	if w.Healthy() == nil {
 		t.Error("healthy again without a commit")
 	}
+	// Nor does one that changed no row: no disk was asked.
+	if err := w.Do(t.Context(), func(ctx context.Context, tx *groupcommit.Tx) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM line WHERE 0 = 1`)
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	if w.Healthy() == nil {
+		t.Error("healthy again after a commit of nothing")
+	}
 	if err := w.Do(t.Context(), orphan); err == nil {
 		t.Error("a lone unit survived its commit's failure")
 	}
@@ -239,6 +250,26 @@ func testFailedCommit(t *testing.T) {
 	}
 	if n := lines(t, db); n != 1 {
 		t.Errorf("%d lines, want 1", n)
+	}
+}
+
+func testCommittedInDoubt(t *testing.T) {
+	db := open(t)
+	doubt, undone := errors.New("one host has it"), false
+	var said error
+	w := writer(t, db, groupcommit.Options{Doubt: func() error { return said }, RolledBack: func() { undone = true }})
+	doubtful := func(ctx context.Context, tx *groupcommit.Tx) error { said = doubt; return insert(1)(ctx, tx) }
+	for i, err := range gather(t, w, doubtful, insert(2)) {
+		if !errors.Is(err, doubt) {
+			t.Errorf("unit %d: %v", i, err)
+		}
+	}
+	if !undone || !errors.Is(w.Healthy(), doubt) {
+		t.Errorf("RolledBack called: %v, healthy: %v", undone, w.Healthy())
+	}
+	said = nil
+	if err := errors.Join(w.Do(t.Context(), insert(3)), w.Healthy()); err != nil {
+		t.Error(err)
 	}
 }
 

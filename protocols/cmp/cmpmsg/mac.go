@@ -16,7 +16,8 @@ import (
 )
 
 // Bounds of what a MAC may make us compute, as docs/cmp.md states them: 100,000 iterations of PBM are as many hashes, 50,000 of
-// PBKDF2 twice as many.
+// PBKDF2 twice as many. Half of them where the hash is SHA-384 or SHA-512, which costs three times as much, and half again where PBKDF2's key
+// takes two of its outputs: 20 ms of CPU are what a stranger's message may cost.
 const (
 	minIterations    = 100 // RFC 4211 section 4.4
 	maxPBMIterations = 100_000
@@ -39,7 +40,7 @@ type MAC struct {
 }
 
 // MACPolicy bounds what a request may make us compute. The zero value allows PBM 100 to 100,000
-// iterations, PBMAC1 up to 50,000, salts up to 128 bytes, SHA-2 only.
+// iterations, PBMAC1 up to 50,000, half of them with SHA-384 and SHA-512, salts up to 128 bytes, SHA-2 only.
 type MACPolicy struct {
 	// AllowSHA1 lets SHA-1 be the one-way function of PBM, and HMAC-SHA-1 the MAC and the PRF of PBMAC1.
 	AllowSHA1 bool
@@ -228,8 +229,15 @@ func (m *MAC) judge(p MACPolicy) error {
 	if hash == crypto.SHA1 && !p.AllowSHA1 {
 		return errors.New("SHA-1 derives the key")
 	}
+	most := maxPBMIterations
+	if m.pbmac1 {
+		most = maxPBKDF2
+	}
+	if hash.Size() > crypto.SHA256.Size() {
+		most /= 2
+	}
 	if !m.pbmac1 {
-		return nil
+		return m.within(most)
 	}
 	if mac == crypto.SHA1 && !p.AllowSHA1 {
 		return errors.New("HMAC-SHA-1")
@@ -239,6 +247,16 @@ func (m *MAC) judge(p MACPolicy) error {
 	}
 	if m.keyLength > mac.Size() {
 		return errors.New("keyLength beyond the size of the hash")
+	}
+	if m.keyLength > hash.Size() {
+		most /= 2
+	}
+	return m.within(most)
+}
+
+func (m *MAC) within(most int) error {
+	if m.iterations > most {
+		return fmt.Errorf("iterationCount: %d, with this hash and key at most %d", m.iterations, most)
 	}
 	return nil
 }

@@ -118,8 +118,10 @@ func TestParseMAC(t *testing.T) {
 		{"hash as mac", OIDPasswordBasedMac, pbm(salt, seq(oidSHA256), integer(500), seq(oidSHA256)), false, false},
 		{"100 iterations", OIDPasswordBasedMac, pbm(salt, seq(oidSHA256), integer(100), seq(oidHMAC256)), true, true},
 		{"99 iterations", OIDPasswordBasedMac, pbm(salt, seq(oidSHA256), integer(99), seq(oidHMAC256)), false, false},
-		{"100,000 iterations", OIDPasswordBasedMac, pbm(salt, seq(oidSHA512), integer(100_000), seq(oidHMAC512)), true, true},
-		{"100,001 iterations", OIDPasswordBasedMac, pbm(salt, seq(oidSHA512), integer(100_001), seq(oidHMAC512)), false, false},
+		{"100,000 iterations", OIDPasswordBasedMac, pbm(salt, seq(oidSHA256), integer(100_000), seq(oidHMAC512)), true, true},
+		{"100,001 iterations", OIDPasswordBasedMac, pbm(salt, seq(oidSHA256), integer(100_001), seq(oidHMAC512)), false, false},
+		{"50,000 iterations of SHA-512", OIDPasswordBasedMac, pbm(salt, seq(oidSHA512), integer(50_000), seq(oidHMAC512)), true, true},
+		{"50,001 iterations of SHA-512", OIDPasswordBasedMac, pbm(salt, seq(oidSHA512), integer(50_001), seq(oidHMAC512)), false, false},
 		{"2^64 iterations", OIDPasswordBasedMac, pbm(salt, seq(oidSHA256), tlv(2, "\x01\x00\x00\x00\x00\x00\x00\x00\x00"), seq(oidHMAC256)), false, false},
 		{"negative iterations", OIDPasswordBasedMac, pbm(salt, seq(oidSHA256), integer(-500), seq(oidHMAC256)), false, false},
 		{"salt of 128", OIDPasswordBasedMac, pbm(tlv(4, string(make([]byte, 128))), seq(oidSHA256), integer(500), seq(oidHMAC256)), true, true},
@@ -138,6 +140,9 @@ func TestParseMAC(t *testing.T) {
 		{"PBMAC1 HMAC-SHA-1", OIDPBMAC1, seq(kdf(salt, integer(1000), integer(20), seq(oidHMAC256)), seq(oidHMACSHA1p5)), false, true},
 		{"PBMAC1 50,000 iterations", OIDPBMAC1, seq(kdf(salt, integer(50_000), seq(oidHMAC256)), seq(oidHMAC256)), true, true},
 		{"PBMAC1 50,001 iterations", OIDPBMAC1, seq(kdf(salt, integer(50_001), seq(oidHMAC256)), seq(oidHMAC256)), false, false},
+		{"PBMAC1 25,000 iterations of SHA-512", OIDPBMAC1, seq(kdf(salt, integer(25_000), seq(oidHMAC512)), seq(oidHMAC512)), true, true},
+		{"PBMAC1 25,001 iterations of SHA-512", OIDPBMAC1, seq(kdf(salt, integer(25_001), seq(oidHMAC512)), seq(oidHMAC512)), false, false},
+		{"PBMAC1 25,001 iterations for a key of two outputs", OIDPBMAC1, seq(kdf(salt, integer(25_001), integer(33), seq(oidHMAC256)), seq(oidHMAC512)), false, false},
 		{"PBMAC1 99 iterations", OIDPBMAC1, seq(kdf(salt, integer(99), seq(oidHMAC256)), seq(oidHMAC256)), false, false},
 		{"PBMAC1 key of 33", OIDPBMAC1, seq(kdf(salt, integer(1000), integer(33), seq(oidHMAC256)), seq(oidHMAC256)), false, false},
 		{"PBMAC1 key of 64", OIDPBMAC1, seq(kdf(salt, integer(1000), integer(64), seq(oidHMAC256)), seq(oidHMAC512)), true, true},
@@ -229,8 +234,8 @@ func BenchmarkMAC(b *testing.B) {
 		make func() (*MAC, error)
 	}{
 		{"PBM 500", func() (*MAC, error) { return NewPBM(crypto.SHA256, crypto.SHA1, 500, testSalt) }},
-		{"PBM SHA-512 100000", func() (*MAC, error) { return NewPBM(crypto.SHA512, crypto.SHA512, 100_000, testSalt) }},
-		{"PBMAC1 SHA-512 50000", func() (*MAC, error) { return NewPBMAC1(crypto.SHA512, crypto.SHA512, 50_000, testSalt) }},
+		{"PBM SHA-512 50000", func() (*MAC, error) { return NewPBM(crypto.SHA512, crypto.SHA512, 50_000, testSalt) }},
+		{"PBMAC1 SHA-512 25000", func() (*MAC, error) { return NewPBMAC1(crypto.SHA512, crypto.SHA512, 25_000, testSalt) }},
 	} {
 		m, err := bm.make()
 		if err != nil {

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package main
+
+// guarded is for Linux.
+func guarded() {}

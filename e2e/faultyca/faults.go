@@ -1,0 +1,94 @@
+package main
+
+import (
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/muster-pki/muster/plugins/backend"
+)
+
+func commonName(subject []byte) (string, error) {
+	var rdns pkix.RDNSequence
+	if _, err := asn1.Unmarshal(subject, &rdns); err != nil {
+		return "", err
+	}
+	var name pkix.Name
+	name.FillFromRDNSequence(&rdns)
+	if name.CommonName == "" {
+		return "-", nil
+	}
+	return name.CommonName, nil
+}
+
+func faultOf(name string) string {
+	fault, _, _ := strings.Cut(name, "-")
+	return fault
+}
+
+func (c *ca) late() time.Duration { return time.Duration(c.Late) * time.Millisecond }
+
+// holds reports whether the test holds Lookup back.
+func (c *ca) holds() bool {
+	_, err := os.Stat(filepath.Join(c.Dir, "hold"))
+	return err == nil
+}
+
+// failing are the codes of "fail": none proves that nothing was issued. RESOURCE_EXHAUSTED names no delay, ALREADY_EXISTS and
+// NOT_FOUND look like answers, and are none.
+var failing = []codes.Code{
+	codes.Unavailable, codes.Internal, codes.DeadlineExceeded, codes.Unknown, codes.Aborted, codes.Canceled, codes.ResourceExhausted, codes.AlreadyExists,
+	codes.NotFound, codes.DataLoss,
+}
+
+// fault goes wrong in the way that the name begins with, after the ledger has the certificate: "late" and "within" (half of that) wait,
+// "drop" says UNAVAILABLE, "cut" ends the connection, "die" the process, "fail" says one of many codes, "lie" that the request was
+// refused. again: the ID was in the ledger before this call; the fault is over then, unless the test holds it.
+func (c *ca) fault(name string, again bool) error {
+	f := faultOf(name)
+	if again && (f == "die" || f == "cut" || !c.holds()) {
+		return nil
+	}
+	switch f {
+	case "late":
+		time.Sleep(c.late())
+	case "within":
+		time.Sleep(c.late() / 8)
+	case "drop":
+		return backend.Refuse(codes.Unavailable, "the answer was lost")
+	case "cut", "die":
+		// Who comes within this time dies of the same death.
+		c.dying.Do(func() {
+			time.Sleep(50 * time.Millisecond)
+			if f == "cut" {
+				cut()
+			}
+			syscall.Kill(os.Getpid(), syscall.SIGKILL) //nolint:errcheck // it cannot fail on oneself
+		})
+		select {}
+	case "fail":
+		h := fnv.New32a()
+		fmt.Fprint(h, name)
+		code := failing[h.Sum32()%uint32(len(failing))]
+		return backend.Refuse(code, "persisted, and said to have failed: %s", code)
+	case "lie":
+		return backend.Refuse(codes.InvalidArgument, "a refusal that is not true")
+	}
+	return nil
+}
+
+// cut shuts down every socket of the process, and leaves it alive for a while: its host has to end it.
+func cut() {
+	for fd := 3; fd < 256; fd++ {
+		syscall.Shutdown(fd, syscall.SHUT_RDWR) //nolint:errcheck // not a socket
+	}
+	time.Sleep(10 * time.Second)
+}

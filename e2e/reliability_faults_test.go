@@ -1,0 +1,470 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/muster-pki/muster/gateway/admin"
+)
+
+const faultyConfig = `version: 1
+listeners:
+  http: {address: 127.0.0.1:0}
+  https: {address: 127.0.0.1:0, tls: {}}
+store: sqlite:muster.db
+backends:
+  faulty: {plugin: %s, sha256: %s, config: {dir: %s, idempotency: %s, late: %d}}
+server-certificate: {backend: faulty}
+metrics: {listeners: [http]}
+profiles:
+  device: {backend: faulty, keys: [P-256], validity: 30d, key-usage: [digitalSignature], ext-key-usage: [clientAuth]}
+  mobile: {backend: faulty, keys: ["RSA>=2048"], validity: 30d, key-usage: [digitalSignature, keyEncipherment], ext-key-usage: [clientAuth]}
+endpoints:
+  devices:
+    protocol: est
+    listeners: [https]
+    default: true
+    profile: device
+    enroll:
+      - password: {users: {factory: "{sha256}%s"}}
+      - names: {san: {dns: {}}}
+  cmp:
+    protocol: cmp
+    listeners: [http]
+    default: true
+    profile: device
+    enroll:
+      - shared-secret: {secrets: {factory: {file: secret}}}
+      - names: {}
+    cmp: {unconfirmed: keep}
+  scep:
+    protocol: scep
+    listeners: [http]
+    default: true
+    profile: mobile
+    enroll:
+      - challenge: {secrets: {factory: "{sha256}%s"}}
+      - names: {}
+`
+
+// How long the gateway waits for the CA in these tests, and how late an answer is that comes too late.
+const faultyDeadline, faultyLate = 1500 * time.Millisecond, 2 * time.Second
+
+// faulty is a gateway with a CA that goes wrong on command.
+type faulty struct {
+	*instance
+	ca      string // its folder
+	clients *insistents
+}
+
+// buildFaulty makes the plugin.
+func buildFaulty(t *testing.T) (plugin string) {
+	t.Helper()
+	plugin = filepath.Join(t.TempDir(), "faultyca")
+	if out, err := exec.Command("go", "build", "-o", plugin, "./faultyca").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return plugin
+}
+
+// startFaulty starts one, whose CA is described with the idempotency.
+func startFaulty(t *testing.T, plugin, idempotency string) *faulty {
+	t.Helper()
+	dir := t.TempDir()
+	data, ca := filepath.Join(dir, "data"), filepath.Join(dir, "ca")
+	program, err := os.ReadFile(plugin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{data, ca} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const secret = "0123456789abcdef0123456789abcdef"
+	sum, hash := sha256.Sum256(program), sha256.Sum256([]byte(secret))
+	config := fmt.Sprintf(faultyConfig, plugin, hex.EncodeToString(sum[:]), ca, idempotency, faultyLate.Milliseconds(), hex.EncodeToString(hash[:]), hex.EncodeToString(hash[:]))
+	file := filepath.Join(data, "gateway.yaml")
+	for path, text := range map[string]string{file: config, filepath.Join(data, "secret"): secret} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := &instance{t: t, dir: data}
+	cmd := exec.Command(binary, "serve", "--config", file, "--data", data)
+	cmd.Env = append(os.Environ(), "MUSTER_ISSUE_TIMEOUT="+faultyDeadline.String())
+	g.start(cmd)
+	t.Cleanup(g.stop)
+	g.env = map[string]string{
+		"MUSTER_HTTP": "http://" + g.listening("http"), "MUSTER_HTTPS": "https://" + g.listening("https"), "MUSTER_CA": filepath.Join(dir, "root.pem"),
+		"MUSTER_EST_USER": "factory", "MUSTER_EST_PASSWORD": secret, "MUSTER_CMP_REF": "factory", "MUSTER_CMP_SECRET": secret, "MUSTER_SCEP_CHALLENGE": secret,
+	}
+	root, err := os.ReadFile(filepath.Join(ca, "root.crt"))
+	if err == nil {
+		err = os.WriteFile(g.env["MUSTER_CA"], pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root}), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &faulty{g, ca, g.insistents()}
+}
+
+// hold keeps Lookup from answering until release.
+func (g *faulty) hold() {
+	if err := os.WriteFile(filepath.Join(g.ca, "hold"), nil, 0o600); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+func (g *faulty) release() {
+	if err := os.Remove(filepath.Join(g.ca, "hold")); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// signed is the CA's own ledger: every certificate that it signed, by common name.
+func (g *faulty) signed() map[string][][]byte {
+	g.t.Helper()
+	f, err := os.Open(filepath.Join(g.ca, "ledger"))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer f.Close()
+	by := map[string][][]byte{}
+	for s := bufio.NewScanner(f); s.Scan(); {
+		fields := strings.Fields(s.Text())
+		if len(fields) != 3 {
+			continue // half a line
+		}
+		der, err := hex.DecodeString(fields[2])
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		by[fields[1]] = append(by[fields[1]], der)
+	}
+	return by
+}
+
+// gauge reads a metric without labels.
+func (g *faulty) gauge(name string) float64 {
+	g.t.Helper()
+	res, err := http.Get(g.env["MUSTER_HTTP"] + "/metrics")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	for s := bufio.NewScanner(res.Body); s.Scan(); {
+		if value, ok := strings.CutPrefix(s.Text(), name+" "); ok {
+			v, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				g.t.Fatal(err)
+			}
+			return v
+		}
+	}
+	g.t.Fatalf("no metric %s", name)
+	return 0
+}
+
+// wronged is one request, and what its client got.
+type wronged struct {
+	name, fault string
+	client      insistent
+	cert        *x509.Certificate // nil: it was told to come back
+	err         error
+}
+
+// listed are the transactions in a state, by common name.
+func (g *faulty) listed(states string) map[string][]admin.Transaction {
+	g.t.Helper()
+	by := map[string][]admin.Transaction{}
+	for _, tr := range listing[admin.Transaction](g.instance, "--state", states, "--limit", "1000000") {
+		_, name, _ := strings.Cut(tr.Subject, "CN=")
+		name, _, _ = strings.Cut(name, ",")
+		by[name] = append(by[name], tr)
+	}
+	return by
+}
+
+// storm has clients of all protocols meet each fault n times, so many at once, and returns them as they stand.
+func (g *faulty) storm(faults []string, n, atOnce int) []*wronged {
+	g.t.Helper()
+	var all []*wronged
+	for i := range n {
+		for _, fault := range faults {
+			all = append(all, &wronged{fault: fault, name: fmt.Sprintf("%s-%s-%d", fault, []string{"est", "cmp", "scep"}[i%3], i)})
+		}
+	}
+	next := make(chan int)
+	var wg sync.WaitGroup
+	for range atOnce {
+		wg.Go(func() {
+			for i := range next {
+				w, nth := all[i], i/len(faults)
+				w.client = g.clients.make(nth, w.name)
+				w.cert, w.err = fiveTimes(g.t.Context(), w.client, nth/3)
+			}
+		})
+	}
+	for i := range all {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	return all
+}
+
+// ends has every client that was told to come back go on as its protocol says until it has its certificate, and all confirm.
+func (g *faulty) ends(all []*wronged, within time.Duration) {
+	g.t.Helper()
+	ctx, cancel := context.WithTimeout(g.t.Context(), within)
+	defer cancel()
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 32)
+	for _, w := range all {
+		wg.Go(func() {
+			for w.err == nil {
+				slots <- struct{}{}
+				if w.cert == nil || w.isCMP() { // which asks once more, since what it took last may have been said before
+					w.cert, w.err = w.client.goOn(ctx)
+				}
+				if w.err == nil && w.cert != nil {
+					w.err = w.client.took(ctx)
+					<-slots
+					return
+				}
+				<-slots
+				select {
+				case <-ctx.Done():
+					w.err = fmt.Errorf("no certificate in time")
+				case <-time.After(300 * time.Millisecond):
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (w *wronged) isCMP() bool { _, ok := w.client.(*cmpInsists); return ok }
+
+// agree checks that each request has one certificate in the ledger, in the store and with its client, and counts what is not so.
+func (g *faulty) agree(all []*wronged) (lost, twice int) {
+	g.t.Helper()
+	ledger, store := g.signed(), g.listed("issued")
+	for _, w := range all {
+		l, s := ledger[w.name], store[w.name]
+		if len(l) > 1 || len(s) > 1 {
+			twice++
+		}
+		if w.err != nil || w.cert == nil || len(l) == 0 || len(s) == 0 {
+			lost++
+		}
+		if w.err != nil || w.cert == nil || len(l) != 1 || len(s) != 1 || !bytes.Equal(l[0], w.cert.Raw) {
+			g.t.Errorf("%s: %v; %d in the ledger, %d issued in the store", w.name, w.err, len(l), len(s))
+		}
+	}
+	return lost, twice
+}
+
+// honest has one device after another enrol over EST until the function that is returned is called, which tells how long each took.
+func (g *faulty) honest() (stop func() []time.Duration) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	var took []time.Duration
+	c := g.client(nil)
+	wg.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			client, start := &estInsists{g: g.instance, http: c, d: newDevice(g.t, fmt.Sprintf("ok-est-%d", i))}, time.Now()
+			for {
+				cert, err := client.send(g.t.Context())
+				if err != nil {
+					g.t.Errorf("an honest device: %v", err)
+					return
+				}
+				if cert != nil || time.Since(start) > 10*time.Second {
+					break
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+			took = append(took, time.Since(start))
+		}
+	})
+	return func() []time.Duration {
+		close(done)
+		wg.Wait()
+		slices.Sort(took)
+		return took
+	}
+}
+
+var restarted = regexp.MustCompile(`msg="plugin restarted"`)
+
+// restarts counts how often the CA's process was started again.
+func (g *faulty) restarts() int { return len(restarted.FindAllString(g.stderr.String(), -1)) }
+
+// tidy checks that dead CAs left neither processes nor sockets.
+func (g *faulty) tidy() {
+	g.t.Helper()
+	out, _ := exec.Command("pgrep", "-P", strconv.Itoa(g.cmd.Process.Pid)).Output()
+	if n := len(strings.Fields(string(out))); n != 1 {
+		g.t.Errorf("%d processes below the gateway, want the CA's one", n)
+	}
+	sockets, err := filepath.Glob(filepath.Join(g.dir, "run", "*", "plugin-dir*"))
+	if err != nil || len(sockets) > 1 {
+		g.t.Errorf("%d socket folders of dead CAs are left, %v", len(sockets), err)
+	}
+}
+
+// TestReliabilityFaults has a CA answer late, drop its answers, sign and die, and say that it failed when it did not, while clients of
+// all three protocols send the same bytes five times. Its Lookup is held back until all have been sent, so that what is not known is
+// seen to be listed.
+func TestReliabilityFaults(t *testing.T) {
+	if !long {
+		t.Parallel()
+	}
+	plugin := buildFaulty(t)
+	for _, c := range []struct {
+		idempotency string
+		n           int
+		withheld    []string // whose clients cannot have an answer: a CA that may be asked again is, after a death
+	}{
+		{"native", scaled(8, 1000), []string{"late", "slow", "drop", "fail"}},
+		{"lookup", scaled(4, 1000), []string{"late", "slow", "drop", "fail", "die", "cut"}},
+	} {
+		t.Run(c.idempotency, func(t *testing.T) {
+			if !long {
+				t.Parallel()
+			}
+			g := startFaulty(t, plugin, c.idempotency)
+			goroutines := g.gauge("go_goroutines")
+			g.hold()
+			all := g.wave([]string{"late", "drop", "fail"}, c.n)
+			// Deaths come last: each takes whatever is in flight with it.
+			all = append(all, g.wave([]string{"slow", "within"}, scaled(3, 150))...)
+			all = append(all, g.wave([]string{"die"}, c.n)...)
+			all = append(all, g.wave([]string{"cut"}, scaled(3, 50))...)
+			open := g.listed("unknown")
+			for _, w := range all {
+				n, withheld := len(open[w.name]), slices.Contains(c.withheld, w.fault)
+				if w.err != nil {
+					t.Errorf("%s: %v", w.name, w.err)
+				} else if w.cert == nil && n != 1 || withheld && (w.cert != nil || n != 1) || w.fault == "within" && w.cert == nil {
+					t.Errorf("%s is listed %d times as unknown; its client has a certificate: %v", w.name, n, w.cert != nil)
+				}
+			}
+			t.Logf("%d of %d are unknown, and listed; memory %.0f MB", len(open), len(all), g.gauge("process_resident_memory_bytes")/1e6)
+			g.release()
+			settled := g.settles()
+			g.ends(all, time.Minute)
+			lost, twice := g.agree(all)
+			g.tidy()
+			g.clients.hangUp()
+			t.Logf("settled %s after Lookup answers again; memory %.0f MB, goroutines %.0f before and %.0f after", settled.Round(100*time.Millisecond),
+				g.gauge("process_resident_memory_bytes")/1e6, goroutines, g.gauge("go_goroutines"))
+			found(finding{"faults of the CA, " + c.idempotency, len(all), lost, twice, fmt.Sprintf("settled after %.1f s", settled.Seconds())})
+		})
+	}
+}
+
+// TestReliabilityFaultsNone is the same with a CA that keeps no record by ID: what is not known is the operator's, and nothing is ever
+// asked again.
+func TestReliabilityFaultsNone(t *testing.T) {
+	if !long {
+		t.Parallel()
+	}
+	g := startFaulty(t, buildFaulty(t), "none")
+	all := g.wave([]string{"late", "drop", "fail"}, scaled(4, 100))
+	all = append(all, g.wave([]string{"die"}, scaled(4, 100))...)
+	all = append(all, g.wave([]string{"within"}, scaled(3, 30))...)
+	for _, w := range all { // they go on, in vain
+		if w.err == nil && w.cert == nil {
+			w.cert, w.err = w.client.goOn(t.Context())
+		}
+	}
+	if open := g.listed("unknown,issuing"); len(open) != 0 {
+		t.Errorf("%d are left to the worker", len(open))
+	}
+	ledger, stuck, issued := g.signed(), g.listed("stuck"), g.listed("issued,unconfirmed")
+	lost, twice := 0, 0
+	for _, w := range all {
+		l, withheld := len(ledger[w.name]), w.fault != "within"
+		if l > 1 {
+			twice++
+		}
+		if l == 0 {
+			lost++
+		}
+		if w.err != nil || l != 1 || withheld && (w.cert != nil || len(stuck[w.name]) != 1) || !withheld && (w.cert == nil || len(issued[w.name]) != 1) {
+			t.Errorf("%s: %v; %d in the ledger, stuck %d, issued %d; its client has a certificate: %v", w.name, w.err, l, len(stuck[w.name]), len(issued[w.name]), w.cert != nil)
+		}
+	}
+	g.tidy()
+	found(finding{"faults of the CA, none", len(all), lost, twice, fmt.Sprintf("%d for the operator", len(stuck))})
+}
+
+// A CA that refuses what it has certified lies, and nobody can know: the request has failed in its words, its client has nothing, and asks
+// for something new when it asks again. Each transaction stands for what it made the CA sign.
+func TestReliabilityFaultsLie(t *testing.T) {
+	t.Parallel()
+	g := startFaulty(t, buildFaulty(t), "native")
+	const name = "lie-est-0"
+	c := g.clients.make(0, name)
+	for range 3 {
+		if cert, err := c.send(t.Context()); err == nil || cert != nil || !strings.Contains(err.Error(), "the CA does not certify this") {
+			t.Errorf("%v, %v", cert, err)
+		}
+	}
+	failed := g.listed("failed")[name]
+	if len(failed) != 3 || len(g.signed()[name]) != 3 || !strings.Contains(failed[0].Note, "a refusal that is not true") {
+		t.Errorf("%d signed, failed: %+v", len(g.signed()[name]), failed)
+	}
+}
+
+// wave is storm with honest devices beside it, and says what they and the CA's process made of it.
+func (g *faulty) wave(faults []string, n int) []*wronged {
+	g.t.Helper()
+	before, stop, start := g.restarts(), g.honest(), time.Now()
+	all := g.storm(faults, n, scaled(40, 96))
+	took := stop()
+	g.t.Logf("%v: %d requests sent five times in %s; CA restarted %d times; honest devices meanwhile: %d, median %s, p99 %s, worst %s", faults, len(all),
+		time.Since(start).Round(100*time.Millisecond), g.restarts()-before, len(took), took[len(took)/2].Round(time.Millisecond),
+		took[len(took)*99/100].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+	return all
+}
+
+// settles waits until nothing is unknown any more, at most a minute, and says how long it took.
+func (g *faulty) settles() time.Duration {
+	g.t.Helper()
+	for start := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		open, took := g.listed("unknown,issuing"), time.Since(start)
+		if len(open) == 0 {
+			return took
+		}
+		if took > time.Minute {
+			g.t.Errorf("%d are still not settled after %s", len(open), took)
+			return took
+		}
+	}
+}

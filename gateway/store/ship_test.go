@@ -1,0 +1,251 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/audit"
+	"github.com/muster-pki/muster/gateway/store"
+	"github.com/muster-pki/muster/gateway/store/storetest"
+	"github.com/muster-pki/muster/gateway/store/storetest/pgtest"
+)
+
+// fakeSink fails or hangs on command. Of a Write that fails it may have taken half.
+type fakeSink struct {
+	mu     sync.Mutex
+	got    []audit.Record
+	err    error
+	half   bool
+	hang   chan struct{} // Write returns when it is closed; nil for at once
+	closed int
+}
+
+func (f *fakeSink) Name() string { return "fake" }
+
+func (f *fakeSink) Write(_ context.Context, records []audit.Record) error {
+	f.mu.Lock()
+	hang := f.hang
+	f.mu.Unlock()
+	if hang != nil && len(records) > 0 {
+		<-hang
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.err != nil && f.half:
+		f.got = append(f.got, records[:len(records)/2]...)
+	case f.err == nil:
+		f.got = append(f.got, records...)
+	}
+	return f.err
+}
+
+func (f *fakeSink) Close() error { f.closed++; return nil }
+
+func (f *fakeSink) set(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+// seqs are the numbers that it got, each once, which have to be in order.
+func (f *fakeSink) seqs(t *testing.T) (list []int64) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	seen := map[int64]bool{}
+	for _, r := range f.got {
+		if seen[r.Seq] {
+			continue
+		}
+		if n := len(list); n > 0 && r.Seq != list[n-1]+1 {
+			t.Errorf("record %d after %d", r.Seq, list[n-1])
+		}
+		seen[r.Seq], list = true, append(list, r.Seq)
+	}
+	return list
+}
+
+// shipped runs a test on both databases.
+func shipped(t *testing.T, test func(t *testing.T, open func() *store.Store)) {
+	at := func(db interface {
+		Open(testing.TB, string, func() time.Time) storetest.Store
+	}) func(t *testing.T) {
+		return func(t *testing.T) {
+			test(t, func() *store.Store { return db.Open(t, "one", storetest.NewClock().Now).(*store.Store) })
+		}
+	}
+	t.Run("SQLite", func(t *testing.T) { at(newSQLite(t))(t) })
+	t.Run("PostgreSQL", func(t *testing.T) {
+		c := pgtest.Start(t, pgtest.Volatile)
+		at(postgresAt(c, c.NewDatabase(t)))(t)
+	})
+}
+
+func record(s *store.Store) error {
+	return s.Record(context.Background(), gateway.AuditEvent{Kind: "test"})
+}
+
+// ticking calls fn while all waits pass.
+func ticking(tick func(), fn func() error) error {
+	done := make(chan error)
+	go func() { done <- fn() }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		default:
+			tick()
+			runtime.Gosched()
+		}
+	}
+}
+
+func last(list []int64) int64 {
+	if len(list) == 0 {
+		return 0
+	}
+	return list[len(list)-1]
+}
+
+// TestShip: what is committed is with the sink before the commit returns; a sink that fails has nothing begun, and gets all, in
+// order, when it is back.
+func TestShip(t *testing.T) {
+	shipped(t, func(t *testing.T, open func() *store.Store) {
+		s := open()
+		tick := store.Tick(s)
+		if err := record(s); err != nil { // before it is a sink
+			t.Fatal(err)
+		}
+		sink := &fakeSink{}
+		if err := s.ShipTo(t.Context(), []audit.Sink{sink}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if err := record(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := sink.seqs(t)
+		if len(before) < 3 || s.Audited(t.Context()) != nil {
+			t.Fatalf("it got %v", before)
+		}
+		secret := &gateway.StoredSecret{Endpoint: "ran", Reference: "a", Sealed: []byte("x"), Created: time.Unix(1, 0)}
+		event := gateway.AuditEvent{Kind: "secret-put"}
+
+		sink.half = true
+		sink.set(errors.New("full"))
+		if err := ticking(tick, func() error { return record(s) }); !errors.Is(err, gateway.ErrUnaudited) {
+			t.Fatalf("recorded while the sink fails: %v", err)
+		}
+		for name, err := range map[string]error{
+			"Ready": s.Ready(t.Context()), "Audited": s.Audited(t.Context()), "PutSecret": s.PutSecret(t.Context(), secret, event),
+		} {
+			if !errors.Is(err, gateway.ErrUnaudited) {
+				t.Errorf("%s while the sink fails: %v", name, err)
+			}
+		}
+		if _, err := s.Secret(t.Context(), "ran", "a"); !errors.Is(err, gateway.ErrNotFound) {
+			t.Errorf("a secret that no sink was told of: %v", err)
+		}
+		if states, err := s.Sinks(t.Context()); err != nil || len(states) != 1 || states[0].Lag < 1 || states[0].Since.IsZero() || states[0].Err == nil {
+			t.Errorf("%+v, %v", states, err)
+		}
+		if err := record(s); !errors.Is(err, gateway.ErrUnaudited) { // what has happened is committed all the same
+			t.Errorf("%v", err)
+		}
+		sink.set(nil)
+		_ = ticking(tick, func() error { store.AwaitShipped(s); return nil })
+		if got := sink.seqs(t); last(got) < last(before)+2 {
+			t.Errorf("it got %v, then %v", before, got)
+		}
+		if err := errors.Join(s.Ready(t.Context()), s.PutSecret(t.Context(), secret, event)); err != nil {
+			t.Errorf("with the sink back: %v", err)
+		}
+		all := last(sink.seqs(t))
+
+		// It goes on where it stood, after a restart and when it was left out for a while.
+		if err := s.ShipTo(t.Context(), nil); err != nil || sink.closed != 1 {
+			t.Fatal(err, sink.closed)
+		}
+		if err := record(s); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open()
+		if err := s.ShipTo(t.Context(), []audit.Sink{sink}); err != nil {
+			t.Fatal(err)
+		}
+		if err := record(s); err != nil {
+			t.Fatal(err)
+		}
+		if got := sink.seqs(t); last(got) < all+2 {
+			t.Errorf("after a restart it got %v", got)
+		}
+	})
+}
+
+// TestShipHangs: a commit waits for a sink that hangs until its time is over, no longer, and nothing is begun until it goes on.
+func TestShipHangs(t *testing.T) {
+	shipped(t, func(t *testing.T, open func() *store.Store) {
+		s := open()
+		tick := store.Tick(s)
+		sink := &fakeSink{}
+		if err := s.ShipTo(t.Context(), []audit.Sink{sink}); err != nil {
+			t.Fatal(err)
+		}
+		sink.mu.Lock()
+		sink.hang = make(chan struct{})
+		sink.mu.Unlock()
+		err := ticking(tick, func() error { return record(s) })
+		if !errors.Is(err, gateway.ErrUnaudited) || !errors.Is(s.Ready(t.Context()), gateway.ErrUnaudited) {
+			t.Fatalf("a sink hangs: %v, %v", err, s.Ready(t.Context()))
+		}
+		close(sink.hang)
+		_ = ticking(tick, func() error { store.AwaitShipped(s); return nil })
+		if err := s.Ready(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestShipMany: many at once, over several batches, in order.
+func TestShipMany(t *testing.T) {
+	shipped(t, func(t *testing.T, open func() *store.Store) {
+		s := open()
+		tick := store.Tick(s)
+		sink := &fakeSink{}
+		if err := s.ShipTo(t.Context(), []audit.Sink{sink}); err != nil {
+			t.Fatal(err)
+		}
+		sink.set(errors.New("away"))
+		_ = ticking(tick, func() error {
+			for range 600 {
+				_ = record(s)
+			}
+			return nil
+		})
+		sink.set(nil)
+		_ = ticking(tick, func() error { store.AwaitShipped(s); return nil })
+		var together sync.WaitGroup
+		for i := range 16 {
+			together.Go(func() {
+				if err := s.Record(context.Background(), gateway.AuditEvent{Kind: "test", Note: fmt.Sprint(i)}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		together.Wait()
+		if got := sink.seqs(t); len(got) < 616 {
+			t.Errorf("%d records", len(got))
+		}
+	})
+}
