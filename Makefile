@@ -4,18 +4,20 @@ GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@latest
 FUZZTIME ?= 30s
+NIGHT ?= 8h
 SCALE ?= 100
 TAGS := faults,reliability,peers,sscep
 DEVICES ?= 20000
 RATE ?= 100
+MINUTES ?= 30
 
 # What the race detector is worth its time on: where goroutines meet.
 RACED := ./gateway ./gateway/store/... ./plugins/backend/groupcommit ./plugins/host
 
-.PHONY: help run build test deps vet lint unit race fuzz bench reliability storm peers generate vuln clean
+.PHONY: help run build test deps vet lint unit race fuzz fuzz-nightly bench reliability storm soak peers generate vuln clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## the gateway on its embedded CA and store, with the commands that enrol a device
 	$(GO) run ./cmd/muster serve
@@ -43,12 +45,11 @@ unit: ## all tests without the race detector, end-to-end included
 race: deps ## the tests of gateway, store and plugin host under the race detector (4 minutes)
 	CGO_ENABLED=1 $(GO) test -race -timeout 8m $(RACED)
 
-fuzz: ## every fuzz target for FUZZTIME (30s) each
-	@set -e; for pkg in $$($(GO) list ./...); do \
-	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    echo "== $$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; \
-	  done; \
-	done
+fuzz: ## every fuzz target for FUZZTIME (30s) each; what is found is kept in testdata/fuzz
+	@GO='$(GO)' sh .ci/fuzz each $(FUZZTIME)
+
+fuzz-nightly: ## all fuzz targets, which share NIGHT (8h); goes on after findings, and ends with a list of them
+	@GO='$(GO)' sh .ci/fuzz all $(NIGHT)
 
 bench: ## CPU per enrollment beside its crypto operations, and the parts it is made of
 	$(GO) test -run '^$$' -bench . -benchmem ./...
@@ -58,6 +59,9 @@ reliability: deps ## kills, power cuts, broken disks, a faulty CA, fail-over, re
 
 storm: ## DEVICES (20000) renew at once while their CA may issue RATE (100) per second (10 minutes): its bound, and memory
 	MUSTER_DEVICES=$(DEVICES) MUSTER_RATE=$(RATE) $(GO) test -timeout 24h -count 1 -v -run '^TestStorm$$' -tags reliability ./e2e
+
+soak: deps ## mixed load for MINUTES (30): enrollments, renewals, operators, reloads, hostile input; memory, goroutines, descriptors and series stay flat
+	MUSTER_MINUTES=$(MINUTES) $(GO) test -timeout 24h -count 1 -v -run '^TestSoak$$' -tags reliability ./e2e
 
 peers: deps ## CMP and EST against BouncyCastle, OpenSSL 3.5 and GlobalSign's client, fetched into ~/.cache (under 6 minutes)
 	@dir=$$(sh .ci/peers) && MUSTER_PEERS=$$dir $(GO) test -timeout 8m -count 1 -tags peers ./e2e/peers

@@ -149,34 +149,45 @@ func readCRLs(dir string, files []string) (crls, error) {
 		if err != nil {
 			return nil, err
 		}
-		ders, err := blocks(file, data, "X509 CRL")
+		lists, err := parseCRLs(file, data)
 		if err != nil {
 			return nil, err
 		}
-		for _, der := range ders {
-			list, err := x509.ParseRevocationList(der)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", file, err)
-			}
-			for _, e := range list.Extensions {
-				if e.Critical || e.Id.Equal(oidDeltaCRLIndicator) || e.Id.Equal(oidIssuingDistributionPoint) {
-					return nil, fmt.Errorf("%s: a list with extension %v is not complete; only complete lists are read", file, e.Id)
-				}
-			}
-			if list.NextUpdate.IsZero() {
-				return nil, fmt.Errorf("%s: the list has no nextUpdate (RFC 5280 section 5.1.2.5)", file)
-			}
-			c := &crl{list, file, make(map[string]bool, len(list.RevokedCertificateEntries))}
-			for _, e := range list.RevokedCertificateEntries {
-				for _, x := range e.Extensions {
-					if x.Critical {
-						return nil, fmt.Errorf("%s: an entry with the critical extension %v: indirect lists are not read", file, x.Id)
-					}
-				}
-				c.serials[e.SerialNumber.String()] = true
-			}
-			all = append(all, c)
+		all = append(all, lists...)
+	}
+	return all, nil
+}
+
+// parseCRLs reads the lists of one file's content.
+func parseCRLs(file string, data []byte) (crls, error) {
+	ders, err := blocks(file, data, "X509 CRL")
+	if err != nil {
+		return nil, err
+	}
+	var all crls
+	for _, der := range ders {
+		list, err := x509.ParseRevocationList(der)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
 		}
+		for _, e := range list.Extensions {
+			if e.Critical || e.Id.Equal(oidDeltaCRLIndicator) || e.Id.Equal(oidIssuingDistributionPoint) {
+				return nil, fmt.Errorf("%s: a list with extension %v is not complete; only complete lists are read", file, e.Id)
+			}
+		}
+		if list.NextUpdate.IsZero() {
+			return nil, fmt.Errorf("%s: the list has no nextUpdate (RFC 5280 section 5.1.2.5)", file)
+		}
+		c := &crl{list, file, make(map[string]bool, len(list.RevokedCertificateEntries))}
+		for _, e := range list.RevokedCertificateEntries {
+			for _, x := range e.Extensions {
+				if x.Critical {
+					return nil, fmt.Errorf("%s: an entry with the critical extension %v: indirect lists are not read", file, x.Id)
+				}
+			}
+			c.serials[e.SerialNumber.String()] = true
+		}
+		all = append(all, c)
 	}
 	return all, nil
 }

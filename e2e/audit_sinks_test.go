@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -118,6 +120,7 @@ func TestAuditSinks(t *testing.T) {
   sinks:
     - file: {path: audit.jsonl}
     - syslog: {address: "tcp://`+server.addr+`"}
+    - file: {path: full.jsonl}
 `), "factory.secret", reloadSecret, "challenges", "{sha256}"+sha256Hex(reloadChallenge)+"\n")
 	est := func() string {
 		out, _ := g.run(g.dir, "sh", "-c", `curl -sS -o est.out -w '%{http_code}' --cacert "$MUSTER_CA" -u 'factory:`+reloadPassword+`' -H 'Content-Type: application/pkcs10' --data-binary @est.b64 "$MUSTER_HTTPS/.well-known/est/simpleenroll"`)
@@ -143,6 +146,17 @@ func TestAuditSinks(t *testing.T) {
 	if code := cmp(); code != 0 {
 		t.Fatalf("with both sinks, CMP: %d\n%s", code, g.stderr)
 	}
+	scep := g.scepDevice()
+	scepEnrols := func(name string) (status string, err error) {
+		a, err := scep.send(scep.message(scepWish{name: name, challenge: reloadChallenge}))
+		if err != nil {
+			return "", err
+		}
+		return a.status, nil
+	}
+	if status, err := scepEnrols("first"); err != nil || status != "0" {
+		t.Fatalf("with both sinks, SCEP: %s, %v\n%s", status, err, g.stderr)
+	}
 	before := server.last()
 	if before == 0 || ready() != http.StatusOK {
 		t.Fatalf("the syslog has %d, readiness %d\n%s", before, ready(), g.stderr)
@@ -158,6 +172,20 @@ func TestAuditSinks(t *testing.T) {
 	if cmp() == 0 {
 		t.Error("a certificate over CMP that the syslog does not know of")
 	}
+	if status, err := scepEnrols("second"); err == nil && status == "0" {
+		t.Error("a certificate over SCEP that the syslog does not know of")
+	}
+	if out, code := g.run(g.dir, binary, "status", "--data", g.dir); code != 1 || !strings.Contains(out, "audit sink syslog tcp://"+server.addr+": DOWN since 20") || !strings.Contains(out, "audit.jsonl: well") {
+		t.Errorf("muster status: %d\n%s", code, out)
+	}
+	if up := g.gauge(`muster_audit_sink_up{sink="syslog tcp://` + server.addr + `"}`); up != 0 {
+		t.Errorf("the metric says %v", up)
+	}
+	if res, err := http.Get(g.env["MUSTER_HTTP"] + "/healthz"); err != nil || res.StatusCode != http.StatusOK {
+		t.Errorf("health: %+v, %v", res, err)
+	} else {
+		res.Body.Close()
+	}
 	server.open()
 	g.becomes("it is not ready, with the sink back", func() bool { return ready() == http.StatusOK })
 	if code := est(); code != "200" {
@@ -166,10 +194,39 @@ func TestAuditSinks(t *testing.T) {
 	if code := cmp(); code != 0 {
 		t.Errorf("again, with the sink back, CMP: %d\n%s", code, g.stderr)
 	}
+	if status, err := scepEnrols("second"); err != nil || status != "0" {
+		t.Errorf("again, with the sink back, SCEP: %s, %v\n%s", status, err, g.stderr)
+	}
+	if out, code := g.run(g.dir, binary, "status", "--data", g.dir); code != 0 || strings.Contains(out, "DOWN") {
+		t.Errorf("muster status, with the sink back: %d\n%s", code, out)
+	}
+	g.verified("--config", filepath.Join(g.dir, "gateway.yaml")) // with none of it lost, nor two of a number
 	if after := server.last(); after < before+2 {
 		t.Errorf("the syslog has %d records, had %d", after, before)
 	}
-	log := g.stderr.String()
+	full := filepath.Join(g.dir, "full.jsonl")
+	logged := g.stderr.String()
+
+	// The disk of a file is full, as logrotate moves it away; then there is room.
+	if err := errors.Join(os.Rename(full, full+".1"), os.Symlink("/dev/full", full)); err != nil {
+		t.Fatal(err)
+	}
+	g.becomes("it is ready, with a file's disk full", func() bool {
+		_, _ = scepEnrols("third")
+		return ready() == http.StatusServiceUnavailable
+	})
+	if status, err := scepEnrols("third"); err == nil && status == "0" {
+		t.Error("a certificate that the file on a full disk does not know of")
+	}
+	if err := os.Remove(full); err != nil {
+		t.Fatal(err)
+	}
+	g.becomes("it is not ready, with room on the disk", func() bool { return ready() == http.StatusOK })
+	if status, err := scepEnrols("third"); err != nil || status != "0" {
+		t.Errorf("again, with room on the disk: %s, %v\n%s", status, err, g.stderr)
+	}
+	g.verified("--partial", "--key", filepath.Join(g.dir, "audit.pub"), full+".1", full)
+	log := logged
 	if strings.Count(log, "the audit trail does not reach a sink: nothing") != 1 || strings.Count(log, "the sink has the audit trail again") != 1 {
 		t.Errorf("the log says when it goes and when it is back, once each:\n%s", log)
 	}

@@ -11,11 +11,14 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +62,7 @@ func TestBadChains(t *testing.T) {
 	for i, c := range cases {
 		files := chainFiles(t, filepath.Join(dir, "chains", fmt.Sprint(i)), c)
 		for _, w := range chainWires {
-			fmt.Fprintf(config, "\n  %s:\n    protocol: %s\n    listeners: [%s]\n    profile: %s\n    enroll:\n      - %s: {%s}\n      - names: {san: {dns: {}}}\n",
+			fmt.Fprintf(config, "\n  %s:\n    protocol: %s\n    listeners: [%s]\n    profile: %s\n    enroll:\n      - %s: {%s, purposes: [clientAuth]}\n      - names: {san: {dns: {}}}\n",
 				chainEndpoint(w, i), w.protocol, w.listener, w.profile, w.stage, files)
 		}
 	}
@@ -67,6 +70,8 @@ func TestBadChains(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := startIn(t, dir)
+	explained := map[string]bool{}
+	logged := map[string]*regexp.Regexp{} // by reference
 	for i, c := range cases {
 		for _, w := range chainWires {
 			t.Run(c.Name+"/"+w.name, func(t *testing.T) {
@@ -83,7 +88,60 @@ func TestBadChains(t *testing.T) {
 					t.Errorf("a chain that is %v: refused with %q, %d in the ledger", c.WantErr, refusal, len(entries))
 				}
 				t.Log(refusal)
+				if chainOver(c) || c.Name == "P-224" || w.name == "cmp" && beforeTheStage(c) {
+					return // there was no request, or none that a stage could look at
+				}
+				story := w.name + c.WantErr.Error()
+				reference := chainTold(t, c, refusal)
+				logged[reference] = chainFound(w.stage, c)
+				if explained[story] {
+					return
+				}
+				explained[story] = true
+				if told := g.muster("explain", reference); !logged[reference].MatchString(told) {
+					t.Errorf("explain does not say %v:\n%s", logged[reference], told)
+				}
 			})
+		}
+	}
+	chainLogged(g, logged)
+}
+
+// chainOver reports whether the chain is beyond what any protocol reads.
+func chainOver(c pkixtest.Case) bool { return errors.Is(c.WantErr, pkix.ErrMalformed) }
+
+// chainTells is all that a device learns of a chain that is refused, by any protocol: nothing about which certificate, or what is
+// configured.
+var chainTells = map[error]string{
+	pkix.ErrUsage: "the certificate is not for this use", pkix.ErrUntrusted: "the certificate is not trusted here",
+	pkix.ErrWeak: "the certificate's key or algorithm is not accepted", pkix.ErrAlgorithm: "the certificate's key or algorithm is not accepted",
+	pkix.ErrExpired: "the certificate, or one above it, is not valid now", pkix.ErrRevoked: "the certificate is revoked",
+	pkix.ErrRevocationUnknown: "the request cannot be checked now",
+}
+
+// chainTold checks what a refusal says to the device, and returns its reference.
+func chainTold(t *testing.T, c pkixtest.Case, refusal string) string {
+	t.Helper()
+	told, reference, _ := strings.Cut(refusal, " (reference ")
+	if _, text, _ := strings.Cut(told, " "); text != chainTells[c.WantErr] || reference == "" {
+		t.Fatalf("told %q, want %q", refusal, chainTells[c.WantErr])
+	}
+	return strings.TrimSuffix(reference, ")")
+}
+
+// chainFound is what the operator reads: the stage, and why.
+func chainFound(stage string, c pkixtest.Case) *regexp.Regexp {
+	return regexp.MustCompile(stage + ".*" + regexp.QuoteMeta(c.WantErr.Error()))
+}
+
+// chainLogged stops the gateway and checks that its log has all that was found.
+func chainLogged(g *instance, logged map[string]*regexp.Regexp) {
+	g.t.Helper()
+	g.stop()
+	log := g.stderr.String()
+	for reference, found := range logged {
+		if !slices.ContainsFunc(strings.Split(log, "\n"), func(line string) bool { return strings.Contains(line, reference) && found.MatchString(line) }) {
+			g.t.Errorf("the log does not say of %s: %v", reference, found)
 		}
 	}
 }
@@ -161,7 +219,23 @@ func presentCMP(g *instance, endpoint string, c pkixtest.Case, name string) (*x5
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	return d.cert, failure(m)
+	return d.cert, cmpRefusal(m)
+}
+
+// cmpRefusal is all that an answer says of why there is no certificate, "" where there is one.
+func cmpRefusal(m *cmpmsg.Message) string {
+	fail := failure(m)
+	if fail == "" {
+		return ""
+	}
+	var s cmpmsg.PKIStatusInfo
+	switch b := m.Body.(type) {
+	case *cmpmsg.ErrorMsg:
+		s = b.Status
+	case *cmpmsg.CertRepMessage:
+		s = b.Responses[0].Status
+	}
+	return fail + ": " + strings.Join(s.Text, " ")
 }
 
 // chainByHand reports whether the key is one that gateway/pkix would not sign with: weak ones, which the gateway has to find out.

@@ -34,6 +34,9 @@ type hostile struct {
 	path   string
 	header []string // "Name: value"
 	body   []byte
+	raw    string // instead of all of these
+	// answers is to how many requests it is; 0: one.
+	answers int
 }
 
 // tlv is one DER element, its length in as many bytes as it takes.
@@ -274,8 +277,12 @@ func hostiles(t testing.TB, g *instance) []hostile {
 	scep := hostile{method: "POST", path: "/scep?operation=PKIOperation", header: []string{"Content-Type: application/x-pki-message"}}
 	add("CMP", structures(), cmp, nil)
 	add("CMP", cmpBombs(t, g), cmp, nil)
+	add("CMP", nestedMessages(g), cmp, nil)
 	add("SCEP", structures(), scep, nil)
 	add("SCEP", scepBombs(t, g), scep, nil)
+	add("SCEP", crowdedCMS(t, g), scep, nil)
+	all = append(all, authenticated(t, g)...)
+	all = append(all, oddHTTP(in64(estBombs(t)["RSA-8192"]))...)
 	for _, op := range []string{"simpleenroll", "simplereenroll", "serverkeygen"} {
 		est := hostile{tls: true, method: "POST", path: "/.well-known/est/" + op, header: []string{"Content-Type: application/pkcs10"}}
 		add("EST "+op, structures(), est, in64)
@@ -309,6 +316,9 @@ func hostiles(t testing.TB, g *instance) []hostile {
 
 // wire is the request as it is sent.
 func (h *hostile) wire() []byte {
+	if h.raw != "" {
+		return []byte(h.raw)
+	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: x\r\n", h.method, h.path)
 	if h.method == "POST" {

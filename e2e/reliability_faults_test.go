@@ -203,23 +203,19 @@ func (g *faulty) listed(states string) map[string][]admin.Transaction {
 	return by
 }
 
-// storm has clients of all protocols meet each fault n times, so many at once, and returns them as they stand.
-func (g *faulty) storm(faults []string, n, atOnce int) []*wronged {
+// storm has n clients meet a fault, so many at once and of all protocols, and returns them as they stand.
+func (g *faulty) storm(fault string, n, atOnce int) []*wronged {
 	g.t.Helper()
-	var all []*wronged
-	for i := range n {
-		for _, fault := range faults {
-			all = append(all, &wronged{fault: fault, name: fmt.Sprintf("%s-%s-%d", fault, []string{"est", "cmp", "scep"}[i%3], i)})
-		}
-	}
+	all := make([]*wronged, n)
 	next := make(chan int)
 	var wg sync.WaitGroup
 	for range atOnce {
 		wg.Go(func() {
 			for i := range next {
-				w, nth := all[i], i/len(faults)
-				w.client = g.clients.make(nth, w.name)
-				w.cert, w.err = fiveTimes(g.t.Context(), w.client, nth/3)
+				w := &wronged{fault: fault, name: fmt.Sprintf("%s-%s-%d", fault, []string{"est", "cmp", "scep"}[i%3], i)}
+				w.client = g.clients.make(i, w.name)
+				w.cert, w.err = fiveTimes(g.t.Context(), w.client, i/3)
+				all[i] = w
 			}
 		})
 	}
@@ -329,7 +325,8 @@ func (g *faulty) tidy() {
 	g.t.Helper()
 	out, _ := exec.Command("pgrep", "-P", strconv.Itoa(g.cmd.Process.Pid)).Output()
 	if n := len(strings.Fields(string(out))); n != 1 {
-		g.t.Errorf("%d processes below the gateway, want the CA's one", n)
+		lines := regexp.MustCompile(`(?m)^.*msg="plugin .*$`).FindAllString(g.stderr.String(), -1)
+		g.t.Errorf("%d processes below the gateway, want the CA's one\n%s", n, strings.Join(lines[max(0, len(lines)-20):], "\n"))
 	}
 	sockets, err := filepath.Glob(filepath.Join(g.dir, "run", "*", "plugin-dir*"))
 	if err != nil || len(sockets) > 1 {
@@ -351,39 +348,45 @@ func TestReliabilityFaults(t *testing.T) {
 		withheld    []string // whose clients cannot have an answer: a CA that may be asked again is, after a death
 	}{
 		{"native", scaled(8, 1000), []string{"late", "slow", "drop", "fail"}},
-		{"lookup", scaled(4, 1000), []string{"late", "slow", "drop", "fail", "die", "cut"}},
+		{"lookup", scaled(4, 200), []string{"late", "slow", "drop", "fail", "die", "cut"}},
 	} {
 		t.Run(c.idempotency, func(t *testing.T) {
 			if !long {
 				t.Parallel()
 			}
 			g := startFaulty(t, plugin, c.idempotency)
-			goroutines := g.gauge("go_goroutines")
-			g.hold()
-			all := g.wave([]string{"late", "drop", "fail"}, c.n)
-			// Deaths come last: each takes whatever is in flight with it.
-			all = append(all, g.wave([]string{"slow", "within"}, scaled(3, 150))...)
-			all = append(all, g.wave([]string{"die"}, c.n)...)
-			all = append(all, g.wave([]string{"cut"}, scaled(3, 50))...)
-			open := g.listed("unknown")
-			for _, w := range all {
-				n, withheld := len(open[w.name]), slices.Contains(c.withheld, w.fault)
-				if w.err != nil {
-					t.Errorf("%s: %v", w.name, w.err)
-				} else if w.cert == nil && n != 1 || withheld && (w.cert != nil || n != 1) || w.fault == "within" && w.cert == nil {
-					t.Errorf("%s is listed %d times as unknown; its client has a certificate: %v", w.name, n, w.cert != nil)
+			goroutines, memory := g.gauge("go_goroutines"), g.gauge("process_resident_memory_bytes")/1e6
+			var all []*wronged
+			var worst time.Duration
+			// Each fault by itself: a death takes whatever is in flight with it.
+			for _, wave := range []struct {
+				fault string
+				n     int
+			}{{"late", c.n}, {"drop", c.n}, {"fail", c.n}, {"die", c.n}, {"slow", scaled(3, 60)}, {"within", scaled(3, 60)}, {"cut", scaled(3, 60)}} {
+				g.hold()
+				these := g.wave(wave.fault, wave.n)
+				open := g.listed("unknown")
+				for _, w := range these {
+					n, withheld := len(open[w.name]), slices.Contains(c.withheld, w.fault)
+					if w.err != nil {
+						t.Errorf("%s: %v", w.name, w.err)
+					} else if w.cert == nil && n != 1 || withheld && (w.cert != nil || n != 1) || w.fault == "within" && w.cert == nil {
+						t.Errorf("%s is listed %d times as unknown; its client has a certificate: %v", w.name, n, w.cert != nil)
+					}
 				}
+				g.release()
+				settled := g.settles()
+				worst = max(worst, settled)
+				t.Logf("%s: %d unknown, and listed; settled %s after Lookup answers again", wave.fault, len(open), settled.Round(100*time.Millisecond))
+				all = append(all, these...)
 			}
-			t.Logf("%d of %d are unknown, and listed; memory %.0f MB", len(open), len(all), g.gauge("process_resident_memory_bytes")/1e6)
-			g.release()
-			settled := g.settles()
 			g.ends(all, time.Minute)
 			lost, twice := g.agree(all)
 			g.tidy()
 			g.clients.hangUp()
-			t.Logf("settled %s after Lookup answers again; memory %.0f MB, goroutines %.0f before and %.0f after", settled.Round(100*time.Millisecond),
-				g.gauge("process_resident_memory_bytes")/1e6, goroutines, g.gauge("go_goroutines"))
-			found(finding{"faults of the CA, " + c.idempotency, len(all), lost, twice, fmt.Sprintf("settled after %.1f s", settled.Seconds())})
+			t.Logf("memory %.0f MB, before %.0f MB; goroutines %.0f, before %.0f",
+				g.gauge("process_resident_memory_bytes")/1e6, memory, g.gauge("go_goroutines"), goroutines)
+			found(finding{"faults of the CA, " + c.idempotency, len(all), lost, twice, fmt.Sprintf("settled after %.1f s", worst.Seconds())})
 		})
 	}
 }
@@ -395,9 +398,10 @@ func TestReliabilityFaultsNone(t *testing.T) {
 		t.Parallel()
 	}
 	g := startFaulty(t, buildFaulty(t), "none")
-	all := g.wave([]string{"late", "drop", "fail"}, scaled(4, 100))
-	all = append(all, g.wave([]string{"die"}, scaled(4, 100))...)
-	all = append(all, g.wave([]string{"within"}, scaled(3, 30))...)
+	var all []*wronged
+	for _, fault := range []string{"late", "drop", "fail", "die", "within"} {
+		all = append(all, g.wave(fault, scaled(4, 60))...)
+	}
 	for _, w := range all { // they go on, in vain
 		if w.err == nil && w.cert == nil {
 			w.cert, w.err = w.client.goOn(t.Context())
@@ -409,15 +413,22 @@ func TestReliabilityFaultsNone(t *testing.T) {
 	ledger, stuck, issued := g.signed(), g.listed("stuck"), g.listed("issued,unconfirmed")
 	lost, twice := 0, 0
 	for _, w := range all {
-		l, withheld := len(ledger[w.name]), w.fault != "within"
+		l, open := len(ledger[w.name]), len(stuck[w.name])
 		if l > 1 {
 			twice++
 		}
-		if l == 0 {
-			lost++
+		ok := w.err == nil
+		switch w.fault {
+		case "within":
+			ok = ok && l == 1 && w.cert != nil && len(issued[w.name]) == 1
+		case "die": // one that died with another was perhaps not signed; one that came while no CA ran was not asked
+			ok = ok && w.cert == nil && (l == 1 && open == 1 || l == 0 && open <= 1)
+		default:
+			ok = ok && l == 1 && w.cert == nil && open == 1
 		}
-		if w.err != nil || l != 1 || withheld && (w.cert != nil || len(stuck[w.name]) != 1) || !withheld && (w.cert == nil || len(issued[w.name]) != 1) {
-			t.Errorf("%s: %v; %d in the ledger, stuck %d, issued %d; its client has a certificate: %v", w.name, w.err, l, len(stuck[w.name]), len(issued[w.name]), w.cert != nil)
+		if !ok {
+			lost++
+			t.Errorf("%s: %v; %d in the ledger, stuck %d, issued %d; its client has a certificate: %v", w.name, w.err, l, open, len(issued[w.name]), w.cert != nil)
 		}
 	}
 	g.tidy()
@@ -443,15 +454,23 @@ func TestReliabilityFaultsLie(t *testing.T) {
 }
 
 // wave is storm with honest devices beside it, and says what they and the CA's process made of it.
-func (g *faulty) wave(faults []string, n int) []*wronged {
+func (g *faulty) wave(fault string, n int) []*wronged {
 	g.t.Helper()
 	before, stop, start := g.restarts(), g.honest(), time.Now()
-	all := g.storm(faults, n, scaled(40, 96))
+	all := g.storm(fault, n, scaled(40, 64))
 	took := stop()
-	g.t.Logf("%v: %d requests sent five times in %s; CA restarted %d times; honest devices meanwhile: %d, median %s, p99 %s, worst %s", faults, len(all),
-		time.Since(start).Round(100*time.Millisecond), g.restarts()-before, len(took), took[len(took)/2].Round(time.Millisecond),
-		took[len(took)*99/100].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+	g.t.Logf("%s: %d requests sent five times in %s; CA restarted %d times; honest devices meanwhile: %v", fault, len(all),
+		time.Since(start).Round(100*time.Millisecond), g.restarts()-before, spread(took))
 	return all
+}
+
+// spread says of sorted times what is worth saying.
+func spread(took []time.Duration) string {
+	if len(took) == 0 {
+		return "none"
+	}
+	at := func(i int) time.Duration { return took[i].Round(time.Millisecond) }
+	return fmt.Sprintf("%d, median %s, p99 %s, worst %s", len(took), at(len(took)/2), at(len(took)*99/100), at(len(took)-1))
 }
 
 // settles waits until nothing is unknown any more, at most a minute, and says how long it took.

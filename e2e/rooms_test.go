@@ -26,7 +26,7 @@ var rules = map[string][]string{
 	"gateway/pkix":                {},
 	"gateway/pkix/pkixtest":       {"gateway/pkix"},
 	"gateway/audit":               {},
-	"gateway/store":               {"gateway", "gateway/audit", "plugins/backend", "plugins/backend/groupcommit"},
+	"gateway/store":               {"gateway", "gateway/audit", "plugins/backend", "plugins/backend/groupcommit", "plugins/backend/pgprimary"},
 	"gateway/store/storetest":     {"gateway", "gateway/audit", "gateway/store", "plugins/backend"},
 	"gateway/seal":                {},
 	"gateway/passhash":            {},
@@ -47,10 +47,11 @@ var rules = map[string][]string{
 	"plugins/backend":             {"plugins/backend/backendpb/v1"},
 	"plugins/backend/backendpb":   {},
 	"plugins/backend/groupcommit": {},
+	"plugins/backend/pgprimary":   {},
 	"plugins/backend/strictyaml":  {},
 	"plugins/backend/backendtest": {"plugins/backend", "plugins/host"},
 	"plugins/host":                {"plugins/backend"},
-	"backends":                    {"plugins/backend", "plugins/backend/groupcommit", "plugins/backend/strictyaml"},
+	"backends":                    {"plugins/backend", "plugins/backend/groupcommit", "plugins/backend/pgprimary", "plugins/backend/strictyaml"},
 }
 
 // Echo is a matter of those who speak HTTP.

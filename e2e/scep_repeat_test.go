@@ -198,6 +198,11 @@ func TestSCEPAfterTheRepeatTime(t *testing.T) {
 	if a.status != "2" || !strings.Contains(a.text, "this very message has had a certificate before") {
 		t.Error(a)
 	}
+	// A device whose random numbers repeat looks just so: the operator reads the way out.
+	_, reference, _ := strings.Cut(a.text, "(reference ")
+	if told := g.muster("explain", strings.TrimSuffix(reference, ")")); !strings.Contains(told, "makes the same bytes each time") || !strings.Contains(told, "another challenge") {
+		t.Errorf("explain:\n%s", told)
+	}
 	if a := d.ask(w); a.cert == nil || bytes.Equal(a.cert.Raw, first.cert.Raw) {
 		t.Errorf("a new message: %v", a)
 	}

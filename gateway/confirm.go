@@ -55,12 +55,7 @@ func (g *Gateway) Confirm(ctx context.Context, c *Confirmation) (*Transaction, e
 	t.State, t.Note, t.Exchange, t.Updated = end.State, end.Note, end.Exchange, now
 	end.Audit = afterwardsAudit(t, kind, t.Certificate)
 	if r := c.Request; r != nil {
-		end.Audit.Source, end.Audit.RequestSHA256 = r.from(), requestHash(r)
-		var shown []string
-		for _, c := range r.Credentials {
-			shown = append(shown, c.String())
-		}
-		end.Audit.Credentials = listed(shown)
+		end.Audit.requestedBy(r)
 	}
 	// The certificate is out: whether it counts does not depend on the client's patience.
 	commit, done := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
@@ -147,6 +142,16 @@ func afterwardsAudit(t *Transaction, kind string, c *Certificate) AuditEvent {
 	e := aboutOf(t, kind)
 	e.names(c)
 	return e
+}
+
+// requestedBy says which message an event follows, and who sent it.
+func (e *AuditEvent) requestedBy(r *Request) {
+	e.Source, e.RequestSHA256 = r.from(), requestHash(r)
+	var shown []string
+	for _, c := range r.Credentials {
+		shown = append(shown, c.String())
+	}
+	e.Credentials = listed(shown)
 }
 
 // names says which certificate an event is about, nil for none.

@@ -185,7 +185,7 @@ func notGivenAgain(err error) *Error {
 }
 
 // refuse keeps a refusal for `muster explain`: in the store when the requester is known, else in memory only, since
-// strangers buy no disk writes.
+// strangers buy no disk writes. So it does with what a requester is told again and again.
 func (g *Gateway) refuse(ctx context.Context, d *decision, e *Error) *Error {
 	if !d.known() {
 		return e
@@ -193,6 +193,12 @@ func (g *Gateway) refuse(ctx context.Context, d *decision, e *Error) *Error {
 	t := transactionOf(d, StateRefused)
 	t.Reason, t.Note = e.Reason, d.stage+": "+d.note
 	t.Updated = g.now()
+	switch n := g.looping.note(alike{t.Requester, t.Endpoint, t.Operation, d.stage, t.Reason}, t.Updated); {
+	case n > keptAlike:
+		return e
+	case n == keptAlike:
+		t.Note += fmt.Sprintf(" (the %dth such refusal within a minute: further ones are counted, and kept in memory only)", n)
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
 	if err := g.store.Refuse(ctx, t, auditOf(t, "refused", d.stage)); err != nil {
@@ -336,7 +342,9 @@ const MessageClaims = "message:"
 func messageClaim(r *Request) Claim {
 	return Claim{
 		Key: MessageClaims + string(r.Protocol) + ":" + hex.EncodeToString(r.Message), Limit: 1, Reason: DuplicateCert, stage: "message",
-		Detail: "this very message has had a certificate before: make a new one", Lost: "the message has had a certificate before, here or at another endpoint: it was recorded and sent again",
+		Detail: "this very message has had a certificate before: make a new one",
+		Lost: "the message has had a certificate before, here or at another endpoint: it was recorded and sent again, or the device makes the same bytes each time, nonces included; " +
+			"such a one gets a certificate with a new key, another challenge (SCEP) or another reference of its secret (CMP)",
 	}
 }
 

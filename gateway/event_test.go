@@ -117,6 +117,11 @@ func TestEventsSayAll(t *testing.T) {
 				t.Error(err)
 			}
 		}, slices.Concat(certificate, []string{"transaction", "requester", "wireID", "credentials", "requestSHA256", "source"})},
+		{"resumed", nil, func(w *world) {
+			first := asked(w, "first exchange")
+			w.mustEnroll(first)
+			w.mustEnroll(w.exchange(first, "exchange"))
+		}, slices.Concat([]string{"transaction", "requester", "wireID", "credentials", "requestSHA256", "source", "note"})},
 		{"revocation-ordered", nil, func(w *world) {
 			r := asked(w, "")
 			res := w.mustEnroll(r)

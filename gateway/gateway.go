@@ -64,6 +64,7 @@ func (e *Endpoint) offered() string {
 type Runtime struct {
 	Endpoints map[string]*Endpoint
 	Backends  map[string]backend.Backend
+	Retention Retention
 	Rates     map[string]Rate // how fast backends may be asked to issue; one without: as fast as requests come
 
 	descriptions map[string]*backend.Description
@@ -132,12 +133,16 @@ type core struct {
 	slots   chan struct{}
 	wake    chan struct{}
 	strange *strangers
+	looping looping
 	chains  chainCache
 	vouched vouched
 	heard   heard
 	pacers  pacers
 	making  chan struct{} // RSA keys that are being made
 	turns   atomic.Int32  // requests for one: those, and who waits
+
+	sweepNext time.Time   // when is looked again; Run's goroutine alone, as the next
+	swept     SweepResult // since that was last logged
 
 	mu      sync.Mutex
 	flights map[string]chan struct{} // transactions that this process is issuing, closed when settled

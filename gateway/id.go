@@ -21,6 +21,22 @@ func NewID(now time.Time) string {
 	return idEncoding.EncodeToString(b[:])
 }
 
+// FirstID is what sorts before all IDs that are made from a time on, and behind those that were made earlier, to the millisecond.
+func FirstID(at time.Time) string {
+	var ms [8]byte
+	binary.BigEndian.PutUint64(ms[:], uint64(max(at.UnixMilli(), 0)))
+	return idEncoding.EncodeToString(append(ms[2:8:8], make([]byte, 10)...))
+}
+
+// IDTime is when an ID was made, zero for a text that is none.
+func IDTime(id string) time.Time {
+	b, err := idEncoding.DecodeString(id)
+	if err != nil || len(b) != 16 {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(append([]byte{0, 0}, b[:6]...)))).UTC()
+}
+
 // ValidID reports whether s has the form of NewID's answer.
 func ValidID(s string) bool {
 	return len(s) == 26 && strings.Trim(s, "0123456789abcdefghjkmnpqrstvwxyz") == ""

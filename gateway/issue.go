@@ -88,6 +88,10 @@ func (g *Gateway) askCA(ctx context.Context, a *ask) (*backend.Issuance, error) 
 	}
 	call := func() (*backend.Issuance, error) { return a.backend.Issue(ctx, a.t.Intent) }
 	issuance, err := shielded(g, call)
+	if backend.IsNotAsked(err) && a.desc.Idempotency == backend.IdempotencyNone {
+		// Nobody could ever find out what did not happen: the client asks again.
+		return nil, backend.Exhausted(retryUnavailable, "not asked: "+err.Error())
+	}
 	if err == nil || backend.Definite(err) || ctx.Err() != nil || a.desc.Idempotency != backend.IdempotencyNative {
 		return issuance, err
 	}

@@ -34,6 +34,9 @@ func TestFaults(t *testing.T) {
 		{backendtest.FaultUnavailable, native, "issued", issued, issued, 1},
 		{backendtest.FaultUnavailable, lookup, "pending", unknown, issued, 1},
 		{backendtest.FaultUnavailable, none, "pending", stuck, stuck, 0},
+		{backendtest.FaultNotAsked, native, "issued", issued, issued, 1},
+		{backendtest.FaultNotAsked, lookup, "pending", unknown, issued, 1},
+		{backendtest.FaultNotAsked, none, "busy", failed, failed, 0}, // the operator could find nothing
 		{backendtest.FaultDie, lookup, "pending", unknown, issued, 1},
 		{backendtest.FaultDieBefore, lookup, "pending", unknown, issued, 1},
 		{backendtest.FaultLate, native, "pending", unknown, issued, 1}, // the deadline passes

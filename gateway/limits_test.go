@@ -72,7 +72,7 @@ func TestLimitReached(t *testing.T) {
 	w.clock.add(20 * time.Minute)
 	_, err = w.issue("a", second.Certificate)
 	e = w.wantLost(err, gateway.Busy, "two an hour: 2 of 2, until "+w.clock.now().Add(40*time.Minute).UTC().Format(time.RFC3339))
-	if e.RetryAfter < 40*time.Minute || e.RetryAfter > 41*time.Minute || e.RetryAfter%time.Second != 0 || !strings.HasPrefix(e.Detail, "too many, try again in 40m") {
+	if e.RetryAfter < 40*time.Minute || e.RetryAfter > 41*time.Minute || e.RetryAfter%time.Second != 0 || e.Detail != "too many, try again in "+e.RetryAfter.String() {
 		t.Errorf("retry after %v: %s", e.RetryAfter, e.Detail)
 	}
 	w.clock.add(e.RetryAfter)

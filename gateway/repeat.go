@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"sort"
 	"time"
 )
@@ -159,6 +160,7 @@ func (g *Gateway) join(ctx context.Context, r *Request, k keys, id string) (*Res
 			return g.again(r, t)
 		}
 		adoption := &Adoption{Transaction: t.ID, WireID: r.WireID, Repeat: k.repeat, Exchange: r.Exchange, At: g.now()}
+		adoption.Audit = resumedAudit(t, r, adoption.At)
 		if t.State == StateForwarded {
 			return g.goOn(ctx, t, r, adoption, true)
 		}
@@ -181,6 +183,16 @@ func (g *Gateway) join(ctx context.Context, r *Request, k keys, id string) (*Res
 		t.WireID, t.Exchange = r.WireID, r.Exchange
 		return g.again(r, t)
 	}
+}
+
+// resumedAudit is the event of a transaction that goes on in the exchange of r.
+func resumedAudit(t *Transaction, r *Request, at time.Time) AuditEvent {
+	now := *t
+	now.WireID, now.Updated = r.WireID, at
+	now.Note = fmt.Sprintf("goes on in another exchange; the one before had the ID %q", cut(t.WireID, maxNote))
+	e := aboutOf(&now, "resumed")
+	e.requestedBy(r)
+	return e
 }
 
 // again is replay, for a request that may have asked for a key.

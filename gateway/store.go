@@ -142,7 +142,7 @@ type Work struct {
 // Where the audit trail goes to sinks, no method that commits an event returns nil before every sink has it: else ErrUnaudited, with the
 // event committed. While a sink is behind, what has not happened yet fails with ErrUnaudited, and nothing is written: Begin, Refuse,
 // Approve, Deny, OrderRevocation, Supersede, and what changes challenges, devices and secrets. What has happened is committed: Settle,
-// Conclude, MarkRevoked, Record.
+// Adopt, Conclude, MarkRevoked, Record.
 type Store interface {
 	// Repeat returns the transaction that holds the key, as Repeat or Resume: one that is open, or issued or
 	// denied within the key's time. ErrNotFound when there is none.
@@ -167,8 +167,8 @@ type Store interface {
 	// so it is by Conclude, Deny, MarkRevoked and OrderRevocation.
 	Settle(ctx context.Context, s *Settlement) error
 
-	// Adopt commits that an open transaction goes on in another exchange: it gets that one's wire ID, record and repeat
-	// key. The old repeat key is free then. ErrStale when it is no longer open, *TwinError as Begin.
+	// Adopt commits that an open transaction goes on in another exchange, with its audit event: it gets that one's wire ID, record
+	// and repeat key. The old repeat key is free then. ErrStale when it is no longer open, *TwinError as Begin.
 	Adopt(ctx context.Context, a *Adoption) error
 
 	// Conclude commits what the requester said of its certificate, with its audit event: StateUnconfirmed becomes
@@ -221,6 +221,7 @@ type Store interface {
 	Messages
 	Revocations
 	Paces
+	Sweeps
 
 	// Record commits an audit event that belongs to no transaction.
 	Record(ctx context.Context, e AuditEvent) error
@@ -270,6 +271,7 @@ type Adoption struct {
 	Exchange    []byte
 	At          time.Time
 	Claim       *Claim // of the message, which never lapses; nil for none. Lost only to another transaction: ClaimLostError
+	Audit       AuditEvent
 }
 
 // Conclusion is what Conclude commits.

@@ -16,7 +16,7 @@ import (
 // It fails when an endpoint names a backend that is not there or has an empty pipeline.
 func (g *Gateway) Prepare(ctx context.Context, rt *Runtime) (*Gateway, error) {
 	next := &Runtime{
-		Endpoints: rt.Endpoints, Backends: rt.Backends, Rates: rt.Rates,
+		Endpoints: rt.Endpoints, Backends: rt.Backends, Rates: rt.Rates, Retention: rt.Retention,
 		descriptions: map[string]*backend.Description{}, authorities: map[string]*authorities{}, crls: map[string]*crls{},
 	}
 	if err := g.checkRates(rt); err != nil {

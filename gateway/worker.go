@@ -21,8 +21,8 @@ const (
 	retryCap     = 10 * time.Minute // of a delay that the CA asks for
 )
 
-// Run does the work that outlives requests, until ctx ends: it settles unknown outcomes, polls, revokes, and sums up
-// the refusals of strangers. It returns when what it had begun is done.
+// Run does the work that outlives requests, until ctx ends: it settles unknown outcomes, polls, revokes, sums up
+// the refusals of strangers, and sweeps what is over. It returns when what it had begun is done.
 func (g *Gateway) Run(ctx context.Context) {
 	tick := time.NewTicker(workEvery)
 	defer tick.Stop()
@@ -45,6 +45,7 @@ func (g *Gateway) Run(ctx context.Context) {
 			return
 		case <-tick.C:
 			g.keepHeard(ctx)
+			g.Sweep(ctx)
 		case <-g.wake:
 			// What was just recorded becomes due a moment later.
 			select {

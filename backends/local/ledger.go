@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/plugins/backend/groupcommit"
+	"github.com/muster-pki/muster/plugins/backend/pgprimary"
 )
 
 // ledger is the record of what was issued and revoked: one row a certificate, durable before anyone is answered. It is a file
@@ -18,9 +19,9 @@ type ledger struct {
 	writer *groupcommit.Writer // on write
 
 	*ledgerDialect
-	primary *primary  // of one in PostgreSQL
-	name    string    // where it is, for people: never with a password
-	prepare *sql.Stmt // byID, on read
+	primary *pgprimary.Primary // of one in PostgreSQL
+	name    string             // where it is, for people: never with a password
+	prepare *sql.Stmt          // byID, on read
 }
 
 // ledgerDialect is what differs between the two in SQL text. Both take $1 for a parameter.

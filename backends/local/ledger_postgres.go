@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/muster-pki/muster/plugins/backend/groupcommit"
+	"github.com/muster-pki/muster/plugins/backend/pgprimary"
 )
 
 const (
@@ -127,9 +128,6 @@ func postgresConfig(u LedgerURL, name string) (*pgx.ConnConfig, error) {
 		}
 	}
 	config.RuntimeParams["search_path"] = pgx.Identifier{postgresSchemaName(name)}.Sanitize()
-	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = postgresTimeout
-	}
 	return config, nil
 }
 
@@ -139,8 +137,8 @@ func openPostgresLedger(ctx context.Context, u LedgerURL, name string, log *slog
 	if err != nil {
 		return nil, err
 	}
-	schema, p := postgresSchemaName(name), watchPrimary(config)
-	p.look(ctx)
+	schema, p := postgresSchemaName(name), pgprimary.Watch(config, postgresTimeout)
+	_ = p.Find(ctx, config) // it never fails
 	if err := migratePostgres(ctx, config, schema); err != nil {
 		return nil, err
 	}
@@ -150,7 +148,7 @@ func openPostgresLedger(ctx context.Context, u LedgerURL, name string, log *slog
 			err = errors.Join(err, l.close())
 		}
 	}()
-	connected := append(p.options(), stdlib.OptionAfterConnect(func(ctx context.Context, c *pgx.Conn) error {
+	connected := append(p.Options(p.Find), stdlib.OptionAfterConnect(func(ctx context.Context, c *pgx.Conn) error {
 		if err := enterPostgres(ctx, c, schema, log); err != nil {
 			return errors.Join(err, c.Close(ctx)) // the pool forgets a connection that it was not given
 		}
@@ -164,7 +162,7 @@ func openPostgresLedger(ctx context.Context, u LedgerURL, name string, log *slog
 	if l.prepare, err = l.read.PrepareContext(ctx, l.byID); err != nil {
 		return nil, err
 	}
-	l.writer = groupcommit.New(l.write, groupcommit.Options{Log: log, Timeout: postgresTimeout, Doubt: p.doubt(), Retryable: func(err error) bool {
+	l.writer = groupcommit.New(l.write, groupcommit.Options{Log: log, Timeout: postgresTimeout, Doubt: p.Doubt(), Retryable: func(err error) bool {
 		// serialization_failure, deadlock_detected
 		e, ok := errors.AsType[*pgconn.PgError](err)
 		return ok && (e.Code == "40001" || e.Code == "40P01")
@@ -172,16 +170,28 @@ func openPostgresLedger(ctx context.Context, u LedgerURL, name string, log *slog
 	return l, nil
 }
 
-// enterPostgres readies a session: what it commits is on the disk, and its tables are the ledger's. A pooler between that drops
-// the search path would lead to the gateway's.
-func enterPostgres(ctx context.Context, c *pgx.Conn, schema string, log *slog.Logger) error {
-	var commit, fsync string
+// inSchema fails in a session whose tables are not the ledger's: a pooler between that drops the search path would lead to the gateway's.
+func inSchema(ctx context.Context, c interface {
+	QueryRow(ctx context.Context, query string, args ...any) pgx.Row
+}, schema string) error {
 	var at *string
-	if err := c.QueryRow(ctx, `SELECT current_setting('synchronous_commit'), current_setting('fsync'), current_schema()::text`).Scan(&commit, &fsync, &at); err != nil {
+	if err := c.QueryRow(ctx, `SELECT current_schema()::text`).Scan(&at); err != nil {
 		return err
 	}
 	if at == nil || *at != schema {
-		return fmt.Errorf("the session is not in the schema %s: connect to PostgreSQL itself, or through a pooler that keeps sessions and search_path", schema)
+		return fmt.Errorf("the session is not in the schema %s: connect to PostgreSQL itself (the backend's `ledger` names another address than the store's), or through a pooler that keeps sessions and search_path", schema)
+	}
+	return nil
+}
+
+// enterPostgres readies a session: what it commits is on the disk, and its tables are the ledger's.
+func enterPostgres(ctx context.Context, c *pgx.Conn, schema string, log *slog.Logger) error {
+	var commit, fsync string
+	if err := c.QueryRow(ctx, `SELECT current_setting('synchronous_commit'), current_setting('fsync')`).Scan(&commit, &fsync); err != nil {
+		return err
+	}
+	if err := inSchema(ctx, c, schema); err != nil {
+		return err
 	}
 	if fsync == "off" {
 		log.Warn("PostgreSQL runs with fsync = off: a crash of its host may lose certificates that were issued")
@@ -214,6 +224,9 @@ func migratePostgres(ctx context.Context, config *pgx.ConnConfig, schema string)
 			if _, err := tx.Exec(ctx, `CREATE SCHEMA `+pgx.Identifier{schema}.Sanitize()); err != nil {
 				return fmt.Errorf("%w: have the database's owner say CREATE SCHEMA %s AUTHORIZATION %s", err, pgx.Identifier{schema}.Sanitize(), pgx.Identifier{config.User}.Sanitize())
 			}
+		}
+		if err := inSchema(ctx, tx, schema); err != nil {
+			return err
 		}
 		version := 0
 		if !versioned {

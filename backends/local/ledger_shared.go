@@ -50,7 +50,7 @@ func otherAuthority(l *ledger, dir string) error {
 func (l *ledger) recordShared(e *entry) (*entry, error) {
 	ctx, cancel := l.bound()
 	defer cancel()
-	inDoubt := l.primary.doubt()
+	inDoubt := l.primary.Doubt()
 	result, err := l.write.ExecContext(ctx, l.insert, append(e.columns(), e.asked)...)
 	err = errors.Join(err, inDoubt())
 	// Of two at once, one may find the serial number of the other before its ID: unique_violation.
@@ -82,9 +82,10 @@ var errEnded = errors.New("the generation issues no more")
 func (l *ledger) never(id string) (bool, error) {
 	ctx, cancel := l.bound()
 	defer cancel()
+	inDoubt := l.primary.Doubt() // a row that a fail-over loses would stop nobody
 	result, err := l.write.ExecContext(ctx, `INSERT INTO certificates (id, asked) VALUES ($1, 1)
 		ON CONFLICT (id) DO UPDATE SET asked = certificates.asked + 1 WHERE certificates.certificate IS NULL`, id)
-	if err != nil {
+	if err := errors.Join(err, inDoubt()); err != nil {
 		return false, err
 	}
 	n, err := result.RowsAffected()

@@ -169,6 +169,9 @@ func TestLedgerURLIsHidden(t *testing.T) {
 func testSharedMove(t *testing.T, s *sharing) {
 	dir, config := standing(t), s.ledger()
 	c := open(t, dir, Options{})
+	if MoveTime([]byte("dir: "+dir)) != 0 || MoveTime([]byte("dir: "+dir+"\n"+config)) == 0 {
+		t.Error("a start takes longer where a ledger's file moves, and nowhere else")
+	}
 	first := issue(t, c, request(t, "a"))
 	revoke(t, c, issue(t, c, request(t, "b")), 1, now)
 	roll(t, c, backend.RolloverRequest{ID: "roll", Issuer: IssuerEC, Kind: backend.RolloverRekey})
@@ -190,6 +193,9 @@ func testSharedMove(t *testing.T, s *sharing) {
 	if _, err := os.Stat(filepath.Join(dir, ledgerFile)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the file is still there: %v", err)
 	}
+	if extra := MoveTime([]byte("dir: " + dir + "\n" + config)); extra != 0 {
+		t.Errorf("a start takes %s longer after the move", extra)
+	}
 	shut(t, c)
 	// A crash before the file had its new name.
 	if err := os.Rename(filepath.Join(dir, ledgerFile+movedSuffix), filepath.Join(dir, ledgerFile)); err != nil {
@@ -205,6 +211,15 @@ func testSharedMove(t *testing.T, s *sharing) {
 	if n := len(s.entries(t, config)); n != 4 {
 		t.Errorf("%d rows", n)
 	}
+}
+
+// A user who may not make the schema is told who can.
+func testSharedPoor(t *testing.T, s *sharing) {
+	config := s.ledger()
+	if _, err := open(t, standing(t), Options{}, s.ledger()).open.Load().ledger.write.Exec(`CREATE ROLE poor LOGIN`); err != nil {
+		t.Fatal(err)
+	}
+	refusedOpening(t, standing(t), strings.Replace(config, "muster@", "poor@", 1), codes.FailedPrecondition, "CREATE SCHEMA", `AUTHORIZATION "poor"`)
 }
 
 func testSharedTwo(t *testing.T, s *sharing) {

@@ -112,6 +112,9 @@ func TestShared(t *testing.T) {
 		"another authority":                  testSharedOtherAuthority,
 		"rollover":                           testSharedRollover,
 		"a rollover while others issue":      testSharedRolloverRace,
+		"a record waits for a rollover":      testSharedFence,
+		"a rollover waits for a record":      testSharedFenceRollover,
+		"the first revocation stands":        testSharedFirstRevocation,
 		"two rollovers":                      testSharedTwoRollovers,
 		"a rollover that broke off":          testSharedRolloverCrash,
 		"an announcement":                    testSharedAnnounce,
@@ -119,6 +122,7 @@ func TestShared(t *testing.T) {
 		"one authority for all":              testSharedFolder,
 		"the connection is lost":             testSharedCut,
 		"the ledger of a file moves":         testSharedMove,
+		"a user without CREATE":              testSharedPoor,
 		"two ledgers in one database":        testSharedTwo,
 		"a ledger that a newer release made": testSharedNewer,
 	} {
@@ -333,7 +337,7 @@ func TestSharedFailOver(t *testing.T) {
 	}
 	primary.Crash(t)
 	standby.Promote(t)
-	primary.Launch(t)
+	primary.Launch(t, "synchronous_standby_names=") // it takes writes, and waits for nobody
 	persist(c, "after")
 	if again := persist(c, "before"); !bytes.Equal(again.Raw, before.Raw) {
 		t.Error("another certificate")

@@ -102,7 +102,7 @@ func (p *process) openAdmin() error {
 		return err
 	}
 	p.admin, err = admin.New(admin.Config{
-		Store: p.store, Gateway: p.gateway, Backends: p.backendStates, CAs: p.adminCAs, CRL: p.adminCRL, Metrics: p.registry,
+		Store: p.store, Gateway: p.gateway, Backends: p.backendStates, CAs: p.adminCAs, CRL: p.adminCRL, Sinks: p.sinkStates, Metrics: p.registry,
 		Version: version(), Instance: p.instance,
 		Sealer: func() admin.Sealer { return p.runtime.Load().sealer }, TakesSecrets: p.takesSecrets, TakesChallenges: p.takesChallenges, ProcessCMP: p.processCMP,
 		Configuration: p.reloads.configuration, Reload: p.reload,

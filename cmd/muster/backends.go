@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc/status"
@@ -24,17 +25,18 @@ import (
 
 // shipped is a backend that is part of this program.
 type shipped struct {
-	paths   []string // keys of its configuration that are paths, below others with a dot, * for any: the file's folder is theirs
-	issuers []string // names of its CAs, and "" for the default one
-	rsa     []string // those of them whose chain is RSA throughout
-	ledger  bool     // it has a ledger that replicas share in PostgreSQL: the keys ledger and ledger-name
+	paths   []string                          // keys of its configuration that are paths, below others with a dot, * for any: the file's folder is theirs
+	issuers []string                          // names of its CAs, and "" for the default one
+	rsa     []string                          // those of them whose chain is RSA throughout
+	ledger  bool                              // it has a ledger that replicas share in PostgreSQL: the keys ledger and ledger-name
+	moves   func(config []byte) time.Duration // how much longer than others a start with it may take
 	make    func(log *slog.Logger) backend.Backend
 }
 
 // shippedBackends are the backends that `muster plugin NAME` runs.
 func shippedBackends() map[string]shipped {
 	return map[string]shipped{
-		"local": {paths: []string{"dir", "issuers.*.import.cert", "issuers.*.import.key"}, issuers: []string{"", local.IssuerEC, local.IssuerRSA}, rsa: []string{local.IssuerRSA}, ledger: true, make: func(log *slog.Logger) backend.Backend {
+		"local": {paths: []string{"dir", "issuers.*.import.cert", "issuers.*.import.key"}, issuers: []string{"", local.IssuerEC, local.IssuerRSA}, rsa: []string{local.IssuerRSA}, ledger: true, moves: local.MoveTime, make: func(log *slog.Logger) backend.Backend {
 			return local.New(local.Options{Log: log, Crash: crashFunc(), Version: version()})
 		}},
 	}
@@ -55,6 +57,9 @@ func (c *Config) hostConfig(name, runDir string, log *slog.Logger) (host.Config,
 	h := host.Config{Name: name, Plugin: b.Plugin, SHA256: strings.ToLower(b.SHA256), Config: config, Dir: runDir, Log: log, Env: faultEnv()}
 	if strings.Contains(b.Plugin, "/") {
 		h.Plugin = c.path(b.Plugin)
+	}
+	if s := shippedBackends()[b.Plugin]; s.moves != nil {
+		h.StartTimeout = host.StartTimeout + s.moves(config)
 	}
 	return h, nil
 }

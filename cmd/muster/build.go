@@ -66,7 +66,7 @@ func (p *process) build(ctx context.Context, cfg *Config, old *Runtime) (*Runtim
 	}
 	rt := &Runtime{
 		cfg: cfg, plugins: map[string]*running{}, cas: map[string][]backend.CA{}, sealer: sealer, retired: make(chan struct{}),
-		gateway: &gateway.Runtime{Endpoints: endpoints, Backends: map[string]backend.Backend{}, Rates: cfg.rates()}, identities: map[string]func() *gateway.Identity{},
+		gateway: &gateway.Runtime{Endpoints: endpoints, Backends: map[string]backend.Backend{}, Rates: cfg.rates(), Retention: cfg.retention()}, identities: map[string]func() *gateway.Identity{},
 	}
 	if err := p.furnish(ctx, rt, old, ras); err != nil {
 		p.abandon(rt, old)

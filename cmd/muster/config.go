@@ -48,6 +48,8 @@ type Config struct {
 	Distribution *Distribution `yaml:"distribution"`
 	// Audit says how long the audit trail is kept. Default: for ever.
 	Audit *AuditConfig `yaml:"audit"`
+	// Retention says how long the store keeps what is over. Default: refusals 90d, the rest for ever.
+	Retention *RetentionConfig `yaml:"retention"`
 	// Profiles are kinds of certificate.
 	Profiles map[string]*ProfileConfig `yaml:"profiles"`
 	// Endpoints are what devices reach, by the name that stands in the URL.
@@ -255,6 +257,7 @@ func parseConfig(file, dir string, data []byte) (*Config, error) {
 	f.admin()
 	f.serverCertificate()
 	f.audit()
+	f.retention()
 	if err := errors.Join(f.errs...); err != nil {
 		return nil, err
 	}

@@ -60,7 +60,7 @@ func TestConfigErrors(t *testing.T) {
 		{"unquoted version of TLS", "tls: {}", `tls: {max: 1.2}`, `:6: listeners.tls.tls.max wants text, not a number: put it in quotes`},
 		{"suite", "tls: {}", `tls: {suites: [RC4]}`, `:6: listeners.tls: tls.suites: "RC4" is not a TLS 1.2 suite`},
 		{"cert without key", "tls: {}", `tls: {cert: a.pem}`, `:6: listeners.tls: tls.cert and tls.key belong together`},
-		{"cert is not there", "tls: {}", `tls: {cert: a.pem, key: b.pem}`, `:6: listeners.tls.tls: tls.cert, tls.key: open`},
+		{"cert is not there", "tls: {}", `tls: {cert: a.pem, key: b.pem}`, `:6: listeners.tls.tls: tls.cert, tls.key: stat`},
 		{"address", "plain: {address: 127.0.0.1:0}", "plain: {address: 127.0.0.1}", ":3: listeners.plain: address must be host:port"},
 		{"address twice", "127.0.0.1:0", "127.0.0.1:8443", ":5: listeners.tls.address: 127.0.0.1:8443 is listener plain's already"},
 		{"resumption", "tls: {}", `tls: {resumption: off}`, ":6: listeners.tls.tls.resumption wants true or false"},

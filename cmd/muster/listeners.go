@@ -195,6 +195,9 @@ func (rt *Runtime) advertised(listener string) ([]*x509.Certificate, error) {
 
 // ready is /readyz: the gateway can record and issue, and every plugin runs.
 func (p *process) ready(ctx context.Context) error {
+	if p.ending.Err() != nil {
+		return &serve.NotReady{Words: "it is stopping", Err: serve.ErrStopping}
+	}
 	var errs []error
 	if err := p.gateway.Ready(ctx); err != nil {
 		errs = append(errs, &serve.NotReady{Words: "requests cannot be recorded", Err: err})

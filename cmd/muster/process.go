@@ -31,7 +31,7 @@ const (
 	drainTimeout = 25 * time.Second // the CA has 20 s to answer what is under way
 	closeTimeout = 10 * time.Second
 	ownEvery     = 12 * time.Hour // how often the gateway's own certificates are looked at
-	hashesAtOnce = 2              // argon2id computations, 19 MiB each
+	hashesAtOnce = 1              // argon2id computations, 19 MiB each, and as much again until the collector comes
 	identityDir  = "identities"   // in the data directory, of RA certificates with their keys
 	sealKey      = "seal.key"     // in the data directory
 
@@ -180,6 +180,9 @@ func (p *process) start(ctx context.Context, cfg *Config) error {
 		Instance: p.instance, Log: p.log, AuditKey: key, AuditHead: filepath.Join(p.data, auditHead),
 	}); err != nil {
 		return cfg.fault(at("store"), "%v", err)
+	}
+	if err := p.registry.Register(sinkMetrics{p}); err != nil {
+		return err
 	}
 	if p.gateway, err = gateway.New(gateway.Options{
 		Store: p.store, Clock: p.clock, Log: p.log, Metrics: p.registry, Crash: p.crash, CAChanged: p.caChanged,

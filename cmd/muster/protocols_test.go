@@ -158,7 +158,7 @@ func TestProtocolConfigErrors(t *testing.T) {
 		{"seal", "seal: {file: seal}", "seal: {file: slea}", ":5: seal.file: seal: key file "},
 		{"seal without a file", "seal: {file: seal}", "seal: {}", `:5: seal lacks "file"`},
 		{"RA without a key", ra, "ra: {cert: ra.pem}", `:39: endpoints.phones.ra lacks "key"`},
-		{"RA that is not there", ra, "ra: {cert: ar.pem, key: ra.key}", ":39: endpoints.phones.ra: open "},
+		{"RA that is not there", ra, "ra: {cert: ar.pem, key: ra.key}", ":39: endpoints.phones.ra: stat "},
 		{"RA of another key", ra, "ra: {cert: ra.pem, key: ec.key}", ":39: endpoints.phones.ra: "},
 		{"RA that is EC", ra, "ra: {cert: ec.pem, key: ec.key}", `:39: endpoints.phones.ra: scep: endpoint "phones": the RA key is no RSA key`},
 		{"RA that does not encrypt", ra, "ra: {cert: signs.pem, key: signs.key}", ":39: endpoints.phones.ra: scep: endpoint \"phones\": the RA certificate's keyUsage lacks"},

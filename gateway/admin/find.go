@@ -65,7 +65,8 @@ func (s *Server) find(ctx context.Context, given string) (*gateway.Transaction, 
 }
 
 func notFound(part string) error {
-	message := fmt.Sprintf("no transaction %s: refusals of those who did not authenticate are kept in memory only, and lost with a restart or when many more follow", part)
+	message := fmt.Sprintf("no transaction %s: refusals of those who did not authenticate are kept in memory only, and lost with a restart or when many more follow; "+
+		"what ended is swept in time (retention), and the audit trail may still have it: muster audit export --transaction %s", part, part)
 	if len(part) < idLength {
 		message = fmt.Sprintf("no transaction whose ID begins with %s, nor one of the newest %d whose ID ends with it: refusals of those who did not authenticate are kept in memory only, and lost with a restart or when many more follow", part, scanned)
 	}

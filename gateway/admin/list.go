@@ -179,6 +179,9 @@ func (s *Server) status(c echo.Context) error {
 		out.Configuration = &running
 	}
 	out.Backends = append(out.Backends, s.config.Backends(ctx)...)
+	if s.config.Sinks != nil {
+		out.Sinks = s.config.Sinks(ctx)
+	}
 	slices.SortFunc(out.Backends, func(a, b Backend) int { return cmp.Compare(a.Name, b.Name) })
 	return c.JSON(http.StatusOK, out)
 }

@@ -59,6 +59,7 @@ type Config struct {
 	Gateway  Gateway
 	Backends func(ctx context.Context) []Backend    // the backends of the running configuration
 	CAs      func(ctx context.Context) []BackendCAs // and their CAs
+	Sinks    func(ctx context.Context) []Sink       // of the audit trail; nil for none
 	// CRL returns a CRL, DER, by one of its CA's names for it, "" for the default CA's. The error wraps gateway.ErrNotFound
 	// when there is no such one, else it is a *gateway.Error.
 	CRL    func(ctx context.Context, backend, name string) ([]byte, error)

@@ -106,6 +106,8 @@ type Status struct {
 	Ready    bool      `json:"ready"`
 	NotReady string    `json:"not_ready,omitempty"` // why
 	Backends []Backend `json:"backends"`
+	// Sinks are those of the audit trail. While one is down nothing new is begun.
+	Sinks []Sink `json:"sinks,omitempty"`
 	// Configuration is the one that runs; absent while the gateway starts.
 	Configuration *Configuration `json:"configuration,omitempty"`
 }
@@ -118,6 +120,14 @@ type Backend struct {
 	Restarts    int    `json:"restarts"`
 	Idempotency string `json:"idempotency,omitempty"` // native, lookup or none
 	Error       string `json:"error,omitempty"`       // why it does not answer
+}
+
+// Sink is the state of one sink of the audit trail.
+type Sink struct {
+	Name  string    `json:"name"`            // its kind, and where it is
+	Lag   int64     `json:"lag"`             // records that it does not have yet
+	Down  time.Time `json:"down,omitzero"`   // since when; absent while it is well
+	Error string    `json:"error,omitempty"` // why
 }
 
 // Failure is the body of every answer that is not a success.

@@ -188,7 +188,7 @@ func readSlots(f *os.File) (slots []*Left, broken int, err error) {
 func parseSlot(b []byte) *Left {
 	line, _, ok := bytes.Cut(b, []byte("\n"))
 	rest, magic := strings.CutPrefix(string(line), slotMagic)
-	if !ok || !magic || len(b) != slotSize || len(line) < 8 {
+	if !ok || !magic || len(b) != slotSize || len(rest) < 9 || rest[len(rest)-9] != ' ' { // a space and the checksum
 		return nil
 	}
 	if fmt.Sprintf("%08x", crc32.ChecksumIEEE(line[:len(line)-8])) != string(line[len(line)-8:]) {

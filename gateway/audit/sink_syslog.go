@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -38,7 +39,9 @@ const (
 	severity    = 6                  // informational
 	element     = "muster"           // the SD-ID without the number behind the @
 	sdID        = element + "@32473" // RFC 5612's number for documentation: Muster has none of its own
-	kept        = 2                  // batches that were handed over last, which a new connection gets again
+	unsure      = 4096               // records that were handed over last, which a new connection gets again: at most so many,
+	unsureFor   = 30 * time.Second   // and for so long: more than givesUp
+	givesUp     = 10 * time.Second   // after which a connection ends whose peer acknowledges nothing
 )
 
 // SyslogSink sends records as messages of RFC 5424: stream, seq and hash as structured data, the line of AppendLine as MSG. Over TCP and TLS they are framed by octet
@@ -49,8 +52,14 @@ type SyslogSink struct {
 	o     Syslog
 	conn  net.Conn
 	gone  *atomic.Bool // the peer of conn has closed it
-	last  [kept][]Record
+	last  []handed
 	again bool // the next connection gets last
+}
+
+// handed is what a connection took.
+type handed struct {
+	records []Record
+	at      time.Time
 }
 
 // NewSyslogSink makes a sink. Nothing is connected before the first Write.
@@ -90,7 +99,7 @@ func (s *SyslogSink) send(ctx context.Context, records []Record) error {
 	}
 	if s.again {
 		for _, batch := range s.last {
-			if err := s.put(ctx, batch); err != nil {
+			if err := s.put(ctx, batch.records); err != nil {
 				return err
 			}
 		}
@@ -103,10 +112,27 @@ func (s *SyslogSink) send(ctx context.Context, records []Record) error {
 		return err
 	}
 	if s.stream() {
-		copy(s.last[:], s.last[1:])
-		s.last[kept-1] = records
+		s.remember(records)
 	}
 	return nil
+}
+
+// remember keeps what may still be on its way. The peer's host has acknowledged what is older than givesUp, or the connection has ended.
+func (s *SyslogSink) remember(records []Record) {
+	now := s.o.Clock()
+	s.last = append(s.last, handed{records, now})
+	n := 0
+	for _, b := range s.last {
+		n += len(b.records)
+	}
+	old := 0
+	for ; old < len(s.last)-1; old++ {
+		if age := now.Sub(s.last[old].at); n <= unsure && age >= 0 && age <= unsureFor {
+			break
+		}
+		n -= len(s.last[old].records)
+	}
+	s.last = slices.Delete(s.last, 0, old)
 }
 
 // put hands records to the connection, which it gives up where that fails.
@@ -169,7 +195,7 @@ func printable(text string, longest int) string {
 }
 
 func (s *SyslogSink) connect(ctx context.Context) (err error) {
-	var d net.Dialer
+	d := net.Dialer{Control: giveUp}
 	switch s.o.Network {
 	case "tls":
 		s.conn, err = (&tls.Dialer{NetDialer: &d, Config: s.o.TLS}).DialContext(ctx, "tcp", s.o.Address)

@@ -106,6 +106,14 @@ func TestChainSHA1(t *testing.T) {
 	top := issue(t, short, nil, key)
 	mid := issue(t, ca("Mid"), top, key)
 	deep := issue(t, sha1(device("deep")), mid)
+	policies := ca("Policies")
+	policies.ExtraExtensions = []pkix.Extension{{Id: oidPolicyConstraints, Critical: true, Value: []byte{0x30, 3, 0x80, 1, 0}}} // requireExplicitPolicy 0
+	strict := issue(t, policies, root, key)
+	demanded := issue(t, sha1(device("demanded")), strict)
+	curved := issue(t, ca("Curved"), root)
+	byECDSA := device("by ECDSA")
+	byECDSA.SignatureAlgorithm = x509.ECDSAWithSHA1
+	elliptic := issue(t, byECDSA, curved)
 	forged := *leaf.Certificate
 	forged.Signature = slices.Clone(forged.Signature)
 	forged.Signature[9] ^= 1
@@ -128,7 +136,9 @@ func TestChainSHA1(t *testing.T) {
 	}{
 		{"leaf and CA", certs(leaf, old), ErrWeak, nil},
 		{"CA only", certs(modern, old), ErrWeak, nil},
+		{"ECDSA", certs(elliptic, curved), ErrWeak, nil},
 		{"below name constraints", certs(below, narrow), ErrWeak, ErrUsage},
+		{"below policy constraints", certs(demanded, strict), ErrWeak, ErrUsage},
 		{"expired", certs(late, old), ErrWeak, ErrExpired},
 		{"path too long", certs(deep, mid), ErrWeak, ErrUsage},
 		{"critical extension", certs(unknown), ErrWeak, ErrUsage},

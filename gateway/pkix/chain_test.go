@@ -247,6 +247,9 @@ func TestChainBuilding(t *testing.T) {
 		{"no root", ChainPolicy{}, []*entity{leaf, two, one, root}, ErrUntrusted, 0},
 		{"another root", ChainPolicy{Roots: certs(stranger)}, []*entity{leaf, two, one, root}, ErrUntrusted, 0},
 		{"new with old", ChainPolicy{Roots: certs(root)}, []*entity{young, next}, nil, 3},
+		// A name that stands twice may cost x509.Verify each signature twice, and the root itself has been tried before.
+		{"new with old, small budget", ChainPolicy{Roots: certs(root), MaxSignatures: 4}, []*entity{young, next}, ErrUntrusted, 0},
+		{"new with old, just enough budget", ChainPolicy{Roots: certs(root), MaxSignatures: 5}, []*entity{young, next}, nil, 3},
 		// Sound, but a name that stands three times leaves x509.Verify too many ways.
 		{"new with old, twice", ChainPolicy{Roots: certs(root), MaxSignatures: 100}, []*entity{younger, third, next}, ErrUntrusted, 0},
 		{"pinned leaf", ChainPolicy{Roots: certs(leaf)}, []*entity{leaf}, nil, 1},

@@ -158,7 +158,7 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, sealed []byte, context string) {
 		got, err := s.Open(sealed, context)
 		switch {
-		case err == nil && (!bytes.Equal(sealed, good) || context != "ran" || string(got) != "geheim"):
+		case err == nil && (context != "ran" || string(got) != "geheim"): // sealed by this process or another one, by the same key
 			t.Errorf("opened %x under %q: %q", sealed, context, got)
 		case err != nil && errors.Is(err, ErrDamaged) == errors.Is(err, ErrOtherKey):
 			t.Errorf("the error says neither or both: %v", err)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -29,6 +30,15 @@ type conn struct {
 	handshaking atomic.Bool // until the first request's header has been read
 	inside      atomic.Bool // has a turn
 	closed      atomic.Bool
+
+	// Of a drain.
+	heard    atomic.Int64 // when the client was heard or answered last, in nanoseconds after accepted
+	between  atomic.Bool  // it was answered, and has sent nothing since
+	asked    bool         // under deadline's lock, which is that of the connection's read deadline
+	deadline struct {
+		sync.Mutex
+		read time.Time
+	}
 }
 
 func newConn(c net.Conn, p *places, g *gate) *conn {
@@ -44,7 +54,7 @@ func newConn(c net.Conn, p *places, g *gate) *conn {
 // Read leaves the gate while the client is awaited.
 func (c *conn) Read(b []byte) (int, error) {
 	c.leave()
-	n, err := c.Conn.Read(b)
+	n, err := c.read(b)
 	if err == nil && c.handshaking.Load() {
 		c.enter()
 		switch {
@@ -107,6 +117,7 @@ func changed(nc net.Conn, state http.ConnState) {
 		c.leave()
 		c.places.busy(c)
 	case http.StateIdle:
+		c.hears(true)
 		c.places.idle(c)
 	}
 }

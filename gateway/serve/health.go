@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -21,6 +22,9 @@ func (e *NotReady) Error() string { return e.Words + ": " + e.Err.Error() }
 
 // Unwrap returns Err.
 func (e *NotReady) Unwrap() error { return e.Err }
+
+// ErrStopping is of a process that was told to end: its load balancer is to send requests elsewhere, its operator knows.
+var ErrStopping = errors.New("told to stop")
 
 // words are those of each NotReady in an error, or in the errors that it joins, each once.
 func words(err error) (all []string) {
@@ -69,7 +73,11 @@ func Health(ready func(context.Context) error, log *slog.Logger, next http.Handl
 		}
 		why := err.Error()
 		if last := told.Swap(&why); last == nil || *last != why {
-			log.Warn("not ready", "err", err)
+			level := slog.LevelWarn
+			if errors.Is(err, ErrStopping) {
+				level = slog.LevelInfo
+			}
+			log.Log(r.Context(), level, "not ready", "err", err)
 		}
 		w.WriteHeader(http.StatusServiceUnavailable)
 		io.WriteString(w, strings.TrimSuffix("not ready: "+strings.Join(words(err), "; "), ": ")+"\n") //nolint:errcheck // as above

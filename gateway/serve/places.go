@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // places are the connections that one socket may have open. When all are taken, a new client gets the place of the connection that
@@ -12,7 +13,8 @@ import (
 //
 // Their numbers can change while the socket is open: connections beyond lower ones live on until a new client needs the place.
 type places struct {
-	freed chan struct{} // holds one element when there may be room again; for the one that accepts
+	freed     chan struct{} // holds one element when there may be room again; for the one that accepts
+	idleGrace time.Duration // of a drain
 
 	mu      sync.Mutex
 	bounds  bounds
@@ -37,7 +39,7 @@ type source struct {
 }
 
 func newPlaces(b bounds) *places {
-	return &places{freed: make(chan struct{}, 1), bounds: b, sources: map[netip.Addr]*source{}}
+	return &places{freed: make(chan struct{}, 1), idleGrace: idleGrace, bounds: b, sources: map[netip.Addr]*source{}}
 }
 
 // sourceOf is the key of a peer among the sources.
@@ -51,16 +53,17 @@ func sourceOf(peer netip.Addr) netip.Addr {
 	return peer
 }
 
-// room reports whether a new client could be admitted.
-func (p *places) room() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.open < p.bounds.all || p.waiting.Len() > 0
-}
+// admission is what became of a new connection.
+type admission int
+
+const (
+	admitted admission = iota
+	crowded            // its source has as many as one may have, each with a request under way
+	full               // all have a request under way: freed tells when to ask again
+)
 
 // admit gives a new connection a place, and says which one had to give up its own for it, nil for none; the caller closes that one.
-// ok is false when its source has as many as one may have, each with a request under way.
-func (p *places) admit(c *conn) (evicted *conn, ok bool) {
+func (p *places) admit(c *conn) (evicted *conn, a admission) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.sources[c.source]
@@ -71,13 +74,13 @@ func (p *places) admit(c *conn) (evicted *conn, ok bool) {
 	case s.open >= p.bounds.each && !within(p.bounds.proxies, c.peer):
 		p.crowded++
 		if evicted = front(&s.waiting); evicted == nil {
-			return nil, false
+			return nil, crowded
 		}
 	case p.open >= p.bounds.all:
-		// room was there before the client was: should it be gone, there is one connection too many for a while.
-		if evicted = front(&p.waiting); evicted != nil {
-			p.evicted++
+		if evicted = front(&p.waiting); evicted == nil {
+			return nil, full
 		}
+		p.evicted++
 	}
 	if evicted != nil {
 		p.remove(evicted)
@@ -86,7 +89,7 @@ func (p *places) admit(c *conn) (evicted *conn, ok bool) {
 	p.open++
 	s.open++
 	p.enqueue(c, s)
-	return evicted, true
+	return evicted, admitted
 }
 
 // evict takes the place of the connection that has waited longest, nil when none waits. The caller closes it.

@@ -134,6 +134,45 @@ func TestANewClientGetsThePlaceOfTheLongestIdle(t *testing.T) {
 	}
 }
 
+// Nobody gives up a place while all have a request under way: the next client waits, and is served when one of them is answered.
+func TestNewClientsWaitForRequestsUnderWay(t *testing.T) {
+	told := make(chan string, 10)
+	s := NewSet(slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+		told <- string(p)
+		return len(p), nil
+	}), nil)))
+	h := newHolding()
+	defer drain(t, s)
+	defer h.release()
+	apply(t, s, map[string]Spec{"a": {Address: "127.0.0.1:0", Connections: 2, PerAddress: 9, Handler: h}})
+	addr := s.Addrs()["a"].String()
+	var under []net.Conn
+	for range 2 {
+		under = append(under, ask(t, addr, "/hold"))
+		<-h.began
+	}
+	next := ask(t, addr, "/hold") // it is connected
+	for said := ""; !strings.Contains(said, "have a request under way"); {
+		select {
+		case said = <-told:
+			if strings.Contains(said, "have a request under way") && !strings.Contains(said, "listener=a connections=2") {
+				t.Errorf("the log: %s", said)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("the log does not say that clients wait")
+		}
+	}
+	if u := s.servers["a"].places.usage(); u.open != 2 || u.evicted != 0 || len(h.began) != 0 {
+		t.Errorf("%+v, %d more began", u, len(h.began))
+	}
+	h.release()
+	for _, c := range append(under, next) {
+		if !answered(c) {
+			t.Error("a request is not answered")
+		}
+	}
+}
+
 // A body that does not arrive is no request under way.
 func TestASlowBodyGivesUpItsPlace(t *testing.T) {
 	s := NewSet(quiet())

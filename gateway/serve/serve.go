@@ -77,7 +77,7 @@ const (
 	writeTimeout   = 60 * time.Second // from the end of the headers to the end of the answer: a CA may take 20 s
 	idleTimeout    = 75 * time.Second
 	maxHeaderBytes = 32 << 10 // a proxy may pass a client certificate chain in a header (RFC 9440)
-	connections    = 1536 // some 16 KB each: two listeners full of silent clients take 64 MB at most
+	connections    = 1536     // some 16 KB each: two listeners full of silent clients take 64 MB at most
 )
 
 // Spec is what a listener is to be from now on.
@@ -120,19 +120,26 @@ type server struct {
 	closing chan struct{}
 	close   sync.Once
 
+	draining atomic.Bool
+	latest   time.Time     // when it takes no more connections, set before draining
+	accepted chan struct{} // closed when Accept takes no more
+
 	// What Accept, which one goroutine calls, has said in the log already.
 	saidFull bool
+	saidBusy bool
 	calm     int // accepted since the last error
 }
 
 func open(name string, s Spec, g *gate, log *slog.Logger) (*server, error) {
-	socket, err := net.Listen("tcp", s.Address)
+	var plain net.ListenConfig
+	plain.SetMultipathTCP(false) // a filter (refuseSYN) has no effect on its sockets, and nothing here gains from it
+	socket, err := plain.Listen(context.Background(), "tcp", s.Address)
 	if err != nil {
 		return nil, &ListenError{Listener: name, Err: err}
 	}
 	srv := &server{
 		name: name, address: s.Address, log: log, socket: socket,
-		places: newPlaces(s.bounds()), gate: g, closing: make(chan struct{}), calm: calmAgain,
+		places: newPlaces(s.bounds()), gate: g, closing: make(chan struct{}), accepted: make(chan struct{}), calm: calmAgain,
 	}
 	srv.policy.Store(&policy{s.TLS, s.Handler})
 	var protocols http.Protocols
@@ -155,20 +162,10 @@ func open(name string, s Spec, g *gate, log *slog.Logger) (*server, error) {
 
 // run serves until drain.
 func (s *server) run() {
+	defer close(s.accepted)
 	if err := s.http.Serve(acceptor{s}); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		s.log.Error("listener stopped", "listener", s.name, "err", err)
 	}
-}
-
-// drain stops accepting, waits for requests under way until ctx ends, then cuts the rest off.
-func (s *server) drain(ctx context.Context) error {
-	s.stopAccepting()
-	err := s.http.Shutdown(ctx)
-	if err != nil {
-		s.http.Close()
-		return fmt.Errorf("listener %s: requests were cut off: %w", s.name, err)
-	}
-	return nil
 }
 
 func (s *server) stopAccepting() {
@@ -184,6 +181,12 @@ func (s *server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler) // the answer may be half written: cut it off
 		}
 	}()
+	s.sayClose(w)
+	if len(r.TransferEncoding) > 0 {
+		// There may have been a Content-Length as well, which net/http takes away, and by which a proxy found where the next request
+		// begins: what comes behind this one is nobody's (RFC 9112 section 6.1).
+		w.Header().Set("Connection", "close")
+	}
 	p := s.policy.Load()
 	if (r.TLS != nil) != (p.tls != nil) {
 		// The address was another listener's when this connection was opened, or the same one's before it had TLS.
@@ -200,16 +203,14 @@ type acceptor struct{ *server }
 
 func (a acceptor) Accept() (net.Conn, error) {
 	for {
-		for !a.places.room() {
-			a.sayFull("all connections have a request under way: further clients wait to be accepted")
-			select {
-			case <-a.places.freed:
-			case <-a.closing:
-				return nil, net.ErrClosed
-			}
+		if a.draining.Load() {
+			a.untilLull()
 		}
 		accepted, err := a.socket.Accept()
 		if err != nil {
+			if a.lastAccepted(err) {
+				return nil, net.ErrClosed
+			}
 			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
 				if c := a.places.evict(); c != nil {
 					c.Close()
@@ -225,18 +226,28 @@ func (a acceptor) Accept() (net.Conn, error) {
 			g = a.gate
 		}
 		c := newConn(accepted, a.places, g)
-		evicted, ok := a.places.admit(c)
+		evicted, how := a.places.admit(c)
+		for ; how == full; evicted, how = a.places.admit(c) {
+			a.sayFull(&a.saidBusy, "all connections have a request under way: new clients wait")
+			select {
+			case <-a.places.freed:
+				c.accepted = time.Now()
+			case <-a.closing:
+				accepted.Close()
+				return nil, net.ErrClosed
+			}
+		}
 		if evicted != nil {
 			evicted.Close()
 		}
-		if !ok {
+		if how == crowded {
 			accepted.Close()
 			continue
 		}
 		if u := a.places.usage(); u.open >= u.all {
-			a.sayFull("all connections are taken: those that wait longest for their client are closed for new ones")
+			a.sayFull(&a.saidFull, "all connections are taken: those that wait longest for their client are closed for new ones")
 		} else if u.open <= u.all/2 {
-			a.saidFull = false
+			a.saidFull, a.saidBusy = false, false
 		}
 		if cfg != nil {
 			// http.Server does the handshake of a *tls.Conn, within ReadHeaderTimeout.
@@ -247,9 +258,9 @@ func (a acceptor) Accept() (net.Conn, error) {
 }
 
 // sayFull tells it once, until half of the places are free again.
-func (s *server) sayFull(what string) {
-	if !s.saidFull {
-		s.saidFull = true
+func (s *server) sayFull(said *bool, what string) {
+	if !*said {
+		*said = true
 		s.log.Warn(what, "listener", s.name, "connections", s.places.usage().all)
 	}
 }

@@ -253,6 +253,8 @@ func TestHealth(t *testing.T) {
 	check("/readyz", 503, "not ready\n")
 	failing = errors.Join(&NotReady{"requests cannot be recorded", failing}, &NotReady{"a CA cannot issue", failing}, &NotReady{"a CA cannot issue", failing})
 	check("/readyz", 503, "not ready: requests cannot be recorded; a CA cannot issue\n")
+	failing = &NotReady{"it is stopping", ErrStopping}
+	check("/readyz", 503, "not ready: it is stopping\n")
 	res, err := http.Post(url+"/readyz", "", nil)
 	if err != nil || res.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %v, %v", res, err)

@@ -13,17 +13,19 @@ import (
 // Set is the listeners of a process. A reload changes it as a whole or not at all: Prepare opens what is new, then
 // Commit swaps handlers and TLS policies of what stays and closes what is gone. One change is made at a time.
 type Set struct {
-	log  *slog.Logger
-	gate *gate
+	log   *slog.Logger
+	gate  *gate
+	limit func() (uint64, error) // on open files
 
 	mu      sync.Mutex
 	servers map[string]*server
+	told    uint64 // how many open files were missed in the log
 	running sync.WaitGroup
 }
 
 // NewSet makes an empty set.
 func NewSet(log *slog.Logger) *Set {
-	return &Set{log: log, gate: newGate(), servers: map[string]*server{}}
+	return &Set{log: log, gate: newGate(), limit: descriptors, servers: map[string]*server{}}
 }
 
 // Change is a prepared change of a Set. Exactly one of Commit and Abort is called.
@@ -104,6 +106,7 @@ func (c *Change) Commit(ctx context.Context) (ended <-chan struct{}) {
 	defer s.mu.Unlock()
 	old := maps.Clone(s.servers)
 	s.servers = c.next
+	s.tellDescriptors(c.specs)
 	for name, srv := range c.next {
 		spec := c.specs[name]
 		srv.places.allow(spec.bounds())

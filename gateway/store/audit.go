@@ -63,6 +63,11 @@ func (u unit) audit(body string) error {
 	if err := u.readHead(); err != nil {
 		return err
 	}
+	if left := u.s.left.Seq; left > 0 && u.s.head.seq == left {
+		if err := u.checkpoint(true); err != nil {
+			return err
+		}
+	}
 	if err := u.appendAudit(body); err != nil {
 		return err
 	}
@@ -77,7 +82,8 @@ func (u unit) readHead() error {
 	}
 	err := u.queryRow(auditHead, u.s.instance).Scan(&h.seq, &h.hash)
 	if errors.Is(err, sql.ErrNoRows) {
-		h.seq, h.hash, err = 0, audit.Genesis(), nil
+		h.seq, h.hash = u.s.before()
+		err = nil
 	}
 	if err != nil {
 		return fmt.Errorf("head of the audit trail: %w", err)
@@ -111,7 +117,8 @@ func (u unit) checkpoint(now bool) error {
 		return nil
 	}
 	at := s.clock()
-	if !now && s.signed.seq != 0 && s.head.seq-s.signed.seq < audit.Every && at.Sub(s.signed.at) < audit.Interval {
+	age := at.Sub(s.signed.at) // below zero: the clock was set back, and nobody knows how long ago it was
+	if !now && s.signed.seq != 0 && s.head.seq-s.signed.seq < audit.Every && age >= 0 && age < audit.Interval {
 		return nil
 	}
 	body, err := s.key.Checkpoint(s.instance, s.head.seq+1, s.head.hash, at)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/audit"
@@ -26,6 +27,9 @@ func (s *Store) openHeads(ctx context.Context) (wrong string, err error) {
 	if err == nil {
 		wrong, err = s.compareHead(ctx, left, damaged, now)
 	}
+	if err == nil && wrong == "" && now.Seq == 0 && left != nil && left.Seq > 0 {
+		s.left, now = left.Head, left.Head
+	}
 	if err != nil {
 		return "", fmt.Errorf("head of the audit trail: %w", err)
 	}
@@ -33,14 +37,24 @@ func (s *Store) openHeads(ctx context.Context) (wrong string, err error) {
 	return wrong, s.heads.Write(now, false)
 }
 
-// tableHead is the last record of this instance's stream, Seq 0 for none.
+// tableHead is the last record of this instance's stream, s.left where the table has none.
 func (s *Store) tableHead(ctx context.Context) (audit.Head, error) {
-	h := audit.Head{Stream: s.instance, Hash: audit.Genesis()}
+	h := audit.Head{Stream: s.instance}
 	err := s.readDB.QueryRowContext(ctx, s.texts[auditHead], s.instance).Scan(&h.Seq, &h.Hash)
 	if errors.Is(err, sql.ErrNoRows) {
+		h.Seq, h.Hash = s.before()
 		err = nil
 	}
 	return h, err
+}
+
+// before is what the first record follows in a stream of which the table has none. One that was removed as a whole goes on where it ended, behind a
+// checkpoint, and not at 1: so it is verified for as long alone as the removal is on record, and signed by a known key.
+func (s *Store) before() (seq int64, hash []byte) {
+	if s.left.Seq == 0 {
+		return 0, audit.Genesis()
+	}
+	return s.left.Seq, s.left.Hash
 }
 
 func (s *Store) compareHead(ctx context.Context, left *audit.Left, damaged bool, now audit.Head) (string, error) {
@@ -56,7 +70,8 @@ func (s *Store) compareHead(ctx context.Context, left *audit.Left, damaged bool,
 	case left == nil || left.Seq == 0:
 		return "", nil
 	case left.Seq > now.Seq:
-		if removed, err := s.prunedThrough(ctx, s.instance); err != nil || removed >= left.Seq {
+		prunes, err := s.prunes(ctx)
+		if err != nil || now.Seq == 0 && slices.ContainsFunc(prunes, func(p audit.Head) bool { return p.String() == left.String() }) {
 			return "", err
 		}
 		return fmt.Sprintf("the stream ended at record %d, and had been written through %d (%s): the records after it were cut off", now.Seq, left.Seq, left.Head), nil
@@ -96,17 +111,6 @@ func (s *Store) lastOwnCheckpoint(ctx context.Context) (seq int64, err error) {
 	return seq, err
 }
 
-// prunedThrough is the last record of a stream of which the trail says that it was removed for its age.
-func (s *Store) prunedThrough(ctx context.Context, stream string) (through int64, err error) {
-	all, err := s.prunes(ctx)
-	for _, p := range all {
-		if p.Stream == stream {
-			through = max(through, p.Seq)
-		}
-	}
-	return through, err
-}
-
 // committed writes the head file after a commit, on the writer's goroutine.
 func (s *Store) committed() {
 	if s.heads == nil {
@@ -127,11 +131,16 @@ func (s *Store) committed() {
 }
 
 func (s *Store) tell(at audit.Head, closed bool) {
-	if err := s.heads.Write(at, closed); err != nil {
+	err := s.heads.Write(at, closed)
+	switch failed := err != nil; {
+	case failed && !s.untold:
 		s.log.Error("the head file of the audit trail cannot be written: records that are cut off will not be missed", "file", s.headPath, "error", err)
-		return
+	case !failed && s.untold:
+		s.log.Info("the head file of the audit trail can be written again", "file", s.headPath)
 	}
-	s.told = at.Seq
+	if s.untold = err != nil; err == nil {
+		s.told = at.Seq
+	}
 }
 
 // closeHeads says in the head file that nothing comes any more. The writer is closed.

@@ -93,7 +93,7 @@ func (s *Store) pruneStream(ctx context.Context, e Extent, all []Extent, prunes 
 		return 0, err
 	}
 	removed, err := s.remove(ctx, part)
-	if err == nil && part.last.Seq == e.Last.Seq { // an instance of that name begins at record 1, and so do its sinks
+	if err == nil && part.last.Seq == e.Last.Seq { // nothing of it is to be shipped any more
 		err = s.write(ctx, func(u unit) error {
 			_, err := u.run(`DELETE FROM audit_sinks WHERE stream = $1`, part.last.Stream)
 			return err

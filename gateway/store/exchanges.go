@@ -81,6 +81,10 @@ func (s *Store) Adopt(ctx context.Context, a *gateway.Adoption) error {
 			return err
 		}
 	}
+	body, err := eventBody(&a.Audit, required)
+	if err != nil {
+		return err
+	}
 	now := s.clock()
 	at := a.At
 	if at.IsZero() {
@@ -107,14 +111,17 @@ func (s *Store) Adopt(ctx context.Context, a *gateway.Adoption) error {
 		if _, err := u.exec(setRepeat, a.Transaction, string(a.Repeat)); err != nil {
 			return fmt.Errorf("transaction %s: %w", a.Transaction, err)
 		}
-		if a.Claim == nil {
-			return nil
+		if a.Claim != nil {
+			var one int
+			err := notFound(u.row(usedBy, a.Transaction, a.Claim.Key).Scan(&one))
+			if errors.Is(err, gateway.ErrNotFound) { // else a copy of the message was here before
+				err = u.takeClaims(a.Transaction, []gateway.Claim{*a.Claim}, nil, now)
+			}
+			if err != nil {
+				return err
+			}
 		}
-		var one int
-		if err := notFound(u.row(usedBy, a.Transaction, a.Claim.Key).Scan(&one)); !errors.Is(err, gateway.ErrNotFound) {
-			return err // nil: a copy of the message was here before
-		}
-		return u.takeClaims(a.Transaction, []gateway.Claim{*a.Claim}, nil, now)
+		return u.audit(body)
 	})
 }
 

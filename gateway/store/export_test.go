@@ -115,9 +115,9 @@ func WriterSetting(t *testing.T, s *Store, name string) (value string) {
 
 // ShortenTimeouts has stores that are opened from now on give up a PostgreSQL server that does not answer sooner, until the test's end.
 func ShortenTimeouts(t *testing.T) {
-	transaction, probe := postgresTimeout, probeTimeout
-	postgresTimeout, probeTimeout = 2*time.Second, 500*time.Millisecond
-	t.Cleanup(func() { postgresTimeout, probeTimeout = transaction, probe })
+	was := postgresTimeout
+	postgresTimeout = 2 * time.Second
+	t.Cleanup(func() { postgresTimeout = was })
 }
 
 // Tick has the shippers, and who waits for them, go by the function that it returns, which lets all their waits pass that have begun. It comes before ShipTo.
@@ -159,3 +159,11 @@ func AwaitShipped(s *Store) {
 		}
 	}
 }
+
+// OwnSessions tells a pooler that shares sessions.
+var OwnSessions, ErrPooled = ownSessions, errPooled
+
+// SweptRefused, SweptEnded and LapsedKeys find what can be swept.
+func SweptRefused() string { return sweptRefused }
+func SweptEnded() string   { return sweptEnded }
+func LapsedKeys() string   { return lapsedKeys }

@@ -7,11 +7,13 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/audit"
 	"github.com/muster-pki/muster/gateway/store"
 	"github.com/muster-pki/muster/plugins/backend"
 )
@@ -19,9 +21,12 @@ import (
 // childDSN names the database on which a test process is to write until it is killed.
 const childDSN = "STORE_TEST_CHILD_DSN"
 
+// childAudit names the folder of its audit key and head file.
+const childAudit = "STORE_TEST_CHILD_AUDIT"
+
 func TestMain(m *testing.M) {
 	if dsn := os.Getenv(childDSN); dsn != "" {
-		if err := writeUntilKilled(dsn); err != nil {
+		if err := writeUntilKilled(dsn, os.Getenv(childAudit)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
 		os.Exit(1)
@@ -30,8 +35,12 @@ func TestMain(m *testing.M) {
 }
 
 // writeUntilKilled prints a line after each commit that was acknowledged.
-func writeUntilKilled(dsn string) error {
-	s, err := store.Open(context.Background(), dsn, store.Options{Instance: "child"})
+func writeUntilKilled(dsn, dir string) error {
+	key, _, err := audit.LoadKey(filepath.Join(dir, "child.key"), filepath.Join(dir, "audit.pub"))
+	if err != nil {
+		return err
+	}
+	s, err := store.Open(context.Background(), dsn, store.Options{Instance: "child", AuditKey: key, AuditHead: filepath.Join(dir, "child.head")})
 	if err != nil {
 		return err
 	}
@@ -91,8 +100,11 @@ func newSettlement(tx *gateway.Transaction, epoch int64) *gateway.Settlement {
 func TestKill(t *testing.T) {
 	each(t, func(t *testing.T, d *database) {
 		acknowledged := map[string]gateway.State{}
+		if d.dir == "" {
+			d.dir = t.TempDir()
+		}
 		for range 3 {
-			killAfter(t, d.dsn, 400, acknowledged)
+			killAfter(t, d.dsn, d.dir, 400, acknowledged)
 			s := d.Open(t, "child", nil) // the same instance: its stream goes on
 			for id, want := range acknowledged {
 				tx, err := s.Transaction(t.Context(), id)
@@ -130,10 +142,10 @@ func TestKill(t *testing.T) {
 }
 
 // killAfter starts a writing process, kills it after so many lines, and collects them all.
-func killAfter(t *testing.T, dsn string, lines int, acknowledged map[string]gateway.State) {
+func killAfter(t *testing.T, dsn, dir string, lines int, acknowledged map[string]gateway.State) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childDSN+"="+dsn)
+	cmd.Env = append(os.Environ(), childDSN+"="+dsn, childAudit+"="+dir)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

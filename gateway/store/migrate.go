@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 )
@@ -44,6 +45,10 @@ func migrate(ctx context.Context, db *sql.DB, d *dialect) error {
 		return supported(have, want)
 	}
 	if _, err := p.Up(ctx); err != nil {
+		// insufficient_privilege
+		if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == "42501" {
+			return fmt.Errorf("schema: %w: the gateway's user makes its tables, so have the database's owner let it: ALTER DATABASE ... OWNER TO it, or GRANT CREATE ON SCHEMA public TO it", err)
+		}
 		return fmt.Errorf("schema: %w", err)
 	}
 	have, ok := version(ctx, db)

@@ -8,11 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/muster-pki/muster/plugins/backend/pgprimary"
 )
 
 const (
@@ -40,15 +43,9 @@ func openPostgres(ctx context.Context, dsn, instance string, log *slog.Logger, c
 			config.RuntimeParams[name] = value
 		}
 	}
-	p := newPrimary(config)
-	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = p.connectTimeout()
-	}
-	config.ValidateConnect = p.validate
-	d := &database{dialect: &postgresDialect, timeout: postgresTimeout}
-	writing := config.Copy()
-	writing.OnNotice, d.doubt = unreplicated()
-	d.write = stdlib.OpenDB(*writing, append(p.options(p.find), stdlib.OptionAfterConnect(func(ctx context.Context, c *pgx.Conn) error {
+	p := pgprimary.Watch(config, postgresTimeout)
+	d := &database{dialect: &postgresDialect, timeout: postgresTimeout, doubt: p.Doubt()}
+	d.write = stdlib.OpenDB(*config, append(p.Options(p.Find), stdlib.OptionAfterConnect(func(ctx context.Context, c *pgx.Conn) error {
 		if err := enter(ctx, c, instance, log); err != nil {
 			return errors.Join(err, c.Close(ctx)) // the pool forgets a connection that it was not given
 		}
@@ -57,19 +54,45 @@ func openPostgres(ctx context.Context, dsn, instance string, log *slog.Logger, c
 	}))...)
 	d.write.SetMaxOpenConns(1)
 	d.write.SetMaxIdleConns(1)
-	d.read = stdlib.OpenDB(*config, p.options(p.prefer)...)
+	d.read = stdlib.OpenDB(*config, p.Options(p.Prefer)...)
 	d.read.SetMaxOpenConns(postgresReaders)
 	d.read.SetMaxIdleConns(postgresReaders)
 	// Opened when a CA has a rate: a turn that a crash forgets is one issuance more, and each commit waits for no disk.
 	relaxed := config.Copy()
 	relaxed.RuntimeParams["synchronous_commit"] = "off"
-	d.pace = stdlib.OpenDB(*relaxed, p.options(p.prefer)...)
+	d.pace = stdlib.OpenDB(*relaxed, p.Options(p.Prefer)...)
 	d.pace.SetMaxOpenConns(postgresPacers)
 	d.pace.SetMaxIdleConns(postgresPacers)
-	if err := ping(ctx, d.write, d.read); err != nil {
+	err = ping(ctx, d.write, d.read)
+	if err == nil {
+		err = ownSessions(ctx, d.write, d.read)
+	}
+	// duplicate_prepared_statement, invalid_sql_statement_name
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && (e.Code == "42P05" || e.Code == "26000") {
+		err = fmt.Errorf("%w: %w", errPooled, err)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("postgres: %w", err), d.close())
 	}
 	return d, nil
+}
+
+var errPooled = errors.New("a pooler gives one PostgreSQL session to several connections (PgBouncer's pool_mode transaction or statement), and locks need sessions of their own: connect to PostgreSQL itself, or set pool_mode = session")
+
+// ownSessions fails with errPooled where a pooler gives one session to two connections in turn: the writer's locks would be anybody's.
+func ownSessions(ctx context.Context, dbs ...*sql.DB) error {
+	seen := map[int]bool{}
+	for _, db := range dbs {
+		var pid int
+		if err := db.QueryRowContext(ctx, `SELECT pg_backend_pid()`, pgx.QueryExecModeSimpleProtocol).Scan(&pid); err != nil {
+			return err
+		}
+		if seen[pid] {
+			return errPooled
+		}
+		seen[pid] = true
+	}
+	return nil
 }
 
 func ping(ctx context.Context, dbs ...*sql.DB) error {
@@ -135,4 +158,10 @@ func holder(ctx context.Context, c *pgx.Conn, key int64) string {
 		return "another process"
 	}
 	return fmt.Sprintf("a process on %s (PostgreSQL session %d)", address, pid)
+}
+
+// unable is groupcommit.Options.Unable: insufficient_resources, a full disk among them.
+func unable(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && strings.HasPrefix(e.Code, "53")
 }

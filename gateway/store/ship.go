@@ -76,14 +76,7 @@ func (s *Store) ShipTo(ctx context.Context, sinks []audit.Sink) error {
 	} else {
 		s.ships.Store(&next)
 	}
-	var ended sync.WaitGroup
-	for _, sh := range old {
-		if !slices.Contains(next, sh) {
-			sh.stop()
-			ended.Go(func() { <-sh.done })
-		}
-	}
-	ended.Wait() // a file has one writer
+	s.end(slices.DeleteFunc(slices.Clone(old), func(sh *shipper) bool { return slices.Contains(next, sh) })) // a file has one writer
 	for _, sh := range begins {
 		life, stop := context.WithCancel(context.Background())
 		sh.stop = stop
@@ -98,6 +91,29 @@ func (s *Store) ShipTo(ctx context.Context, sinks []audit.Sink) error {
 		}
 	}
 	return nil
+}
+
+// end ends shippers. One whose sink hangs, as a file does on a disk that went away, is left to end when it goes on: neither a reload that takes it out
+// nor a stop waits for that.
+func (s *Store) end(list shipping) {
+	for _, sh := range list {
+		sh.stop()
+	}
+	var late <-chan time.Time
+	for _, sh := range list {
+		if late == nil {
+			late = s.after(shipBound)
+		}
+		select {
+		case <-sh.done:
+			continue
+		case <-late:
+		}
+		expired := make(chan time.Time)
+		close(expired)
+		late = expired
+		s.log.Error("a sink of the audit trail hangs: it is left alone", "sink", sh.sink.Name())
+	}
 }
 
 // cursor is how far a sink is known to have the stream. One that is new begins at the head.

@@ -217,6 +217,77 @@ func TestShipHangs(t *testing.T) {
 	})
 }
 
+// TestShipPruned: what a sink has yet to get stays, however old; and a sink that goes takes nothing with it.
+func TestShipPruned(t *testing.T) {
+	shipped(t, func(t *testing.T, open func() *store.Store) {
+		s := open()
+		tick := store.Tick(s)
+		sink := &fakeSink{}
+		if err := s.ShipTo(t.Context(), []audit.Sink{sink}); err != nil {
+			t.Fatal(err)
+		}
+		sink.set(errors.New("away"))
+		for range 3 {
+			_ = ticking(tick, func() error { return s.RecordSigned(context.Background(), gateway.AuditEvent{Kind: "test"}) })
+		}
+		old := time.Now().AddDate(100, 0, 0) // all of it
+		prune := func() int64 {
+			n, err := s.PruneAudit(context.Background(), old)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		if n := prune(); n != 0 {
+			t.Errorf("%d were removed that a sink has yet to get", n)
+		}
+		sink.set(nil)
+		_ = ticking(tick, func() error { store.AwaitShipped(s); return nil })
+		if n := prune(); n == 0 {
+			t.Error("nothing was removed, with the sink back")
+		}
+		if got := sink.seqs(t); len(got) < 6 {
+			t.Errorf("it got %v", got)
+		}
+		if err := s.VerifyAudit(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestShipHangsForGood: a sink that never goes on keeps neither a reload that takes it out from that, nor a stop.
+func TestShipHangsForGood(t *testing.T) {
+	shipped(t, func(t *testing.T, open func() *store.Store) {
+		for name, end := range map[string]func(*store.Store) error{
+			"reload": func(s *store.Store) error { return s.ShipTo(context.Background(), nil) },
+			"stop":   (*store.Store).Close,
+		} {
+			s := open()
+			tick := store.Tick(s)
+			hang := make(chan struct{})
+			sink := &fakeSink{}
+			if err := s.ShipTo(t.Context(), []audit.Sink{sink}); err != nil {
+				t.Fatal(err)
+			}
+			sink.mu.Lock()
+			sink.hang = hang
+			sink.mu.Unlock()
+			if err := ticking(tick, func() error { return record(s) }); !errors.Is(err, gateway.ErrUnaudited) {
+				t.Fatal(err)
+			}
+			if err := ticking(tick, func() error { return end(s) }); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if name == "reload" {
+				if err := errors.Join(record(s), s.Ready(t.Context()), s.Close()); err != nil {
+					t.Errorf("without it: %v", err)
+				}
+			}
+			close(hang)
+		}
+	})
+}
+
 // TestShipMany: many at once, over several batches, in order.
 func TestShipMany(t *testing.T) {
 	shipped(t, func(t *testing.T, open func() *store.Store) {

@@ -119,10 +119,5 @@ func (s *Store) stopShipping() {
 	if p == nil {
 		return
 	}
-	for _, sh := range *p {
-		sh.stop()
-	}
-	for _, sh := range *p {
-		<-sh.done
-	}
+	s.end(*p)
 }

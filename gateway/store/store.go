@@ -49,13 +49,15 @@ type Store struct {
 	prepared [statements]*sql.Stmt // the reads
 	lock     io.Closer             // what keeps a second process away
 
-	head     head         // of the audit stream; the writer's goroutine alone, and so the next three
+	head     head         // of the audit stream; the writer's goroutine alone, and so the next four
 	signed   checkpointed // in it
 	signedIn int64        // the writer's session in which that was
 	told     int64        // Seq in the head file
+	untold   bool         // the head file could not be written last
 	key      *audit.Key   // nil: the stream is not signed
 	heads    *audit.HeadFile
 	headPath string
+	left     audit.Head   // how this instance's stream ended that was removed as a whole since; Seq 0 for none
 	sessions atomic.Int64 // that the writer has had
 	chains   sync.Map     // hashes of chains known to be in the table
 
@@ -148,7 +150,7 @@ func Open(ctx context.Context, dsn string, o Options) (*Store, error) {
 		return nil, errors.Join(fmt.Errorf("store: %w", err), db.close())
 	}
 	s.writer = groupcommit.New(s.writeDB, groupcommit.Options{
-		Log: s.log, Timeout: db.timeout, Begin: db.begin, Doubt: db.doubt, Retryable: s.dialect.retryable, RolledBack: func() { s.head = head{} }, Committed: s.committed,
+		Log: s.log, Timeout: db.timeout, Begin: db.begin, Doubt: db.doubt, Retryable: s.dialect.retryable, Unable: unable, RolledBack: func() { s.head = head{} }, Committed: s.committed,
 	})
 	err = s.recordWrong(ctx, wrong)
 	if err == nil {

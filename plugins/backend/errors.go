@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"errors"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -48,6 +49,20 @@ func IsUnable(err error) bool {
 		}
 	}
 	return false
+}
+
+// notAsked is the error of a call that did not reach the CA.
+type notAsked struct{ error }
+
+func (e notAsked) Unwrap() error { return e.error }
+
+// NotAsked marks an error of a call that was never made. It crosses no process: whoever made the call says it.
+func NotAsked(err error) error { return notAsked{err} }
+
+// IsNotAsked reports whether an error is NotAsked's.
+func IsNotAsked(err error) bool {
+	_, ok := errors.AsType[notAsked](err)
+	return ok
 }
 
 // RetryAfter returns the delay of an error's RetryInfo, and whether it carries one.

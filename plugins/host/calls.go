@@ -39,6 +39,8 @@ func call[T any](p *Plugin, ctx context.Context, method string, fn func(ctx cont
 	case i.isBroken() && ctx.Err() == nil && !backend.Definite(err):
 		// Whatever gRPC made of the end of its connection. A refusal arrived whole before it.
 		err = status.Errorf(codes.Unavailable, "%s (the plugin died)", status.Convert(err).Message())
+	case ctx.Err() == nil: // the process lives, and said no
+		i.served.Store(true)
 	}
 	return out, err
 }

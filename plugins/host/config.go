@@ -14,6 +14,9 @@ import (
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
+// StartTimeout is Config.StartTimeout where that is 0.
+const StartTimeout = 30 * time.Second
+
 // Config says which plugin to run, and how. Name and Plugin are needed; zero values work for the rest.
 type Config struct {
 	// Name is the configured backend's: it stands in errors, log lines and metrics.
@@ -40,7 +43,7 @@ type Config struct {
 
 	// CallTimeout bounds a call whose context has no deadline; 0 is 30 s.
 	CallTimeout time.Duration
-	// StartTimeout bounds launch, Configure and Describe together; 0 is 30 s.
+	// StartTimeout bounds launch, Configure and Describe together; 0 is the constant.
 	StartTimeout time.Duration
 	// StopTimeout is how long a plugin that was told to stop lives before it is killed; 0 is 5 s.
 	StopTimeout time.Duration
@@ -87,7 +90,7 @@ func (c Config) withDefaults() (Config, error) {
 		at    *time.Duration
 		value time.Duration
 	}{
-		{&c.CallTimeout, 30 * time.Second}, {&c.StartTimeout, 30 * time.Second}, {&c.StopTimeout, 5 * time.Second},
+		{&c.CallTimeout, 30 * time.Second}, {&c.StartTimeout, StartTimeout}, {&c.StopTimeout, 5 * time.Second},
 		{&c.BackoffFirst, 100 * time.Millisecond}, {&c.BackoffMax, 10 * time.Second},
 	} {
 		if *d.at <= 0 {

@@ -215,7 +215,7 @@ func (p *Plugin) acquire(ctx context.Context) (*instance, error) {
 		case <-p.closing:
 		case <-ctx.Done():
 			// Whatever ended the wait: the call was never made.
-			return nil, status.Errorf(codes.Unavailable, "%s: the plugin does not run: %v (%v)", p.cfg.Name, reason, ctx.Err())
+			return nil, backend.NotAsked(status.Errorf(codes.Unavailable, "%s: the plugin does not run: %v (%v)", p.cfg.Name, reason, ctx.Err()))
 		}
 	}
 }

@@ -28,7 +28,7 @@ type instance struct {
 	broken chan struct{} // closed when the process or its connection has ended
 	once   sync.Once
 	lost   func()      // called once when broken
-	served atomic.Bool // a call was answered
+	served atomic.Bool // a call was answered, if only by an error
 }
 
 // launch starts the process and connects to it. ctx bounds the start, not the life; lost is called, from any

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -106,8 +107,11 @@ func parseFields(fields map[string]any) (level slog.Level, message string, attrs
 	for _, k := range []string{slog.LevelKey, "@level", slog.MessageKey, "@message", slog.TimeKey, "@timestamp", "@module", "plugin"} {
 		delete(fields, k)
 	}
-	for k := range fields {
-		attrs = append(attrs, slog.Any(k, fields[k]))
+	for k, v := range fields {
+		if f, ok := v.(float64); ok && f == math.Trunc(f) && math.Abs(f) < 1<<53 { // 1000003, not 1.000003e+06
+			v = int64(f)
+		}
+		attrs = append(attrs, slog.Any(k, v))
 	}
 	slices.SortFunc(attrs, func(a, b slog.Attr) int { return strings.Compare(a.Key, b.Key) })
 	return level, message, attrs[:min(len(attrs), maxAttrs)]

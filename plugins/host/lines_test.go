@@ -17,6 +17,7 @@ func TestLines(t *testing.T) {
 		{"hclog", `{"@level":"error","@message":"m","@module":"x","@timestamp":"then","k":true}` + "\n", "level=ERROR msg=m plugin=ca k=true\n"},
 		{"trace", `{"@level":"trace","@message":"m"}` + "\n", "level=DEBUG-4 msg=m plugin=ca\n"},
 		{"a message that is none", `{"@level":7,"@message":{}}` + "\n", "level=INFO msg=\"\" plugin=ca\n"},
+		{"large numbers", `{"msg":"m","a":1000003,"b":0.5}` + "\n", "level=INFO msg=m plugin=ca a=1000003 b=0.5\n"},
 		{"another's name", `{"msg":"m","plugin":"other"}` + "\n", "level=INFO msg=m plugin=ca\n"},
 		{"no object", "{\"msg\"\n", "level=INFO msg=\"{\\\"msg\\\"\" plugin=ca\n"},
 		{"not UTF-8", "a\xffb\n", "level=INFO msg=a?b plugin=ca\n"},

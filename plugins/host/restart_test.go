@@ -174,6 +174,45 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
+// A process that refuses a call has answered it: when it dies, the next is started at once.
+func TestARefusalIsAnAnswer(t *testing.T) {
+	c, _ := config(t, "")
+	c.After = func(d time.Duration) <-chan time.Time {
+		t.Errorf("a wait of %s before a restart", d)
+		return time.After(0)
+	}
+	p := start(t, c)
+	for range 3 {
+		_, err := p.Issue(t.Context(), &backend.IssueRequest{ID: "no-key"})
+		for status.Code(err) == codes.Unavailable { // with the process that was killed
+			_, err = p.Issue(t.Context(), &backend.IssueRequest{ID: "no-key"})
+		}
+		if status.Code(err) != codes.InvalidArgument {
+			t.Fatal(err)
+		}
+		kill(t, p)
+	}
+}
+
+// A call that waits in vain for a restart was never made, and says so.
+func TestNotAsked(t *testing.T) {
+	broken := filepath.Join(t.TempDir(), "broken")
+	c, _ := config(t, "broken: "+broken)
+	p := start(t, c)
+	if err := os.WriteFile(broken, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kill(t, p)
+	for p.Healthy() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := p.Issue(ctx, request("waits")); !backend.IsNotAsked(err) || status.Code(err) != codes.Unavailable || backend.Definite(err) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestAnotherDescriptionIsRefused(t *testing.T) {
 	version := filepath.Join(t.TempDir(), "version")
 	c, log := config(t, "version: "+version)

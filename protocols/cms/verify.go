@@ -50,13 +50,15 @@ func (s *Signed) VerifyDetached(content []byte, accept []crypto.Hash) error {
 }
 
 // SignedHash is what a message with signedAttrs is known again by, once Verify has let it pass: SHA-256 over the signer's key and the
-// attributes as they were received. What else is in a message can be changed by whoever has it: certificates, unsignedAttrs, and
-// which certificate of its key signed it.
+// attributes in the order of DER. What else is in a message can be changed by whoever has it: certificates, unsignedAttrs, which
+// certificate of its key signed it, and, since Verify sorts them, the order in which the attributes come.
 func (s *Signed) SignedHash() []byte {
 	h := sha256.New()
 	key := sha256.Sum256(s.Signer.RawSubjectPublicKeyInfo)
 	h.Write(key[:])
-	h.Write(s.rawAttrs)
+	for _, a := range s.sorted() {
+		h.Write(a.raw)
+	}
 	return h.Sum(nil)
 }
 
@@ -115,8 +117,7 @@ func (s *Signed) verify(content []byte, accept []crypto.Hash) error {
 		return unverified("wrong signature")
 	}
 	size := 0
-	sorted := slices.Clone(s.attributes)
-	slices.SortFunc(sorted, compareRaw)
+	sorted := s.sorted()
 	for i := range sorted {
 		size += len(sorted[i].raw)
 	}
@@ -129,6 +130,13 @@ func (s *Signed) verify(content []byte, accept []crypto.Hash) error {
 		return unverified("wrong signature")
 	}
 	return nil
+}
+
+// sorted are the attributes as DER has them.
+func (s *Signed) sorted() []signedAttribute {
+	list := slices.Clone(s.attributes)
+	slices.SortFunc(list, compareRaw)
+	return list
 }
 
 // compareRaw is the order of a SET OF in DER (X.690 section 11.6). No element is the beginning of another one.

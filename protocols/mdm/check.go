@@ -35,6 +35,7 @@ func (x *exchange) check() *wire.Refusal {
 		if body, ref = x.ReadBody(""); ref != nil {
 			return ref
 		}
+		x.Request.Raw = body
 	}
 	kind, leaf, chain, ref := x.shown(body)
 	if ref != nil {

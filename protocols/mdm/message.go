@@ -33,6 +33,7 @@ func (x *exchange) signedPlist() (*cms.Signed, map[string]string, *wire.Refusal)
 	if ref != nil {
 		return nil, nil, ref
 	}
+	x.Request.Raw = body
 	signed, err := cms.ParseSigned(body, x.limits())
 	if err == nil {
 		err = signed.Verify(x.endpoint.Config.digests())

@@ -101,7 +101,7 @@ func detached(der []byte) []byte {
 
 // world is a profile service with a fake gateway behind it: phone-7 asks, unless a test says otherwise.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	maker   *x509.Certificate
 	device  signer // the maker's certificate of the device
 	own     signer // a certificate that the gateway issued
@@ -171,7 +171,7 @@ const finalText = `<?xml version="1.0" encoding="UTF-8"?>
 <key>Password</key><string>{{ scep.challenge }}</string><key>PayloadCertificateUUID</key><string>{{scep.uuid}}</string><key>Raw</key><data>AAEC</data></dict>
 </array></dict></plist>`
 
-func newWorld(t *testing.T, change ...func(*Config)) *world {
+func newWorld(t testing.TB, change ...func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, now: testTime}
 	ca := certify("CA", nil, caKey().Public(), caKey(), func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true })

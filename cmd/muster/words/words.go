@@ -54,8 +54,8 @@ func Counted(n int, noun string) string {
 // Moment is a time to the second, in UTC.
 func Moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
-// ReadLine returns a line without its end, good until the next read; of one that r's buffer does not hold, that it is too
-// long. io.EOF comes alone.
+// ReadLine returns a line without its end, good until the next read; of one that r's buffer does not hold together with its
+// end, that it is too long. io.EOF comes alone.
 func ReadLine(r *bufio.Reader) (line []byte, tooLong bool, err error) {
 	line, err = r.ReadSlice('\n')
 	for errors.Is(err, bufio.ErrBufferFull) {

@@ -9,6 +9,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -26,6 +27,9 @@ type Case struct {
 	WantErr error
 	// Legacy is what it answers with AllowSHA1: nil where that lets the chain pass.
 	Legacy error
+	// Unreadable says that crypto/x509 does not take the leaf's Raw: nothing of Chain[0] but Raw and RawSubject counts, and no Verify
+	// is ever asked.
+	Unreadable bool
 
 	now time.Time
 }
@@ -77,10 +81,13 @@ type plan struct {
 	issuing func(*x509.Certificate) // changes the issuing CA's template
 	caKey   func(*vendor) Key       // of the issuing CA; nil: P-256
 	root    func(*x509.Certificate) // changes the root's template
+	rootKey func(*vendor) Key       // of the root; nil: P-256
 	chain   func(*vendor, *Case)    // changes the chain, or makes it anew
 	crls    func(*vendor, *Case)    // adds lists
 	algo    x509.SignatureAlgorithm // of the leaf, for an RSA issuing CA
 	rewrite func(tbs []byte) []byte // changes the leaf's TBSCertificate before it is signed again
+	above   func(tbs []byte) []byte // likewise the issuing CA's
+	broken  bool                    // what rewrite makes is not to be read by crypto/x509
 }
 
 var (
@@ -169,7 +176,7 @@ func BadChainsOf(t testing.TB, now time.Time, leaf Key) []Case {
 		{name: "all names alike", want: pkixrules.ErrUntrusted, chain: alike},
 		{name: "every CA certified by every other", want: pkixrules.ErrUntrusted, chain: mesh},
 	}
-	plans = append(append(plans, constrained()...), built(now)...)
+	plans = slices.Concat(plans, constrained(), built(now), algorithms())
 	cases := make([]Case, 0, len(plans))
 	for _, p := range plans {
 		cases = append(cases, p.make(t, now, leaf))
@@ -196,8 +203,15 @@ func (p plan) make(t testing.TB, now time.Time, key Key) Case {
 	if p.caKey != nil {
 		caKey = p.caKey(v)
 	}
-	v.root = v.issue(root, nil, v.newKey())
+	rootKey := v.newKey()
+	if p.rootKey != nil {
+		rootKey = p.rootKey(v)
+	}
+	v.root = v.issue(root, nil, rootKey)
 	v.issuing = v.issue(issuing, v.root, caKey)
+	if p.above != nil {
+		v.issuing.cert = v.parse(v.signAgain(v.issuing.cert, p.above, v.root.key))
+	}
 	if key == nil {
 		key = v.newKey()
 	}
@@ -211,7 +225,12 @@ func (p plan) make(t testing.TB, now time.Time, key Key) Case {
 	leaf.SignatureAlgorithm = p.algo
 	device := v.issue(leaf, v.issuing, c.Key).cert
 	if p.rewrite != nil {
-		device = v.signAgain(device, p.rewrite, v.issuing.key)
+		der := v.signAgain(device, p.rewrite, v.issuing.key)
+		if c.Unreadable = p.broken; c.Unreadable {
+			device.Raw = der
+		} else {
+			device = v.parse(der)
+		}
 	}
 	c.Chain = []*x509.Certificate{device, v.issuing.cert}
 	if p.chain != nil {

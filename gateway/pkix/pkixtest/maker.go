@@ -117,7 +117,7 @@ var (
 )
 
 // signAgain changes the TBSCertificate of a certificate and signs it, with MD5 when that is what it says.
-func (m maker) signAgain(cert *x509.Certificate, change func([]byte) []byte, key Key) *x509.Certificate {
+func (m maker) signAgain(cert *x509.Certificate, change func([]byte) []byte, key Key) []byte {
 	m.t.Helper()
 	tbs := change(bytes.Clone(cert.RawTBSCertificate))
 	alg, sig, err := pkixrules.Sign(key, tbs)
@@ -135,7 +135,7 @@ func (m maker) signAgain(cert *x509.Certificate, change func([]byte) []byte, key
 		b.AddBytes(alg)
 		b.AddASN1BitString(sig)
 	})
-	return m.parse(b.BytesOrPanic())
+	return b.BytesOrPanic()
 }
 
 // md5WithRSA changes the signature field of a TBSCertificate.
@@ -143,6 +143,20 @@ func md5WithRSA(tbs []byte) []byte { return bytes.Replace(tbs, sha256RSA, md5RSA
 
 // versionOne takes version and extensions out of a TBSCertificate (RFC 5280 section 4.1).
 func versionOne(tbs []byte) []byte {
+	return eachField(tbs, func(b *cryptobyte.Builder, tag cbasn1.Tag, field []byte) {
+		if tag != tagVersion && tag != tagExtensions {
+			b.AddBytes(field)
+		}
+	})
+}
+
+var (
+	tagVersion    = cbasn1.Tag(0).ContextSpecific().Constructed()
+	tagExtensions = cbasn1.Tag(3).ContextSpecific().Constructed()
+)
+
+// eachField writes a TBSCertificate anew: write is given each field, with its tag and length.
+func eachField(tbs []byte, write func(b *cryptobyte.Builder, tag cbasn1.Tag, field []byte)) []byte {
 	in := cryptobyte.String(tbs)
 	var fields cryptobyte.String
 	if !in.ReadASN1(&fields, cbasn1.SEQUENCE) {
@@ -156,9 +170,7 @@ func versionOne(tbs []byte) []byte {
 			if !fields.ReadAnyASN1Element(&field, &tag) {
 				return
 			}
-			if tag != cbasn1.Tag(0).ContextSpecific().Constructed() && tag != cbasn1.Tag(3).ContextSpecific().Constructed() {
-				b.AddBytes(field)
-			}
+			write(b, tag, field)
 		}
 	})
 	return b.BytesOrPanic()

@@ -337,9 +337,19 @@ func testPrunedOfOthers(e *env) {
 	if _, kinds := e.kinds("one"); len(kinds) != 0 {
 		e.Errorf("%d records are left of a stream that is older", len(kinds))
 	}
-	// It may come back, and begins anew.
+	// It may come back, and goes on where it ended.
 	back := e.other("one")
 	e.events(back)
 	e.wantVerified(e)
 	e.tampered = true // back has no key of two's
+	first, kinds := e.kinds("one")
+	if first == 1 || kinds[0] != audit.KindCheckpoint {
+		e.Errorf("it begins at %d, with %s", first, kinds[0])
+	}
+	// So that nobody gets rid of a history by a removal that he writes himself, for as long as it takes to start over it.
+	all, _ := e.db.Trail(e)
+	e.putAudit(e, without(all, func(r audit.Record) bool { return r.Stream == "two" }))
+	if s := e.judge(e).Streams[0]; s.Standing == audit.Verified {
+		e.Error("a stream is good without its beginning, whose removal is on record nowhere")
+	}
 }

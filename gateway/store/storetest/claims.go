@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -103,4 +104,68 @@ func testRaceOfFreed(e *env) {
 		e.wantClaim(gateway.Claim{Key: key, Limit: 1}, true) // and not below none
 		e.wantClaim(gateway.Claim{Key: key, Limit: 1}, false)
 	}
+}
+
+// testMessageClaims: a message that has had a certificate has no other one, whatever becomes of the first; one that had none may have
+// one yet.
+func testMessageClaims(e *env) {
+	message := func(name string) gateway.Claim {
+		return gateway.Claim{Key: gateway.MessageClaims + name, Limit: 1, Lost: "sent again"}
+	}
+	count := func(name string) gateway.Claim { return gateway.Claim{Key: "count " + name, Limit: 1} }
+
+	failed, epoch := e.begun(message("failed"), count("failed"))
+	e.must(e.s.Settle(e.ctx(), e.failed(failed, epoch)))
+	e.wantUsed(message("failed").Key, 0)
+	e.wantUsed(count("failed").Key, 0)
+
+	rejected, _ := e.waitsToBeConfirmed(time.Hour, message("rejected"), count("rejected"))
+	e.must(e.s.Conclude(e.ctx(), e.rejected(rejected)))
+	e.wantUsed(message("rejected").Key, 1)
+	e.wantUsed(count("rejected").Key, 0)
+	e.wantClaim(message("rejected"), false)
+
+	// What looks like such a claim is none.
+	like := gateway.Claim{Key: "messages of another kind", Limit: 1}
+	other, _ := e.waitsToBeConfirmed(time.Hour, like)
+	e.must(e.s.Conclude(e.ctx(), e.rejected(other)))
+	e.wantUsed(like.Key, 0)
+
+	// A transaction that goes on in another exchange takes the claim of that one's message, once, beside its own.
+	adoption := func(tx *gateway.Transaction, key string, c gateway.Claim) *gateway.Adoption {
+		return &gateway.Adoption{Transaction: tx.ID, WireID: key, Repeat: gateway.RepeatKey(key), At: e.clock.Now(), Claim: &c, Audit: event("resumed", tx)}
+	}
+	tx, _ := e.waitsToBeConfirmed(time.Hour, message("first"))
+	for range 2 {
+		e.must(e.s.Adopt(e.ctx(), adoption(tx, "second of "+tx.ID, message("second"))))
+		e.wantUsed(message("first").Key, 1)
+		e.wantUsed(message("second").Key, 1)
+	}
+	// Another transaction's message changes nothing.
+	before := e.get(tx.ID)
+	err := e.s.Adopt(e.ctx(), adoption(tx, "third of "+tx.ID, message("rejected")))
+	if lost, ok := errors.AsType[*gateway.ClaimLostError](err); !ok || lost.Claim.Key != message("rejected").Key || lost.Claim.Lost != "sent again" {
+		e.Errorf("Adopt: %v, want a lost claim", err)
+	}
+	e.equal("transaction", e.get(tx.ID), before)
+	e.wantRepeat(before.Repeat, tx.ID)
+	e.wantRepeat("third of "+gateway.RepeatKey(tx.ID), "")
+	// Nor does a claim that cannot be stored, or what is closed.
+	if err := e.s.Adopt(e.ctx(), adoption(tx, "fourth of "+tx.ID, message("\xff"))); err == nil {
+		e.Error("a claim that cannot be stored was taken")
+	}
+	e.wantErr(e.s.Adopt(e.ctx(), adoption(failed, "fifth of "+tx.ID, message("fifth"))), gateway.ErrStale)
+	e.wantUsed(message("fifth").Key, 0)
+
+	// Rejected, neither may have another certificate.
+	e.must(e.s.Conclude(e.ctx(), e.rejected(tx)))
+	e.wantClaim(message("first"), false)
+	e.wantClaim(message("second"), false)
+
+	// That of a transaction without a certificate yet comes to nothing with it.
+	held := e.held(1, message("held"))
+	e.must(e.s.Adopt(e.ctx(), adoption(held, "second of "+held.ID, message("held anew"))))
+	e.must(e.s.Deny(e.ctx(), e.denial(held, "anna")))
+	e.wantUsed(message("held").Key, 0)
+	e.wantUsed(message("held anew").Key, 0)
 }

@@ -206,7 +206,8 @@ func testConcludeStale(e *env) {
 
 func testAdopt(e *env) {
 	adoption := func(tx *gateway.Transaction, key gateway.RepeatKey) *gateway.Adoption {
-		return &gateway.Adoption{Transaction: tx.ID, WireID: "second", Repeat: key, Exchange: []byte("second exchange"), At: e.clock.Now()}
+		return &gateway.Adoption{Transaction: tx.ID, WireID: "second", Repeat: key, Exchange: []byte("second exchange"), At: e.clock.Now(),
+			Audit: event("resumed", tx)}
 	}
 	for _, state := range []gateway.State{gateway.StateUnconfirmed, gateway.StateIssuing, gateway.StateHeld} {
 		tx := e.transaction(gateway.StateIssuing)
@@ -228,6 +229,7 @@ func testAdopt(e *env) {
 			want.Updated = a.At
 		}
 		e.must(e.s.Adopt(e.ctx(), a))
+		e.wantAudited("resumed", tx.ID, true)
 		e.equal("transaction", e.get(tx.ID), want)
 		e.wantRepeat(tx.Repeat, "")
 		e.wantRepeat(a.Repeat, tx.ID)
@@ -294,6 +296,11 @@ func testAdopt(e *env) {
 	}
 	if err := e.s.Adopt(e.ctx(), adoption(mine, "\xff")); err == nil {
 		e.Error("a key that cannot be stored was taken")
+	}
+	a = adoption(mine, "fifth")
+	a.Audit = gateway.AuditEvent{}
+	if e.s.Adopt(e.ctx(), a) == nil {
+		e.Error("a transaction went on elsewhere without an audit event")
 	}
 	e.must(e.s.Conclude(e.ctx(), e.accepted(mine)))
 	e.wantRepeat("fourth", mine.ID)

@@ -62,7 +62,7 @@ func testCrashUnconfirmed(e *env) {
 		txs, certs = append(txs, tx), append(certs, s.Certificate)
 	}
 	waits, adopted, accepted, rejected := txs[0], txs[1], txs[2], txs[3]
-	a := &gateway.Adoption{Transaction: adopted.ID, WireID: "second", Repeat: "second", Exchange: []byte("second"), At: e.clock.Now()}
+	a := &gateway.Adoption{Transaction: adopted.ID, WireID: "second", Repeat: "second", Exchange: []byte("second"), At: e.clock.Now(), Audit: event("resumed", adopted)}
 	e.must(e.s.Adopt(e.ctx(), a))
 	e.must(e.s.Conclude(e.ctx(), e.accepted(accepted)))
 	e.must(e.s.Conclude(e.ctx(), e.rejected(rejected)))

@@ -41,7 +41,7 @@ func testRaceOfCrossedKeys(e *env) {
 			if err != nil {
 				return fmt.Errorf("begin: %w", err)
 			}
-			err = s.Adopt(e.ctx(), &gateway.Adoption{Transaction: tx.ID, Repeat: gateway.RepeatKey(fmt.Sprintf("key %d", n%3)), At: tx.Received})
+			err = s.Adopt(e.ctx(), &gateway.Adoption{Transaction: tx.ID, Repeat: gateway.RepeatKey(fmt.Sprintf("key %d", n%3)), At: tx.Received, Audit: event("resumed", tx)})
 			if _, twin := errors.AsType[*gateway.TwinError](err); err != nil && !twin {
 				return fmt.Errorf("adopt: %w", err)
 			}
@@ -159,7 +159,7 @@ func testRaceOfAdoption(e *env) {
 	stores := e.instances()
 	for round := range rounds {
 		tx, _ := e.waitsToBeConfirmed(time.Hour)
-		a := &gateway.Adoption{Transaction: tx.ID, WireID: "second", Repeat: keyOf("second", tx.ID), At: e.clock.Now()}
+		a := &gateway.Adoption{Transaction: tx.ID, WireID: "second", Repeat: keyOf("second", tx.ID), At: e.clock.Now(), Audit: event("resumed", tx)}
 		c := e.accepted(tx)
 		if round%2 == 0 {
 			c = e.rejected(tx)

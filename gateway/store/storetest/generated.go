@@ -72,7 +72,7 @@ func testKeyKept(e *env) {
 	e.must(e.s.Settle(e.ctx(), &gateway.Settlement{Transaction: tx.ID, Epoch: w.Epoch, State: gateway.StateWaiting, Ticket: "7", Now: e.clock.Now(),
 		Next: gateway.WorkPoll, Delay: time.Second}))
 	e.wantKey("waiting", tx, true)
-	e.must(e.s.Adopt(e.ctx(), &gateway.Adoption{Transaction: tx.ID, WireID: "another", Repeat: keyOf("another", tx.ID), At: e.clock.Now()}))
+	e.must(e.s.Adopt(e.ctx(), &gateway.Adoption{Transaction: tx.ID, WireID: "another", Repeat: keyOf("another", tx.ID), At: e.clock.Now(), Audit: event("resumed", tx)}))
 	e.wantKey("adopted", tx, true)
 	e.clock.Advance(time.Second)
 	w = e.theOnly(e.s)

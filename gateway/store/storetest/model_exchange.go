@@ -14,7 +14,8 @@ func (m *model) adopt(e *env, r *rand.Rand) {
 		return
 	}
 	now := e.clock.Now()
-	a := &gateway.Adoption{Transaction: id, WireID: randomWire(r), Repeat: randomKey(r), At: now}
+	a := &gateway.Adoption{Transaction: id, WireID: randomWire(r), Repeat: randomKey(r), At: now,
+		Audit: gateway.AuditEvent{Kind: "resumed", At: now, Transaction: id}}
 	if r.IntN(8) == 0 {
 		a.Repeat = ""
 	}

@@ -76,6 +76,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"conclude: stale and nonsense", testConcludeStale},
 		{"conclude: of another exchange", concludeOtherExchange},
 		{"adopt", testAdopt},
+		{"message claims", testMessageClaims},
 		{"by wire ID", testByWireID},
 		{"asked under a wire ID", testAskedUnder},
 		{"nothing without its audit event", testUnaudited},
@@ -109,7 +110,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"crash between the messages of an exchange", testCrashUnconfirmed},
 		{"instance in use", testInstanceInUse},
 		{"random operations", testModel},
-	}, holdTests, revocationTests, inventoryTests, challengeTests, keyTests, deliveryTests, forwardTests, paceTests, limitTests) {
+	}, holdTests, revocationTests, inventoryTests, challengeTests, keyTests, deliveryTests, forwardTests, paceTests, limitTests, sweepTests) {
 		t.Run(c.name, func(t *testing.T) {
 			e := &env{T: t, db: fresh(t), clock: NewClock()}
 			e.s = e.db.Open(t, "one", e.clock.Now)

@@ -25,6 +25,8 @@ func testUnaudited(e *env) {
 	fresh := e.transaction(gateway.StateHeld)
 	fresh.Hold = &gateway.HoldRecord{Approvers: 1, Until: e.clock.Now().Add(time.Hour)}
 	lost, _ := e.delivered(gateway.Claim{Key: "fourth", Limit: 1})
+	open, _ := e.begun()
+	adopted := &gateway.Adoption{Transaction: open.ID, WireID: "another", Repeat: keyOf("another", open.ID), At: e.clock.Now(), Audit: event("resumed", open)}
 	superseding, waiting := e.supersession(lost), e.approval(e.held(1), "anna")
 	waiting.Until = e.clock.Now().Add(time.Hour)
 	calls := []struct {
@@ -38,6 +40,7 @@ func testUnaudited(e *env) {
 		{"approve", func() error { _, err := e.s.Approve(e.ctx(), e.approval(approved, "anna")); return err }},
 		{"supersede", func() error { _, err := e.s.Supersede(e.ctx(), superseding); return err }},
 		{"approve, for who comes", func() error { _, err := e.s.Approve(e.ctx(), waiting); return err }},
+		{"adopt", func() error { return e.s.Adopt(e.ctx(), adopted) }},
 		{"deny", func() error { return e.s.Deny(e.ctx(), e.denial(denied, "anna")) }},
 		{"order a revocation", func() error { _, err := e.s.OrderRevocation(e.ctx(), e.order(s.Certificate)); return err }},
 		{"order one of what is unconfirmed", func() error { _, err := e.s.OrderRevocation(e.ctx(), e.order(unconfirmed.Certificate)); return err }},
@@ -56,9 +59,9 @@ func testUnaudited(e *env) {
 		e.must(err)
 		_, notSuperseding := e.s.Transaction(e.ctx(), superseding.Transaction.ID)
 		text := fmt.Sprint(noDevice, noChallenge, notHeld, notSuperseding, uses)
-		for _, t := range []*gateway.Transaction{denied, approved, tx, waits, lost, e.get(waiting.Transaction)} {
+		for _, t := range []*gateway.Transaction{denied, approved, tx, waits, lost, open, e.get(waiting.Transaction)} {
 			now := e.get(t.ID)
-			text += " " + string(now.State)
+			text += " " + string(now.State) + " " + now.WireID
 			if now.Hold != nil {
 				text += fmt.Sprint(len(now.Hold.Approvals), now.Hold.Denied)
 			}

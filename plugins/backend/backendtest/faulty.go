@@ -27,6 +27,7 @@ const (
 	FaultDie          Fault = "die"           // signs, calls FaultPlan.Exit; if that returns, answers UNAVAILABLE
 	FaultDieBefore    Fault = "die-before"    // calls FaultPlan.Exit without having signed
 	FaultUnavailable  Fault = "unavailable"   // answers UNAVAILABLE, nothing signed
+	FaultNotAsked     Fault = "not-asked"     // answers UNAVAILABLE as a host does whose plugin does not run, nothing signed
 	FaultRefuse       Fault = "refuse"        // answers INVALID_ARGUMENT, nothing signed
 	FaultExhausted    Fault = "exhausted"     // answers RESOURCE_EXHAUSTED with a RetryInfo of 7 s, nothing signed
 	FaultGarbage      Fault = "garbage"       // signs, answers bytes that are no certificate
@@ -137,6 +138,8 @@ func (f *FaultyBackend) Issue(ctx context.Context, r *backend.IssueRequest) (*ba
 		return f.issue(ctx, r)
 	case FaultUnavailable:
 		return nil, backend.Refuse(codes.Unavailable, "fault %s", fault)
+	case FaultNotAsked:
+		return nil, backend.NotAsked(backend.Refuse(codes.Unavailable, "fault %s", fault))
 	case FaultRefuse:
 		return nil, backend.Refuse(codes.InvalidArgument, "fault %s", fault)
 	case FaultExhausted:

@@ -41,6 +41,10 @@ type Options struct {
 	// transaction of its own. nil for never.
 	Retryable func(error) bool
 
+	// Unable reports whether a unit's error means that the database cannot take writes now (PostgreSQL says so of a full disk before COMMIT).
+	// The transaction then counts as one whose COMMIT failed. nil for never.
+	Unable func(error) bool
+
 	// Doubt is asked after each COMMIT that the database acknowledged, and says why it is not to be relied on; nil: it always is. With its
 	// error the transaction counts as one whose COMMIT failed.
 	Doubt func() error
@@ -274,6 +278,9 @@ func (w *Writer) savepoints(ctx context.Context, tx *Tx, batch []*unit) (commit 
 				return false, fmt.Errorf("roll back to savepoint: %w", errors.Join(err, u.err))
 			}
 			w.o.RolledBack()
+			if w.unable(u.err) {
+				return false, u.err
+			}
 		}
 		if _, err := tx.exec(ctx, "RELEASE SAVEPOINT unit"); err != nil {
 			return false, fmt.Errorf("release savepoint: %w", err)
@@ -287,7 +294,9 @@ func (w *Writer) alone(u *unit) {
 	for try := 0; ; try++ {
 		u.err = nil
 		committed, err := w.transact(func(ctx context.Context, tx *Tx) (bool, error) {
-			u.err = w.call(ctx, tx, u)
+			if u.err = w.call(ctx, tx, u); w.unable(u.err) {
+				return false, u.err
+			}
 			return u.err == nil, nil
 		})
 		if e := errors.Join(u.err, err); try < retries && e != nil && w.o.Retryable(e) {
@@ -295,7 +304,7 @@ func (w *Writer) alone(u *unit) {
 			continue
 		}
 		w.judge(committed, err, 1)
-		if err != nil {
+		if err != nil && err != u.err { //nolint:errorlint // the very same
 			u.err = errors.Join(u.err, err)
 		}
 		return
@@ -341,6 +350,8 @@ func (w *Writer) bound() (context.Context, context.CancelFunc) {
 	}
 	return context.Background(), func() {}
 }
+
+func (w *Writer) unable(err error) bool { return err != nil && w.o.Unable != nil && w.o.Unable(err) }
 
 // call runs the unit's function and turns a panic into an error.
 func (w *Writer) call(ctx context.Context, tx *Tx, u *unit) (err error) {

@@ -1,4 +1,7 @@
-package store
+// Package pgprimary keeps database/sql pools on the one of several PostgreSQL servers that takes writes, and tells of commits that a
+// fail-over may lose. It is not a fail-over: promoting a standby is for whoever runs the servers. The gateway's store and the ledger of the
+// local CA use it.
+package pgprimary
 
 import (
 	"context"
@@ -15,26 +18,34 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// primary finds the one of several PostgreSQL servers that takes writes, and keeps away from one that was it before. Each promotion begins
+// Primary finds the one of several PostgreSQL servers that takes writes, and keeps away from one that was it before. Each promotion begins
 // a timeline with a higher number, so whatever is on a lower one than was seen has been replaced, though it may take writes itself (a primary
 // that comes back after a fail-over, as it was).
-type primary struct {
+type Primary struct {
 	servers  []*pgx.ConnConfig // each host alone
+	probe    time.Duration     // of looking which server is the primary
 	timeline atomic.Int64      // the highest that was seen; 0: none
 	last     atomic.Pointer[pgx.ConnConfig]
+	doubts   atomic.Int64 // commits that were acknowledged before the synchronous standby had them
 }
 
 const (
-	leaveTimeout    = 100 * time.Millisecond
-	connectTimeouts = 3 // that many fit into postgresTimeout, where there are several servers
-	onTimeline      = "muster timeline"
+	leaveTimeout = 100 * time.Millisecond
+	connects     = 3 // that many fit into a transaction's time, where there are several servers
+	probes       = 5
+	onTimeline   = "muster timeline"
 )
 
-// probeTimeout is that of looking which server is the primary.
-var probeTimeout = 2 * time.Second
-
-func newPrimary(config *pgx.ConnConfig) *primary {
-	p := &primary{}
+// Watch puts the checks into a configuration from which pools or sessions are made later. timeout is that of one transaction, connecting
+// included.
+func Watch(config *pgx.ConnConfig, timeout time.Duration) *Primary {
+	p := &Primary{probe: timeout / probes}
+	config.ValidateConnect = p.validate
+	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if n.File == "syncrep.c" { // its text is in the server's language
+			p.doubts.Add(1)
+		}
+	}
 	all := append([]*pgconn.FallbackConfig{{Host: config.Host, Port: config.Port, TLSConfig: config.TLSConfig}}, config.Fallbacks...)
 	for i, f := range all {
 		// What follows with the same address is the same server without TLS, or with it.
@@ -44,24 +55,20 @@ func newPrimary(config *pgx.ConnConfig) *primary {
 			continue
 		}
 		alone := config.Copy()
-		alone.Fallbacks = nil
-		alone.Host, alone.Port, alone.TLSConfig = f.Host, f.Port, f.TLSConfig
-		alone.ConnectTimeout, alone.ValidateConnect = probeTimeout, p.validate
+		alone.Host, alone.Port, alone.TLSConfig, alone.Fallbacks, alone.ConnectTimeout = f.Host, f.Port, f.TLSConfig, nil, p.probe
 		p.servers = append(p.servers, alone)
+	}
+	if config.ConnectTimeout == 0 { // for each server
+		config.ConnectTimeout = timeout
+		if len(p.servers) > 1 {
+			config.ConnectTimeout = timeout / connects
+		}
 	}
 	return p
 }
 
-// connectTimeout is for one server.
-func (p *primary) connectTimeout() time.Duration {
-	if len(p.servers) > 1 {
-		return postgresTimeout / connectTimeouts
-	}
-	return postgresTimeout
-}
-
 // validate is pgconn's ValidateConnect: it takes a server that takes writes, and whose timeline is none that was left.
-func (p *primary) validate(ctx context.Context, c *pgconn.PgConn) error {
+func (p *Primary) validate(ctx context.Context, c *pgconn.PgConn) error {
 	at, err := timelineOf(ctx, c)
 	if err != nil {
 		return err
@@ -97,12 +104,12 @@ func timelineOf(ctx context.Context, c *pgconn.PgConn) (int64, error) {
 	return at, nil
 }
 
-// find looks at all servers at once, and has the one on the highest timeline connected to. Where none answers in time, each is tried.
-func (p *primary) find(ctx context.Context, c *pgx.ConnConfig) error {
+// Find looks at all servers at once, and has c try the one on the highest timeline first. Where none answers in time, each is tried.
+func (p *Primary) Find(ctx context.Context, c *pgx.ConnConfig) error {
 	if len(p.servers) < 2 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, p.probe)
 	defer cancel()
 	var wg sync.WaitGroup
 	timelines := make([]int64, len(p.servers))
@@ -126,18 +133,13 @@ func (p *primary) find(ctx context.Context, c *pgx.ConnConfig) error {
 	}
 	if best >= 0 {
 		p.last.Store(p.servers[best])
-		return p.prefer(ctx, c)
+		return p.Prefer(ctx, c)
 	}
 	return nil
 }
 
-// options are what a pool of sessions needs, with what finds the server for a new one.
-func (p *primary) options(before func(context.Context, *pgx.ConnConfig) error) []stdlib.OptionOpenDB {
-	return []stdlib.OptionOpenDB{stdlib.OptionBeforeConnect(before), stdlib.OptionResetSession(p.reset), stdlib.OptionShouldPing(p.ping)}
-}
-
-// prefer has the server tried first that was the primary when the writer last looked.
-func (p *primary) prefer(_ context.Context, c *pgx.ConnConfig) error {
+// Prefer has c try the server first that was the primary when Find last looked.
+func (p *Primary) Prefer(_ context.Context, c *pgx.ConnConfig) error {
 	last := p.last.Load()
 	if last == nil {
 		return nil
@@ -152,8 +154,13 @@ func (p *primary) prefer(_ context.Context, c *pgx.ConnConfig) error {
 	return nil
 }
 
+// Options are what a pool of sessions needs. before, Find or Prefer, says which server a new one tries first.
+func (p *Primary) Options(before func(context.Context, *pgx.ConnConfig) error) []stdlib.OptionOpenDB {
+	return []stdlib.OptionOpenDB{stdlib.OptionBeforeConnect(before), stdlib.OptionResetSession(p.reset), stdlib.OptionShouldPing(p.ping)}
+}
+
 // reset has the pool forget sessions on a timeline that was left, and those that do not answer.
-func (p *primary) reset(ctx context.Context, c *pgx.Conn) error {
+func (p *Primary) reset(ctx context.Context, c *pgx.Conn) error {
 	if p.left(c) {
 		// Here, since database/sql would give a server that does not answer 5 s to take leave, with the next caller waiting.
 		ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
@@ -167,37 +174,36 @@ func (p *primary) reset(ctx context.Context, c *pgx.Conn) error {
 }
 
 // left reports whether a session is on a timeline that was left.
-func (p *primary) left(c *pgx.Conn) bool {
+func (p *Primary) left(c *pgx.Conn) bool {
 	at, _ := c.PgConn().CustomData()[onTimeline].(int64)
 	return at > 0 && at < p.timeline.Load()
 }
 
 // ping asks a session that was idle whether it is alive, in place of the driver, which would wait for a server that does not answer as long as
 // the transaction may take. See reset.
-func (p *primary) ping(ctx context.Context, s stdlib.ShouldPingParams) bool {
+func (p *Primary) ping(ctx context.Context, s stdlib.ShouldPingParams) bool {
 	if len(p.servers) < 2 {
 		return s.IdleDuration > time.Second
 	}
 	if s.IdleDuration > time.Second && !p.left(s.Conn) {
-		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		ctx, cancel := context.WithTimeout(ctx, p.probe)
 		defer cancel()
 		_ = s.Conn.Ping(ctx) // a session that does not answer is closed
 	}
 	return false
 }
 
-// unreplicated notices a COMMIT that PostgreSQL acknowledges before the synchronous standby has it: it was cancelled while it waited, by an
-// operator or by statement_timeout, and is told so by a warning alone.
-func unreplicated() (pgconn.NoticeHandler, func() error) {
-	var told atomic.Bool
-	notice := func(_ *pgconn.PgConn, n *pgconn.Notice) {
-		if n.File == "syncrep.c" { // its text is in the server's language
-			told.Store(true)
-		}
-	}
-	return notice, func() error {
-		if told.Swap(false) {
-			return errors.New("PostgreSQL stopped waiting for the synchronous standby: a fail-over may lose it")
+var errUnreplicated = errors.New("PostgreSQL stopped waiting for the synchronous standby: a fail-over may lose it")
+
+// Doubt returns what tells whether PostgreSQL has since then, or since it was last asked, acknowledged a COMMIT before the synchronous
+// standby had it: it was cancelled while it waited, by an operator or by statement_timeout, and said so by a warning alone. It counts the
+// commits of all sessions, so that what it says may be of another caller's.
+func (p *Primary) Doubt() func() error {
+	var seen atomic.Int64
+	seen.Store(p.doubts.Load())
+	return func() error {
+		if now := p.doubts.Load(); seen.Swap(now) != now {
+			return errUnreplicated
 		}
 		return nil
 	}
