@@ -5,8 +5,10 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"runtime/metrics"
 	"strings"
+	"sync"
 
 	"golang.org/x/crypto/argon2"
 
@@ -50,21 +52,50 @@ func parseEntry(s string) (*entry, error) {
 
 // Hashing bounds how many argon2id computations run at once. One stands for all password stages of a process, so
 // that log-ins cannot take its memory.
-type Hashing struct{ slots chan struct{} }
+type Hashing struct {
+	slots chan struct{}
+
+	mu      sync.Mutex
+	frugal  int // computations for which the collector is held off
+	percent int // what it goes by without them
+}
 
 // NewHashing allows n computations at once; at least one.
 func NewHashing(n int) *Hashing { return &Hashing{slots: make(chan struct{}, max(n, 1))} }
 
-// smallHeap is up to how many bytes in use the memory of a computation is collected at once. By itself the collector waits for as much
-// again as is in use with it, so that some guesses in a row leave three times what one takes. It costs 2 of 16 ms there; where more is in
-// use it costs more, and adds less.
-const smallHeap = 64 << 20
+// The collector by itself waits for as much again as is in use: some computations in a row leave the memory of three, and it runs in the
+// midst of them. Instead it is held off while one computes, and called at its end, which costs no more. Where more than smallHeap bytes
+// are in use it would cost more, and the memory of a few is little beside them.
+const (
+	smallHeap = 64 << 20
+	heldOff   = 400 // percent (GOGC); others may allocate meanwhile
+)
 
 // inUse is what the collector found in use when it last ran, in bytes.
 func inUse() uint64 {
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(live)
 	return live[0].Value.Uint64()
+}
+
+// frugally has a computation's memory collected at its end.
+func (h *Hashing) frugally() (end func()) {
+	if inUse() >= smallHeap {
+		return func() {}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.frugal++; h.frugal == 1 {
+		h.percent = debug.SetGCPercent(heldOff)
+	}
+	return func() {
+		h.mu.Lock()
+		if h.frugal--; h.frugal == 0 {
+			debug.SetGCPercent(h.percent)
+		}
+		h.mu.Unlock()
+		runtime.GC()
+	}
 }
 
 // matches computes argon2id over the password and compares. The error is the context's, when it ended first.
@@ -78,10 +109,8 @@ func (h *Hashing) matches(ctx context.Context, e *entry, password []byte) (bool,
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
+	defer h.frugally()()
 	got := argon2.IDKey(password, e.salt, e.cost.time, e.cost.memory, e.cost.threads, uint32(len(e.hash)))
-	if inUse() < smallHeap {
-		runtime.GC()
-	}
 	return subtle.ConstantTimeCompare(got, e.hash) == 1, nil
 }
 

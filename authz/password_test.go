@@ -6,6 +6,8 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/netip"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -210,6 +212,33 @@ func TestPasswordWaitsNoLongerThanItsContext(t *testing.T) {
 	expect(t, <-done, gateway.CannotAnswer, gateway.Unavailable, "canceled")
 	if g.Requester != "" {
 		t.Errorf("grant %+v", g)
+	}
+}
+
+// What computations take is given back at once, and the collector goes by what it went by before.
+func TestHashingLeavesNoMemory(t *testing.T) {
+	before := debug.SetGCPercent(90)
+	defer debug.SetGCPercent(before)
+	h := NewHashing(2)
+	e, err := parseEntry(anna())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var done sync.WaitGroup
+	for range 2 {
+		done.Go(func() {
+			if ok, err := h.matches(t.Context(), e, []byte("wrong")); ok || err != nil {
+				t.Error(ok, err)
+			}
+		})
+	}
+	done.Wait()
+	var memory runtime.MemStats
+	if runtime.ReadMemStats(&memory); memory.HeapAlloc > 16<<20 {
+		t.Errorf("%d bytes are left", memory.HeapAlloc)
+	}
+	if percent := debug.SetGCPercent(90); percent != 90 {
+		t.Errorf("the collector goes by %d percent", percent)
 	}
 }
 

@@ -53,7 +53,7 @@ func TestAuditReplicas(t *testing.T) {
 		t.Errorf("without the other's key: %d\n%s", code, out)
 	}
 	for range scaled(5, 50) {
-		if out = a.verified("--config", config, "--data", a.dir, "--key", other); t.Failed() {
+		if a.verified("--config", config, "--data", a.dir, "--key", other); t.Failed() {
 			break
 		}
 	}

@@ -102,7 +102,7 @@ func nestedMessages(g *instance) map[string][]byte {
 	d.secret = random(16)
 	one := d.message(d.request(cmpmsg.TypeIR))
 	deep := one
-	for range 20 {
+	for range 4 {
 		deep = d.message(&cmpmsg.Nested{Messages: [][]byte{deep}})
 	}
 	batch := func(n int) []byte {
@@ -112,7 +112,7 @@ func nestedMessages(g *instance) map[string][]byte {
 		}
 		return d.message(&cmpmsg.Nested{Messages: all})
 	}
-	return map[string][]byte{"20 messages in each other": deep, "50 messages": batch(50), "300 messages": batch(300)}
+	return map[string][]byte{"4 messages in each other": deep, "50 messages": batch(50), "300 messages": batch(300)}
 }
 
 // crowdedCMS are SCEP's messages with more of something than anybody needs.

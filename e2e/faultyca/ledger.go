@@ -13,7 +13,12 @@ import (
 // reaches the kernel in one write before anything is answered, so that it outlives the process.
 type ledger struct {
 	f  *os.File
-	by map[string][]byte // the first certificate of each ID
+	by map[string]entry // the first certificate of each ID
+}
+
+type entry struct {
+	name string
+	der  []byte
 }
 
 func openLedger(path string) (*ledger, error) {
@@ -21,7 +26,7 @@ func openLedger(path string) (*ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &ledger{f: f, by: map[string][]byte{}}
+	l := &ledger{f: f, by: map[string]entry{}}
 	for r := bufio.NewReaderSize(f, 1<<16); ; {
 		line, err := r.ReadString('\n')
 		if err == io.EOF {
@@ -35,9 +40,7 @@ func openLedger(path string) (*ledger, error) {
 		if err != nil {
 			return nil, fmt.Errorf("ledger: %w", err)
 		}
-		if l.by[fields[0]] == nil {
-			l.by[fields[0]] = der
-		}
+		l.first(fields[0], fields[1], der)
 	}
 }
 
@@ -45,8 +48,12 @@ func (l *ledger) add(id, name string, der []byte) error {
 	if _, err := fmt.Fprintf(l.f, "%s %s %x\n", id, strings.ReplaceAll(name, " ", "_"), der); err != nil {
 		return err
 	}
-	if l.by[id] == nil {
-		l.by[id] = der
-	}
+	l.first(id, name, der)
 	return nil
+}
+
+func (l *ledger) first(id, name string, der []byte) {
+	if _, ok := l.by[id]; !ok {
+		l.by[id] = entry{name, der}
+	}
 }

@@ -35,7 +35,7 @@ type ca struct {
 }
 
 type config struct {
-	Dir         string `yaml:"dir"`         // absolute; it exists. While there is a file "hold" in it, no Lookup is answered, and no fault heals
+	Dir         string `yaml:"dir"`         // absolute; it exists. While there is a file "hold" in it, no Lookup is answered that met a fault, and faults stay
 	Idempotency string `yaml:"idempotency"` // native, lookup or none
 	Late        int    `yaml:"late"`        // ms after which an answer comes too late
 }
@@ -144,12 +144,12 @@ func (c *ca) Issue(_ context.Context, r *backend.IssueRequest) (*backend.Issuanc
 // certify needs the lock.
 func (c *ca) certify(r *backend.IssueRequest, name string) ([]byte, error) {
 	t := &r.Template
-	if der, ok := c.ledger.by[r.ID]; ok && c.Idempotency == string(backend.IdempotencyNative) {
-		had, err := x509.ParseCertificate(der)
+	if e, ok := c.ledger.by[r.ID]; ok && c.Idempotency == string(backend.IdempotencyNative) {
+		had, err := x509.ParseCertificate(e.der)
 		if err != nil || string(had.RawSubjectPublicKeyInfo) != string(t.PublicKey) || string(had.RawSubject) != string(t.Subject) {
 			return nil, backend.Refuse(codes.AlreadyExists, "ID %s stands for another request (%v)", r.ID, err)
 		}
-		return der, nil
+		return e.der, nil
 	}
 	key, err := x509.ParsePKIXPublicKey(t.PublicKey)
 	if err != nil {
@@ -173,15 +173,15 @@ func (c *ca) Lookup(_ context.Context, id string) (*backend.Outcome, error) {
 	if c.Idempotency == string(backend.IdempotencyNone) {
 		return nil, backend.Refuse(codes.Unimplemented, "it keeps no record by ID")
 	}
-	if c.holds() {
-		return nil, backend.Refuse(codes.Unavailable, "held back")
-	}
+	held := c.holds()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	der, ok := c.ledger.by[id]
+	e, ok := c.ledger.by[id]
 	switch {
+	case ok && held && faultOf(e.name) != "ok":
+		return nil, backend.Refuse(codes.Unavailable, "held back")
 	case ok:
-		return &backend.Outcome{State: backend.OutcomeIssued, Issuance: c.issuance(der)}, nil
+		return &backend.Outcome{State: backend.OutcomeIssued, Issuance: c.issuance(e.der)}, nil
 	case c.underway[id] > 0:
 		return &backend.Outcome{State: backend.OutcomeUnknown}, nil
 	}

@@ -33,7 +33,7 @@ type Listener struct {
 	// TLS makes it an HTTPS listener. An empty block is TLS with the certificate that the gateway has issued for itself.
 	TLS *TLS `yaml:"tls"`
 	// Connections is how many are open at once. A further client gets the place of the one that has waited longest for its client; where
-	// each has a request under way it waits to be accepted. 0: 1536.
+	// each has a request under way it waits until one is answered. 0: 1536.
 	Connections int `yaml:"connections"`
 	// PerAddress is how many of them one address has, or one IPv6 network of 64 bits. The addresses of proxies are not bound by it.
 	// 0: half of connections.
