@@ -10,6 +10,8 @@ import (
 	"math/big"
 	"net/http"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
@@ -66,11 +68,15 @@ type estInsists struct {
 	g    *instance
 	http *http.Client
 	d    *device
+	lost *atomic.Int64 // requests whose connection was closed
 }
 
 func (c *estInsists) send(ctx context.Context) (*x509.Certificate, error) {
 	a, err := c.g.enroll(ctx, c.http, c.d)
 	switch {
+	case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
+		c.lost.Add(1)
+		return nil, nil // the connection was closed under it; it sends the same again anyway
 	case err != nil:
 		return nil, err
 	case a.status == http.StatusAccepted || a.status == http.StatusServiceUnavailable:
@@ -221,6 +227,7 @@ type insistents struct {
 	est    *http.Client
 	shared *http.Client // CMP's and SCEP's
 	scep   *scepDevice
+	lost   atomic.Int64 // requests over EST whose connection was closed
 }
 
 func (g *instance) insistents() *insistents {
@@ -235,7 +242,7 @@ func (s *insistents) make(i int, name string) insistent {
 	s.g.t.Helper()
 	switch i % 3 {
 	case 0:
-		return &estInsists{g: s.g, http: s.est, d: newDevice(s.g.t, name)}
+		return &estInsists{g: s.g, http: s.est, d: newDevice(s.g.t, name), lost: &s.lost}
 	case 1:
 		d := s.g.cmpDevice(name)
 		d.http = s.shared

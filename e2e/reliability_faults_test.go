@@ -292,7 +292,7 @@ func (g *faulty) honest() (stop func() []time.Duration) {
 				return
 			case <-time.After(20 * time.Millisecond):
 			}
-			client, start := &estInsists{g: g.instance, http: c, d: newDevice(g.t, fmt.Sprintf("ok-est-%d", i))}, time.Now()
+			client, start := &estInsists{g: g.instance, http: c, d: newDevice(g.t, fmt.Sprintf("ok-est-%d", i)), lost: &g.clients.lost}, time.Now()
 			for {
 				cert, err := client.send(g.t.Context())
 				if err != nil {
@@ -384,7 +384,7 @@ func TestReliabilityFaults(t *testing.T) {
 			lost, twice := g.agree(all)
 			g.tidy()
 			g.clients.hangUp()
-			t.Logf("memory %.0f MB, before %.0f MB; goroutines %.0f, before %.0f",
+			t.Logf("%d connections closed under a request; memory %.0f MB, before %.0f MB; goroutines %.0f, before %.0f", g.clients.lost.Load(),
 				g.gauge("process_resident_memory_bytes")/1e6, memory, g.gauge("go_goroutines"), goroutines)
 			found(finding{"faults of the CA, " + c.idempotency, len(all), lost, twice, fmt.Sprintf("settled after %.1f s", worst.Seconds())})
 		})

@@ -49,12 +49,15 @@ var failing = []codes.Code{
 	codes.NotFound, codes.DataLoss,
 }
 
-// fault goes wrong in the way that the name begins with, after the ledger has the certificate: "late" and "within" (half of that) wait,
-// "drop" says UNAVAILABLE, "cut" ends the connection, "die" the process, "fail" says one of many codes, "lie" that the request was
-// refused. again: the ID was in the ledger before this call; the fault is over then, unless the test holds it.
+// fault goes wrong in the way that the name begins with, after the ledger has the certificate: "late" and "within" (an eighth of that)
+// wait, "drop" says UNAVAILABLE, "cut" ends the connection, "die" the process, "fail" says one of many codes, "lie" that the request was
+// refused. again: the ID was in the ledger before this call, whose fault is over then, unless the test holds it. A CA that can be asked
+// what it did dies no more once the test holds nothing.
 func (c *ca) fault(name string, again bool) error {
-	f := faultOf(name)
-	if again && (f == "die" || f == "cut" || !c.holds()) {
+	f, held := faultOf(name), c.holds()
+	deadly := f == "die" || f == "cut"
+	switch {
+	case again && (deadly || !held), deadly && !held && c.Idempotency != string(backend.IdempotencyNone):
 		return nil
 	}
 	switch f {

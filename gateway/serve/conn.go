@@ -132,11 +132,16 @@ func withConn(ctx context.Context, nc net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, nc)
 }
 
-// awaitBody has the connection wait for its client while the request's body has not arrived whole.
-func awaitBody(r *http.Request) {
-	if c, ok := r.Context().Value(connKey{}).(*conn); ok && r.Body != nil && r.Body != http.NoBody {
-		r.Body = &body{r.Body, c}
+// awaitBody has the connection wait for its client while the request's body has not arrived whole. It returns a copy: http.Server looks at
+// the body of its own request for whether the client is still sending, and then leaves it time to read the answer.
+func awaitBody(r *http.Request) *http.Request {
+	c, ok := r.Context().Value(connKey{}).(*conn)
+	if !ok || r.Body == nil || r.Body == http.NoBody {
+		return r
 	}
+	awaited := *r
+	awaited.Body = &body{r.Body, c}
+	return &awaited
 }
 
 type body struct {

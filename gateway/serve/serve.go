@@ -194,7 +194,7 @@ func (s *server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this address is served otherwise by now, with TLS or without: connect again", http.StatusMisdirectedRequest)
 		return
 	}
-	awaitBody(r)
+	r = awaitBody(r)
 	p.handler.ServeHTTP(w, r)
 }
 
