@@ -127,7 +127,7 @@ func TestSoak(t *testing.T) {
 	send := map[bool]*stranger{false: {g: begun}, true: {g: begun, tls: true}}
 	each(20*time.Millisecond, func(n int) error {
 		h := all[n%len(all)]
-		if _, err := send[h.tls].send(h.method, h.wire()); err != nil {
+		if _, err := send[h.tls].sendAll(h.method, h.wire(), max(1, h.answers)); err != nil {
 			return fmt.Errorf("%s: no answer: %w", h.name, err)
 		}
 		hostile.Add(1)
