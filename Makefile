@@ -40,10 +40,10 @@ lint: vet ## and staticcheck, which looks at all dependencies first (2 minutes o
 	$(GO) run $(STATICCHECK) -tags $(TAGS) ./cmd/... ./e2e/... ./protocols/scep
 
 unit: ## all tests without the race detector, end-to-end included
-	$(GO) test -timeout 8m -parallel 4 ./...
+	$(GO) test -timeout 15m -parallel 4 ./...
 
-race: deps ## the tests of gateway, store and plugin host under the race detector (4 minutes)
-	CGO_ENABLED=1 $(GO) test -race -timeout 8m $(RACED)
+race: deps ## the tests of gateway, store and plugin host under the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m $(RACED)
 
 fuzz: ## every fuzz target for FUZZTIME (30s) each; what is found is kept in testdata/fuzz
 	@GO='$(GO)' sh .ci/fuzz each $(FUZZTIME)
