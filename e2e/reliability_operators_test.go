@@ -83,6 +83,9 @@ func (g *instance) auditTells(of map[string]reliable) {
 		if d.revoked {
 			want["revocation-ordered"], want["revoked"] = 1, 1
 		}
+		if d.cmp && told[id]["resumed"] == 1 { // it began anew, as some do
+			want["resumed"] = 1
+		}
 		if !maps.Equal(told[id], want) {
 			g.t.Errorf("%s: the audit trail tells of %v, want %v", d.name, told[id], want)
 		}
