@@ -6,7 +6,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@latest
 FUZZTIME ?= 30s
 NIGHT ?= 8h
 SCALE ?= 100
-TAGS := faults,reliability,peers,sscep
+TAGS := faults,reliability,peers,sscep,cas
 DEVICES ?= 20000
 RATE ?= 100
 MINUTES ?= 30
@@ -14,7 +14,7 @@ MINUTES ?= 30
 # What the race detector is worth its time on: where goroutines meet.
 RACED := ./gateway ./gateway/store/... ./plugins/backend/groupcommit ./plugins/host
 
-.PHONY: help run build test deps vet lint unit race fuzz fuzz-nightly bench reliability storm soak peers generate vuln clean
+.PHONY: help run build test deps vet lint unit race fuzz fuzz-nightly bench reliability storm soak peers backends generate vuln clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ soak: deps ## mixed load for MINUTES (30): enrollments, renewals, operators, rel
 
 peers: deps ## CMP and EST against BouncyCastle, OpenSSL 3.5 and GlobalSign's client, fetched into ~/.cache (under 6 minutes)
 	@dir=$$(sh .ci/peers) && MUSTER_PEERS=$$dir $(GO) test -timeout 8m -count 1 -tags peers ./e2e/peers
+
+backends: deps ## the gateway before CAs that are not ours: step-ca, Vault, pebble, ... built into ~/.cache (the first time 15 minutes)
+	@dir=$$(sh .ci/cas) && MUSTER_CAS=$$dir $(GO) test -timeout 20m -count 1 -tags cas ./e2e/cas
 
 generate: ## the gRPC code of the plugin contract (needs protoc)
 	$(GO) generate ./plugins/backend/...

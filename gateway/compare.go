@@ -8,6 +8,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/plugins/backend"
@@ -21,7 +22,7 @@ var (
 // compare holds a CA's certificate against what was granted. A CA is trusted to sign, not to decide: a certificate
 // with another key, name, use or date than the pipeline allowed is never handed out. The leaf is returned with the
 // error too, when it parsed, so that it can be revoked.
-func (g *Gateway) compare(intent *backend.IssueRequest, got *backend.Issuance) (leaf *x509.Certificate, chain []*x509.Certificate, err error) {
+func (g *Gateway) compare(intent *backend.IssueRequest, decides []backend.Field, got *backend.Issuance) (leaf *x509.Certificate, chain []*x509.Certificate, err error) {
 	leaf, err = x509.ParseCertificate(got.Certificate)
 	if err != nil {
 		return nil, nil, fmt.Errorf("it does not parse: %w", err)
@@ -33,39 +34,51 @@ func (g *Gateway) compare(intent *backend.IssueRequest, got *backend.Issuance) (
 	if err := leaf.CheckSignatureFrom(chain[0]); err != nil {
 		return leaf, nil, fmt.Errorf("the chain's first certificate did not issue it: %w", err)
 	}
-	return leaf, chain, equals(leaf, &intent.Template)
+	return leaf, chain, equals(leaf, &intent.Template, decides)
 }
 
-// equals lists every difference between a certificate and its template.
-func equals(leaf *x509.Certificate, t *backend.Template) error {
+// equals lists every difference between a certificate and its template, and in the fields that the CA decides what it has beyond it.
+func equals(leaf *x509.Certificate, t *backend.Template, decides []backend.Field) error {
 	var diffs []error
 	differ := func(format string, args ...any) { diffs = append(diffs, fmt.Errorf(format, args...)) }
+	// own reports whether the CA decides the field, and holds it against the template.
+	own := func(f backend.Field) bool {
+		if !slices.Contains(decides, f) {
+			return false
+		}
+		if more := decided[f](leaf, t); more != "" {
+			differ("%s", more)
+		}
+		return true
+	}
 	if leaf.Version != 3 {
 		differ("version %d", leaf.Version)
 	}
 	if leaf.SerialNumber.Sign() <= 0 { // RFC 5280 section 4.1.2.2
 		differ("serial number %d", leaf.SerialNumber)
 	}
-	if !bytes.Equal(leaf.RawSubject, t.Subject) {
+	if !own(backend.FieldSubject) && !bytes.Equal(leaf.RawSubject, t.Subject) {
 		differ("subject %q instead of %q", pkix.FormatName(leaf.RawSubject), pkix.FormatName(t.Subject))
 	}
 	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, t.PublicKey) {
 		differ("another public key")
 	}
-	if !leaf.NotBefore.Equal(t.NotBefore) || !leaf.NotAfter.Equal(t.NotAfter) {
+	if !own(backend.FieldValidity) && (!leaf.NotBefore.Equal(t.NotBefore) || !leaf.NotAfter.Equal(t.NotAfter)) {
 		differ("valid %s to %s instead of %s to %s", leaf.NotBefore, leaf.NotAfter, t.NotBefore, t.NotAfter)
 	}
-	if leaf.KeyUsage != t.KeyUsage {
+	if !own(backend.FieldKeyUsage) && leaf.KeyUsage != t.KeyUsage {
 		differ("key usage %#x instead of %#x", leaf.KeyUsage, t.KeyUsage)
 	}
 	if leaf.IsCA {
 		differ("it is a CA certificate")
 	}
-	if san := extension(leaf, oidSubjectAltName); !bytes.Equal(san, t.SubjectAltName) {
+	if !own(backend.FieldSubjectAltName) && !bytes.Equal(extension(leaf, oidSubjectAltName), t.SubjectAltName) {
 		differ("another subjectAltName")
 	}
-	if eku, err := parseOIDs(extension(leaf, oidExtKeyUsage)); err != nil || !sameOIDs(eku, t.ExtKeyUsage) {
-		differ("extended key usage %v instead of %v", eku, t.ExtKeyUsage)
+	if !own(backend.FieldExtKeyUsage) {
+		if eku, err := parseOIDs(extension(leaf, oidExtKeyUsage)); err != nil || !sameOIDs(eku, t.ExtKeyUsage) {
+			differ("extended key usage %v instead of %v", eku, t.ExtKeyUsage)
+		}
 	}
 	for _, want := range t.Extensions {
 		if !bytes.Equal(extension(leaf, want.Id), want.Value) {

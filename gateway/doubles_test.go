@@ -175,18 +175,18 @@ func (b *twisted) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.
 	return b.Backend.Issue(ctx, r)
 }
 
-func (b *twisted) Lookup(ctx context.Context, id string) (*backend.Outcome, error) {
+func (b *twisted) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
 	if b.lookup != nil {
-		return b.lookup(ctx, id)
+		return b.lookup(ctx, r.ID)
 	}
-	return b.Backend.Lookup(ctx, id)
+	return b.Backend.Lookup(ctx, r)
 }
 
-func (b *twisted) Poll(ctx context.Context, ticket string) (*backend.Issuance, error) {
+func (b *twisted) Poll(ctx context.Context, r *backend.IssueRequest, ticket string) (*backend.Issuance, error) {
 	if b.poll != nil {
 		return b.poll(ctx, ticket)
 	}
-	return b.Backend.Poll(ctx, ticket)
+	return b.Backend.Poll(ctx, r, ticket)
 }
 
 func (b *twisted) Revoke(ctx context.Context, r *backend.RevokeRequest) error {

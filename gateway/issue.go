@@ -27,6 +27,14 @@ type ask struct {
 	given   []byte // a key that was made for the device, to be given with the answer to this request and kept nowhere
 }
 
+// decides are the fields that the CA sets by its own rules.
+func (a *ask) decides() []backend.Field {
+	if a.desc == nil {
+		return nil
+	}
+	return a.desc.Decides
+}
+
 // key is what goes with the answer, nil where the device has its own, or its key is gone.
 func (a *ask) key() []byte {
 	if a.t.SealedKey != nil {
@@ -138,7 +146,7 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 	var cert *made
 	if failure == nil && issuance != nil && issuance.Certificate != nil {
 		cert, failure = shielded(g, func() (*made, error) {
-			leaf, chain, err := g.compare(a.t.Intent, issuance)
+			leaf, chain, err := g.compare(a.t.Intent, a.decides(), issuance)
 			if err == nil {
 				err = g.lintAfter(a.t, leaf)
 			}

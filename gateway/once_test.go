@@ -170,7 +170,7 @@ func TestCertificateOfAnotherTransaction(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.twist(&twisted{issue: func(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
-				o, err := w.memory.Lookup(ctx, first.ID)
+				o, err := w.memory.Lookup(ctx, &backend.IssueRequest{ID: first.ID})
 				return o.Issuance, err
 			}})
 			second := w.request("device-2")

@@ -185,6 +185,9 @@ type Store interface {
 	// on the database's clock. Each row's epoch grows.
 	ClaimDue(ctx context.Context, lease time.Duration, limit int) ([]Work, error)
 
+	// AskAgain records that the transaction's CA is asked again from now on (Transaction.Updated), by who holds the lease of the
+	// epoch. ErrStale as Settle.
+	AskAgain(ctx context.Context, transaction string, epoch int64, now time.Time) error
 	// Postpone gives a row of work back, to be due again after the delay. ErrStale as Settle.
 	Postpone(ctx context.Context, w Work, delay time.Duration, note string) error
 

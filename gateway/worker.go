@@ -159,7 +159,7 @@ func (g *Gateway) settleWork(ctx context.Context, a *ask) error {
 	if a.desc.Idempotency == backend.IdempotencyNone {
 		return g.settled(ctx, a, nil, errors.New("the CA keeps no record by ID: the operator has to look"))
 	}
-	found, err := shielded(g, func() (*backend.Outcome, error) { return a.backend.Lookup(ctx, a.t.ID) })
+	found, err := shielded(g, func() (*backend.Outcome, error) { return a.backend.Lookup(ctx, a.asked()) })
 	if err == nil && found == nil {
 		err = errors.New("no answer")
 	}
@@ -176,6 +176,11 @@ func (g *Gateway) settleWork(ctx context.Context, a *ask) error {
 		if err := g.beginsAgain(ctx, a.t); err != nil {
 			return g.stillUnknown(ctx, a, fmt.Errorf("issue: %w", err))
 		}
+		if a.desc.Idempotency == backend.IdempotencyLookup { // the next Lookup has to know of this call
+			if err := g.store.AskAgain(ctx, a.t.ID, a.epoch, g.now()); err != nil {
+				return fmt.Errorf("not asked again: %w", err)
+			}
+		}
 		issuance, err := shielded(g, func() (*backend.Issuance, error) { return a.backend.Issue(ctx, a.t.Intent) })
 		if err != nil && !backend.Definite(err) {
 			return g.stillUnknown(ctx, a, fmt.Errorf("issue: %w", err))
@@ -183,6 +188,13 @@ func (g *Gateway) settleWork(ctx context.Context, a *ask) error {
 		return g.settled(ctx, a, issuance, err)
 	}
 	return g.stillUnknown(ctx, a, errors.New("the CA cannot say yet"))
+}
+
+// asked is the intent as a CA is asked about it that may have been asked for it.
+func (a *ask) asked() *backend.IssueRequest {
+	r := *a.t.Intent
+	r.Asked = a.t.Updated
+	return &r
 }
 
 // settled settles a transaction. What the client would be told is of no interest here: a refusal that is recorded ends
@@ -203,7 +215,7 @@ func (g *Gateway) stillUnknown(ctx context.Context, a *ask, why error) error {
 
 // pollWork asks the CA with a ticket.
 func (g *Gateway) pollWork(ctx context.Context, a *ask) error {
-	issuance, err := a.backend.Poll(ctx, a.t.Ticket)
+	issuance, err := a.backend.Poll(ctx, a.asked(), a.t.Ticket)
 	if err != nil && !refusedByPoll(err) {
 		return err
 	}
@@ -230,7 +242,7 @@ func (g *Gateway) revokeWork(ctx context.Context, a *ask, w Work) error {
 	if !c.RevokedAt.IsZero() { // on an operator's order
 		at, reason = c.RevokedAt, c.Revocation
 	}
-	err := a.backend.Revoke(ctx, &backend.RevokeRequest{Issuer: c.Issuer, Serial: c.Serial, Reason: reason, At: at})
+	err := a.backend.Revoke(ctx, &backend.RevokeRequest{Issuer: c.Issuer, Serial: c.Serial, Reason: reason, At: at, Certificate: c.DER})
 	if err != nil && status.Code(err) != codes.NotFound {
 		return err
 	}

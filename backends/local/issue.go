@@ -164,18 +164,18 @@ func (r *running) issuance(e *entry) (*backend.Issuance, error) {
 // Lookup says what became of an ID: issued, never, or, while an Issue for it is under way, unknown.
 //
 // In a ledger that is shared, "never" is recorded: an Issue of another process that has begun before it fails (ledger.never).
-func (c *CA) Lookup(ctx context.Context, id string) (*backend.Outcome, error) {
+func (c *CA) Lookup(ctx context.Context, q *backend.IssueRequest) (*backend.Outcome, error) {
 	r, err := c.running()
 	if err != nil {
 		return nil, err
 	}
 	// The order matters: what is not under way any more has left its record.
-	underWay := r.flights.underWay(id)
-	e, _, err := r.ledger.find(id)
+	underWay := r.flights.underWay(q.ID)
+	e, _, err := r.ledger.find(q.ID)
 	if err == nil && e == nil && !underWay && r.ledger.shared {
 		var never bool
-		if never, err = r.ledger.never(id); err == nil && !never {
-			e, _, err = r.ledger.find(id)
+		if never, err = r.ledger.never(q.ID); err == nil && !never {
+			e, _, err = r.ledger.find(q.ID)
 		}
 	}
 	switch {

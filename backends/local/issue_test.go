@@ -170,7 +170,7 @@ func afterCrash(t *testing.T, dir, point string, q *backend.IssueRequest, certif
 		t.Errorf("%d rows in the ledger after the crash, want %d", n, recorded)
 	}
 	c := open(t, dir, Options{})
-	o, err := c.Lookup(t.Context(), q.ID)
+	o, err := c.Lookup(t.Context(), &backend.IssueRequest{ID: q.ID})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +293,7 @@ func TestLookupWhileUnderWay(t *testing.T) {
 	}})
 	lookup := func(id string) backend.OutcomeState {
 		t.Helper()
-		o, err := c.Lookup(t.Context(), id)
+		o, err := c.Lookup(t.Context(), &backend.IssueRequest{ID: id})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -328,7 +328,7 @@ func TestLookupWhileUnderWay(t *testing.T) {
 	want(t, <-twin, codes.Canceled)
 	close(release)
 	wg.Wait()
-	o, err := c.Lookup(t.Context(), "tx-1")
+	o, err := c.Lookup(t.Context(), &backend.IssueRequest{ID: "tx-1"})
 	if err != nil || o.State != backend.OutcomeIssued || len(o.Issuance.Certificate) == 0 || len(o.Issuance.Chain) != 2 {
 		t.Errorf("after: %+v, %v", o, err)
 	}
@@ -351,7 +351,7 @@ func TestLedgerFails(t *testing.T) {
 	}
 	want(t, c.CRL(t.Context(), "", &bytes.Buffer{}), codes.Unavailable)
 	c.open.Load().ledger.read.Close()
-	_, err = c.Lookup(t.Context(), "tx-1")
+	_, err = c.Lookup(t.Context(), &backend.IssueRequest{ID: "tx-1"})
 	want(t, err, codes.Unavailable)
 	_, err = c.Issue(t.Context(), request(t, "tx-1"))
 	want(t, err, codes.Unavailable)

@@ -199,7 +199,7 @@ func TestRekeyIssuing(t *testing.T) {
 		if err != nil || !bytes.Equal(again.Certificate, first.Certificate) || !slices.EqualFunc(again.Chain, first.Chain, bytes.Equal) {
 			t.Errorf("another certificate or chain for an ID from before: %v", err)
 		}
-		o, err := c.Lookup(t.Context(), "before")
+		o, err := c.Lookup(t.Context(), &backend.IssueRequest{ID: "before"})
 		if err != nil || o.State != backend.OutcomeIssued || !bytes.Equal(o.Issuance.Certificate, first.Certificate) || !bytes.Equal(o.Issuance.Chain[0], old.cert.Raw) {
 			t.Errorf("Lookup: %+v, %v", o, err)
 		}

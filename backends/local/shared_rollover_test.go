@@ -47,7 +47,7 @@ func testSharedRollover(t *testing.T, s *sharing) {
 	issue(t, b, q)
 	_, err := b.Rollover(t.Context(), &backend.RolloverRequest{ID: "roll-b", Issuer: IssuerEC, Kind: backend.RolloverRenew})
 	want(t, err, codes.FailedPrecondition)
-	_, err = b.Lookup(t.Context(), "after")
+	_, err = b.Lookup(t.Context(), &backend.IssueRequest{ID: "after"})
 	want(t, err, codes.Unavailable)
 	// A CRL without what was issued by the new generation is not made.
 	revoke(t, a, fresh, 1, now)
@@ -72,7 +72,7 @@ func testSharedRollover(t *testing.T, s *sharing) {
 	if again := issue(t, b, request(t, "before")); !bytes.Equal(again.Raw, first.Raw) {
 		t.Error("another certificate for an ID from before")
 	}
-	if o, err := b.Lookup(t.Context(), "after"); err != nil || o.State != backend.OutcomeIssued {
+	if o, err := b.Lookup(t.Context(), &backend.IssueRequest{ID: "after"}); err != nil || o.State != backend.OutcomeIssued {
 		t.Errorf("%v, %v", o, err)
 	}
 	x, y := announced(t, a, IssuerEC), announced(t, b, IssuerEC)

@@ -205,10 +205,10 @@ func testSharedNever(t *testing.T, s *sharing) {
 		answer <- err
 	}()
 	<-signed
-	if o, err := a.Lookup(t.Context(), "x"); err != nil || o.State != backend.OutcomeUnknown {
+	if o, err := a.Lookup(t.Context(), &backend.IssueRequest{ID: "x"}); err != nil || o.State != backend.OutcomeUnknown {
 		t.Errorf("in the process that signs: %v, %v", o, err)
 	}
-	if o, err := b.Lookup(t.Context(), "x"); err != nil || o.State != backend.OutcomeNever {
+	if o, err := b.Lookup(t.Context(), &backend.IssueRequest{ID: "x"}); err != nil || o.State != backend.OutcomeNever {
 		t.Errorf("in the other one: %v, %v", o, err)
 	}
 	close(goOn)
@@ -218,12 +218,12 @@ func testSharedNever(t *testing.T, s *sharing) {
 		t.Fatalf("%d rows of what was never issued", len(entries))
 	}
 	for range 2 {
-		if o, err := b.Lookup(t.Context(), "x"); err != nil || o.State != backend.OutcomeNever {
+		if o, err := b.Lookup(t.Context(), &backend.IssueRequest{ID: "x"}); err != nil || o.State != backend.OutcomeNever {
 			t.Errorf("%v, %v", o, err)
 		}
 	}
 	leaf := issue(t, b, request(t, "x"))
-	if o, err := a.Lookup(t.Context(), "x"); err != nil || o.State != backend.OutcomeIssued || !bytes.Equal(o.Issuance.Certificate, leaf.Raw) {
+	if o, err := a.Lookup(t.Context(), &backend.IssueRequest{ID: "x"}); err != nil || o.State != backend.OutcomeIssued || !bytes.Equal(o.Issuance.Certificate, leaf.Raw) {
 		t.Errorf("%v, %v", o, err)
 	}
 }
@@ -303,7 +303,7 @@ func testSharedCut(t *testing.T, s *sharing) {
 		if !ok {
 			t.Error("it does not come back")
 		}
-		if _, err := c.Lookup(t.Context(), "y"); err != nil && status.Code(err) != codes.Unavailable {
+		if _, err := c.Lookup(t.Context(), &backend.IssueRequest{ID: "y"}); err != nil && status.Code(err) != codes.Unavailable {
 			t.Error(err)
 		}
 	}

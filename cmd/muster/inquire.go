@@ -84,7 +84,8 @@ func certifies(d *backend.Description, p *ProfileConfig) error {
 	}
 	var missing []string
 	for _, f := range p.overrides() {
-		if !slices.Contains(d.Overrides, f) {
+		bound := f == backend.FieldValidity || f == backend.FieldKeyUsage || f == backend.FieldExtKeyUsage // for which a profile's say is a limit
+		if !slices.Contains(d.Overrides, f) && !(bound && slices.Contains(d.Decides, f)) {
 			missing = append(missing, string(f))
 		}
 	}

@@ -169,20 +169,20 @@ func (c *ca) certify(r *backend.IssueRequest, name string) ([]byte, error) {
 }
 
 // Lookup is Backend.Lookup.
-func (c *ca) Lookup(_ context.Context, id string) (*backend.Outcome, error) {
+func (c *ca) Lookup(_ context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
 	if c.Idempotency == string(backend.IdempotencyNone) {
 		return nil, backend.Refuse(codes.Unimplemented, "it keeps no record by ID")
 	}
 	held := c.holds()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e, ok := c.ledger.by[id]
+	e, ok := c.ledger.by[r.ID]
 	switch {
 	case ok && held && faultOf(e.name) != "ok":
 		return nil, backend.Refuse(codes.Unavailable, "held back")
 	case ok:
 		return &backend.Outcome{State: backend.OutcomeIssued, Issuance: c.issuance(e.der)}, nil
-	case c.underway[id] > 0:
+	case c.underway[r.ID] > 0:
 		return &backend.Outcome{State: backend.OutcomeUnknown}, nil
 	}
 	return &backend.Outcome{State: backend.OutcomeNever}, nil

@@ -56,7 +56,7 @@ func (*forwarder) Issue(context.Context, *backend.IssueRequest) (*backend.Issuan
 	return nil, backend.Refuse(codes.Unimplemented, "it certifies nothing")
 }
 
-func (*forwarder) Lookup(context.Context, string) (*backend.Outcome, error) {
+func (*forwarder) Lookup(context.Context, *backend.IssueRequest) (*backend.Outcome, error) {
 	return nil, backend.Refuse(codes.Unimplemented, "it certifies nothing")
 }
 

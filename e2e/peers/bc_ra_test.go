@@ -54,7 +54,7 @@ func TestNested(t *testing.T) {
 		s.is("status", "0")
 		s.is("protection", strings.ToUpper(kind), strings.ToUpper(kind))
 		s.is("confirmed", "true")
-		if got := g.state("nested-" + kind); got != "issued" {
+		if got := g.State("nested-" + kind); got != "issued" {
 			t.Errorf("the transaction is %s", got)
 		}
 	}
@@ -73,7 +73,7 @@ func TestBatch(t *testing.T) {
 	s.is("subject", "CN=mixed1", "CN=mixed3")
 	s.is("failInfo", "badMessageCheck")
 	s.is("confirmed", "true", "true")
-	if got := g.state("mixed2"); got != "" {
+	if got := g.State("mixed2"); got != "" {
 		t.Errorf("the transaction of who has a wrong secret is %s", got)
 	}
 }

@@ -19,10 +19,10 @@ type said struct {
 // bc runs a command of the client in bc/ against an endpoint. It fails where BouncyCastle found the server to break the protocol.
 func (g *gateway) bc(t *testing.T, endpoint, command string, args ...string) said {
 	t.Helper()
-	all := []string{"-XX:TieredStopAtLevel=1", "-cp", classes + ":" + jars(), "Peer", command, "-url", g.url + "/.well-known/cmp/p/" + endpoint, "-root", filepath.Join("ca", "roots.pem")}
-	out, ok := g.run("java", append(all, args...)...)
+	all := []string{"-XX:TieredStopAtLevel=1", "-cp", classes + ":" + jars(), "Peer", command, "-url", g.URL + "/.well-known/cmp/p/" + endpoint, "-root", filepath.Join("ca", "roots.pem")}
+	out, ok := g.Run("java", append(all, args...)...)
 	if !ok || !strings.Contains(out, "end: ok\n") {
-		t.Fatalf("%s %s\n%s\n%s", command, args, out, g.log)
+		t.Fatalf("%s %s\n%s\n%s", command, args, out, g.Log)
 	}
 	return parseSaid(t, out)
 }
@@ -92,7 +92,7 @@ endpoints:
 // The client believes nobody whose certificate does not lead to its roots.
 func TestClientIsStrict(t *testing.T) {
 	g := start(t, bcConfig, vendor)
-	out, ok := g.run("java", "-cp", classes+":"+jars(), "Peer", "enroll", "-url", g.url+"/.well-known/cmp/p/vendor", "-root", "vendor-ca/ca.pem",
+	out, ok := g.Run("java", "-cp", classes+":"+jars(), "Peer", "enroll", "-url", g.URL+"/.well-known/cmp/p/vendor", "-root", "vendor-ca/ca.pem",
 		"-cert", "P-256.pem", "-key", "P-256.key", "-newkey", "P-256", "-subject", "CN=x")
 	if ok || !strings.Contains(out, "CertPathBuilderException") {
 		t.Error(out)
@@ -118,7 +118,7 @@ func TestSignatures(t *testing.T) {
 			s.is("subject", "CN="+c.name)
 			s.is("protection", "signature", "signature")
 			s.is("confirmed", "true")
-			if got := g.state(c.name); got != "issued" {
+			if got := g.State(c.name); got != "issued" {
 				t.Errorf("the transaction is %s", got)
 			}
 		})
@@ -152,7 +152,7 @@ func TestMACs(t *testing.T) {
 					if body == "ir" {
 						s.is("caPubs", "1")
 					}
-					if got := g.state(name); got != "issued" {
+					if got := g.State(name); got != "issued" {
 						t.Errorf("the transaction is %s", got)
 					}
 				})
@@ -230,8 +230,8 @@ func TestCertHash(t *testing.T) {
 			s.is("confirmed", "true")
 		}
 		for _, tool := range []string{"openssl", `"$NEW"`} {
-			out, ok := g.run("sh", "-euc", cmp+`key new.key; with `+tool+" "+name+` -cmd ir $mac -newkey new.key -subject /CN=`+name+` -certout new.pem`)
-			if got := g.state("CN=" + name); !ok || got != "issued" {
+			out, ok := g.Run("sh", "-euc", cmp+`key new.key; with `+tool+" "+name+` -cmd ir $mac -newkey new.key -subject /CN=`+name+` -certout new.pem`)
+			if got := g.State("CN=" + name); !ok || got != "issued" {
 				t.Errorf("%s, %s: the transaction is %s\n%s", tool, name, got, out)
 			}
 		}
@@ -264,15 +264,15 @@ func TestPollAfterARestart(t *testing.T) {
 		ask := with(mac, "-mac", kind, "-state", name+".state")
 		s := g.bc(t, "held", "enroll", with(ask, "-newkey", "P-256", "-subject", "CN="+name)...)
 		s.is("status", "3")
-		g.again()
+		g.Again()
 		s = g.bc(t, "held", "poll", ask...)
 		s.is("body", "26")
-		g.muster("approve", g.transactions(name)[0].ID, "--reason", "it is on the list")
-		g.again()
+		g.Muster("approve", g.Transactions(name)[0].ID, "--reason", "it is on the list")
+		g.Again()
 		s = g.bc(t, "held", "poll", ask...)
 		s.is("subject", "CN="+name)
 		s.is("confirmed", "true")
-		if got := g.state(name); got != "issued" {
+		if got := g.State(name); got != "issued" {
 			t.Errorf("the transaction is %s", got)
 		}
 	}

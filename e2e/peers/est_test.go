@@ -7,7 +7,6 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 )
@@ -80,16 +79,10 @@ func est(t *testing.T) *gateway {
 	return startWith(t, estConfig, vendor, users)
 }
 
-var listeningTLS = regexp.MustCompile(`msg=listening listener=https address=127\.0\.0\.1:(\d+)`)
-
 // tls is the port of the listener https.
 func (g *gateway) tls() string {
-	g.t.Helper()
-	m := listeningTLS.FindStringSubmatch(g.log.String())
-	if m == nil {
-		g.t.Fatalf("https is not there\n%s", g.log)
-	}
-	return m[1]
+	_, port, _ := strings.Cut(g.Listener("https"), ":")
+	return port
 }
 
 // estArgs are those of java for BouncyCastle's EST client. label "" is the default endpoint.
@@ -104,9 +97,9 @@ func (g *gateway) estArgs(label, command string, args ...string) []string {
 // est runs a command of BouncyCastle's EST client.
 func (g *gateway) est(t *testing.T, label, command string, args ...string) said {
 	t.Helper()
-	out, ok := g.run("java", g.estArgs(label, command, args...)...)
+	out, ok := g.Run("java", g.estArgs(label, command, args...)...)
 	if !ok || !strings.Contains(out, "end: ok\n") {
-		t.Fatalf("%s %s\n%s\n%s", command, args, out, g.log)
+		t.Fatalf("%s %s\n%s\n%s", command, args, out, g.Log)
 	}
 	return parseSaid(t, out)
 }
@@ -149,7 +142,7 @@ func TestESTLinking(t *testing.T) {
 	g := est(t)
 	s := g.est(t, "linked", "enroll", with(byVendor, "-pop", "right", "-subject", "CN=linked", "-certout", "bc.pem", "-keyout", "bc.key")...)
 	s.is("subject", "CN=linked")
-	if trail := g.muster("explain", g.transactions("linked")[0].ID); !strings.Contains(trail, "possession shown by tls-binding") {
+	if trail := g.Muster("explain", g.Transactions("linked")[0].ID); !strings.Contains(trail, "possession shown by tls-binding") {
 		t.Error(trail)
 	}
 	g.est(t, "linked", "reenroll", "-cert", "bc.pem", "-key", "bc.key", "-pop", "right", "-subject", "CN=linked").is("subject", "CN=linked")
@@ -166,7 +159,7 @@ func TestESTLinking(t *testing.T) {
 func TestESTHeld(t *testing.T) {
 	g := est(t)
 	cmd := exec.CommandContext(t.Context(), "java", g.estArgs("held", "enroll", with(byVendor, "-subject", "CN=held", "-polls", "2")...)...)
-	cmd.Dir = g.dir
+	cmd.Dir = g.Dir
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -186,19 +179,19 @@ func TestESTHeld(t *testing.T) {
 			continue
 		}
 		if held++; held == 2 { // asked in between, it is held still
-			g.muster("approve", g.transactions("held")[0].ID, "--reason", "it is on the list")
+			g.Muster("approve", g.Transactions("held")[0].ID, "--reason", "it is on the list")
 		}
 		if _, err := io.WriteString(in, "\n"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := cmd.Wait(); err != nil || held != 2 {
-		t.Fatalf("%v, held %d times\n%s\n%s", err, held, text.String(), g.log)
+		t.Fatalf("%v, held %d times\n%s\n%s", err, held, text.String(), g.Log)
 	}
 	s := parseSaid(t, text.String())
 	s.is("completed", "true")
 	s.is("subject", "CN=held")
-	if all := g.transactions("held"); len(all) != 1 || all[0].State != "issued" {
+	if all := g.Transactions("held"); len(all) != 1 || all[0].State != "issued" {
 		t.Errorf("%v", all)
 	}
 }
@@ -217,7 +210,7 @@ func TestESTDigest(t *testing.T) {
 	g.est(t, "", "enroll", with(basic, "-subject", "CN=by basic")...).is("subject", "CN=by basic")
 	const curl = `openssl req -in P-256.csr -outform DER | openssl base64 | curl -sS -o /dev/null -w '%{http_code}' --cacert ca/roots.pem --user "factory:pass word" -H 'Content-Type: application/pkcs10' --data-binary @- `
 	for _, url := range []string{"--digest https://localhost:" + g.tls() + "/.well-known/est/simpleenroll", "--basic https://localhost:" + g.tls() + "/.well-known/est/digest/simpleenroll"} {
-		if out := g.sh(curl + url); out != "401" {
+		if out := g.Sh(curl + url); out != "401" {
 			t.Errorf("curl %s: %s", url, out)
 		}
 	}

@@ -5,19 +5,14 @@
 package peers
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
-	"time"
+
+	"github.com/muster-pki/muster/e2e/running"
 )
 
 var (
@@ -66,33 +61,8 @@ func jars() string {
 	return strings.Join([]string{filepath.Join(java, "bcpkix.jar"), filepath.Join(java, "bcprov.jar"), filepath.Join(java, "bcutil.jar"), filepath.Join(java, "bctls.jar")}, ":")
 }
 
-// gateway is one that runs, in a folder where its configuration and the peers' files are.
-type gateway struct {
-	t      *testing.T
-	dir    string
-	url    string // http://host:port
-	cmd    *exec.Cmd
-	exited chan struct{}
-	log    *output
-}
-
-// output keeps what a process prints.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
+// gateway is one that runs, for the peers.
+type gateway struct{ *running.Gateway }
 
 // The beginning of each configuration. The listener's port becomes a fixed one when the gateway has been started.
 const beginning = `version: 1
@@ -115,139 +85,8 @@ func start(t *testing.T, config string, scripts ...string) *gateway {
 // startWith is start on a whole configuration.
 func startWith(t *testing.T, config string, scripts ...string) *gateway {
 	t.Helper()
-	g := &gateway{t: t, dir: t.TempDir()}
-	t.Cleanup(g.stop)
-	g.write("gateway.yaml", config)
-	g.write("factory.secret", secret)
-	for _, s := range scripts {
-		g.sh(s)
-	}
-	g.again()
-	return g
-}
-
-func (g *gateway) write(name, text string) {
-	g.t.Helper()
-	if err := os.WriteFile(g.file(name), []byte(text), 0o600); err != nil {
-		g.t.Fatal(err)
-	}
-}
-
-func (g *gateway) file(name string) string { return filepath.Join(g.dir, name) }
-
-var listening = regexp.MustCompile(`msg=listening listener=http address=(\S+)`)
-
-// again starts the gateway, after stopping the one that runs. It is reached where it was.
-func (g *gateway) again() {
-	g.t.Helper()
-	g.stop()
-	g.cmd = exec.Command(binary, "serve", "--config", g.file("gateway.yaml"), "--data", g.dir)
-	g.exited, g.log = make(chan struct{}), &output{}
-	g.cmd.Stdout, g.cmd.Stderr = g.log, g.log
-	if err := g.cmd.Start(); err != nil {
-		g.t.Fatal(err)
-	}
-	cmd, exited := g.cmd, g.exited
-	go func() {
-		cmd.Wait() //nolint:errcheck // how it ended is in ProcessState
-		close(exited)
-	}()
-	for range 3000 {
-		if log := g.log.String(); strings.Contains(log, "msg=ready") {
-			address := listening.FindStringSubmatch(log)[1]
-			g.url = "http://" + address
-			config, err := os.ReadFile(g.file("gateway.yaml"))
-			if err != nil {
-				g.t.Fatal(err)
-			}
-			g.write("gateway.yaml", strings.Replace(string(config), "127.0.0.1:0", address, 1))
-			return
-		}
-		select {
-		case <-g.exited:
-			g.t.Fatalf("the gateway ended\n%s", g.log)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-	g.t.Fatalf("not ready\n%s", g.log)
-}
-
-func (g *gateway) stop() {
-	if g.cmd == nil || g.cmd.Process == nil {
-		return
-	}
-	g.cmd.Process.Signal(syscall.SIGINT) //nolint:errcheck // it may have ended
-	select {
-	case <-g.exited:
-	case <-time.After(20 * time.Second):
-		g.cmd.Process.Kill() //nolint:errcheck // as above
-		<-g.exited
-		g.t.Errorf("the gateway did not stop on SIGINT\n%s", g.log)
-	}
-	if g.t.Failed() && testing.Verbose() {
-		g.t.Logf("the gateway's log:\n%s", g.log)
-	}
-}
-
-// run runs a command in the gateway's folder: what it printed, and whether it succeeded.
-func (g *gateway) run(name string, args ...string) (string, bool) {
-	g.t.Helper()
-	ctx, cancel := context.WithTimeout(g.t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = g.dir
-	cmd.Env = append(os.Environ(), "URL="+g.url, "NEW="+filepath.Join(tools, "openssl"), "MUSTER="+binary)
-	out, err := cmd.CombinedOutput()
-	if cmd.ProcessState == nil {
-		g.t.Fatalf("%s: %v", name, err)
-	}
-	return string(out), err == nil
-}
-
-// sh runs a script that has to succeed, in the gateway's folder.
-func (g *gateway) sh(script string) string {
-	g.t.Helper()
-	out, ok := g.run("sh", "-euc", script)
-	if !ok {
-		g.t.Fatalf("%s\n%s", script, out)
-	}
-	return out
-}
-
-func (g *gateway) muster(args ...string) string {
-	g.t.Helper()
-	out, ok := g.run(binary, append(args, "--data", g.dir)...)
-	if !ok {
-		g.t.Fatalf("muster %s:\n%s", strings.Join(args, " "), out)
-	}
-	return out
-}
-
-// transaction is what `muster ls --json` says of one.
-type transaction struct{ ID, State, Subject string }
-
-// transactions are those whose subject holds the name, newest first.
-func (g *gateway) transactions(name string) []transaction {
-	g.t.Helper()
-	var all, found []transaction
-	if err := json.Unmarshal([]byte(g.muster("ls", "--json", "--limit", "1000")), &all); err != nil {
-		g.t.Fatal(err)
-	}
-	for _, tx := range all {
-		if strings.Contains(tx.Subject, name) {
-			found = append(found, tx)
-		}
-	}
-	return found
-}
-
-// state is that of the newest transaction of a name.
-func (g *gateway) state(name string) string {
-	g.t.Helper()
-	if all := g.transactions(name); len(all) > 0 {
-		return all[0].State
-	}
-	return ""
+	keep := "umask 077; printf '%s' '" + secret + "' >factory.secret"
+	return &gateway{running.Start(t, binary, []string{"NEW=" + filepath.Join(tools, "openssl")}, config, append([]string{keep}, scripts...)...)}
 }
 
 // vendor makes the vendor's CA (vendor-ca/ca.pem) and a device certificate of each kind of key: rsa.pem, P-256.pem, ...

@@ -13,7 +13,7 @@ func TestGlobalSignClient(t *testing.T) {
 	g := est(t)
 	script := func(s string) string {
 		t.Helper()
-		return g.sh(`est() { command=$1; shift; "` + filepath.Join(tools, "estclient") + `" $command -server localhost:` + g.tls() + ` "$@"; }
+		return g.Sh(`est() { command=$1; shift; "` + filepath.Join(tools, "estclient") + `" $command -server localhost:` + g.tls() + ` "$@"; }
 ` + s)
 	}
 	script(`est cacerts -explicit ca/roots.pem -out cacerts.pem
@@ -28,7 +28,7 @@ func TestGlobalSignClient(t *testing.T) {
 		openssl x509 -in renewed.pem -noout -subject`); !strings.Contains(out, "by estclient") {
 		t.Errorf("enroll, reenroll:\n%s", out)
 	}
-	if got := g.transactions("by estclient"); len(got) != 2 {
+	if got := g.Transactions("by estclient"); len(got) != 2 {
 		t.Errorf("%v", got)
 	}
 	if out := script(`! est enroll -explicit cacerts.pem -user factory -pass wrong -csr request.pem 2>&1`); !strings.Contains(out, "user name or password is wrong (reference ") {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/muster-pki/muster/e2e/running"
 )
 
 const opensslConfig = `distribution: {listeners: [http]}
@@ -61,34 +63,34 @@ func TestOpenSSL35(t *testing.T) {
 			if body == "p10cr" {
 				request = `-csr new.csr`
 			}
-			g.sh(cmp + `key new.key; openssl req -new -key new.key -subj /CN=device -out new.csr
+			g.Sh(cmp + `key new.key; openssl req -new -key new.key -subj /CN=device -out new.csr
 				new enroll -cmd ` + body + " " + protection + " " + request + ` -certout new.pem -extracertsout extra.pem
 				good new.pem`)
 		}
-		if got := g.state("CN=device"); got != "issued" {
+		if got := g.State("CN=device"); got != "issued" {
 			t.Errorf("%s: the transaction is %s", protection, got)
 		}
 	}
 
 	// certProfile (RFC 9810 section 5.1.1.4) selects the profile; one that the endpoint does not offer is refused.
-	out := g.sh(cmp + `key short.key; new enroll -cmd ir $mac -profile short -newkey short.key -subject /CN=short -certout short.pem -extracertsout extra.pem; good short.pem
+	out := g.Sh(cmp + `key short.key; new enroll -cmd ir $mac -profile short -newkey short.key -subject /CN=short -certout short.pem -extracertsout extra.pem; good short.pem
 		openssl x509 -in short.pem -noout -checkend 700000 || echo it ends soon
 		openssl x509 -in short.pem -noout -checkend 500000 && echo not today`)
 	if !strings.Contains(out, "it ends soon") || !strings.Contains(out, "not today") {
 		t.Error(out)
 	}
-	if out, ok := g.run("sh", "-euc", cmp+`new enroll -cmd ir $mac -profile other -newkey short.key -subject /CN=short -certout other.pem`); ok || !strings.Contains(out, "badCertTemplate") {
+	if out, ok := g.Run("sh", "-euc", cmp+`new enroll -cmd ir $mac -profile other -newkey short.key -subject /CN=short -certout other.pem`); ok || !strings.Contains(out, "badCertTemplate") {
 		t.Error(out)
 	}
 
 	// The certificate renews and then revokes itself; afterwards it renews nothing.
-	g.sh(cmp + `key first.key; new enroll -cmd ir $vendor -newkey first.key -subject /CN=life -certout first.pem
+	g.Sh(cmp + `key first.key; new enroll -cmd ir $vendor -newkey first.key -subject /CN=life -certout first.pem
 		key second.key; new enroll -cmd kur -cert first.pem -key first.key $trusted -newkey second.key -certout second.pem -extracertsout extra.pem; good second.pem
 		new enroll -cmd rr -cert second.pem -key second.key $trusted -oldcert second.pem -revreason 1`)
-	if out, ok := g.run("sh", "-euc", cmp+`new enroll -cmd kur -cert second.pem -key second.key $trusted -newkey first.key -certout third.pem`); ok || !strings.Contains(out, "certRevoked") {
+	if out, ok := g.Run("sh", "-euc", cmp+`new enroll -cmd kur -cert second.pem -key second.key $trusted -newkey first.key -certout third.pem`); ok || !strings.Contains(out, "certRevoked") {
 		t.Error(out)
 	}
-	if got := g.state("CN=life"); got != "revoked" {
+	if got := g.State("CN=life"); got != "revoked" {
 		t.Errorf("the transaction is %s", got)
 	}
 }
@@ -96,10 +98,10 @@ func TestOpenSSL35(t *testing.T) {
 // What OpenSSL 3.5 can ask for and read: CA certificates, the root's successor, CRLs, the template.
 func TestOpenSSL35GeneralMessages(t *testing.T) {
 	g := start(t, opensslConfig, vendor)
-	g.sh(cmp + `cp ca/roots.pem old-roots.pem; openssl x509 -in ca/roots.pem -out old-root.pem
+	g.Sh(cmp + `cp ca/roots.pem old-roots.pem; openssl x509 -in ca/roots.pem -out old-root.pem
 		key device.key; new enroll -cmd ir $mac -newkey device.key -subject /CN=device -certout device.pem`)
 	for _, protection := range []string{"$mac", "-cert device.pem -key device.key -trusted old-roots.pem"} {
-		g.sh(cmp + `asks() { new enroll -cmd genm -infotype "$@" ` + protection + `; }
+		g.Sh(cmp + `asks() { new enroll -cmd genm -infotype "$@" ` + protection + `; }
 			asks caCerts -cacertsout cacerts.pem
 			openssl verify -CAfile old-root.pem -untrusted cacerts.pem device.pem
 			asks certReqTemplate -template template.der -keyspec keyspec.der
@@ -112,15 +114,15 @@ func TestOpenSSL35GeneralMessages(t *testing.T) {
 			rm -f none.pem; asks rootCaCert -oldwithold old-root.pem -newwithnew none.pem
 			test ! -s none.pem`)
 	}
-	g.muster("ca", "rekey", "local/ec", "--root", "--yes")
+	g.Muster("ca", "rekey", "local/ec", "--root", "--yes")
 	for range 1500 {
-		if strings.Contains(g.log.String(), "own certificates have followed the CA") {
+		if strings.Contains(g.Log.String(), "own certificates have followed the CA") {
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	for _, protection := range []string{"$mac", "-cert device.pem -key device.key -trusted old-roots.pem"} {
-		g.sh(cmp + `rm -f nwn.pem nwo.pem own.pem
+		g.Sh(cmp + `rm -f nwn.pem nwo.pem own.pem
 			new enroll -cmd genm -infotype rootCaCert -oldwithold old-root.pem -newwithnew nwn.pem -newwithold nwo.pem -oldwithnew own.pem ` + protection + `
 			openssl verify -x509_strict -CAfile nwn.pem own.pem
 			openssl verify -x509_strict -CAfile old-root.pem nwo.pem
@@ -133,7 +135,7 @@ func TestDelayedDelivery(t *testing.T) {
 	g := start(t, opensslConfig, vendor)
 	held := func(exited <-chan struct{}) string {
 		for range 1000 {
-			for _, tx := range g.transactions("") {
+			for _, tx := range g.Transactions("") {
 				if tx.State == "held" {
 					return tx.ID
 				}
@@ -158,8 +160,8 @@ func TestDelayedDelivery(t *testing.T) {
 			cmd := exec.Command("sh", "-euc", `set -- `+c.name+`
 				`+cmp+`key $1.key; openssl req -new -key $1.key -subj /CN=$1 -out $1.csr
 				with `+c.tool+` held `+c.request+` -total_timeout 60 -certout $1.pem -extracertsout extra.pem; good $1.pem`)
-			cmd.Dir, cmd.Env = g.dir, append(os.Environ(), "URL="+g.url, "NEW="+tools+"/openssl")
-			out := &output{}
+			cmd.Dir, cmd.Env = g.Dir, append(os.Environ(), "URL="+g.URL, "NEW="+tools+"/openssl")
+			out := &running.Output{}
 			cmd.Stdout, cmd.Stderr = out, out
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -173,11 +175,11 @@ func TestDelayedDelivery(t *testing.T) {
 				<-exited
 				t.Fatalf("nothing is held: %s", out)
 			}
-			g.muster("approve", id, "--reason", "it is on the list")
+			g.Muster("approve", id, "--reason", "it is on the list")
 			if <-exited; failed != nil {
 				t.Fatalf("%v\n%s", failed, out)
 			}
-			if told := g.muster("explain", id); !strings.Contains(told, "issued") || !strings.Contains(told, "confirmed by the client") {
+			if told := g.Muster("explain", id); !strings.Contains(told, "issued") || !strings.Contains(told, "confirmed by the client") {
 				t.Error(told)
 			}
 		})

@@ -90,14 +90,14 @@ func TestGeneratedKeys(t *testing.T) {
 func TestOpenSSL35GeneratedKeys(t *testing.T) {
 	g := start(t, sealedConfig, vendor)
 	for _, protection := range []string{"$mac $trusted", "-cert rsa.pem -key rsa.key $trusted", "-cert P-256.pem -key P-256.key $trusted", "-cert P-384.pem -key P-384.key $trusted"} {
-		g.sh(cmp + `rm -f made.key made.pem; new made -cmd ir -centralkeygen -newkeyout made.key -subject /CN=made ` + protection + ` -certout made.pem -extracertsout extra.pem
+		g.Sh(cmp + `rm -f made.key made.pem; new made -cmd ir -centralkeygen -newkeyout made.key -subject /CN=made ` + protection + ` -certout made.pem -extracertsout extra.pem
 			good made.pem
 			openssl pkey -in made.key -pubout >key.pub; openssl x509 -in made.pem -noout -pubkey >cert.pub; command cmp key.pub cert.pub`)
-		if got := g.state("CN=made"); got != "issued" {
+		if got := g.State("CN=made"); got != "issued" {
 			t.Errorf("%s: the transaction is %s", protection, got)
 		}
 	}
-	g.sh(cmp + `new made -cmd ir -profile agree -centralkeygen -newkeyout first.key -subject /CN=life $mac $trusted -certout first.pem
+	g.Sh(cmp + `new made -cmd ir -profile agree -centralkeygen -newkeyout first.key -subject /CN=life $mac $trusted -certout first.pem
 		new made -cmd kur -centralkeygen -newkeyout second.key -cert first.pem -key first.key $trusted -certout second.pem -extracertsout extra.pem
 		good second.pem
 		openssl pkey -in second.key -pubout >key.pub; openssl x509 -in second.pem -noout -pubkey >cert.pub; command cmp key.pub cert.pub`)
@@ -113,13 +113,13 @@ func TestSealedAfterARestart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ask := with(mac, "-pvno", "3", "-state", strings.ReplaceAll(name, " ", "-")+".state")
 			g.bc(t, "held", "enroll", with(ask, with(args, "-subject", "CN="+name)...)...).is("status", "3")
-			g.again()
-			g.muster("approve", g.transactions(name)[0].ID, "--reason", "it is on the list")
-			g.again()
+			g.Again()
+			g.Muster("approve", g.Transactions(name)[0].ID, "--reason", "it is on the list")
+			g.Again()
 			s := g.bc(t, "held", "poll", with(ask, args...)...)
 			s.is("subject", "CN="+name)
 			s.is("confirmed", "true")
-			if got := g.state(name); got != "issued" {
+			if got := g.State(name); got != "issued" {
 				t.Errorf("the transaction is %s", got)
 			}
 		})
@@ -140,7 +140,7 @@ func TestEncryptedCertificates(t *testing.T) {
 			s.is("encrCert", c.encrypted)
 			s.is("subject", "CN="+c.name)
 			s.is("confirmed", "true")
-			if got := g.state("CN=" + c.name); got != "issued" {
+			if got := g.State("CN=" + c.name); got != "issued" {
 				t.Errorf("the transaction is %s", got)
 			}
 		})
@@ -149,11 +149,11 @@ func TestEncryptedCertificates(t *testing.T) {
 	s.is("failInfo", "badPOP")
 
 	// Both versions of OpenSSL, with a MAC and signed.
-	g.sh("openssl genrsa -out rsa-new.key 2048 2>/dev/null")
+	g.Sh("openssl genrsa -out rsa-new.key 2048 2>/dev/null")
 	for _, tool := range []string{"openssl", `"$NEW"`} {
 		for _, protection := range []string{"$mac", "$vendor"} {
-			g.sh(cmp + `rm -f enc.pem; with ` + tool + ` encrypted -cmd ir -popo 2 -newkey rsa-new.key -subject /CN=enc ` + protection + ` -certout enc.pem -extracertsout extra.pem; good enc.pem`)
-			if got := g.state("CN=enc"); got != "issued" {
+			g.Sh(cmp + `rm -f enc.pem; with ` + tool + ` encrypted -cmd ir -popo 2 -newkey rsa-new.key -subject /CN=enc ` + protection + ` -certout enc.pem -extracertsout extra.pem; good enc.pem`)
+			if got := g.State("CN=enc"); got != "issued" {
 				t.Errorf("%s, %s: the transaction is %s", tool, protection, got)
 			}
 		}

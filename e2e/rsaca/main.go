@@ -128,10 +128,10 @@ func (c *ca) Issue(_ context.Context, r *backend.IssueRequest) (*backend.Issuanc
 	return c.issued(der), nil
 }
 
-func (c *ca) Lookup(_ context.Context, id string) (*backend.Outcome, error) {
+func (c *ca) Lookup(_ context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	der, err := os.ReadFile(c.file(id))
+	der, err := os.ReadFile(c.file(r.ID))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return &backend.Outcome{State: backend.OutcomeNever}, nil

@@ -50,6 +50,20 @@ func (s *Store) ClaimDue(ctx context.Context, lease time.Duration, limit int) ([
 	return due, nil
 }
 
+// AskAgain is gateway.Store.
+func (s *Store) AskAgain(ctx context.Context, transaction string, epoch int64, now time.Time) error {
+	return s.write(ctx, func(u unit) error {
+		n, err := u.exec(askAgain, transaction, s.instance, epoch, micros(now))
+		if err != nil {
+			return fmt.Errorf("asking again for %s: %w", transaction, err)
+		}
+		if n == 0 {
+			return gateway.ErrStale
+		}
+		return nil
+	})
+}
+
 // Postpone is gateway.Store.
 func (s *Store) Postpone(ctx context.Context, w gateway.Work, delay time.Duration, note string) error {
 	return s.write(ctx, func(u unit) error {

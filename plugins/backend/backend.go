@@ -32,15 +32,14 @@ type Backend interface {
 	// Issue certifies the template under the idempotency key r.ID. With IdempotencyNative, the same ID and
 	// content give the same certificate, byte for byte; the same ID with another content is ALREADY_EXISTS.
 	Issue(ctx context.Context, r *IssueRequest) (*Issuance, error)
-	// Lookup says what became of the ID. UNIMPLEMENTED where Describe says IdempotencyNone. No error of it refuses
-	// anything: the gateway asks again.
-	Lookup(ctx context.Context, id string) (*Outcome, error)
-	// Poll asks for what an earlier Issue answered with a ticket. UNIMPLEMENTED where the CA has no tickets.
+	// Lookup says what became of the request: r is what Issue was given under r.ID, r.Asked when it last was, so that a backend
+	// whose CA knows no IDs can look for the key, and keeps no record of its own. UNIMPLEMENTED where Describe says
+	// IdempotencyNone. No error of it refuses anything: the gateway asks again.
+	Lookup(ctx context.Context, r *IssueRequest) (*Outcome, error)
+	// Poll asks for what an earlier Issue of r answered with a ticket. UNIMPLEMENTED where the CA has no tickets.
 	// INVALID_ARGUMENT, PERMISSION_DENIED and FAILED_PRECONDITION say that the CA has refused the request after all:
 	// nothing was and nothing will be issued. After any other error the gateway polls again, not before a RetryInfo's delay.
-	Poll(ctx context.Context, ticket string) (*Issuance, error)
-	// Confirm tells the CA that the device accepted or rejected the certificate. Optional.
-	Confirm(ctx context.Context, id string, accepted bool) error
+	Poll(ctx context.Context, r *IssueRequest, ticket string) (*Issuance, error)
 	// Revoke revokes; a certificate already revoked is success, an unknown one is NOT_FOUND. Optional.
 	Revoke(ctx context.Context, r *RevokeRequest) error
 	// CRL writes the issuer's current CRL, DER, to w. issuer is one of CA.CRLs, such as CA.Name, "" for the default. NOT_FOUND
@@ -130,7 +129,6 @@ type Capability string
 
 const (
 	CapPoll     Capability = "poll"
-	CapConfirm  Capability = "confirm"
 	CapRevoke   Capability = "revoke"
 	CapCRL      Capability = "crl"
 	CapSignCMS  Capability = "sign-cms"
@@ -145,6 +143,7 @@ type Description struct {
 	Version      string
 	Forms        []Form
 	Overrides    []Field // what can differ from a PKCS#10; meaningless with FormTemplate
+	Decides      []Field // what the CA sets by rules of its own: the certificate may have less of it than the template, never more
 	Idempotency  Idempotency
 	Capabilities []Capability
 }
@@ -158,7 +157,7 @@ type CA struct {
 	Next     [][]byte // DER, announced and not in use yet: the chain to follow Chain, in the same order; nil while nothing is announced
 }
 
-// Template is what is to be certified. The certificate must equal it: the gateway compares.
+// Template is what is to be certified. The certificate must equal it, but for what Description.Decides names: the gateway compares.
 type Template struct {
 	Subject        []byte                  // DER Name (an RDNSequence, RFC 5280 section 4.1.2.4)
 	SubjectAltName []byte                  // DER GeneralNames (RFC 5280 section 4.2.1.6), nil for none
@@ -177,6 +176,10 @@ type IssueRequest struct {
 	Device   string // for the CA's own records; may be empty
 	Template Template
 	CSR      []byte // DER PKCS#10 for a backend with FormPKCS10, else nil
+
+	// Asked is when Issue was last called under this ID, or later, by the gateway's clock; zero when it never was. An earlier call
+	// may still be under way at the CA. It is no part of the content.
+	Asked time.Time
 }
 
 // Issuance is the answer to Issue and Poll: a certificate, or a ticket to poll with.
@@ -209,4 +212,6 @@ type RevokeRequest struct {
 	Serial []byte // big-endian magnitude
 	Reason int    // CRLReason (RFC 5280 section 5.3.1)
 	At     time.Time
+
+	Certificate []byte // DER, for a CA that wants to see it
 }

@@ -109,6 +109,7 @@ func (c *Client) Describe(ctx context.Context) (*Description, error) {
 		Version:      w.Version,
 		Forms:        fromWire(formNames, w.Forms),
 		Overrides:    fromWire(fieldNames, w.Overrides),
+		Decides:      fromWire(fieldNames, w.Decides),
 		Idempotency:  idempotencyNames[w.Idempotency],
 		Capabilities: fromWire(capabilityNames, w.Capabilities),
 	}
@@ -123,8 +124,9 @@ func (c *Client) Describe(ctx context.Context) (*Description, error) {
 	// Sets, so that two descriptions compare.
 	slices.Sort(d.Forms)
 	slices.Sort(d.Overrides)
+	slices.Sort(d.Decides)
 	slices.Sort(d.Capabilities)
-	d.Forms, d.Overrides, d.Capabilities = slices.Compact(d.Forms), slices.Compact(d.Overrides), slices.Compact(d.Capabilities)
+	d.Forms, d.Overrides, d.Decides, d.Capabilities = slices.Compact(d.Forms), slices.Compact(d.Overrides), slices.Compact(d.Decides), slices.Compact(d.Capabilities)
 	return d, nil
 }
 
@@ -163,9 +165,7 @@ func casFromWire(w []*pb.CA) ([]CA, error) {
 
 // Issue is Backend.Issue.
 func (c *Client) Issue(ctx context.Context, r *IssueRequest) (*Issuance, error) {
-	w, err := c.rpc.Issue(sendRequestID(ctx, r.ID), &pb.IssueRequest{
-		Id: r.ID, Issuer: r.Issuer, Device: r.Device, Template: templateToWire(&r.Template), Csr: r.CSR,
-	}, messageBounds...)
+	w, err := c.rpc.Issue(sendRequestID(ctx, r.ID), requestToWire(r), messageBounds...)
 	if err != nil {
 		return nil, c.fail(ctx, err)
 	}
@@ -191,8 +191,8 @@ func (c *Client) issuance(method string, w *pb.Issuance) (*Issuance, error) {
 }
 
 // Lookup is Backend.Lookup.
-func (c *Client) Lookup(ctx context.Context, id string) (*Outcome, error) {
-	w, err := c.rpc.Lookup(sendRequestID(ctx, id), &pb.LookupRequest{Id: id}, messageBounds...)
+func (c *Client) Lookup(ctx context.Context, r *IssueRequest) (*Outcome, error) {
+	w, err := c.rpc.Lookup(sendRequestID(ctx, r.ID), &pb.LookupRequest{Request: requestToWire(r)}, messageBounds...)
 	if err != nil {
 		return nil, c.fail(ctx, err)
 	}
@@ -212,24 +212,18 @@ func (c *Client) Lookup(ctx context.Context, id string) (*Outcome, error) {
 }
 
 // Poll is Backend.Poll.
-func (c *Client) Poll(ctx context.Context, ticket string) (*Issuance, error) {
-	w, err := c.rpc.Poll(sendRequestID(ctx, ""), &pb.PollRequest{Ticket: ticket}, messageBounds...)
+func (c *Client) Poll(ctx context.Context, r *IssueRequest, ticket string) (*Issuance, error) {
+	w, err := c.rpc.Poll(sendRequestID(ctx, r.ID), &pb.PollRequest{Request: requestToWire(r), Ticket: ticket}, messageBounds...)
 	if err != nil {
 		return nil, c.fail(ctx, err)
 	}
 	return c.issuance("Poll", w.Issuance)
 }
 
-// Confirm is Backend.Confirm.
-func (c *Client) Confirm(ctx context.Context, id string, accepted bool) error {
-	_, err := c.rpc.Confirm(sendRequestID(ctx, id), &pb.ConfirmRequest{Id: id, Accepted: accepted}, messageBounds...)
-	return c.fail(ctx, err)
-}
-
 // Revoke is Backend.Revoke.
 func (c *Client) Revoke(ctx context.Context, r *RevokeRequest) error {
 	_, err := c.rpc.Revoke(sendRequestID(ctx, ""), &pb.RevokeRequest{
-		Issuer: r.Issuer, Serial: r.Serial, Reason: int32(r.Reason), At: timeToWire(r.At),
+		Issuer: r.Issuer, Serial: r.Serial, Reason: int32(r.Reason), At: timeToWire(r.At), Certificate: r.Certificate,
 	}, messageBounds...)
 	return c.fail(ctx, err)
 }

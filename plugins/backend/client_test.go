@@ -146,7 +146,7 @@ func TestHostileIssuances(t *testing.T) {
 			h := &hostile{issuance: c.answer, outcome: &pb.LookupResponse{State: pb.OutcomeState_OUTCOME_STATE_ISSUED, Issuance: c.answer}}
 			client := connect(t, func(s *grpc.Server) { pb.RegisterBackendServer(s, h) })
 			_, issue := client.Issue(t.Context(), &IssueRequest{ID: "a"})
-			_, poll := client.Poll(t.Context(), "t")
+			_, poll := client.Poll(t.Context(), &IssueRequest{ID: "a"}, "t")
 			for _, err := range []error{issue, poll} {
 				if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 					t.Errorf("%v, not %q", err, c.want)
@@ -158,11 +158,11 @@ func TestHostileIssuances(t *testing.T) {
 					t.Errorf("%v does not name the plugin", err)
 				}
 			}
-			if _, err := client.Lookup(t.Context(), "a"); (err == nil) != (name == "good") {
+			if _, err := client.Lookup(t.Context(), &IssueRequest{ID: "a"}); (err == nil) != (name == "good") {
 				t.Errorf("Lookup issued: %v", err)
 			}
 			h.outcome.State = pb.OutcomeState_OUTCOME_STATE_PENDING
-			if _, err := client.Lookup(t.Context(), "a"); (err == nil) != (name == "ticket") {
+			if _, err := client.Lookup(t.Context(), &IssueRequest{ID: "a"}); (err == nil) != (name == "ticket") {
 				t.Errorf("Lookup pending: %v", err)
 			}
 		})
@@ -191,7 +191,7 @@ func TestHostileAnswers(t *testing.T) {
 			case "cas":
 				_, err = c.CACertificates(t.Context())
 			case "lookup":
-				_, err = c.Lookup(t.Context(), "a")
+				_, err = c.Lookup(t.Context(), &IssueRequest{ID: "a"})
 			case "crl":
 				err = c.CRL(t.Context(), "", io.Discard)
 			case "sign":

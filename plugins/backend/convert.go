@@ -40,7 +40,6 @@ var (
 	}
 	capabilityNames = map[pb.Capability]Capability{
 		pb.Capability_CAPABILITY_POLL:     CapPoll,
-		pb.Capability_CAPABILITY_CONFIRM:  CapConfirm,
 		pb.Capability_CAPABILITY_REVOKE:   CapRevoke,
 		pb.Capability_CAPABILITY_CRL:      CapCRL,
 		pb.Capability_CAPABILITY_SIGN_CMS: CapSignCMS,
@@ -192,6 +191,27 @@ func templateFromWire(w *pb.Template) (t Template, err error) {
 		t.Extensions = append(t.Extensions, pkix.Extension{Id: oid, Critical: e.GetCritical(), Value: e.GetValue()})
 	}
 	return t, nil
+}
+
+func requestToWire(r *IssueRequest) *pb.IssueRequest {
+	return &pb.IssueRequest{
+		Id: r.ID, Issuer: r.Issuer, Device: r.Device, Template: templateToWire(&r.Template), Csr: r.CSR, Asked: timeToWire(r.Asked),
+	}
+}
+
+func requestFromWire(w *pb.IssueRequest) (*IssueRequest, error) {
+	if w.GetId() == "" || !printable(w.GetId(), MaxName) {
+		return nil, errors.New("the request has no well-formed ID")
+	}
+	t, err := templateFromWire(w.Template)
+	if err != nil {
+		return nil, err
+	}
+	asked, err := timeFromWire("asked", w.Asked)
+	if err != nil {
+		return nil, err
+	}
+	return &IssueRequest{ID: w.Id, Issuer: w.Issuer, Device: w.Device, Template: t, CSR: w.Csr, Asked: asked}, nil
 }
 
 func issuanceToWire(i *Issuance) *pb.Issuance {

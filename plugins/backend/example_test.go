@@ -152,10 +152,10 @@ func (ca *folderCA) Issue(ctx context.Context, r *backend.IssueRequest) (*backen
 }
 
 // Lookup tells the gateway what became of an ID whose answer it never got.
-func (ca *folderCA) Lookup(_ context.Context, id string) (*backend.Outcome, error) {
+func (ca *folderCA) Lookup(_ context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
 	ca.mu.Lock()
 	defer ca.mu.Unlock()
-	file, err := os.ReadFile(ca.file(id))
+	file, err := os.ReadFile(ca.file(r.ID))
 	if errors.Is(err, os.ErrNotExist) {
 		return &backend.Outcome{State: backend.OutcomeNever}, nil
 	}

@@ -182,6 +182,7 @@ func (s *server) Describe(ctx context.Context, _ *pb.DescribeRequest) (*pb.Descr
 			Version:      d.Version,
 			Forms:        toWire(formNames, d.Forms),
 			Overrides:    toWire(fieldNames, d.Overrides),
+			Decides:      toWire(fieldNames, d.Decides),
 			Idempotency:  idempotency,
 			Capabilities: toWire(capabilityNames, d.Capabilities),
 		}, nil
@@ -204,14 +205,11 @@ func (s *server) CACertificates(ctx context.Context, _ *pb.CACertificatesRequest
 
 func (s *server) Issue(ctx context.Context, r *pb.IssueRequest) (*pb.IssueResponse, error) {
 	return serve(s, ctx, "Issue", configured, func(ctx context.Context) (*pb.IssueResponse, error) {
-		t, err := templateFromWire(r.Template)
+		q, err := requestFromWire(r)
 		if err != nil {
 			return nil, badRequest(err)
 		}
-		if r.Id == "" || !printable(r.Id, MaxName) {
-			return nil, badRequest(errors.New("the request has no well-formed ID"))
-		}
-		i, err := s.b.Issue(ctx, &IssueRequest{ID: r.Id, Issuer: r.Issuer, Device: r.Device, Template: t, CSR: r.Csr})
+		i, err := s.b.Issue(ctx, q)
 		if err != nil {
 			return nil, err
 		}
@@ -221,7 +219,11 @@ func (s *server) Issue(ctx context.Context, r *pb.IssueRequest) (*pb.IssueRespon
 
 func (s *server) Lookup(ctx context.Context, r *pb.LookupRequest) (*pb.LookupResponse, error) {
 	return serve(s, ctx, "Lookup", configured, func(ctx context.Context) (*pb.LookupResponse, error) {
-		o, err := s.b.Lookup(ctx, r.Id)
+		q, err := requestFromWire(r.Request)
+		if err != nil {
+			return nil, badRequest(err)
+		}
+		o, err := s.b.Lookup(ctx, q)
 		if err != nil {
 			return nil, err
 		}
@@ -235,17 +237,15 @@ func (s *server) Lookup(ctx context.Context, r *pb.LookupRequest) (*pb.LookupRes
 
 func (s *server) Poll(ctx context.Context, r *pb.PollRequest) (*pb.PollResponse, error) {
 	return serve(s, ctx, "Poll", configured, func(ctx context.Context) (*pb.PollResponse, error) {
-		i, err := s.b.Poll(ctx, r.Ticket)
+		q, err := requestFromWire(r.Request)
+		if err != nil {
+			return nil, badRequest(err)
+		}
+		i, err := s.b.Poll(ctx, q, r.Ticket)
 		if err != nil {
 			return nil, err
 		}
 		return &pb.PollResponse{Issuance: issuanceToWire(i)}, nil
-	})
-}
-
-func (s *server) Confirm(ctx context.Context, r *pb.ConfirmRequest) (*pb.ConfirmResponse, error) {
-	return serve(s, ctx, "Confirm", configured, func(ctx context.Context) (*pb.ConfirmResponse, error) {
-		return &pb.ConfirmResponse{}, s.b.Confirm(ctx, r.Id, r.Accepted)
 	})
 }
 
@@ -255,7 +255,7 @@ func (s *server) Revoke(ctx context.Context, r *pb.RevokeRequest) (*pb.RevokeRes
 		if err != nil {
 			return nil, badRequest(err)
 		}
-		return &pb.RevokeResponse{}, s.b.Revoke(ctx, &RevokeRequest{Issuer: r.Issuer, Serial: r.Serial, Reason: int(r.Reason), At: at})
+		return &pb.RevokeResponse{}, s.b.Revoke(ctx, &RevokeRequest{Issuer: r.Issuer, Serial: r.Serial, Reason: int(r.Reason), At: at, Certificate: r.Certificate})
 	})
 }
 

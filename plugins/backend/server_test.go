@@ -59,8 +59,18 @@ func (d *double) CACertificates(ctx context.Context) ([]CA, error) { return d.ca
 func (d *double) Issue(ctx context.Context, r *IssueRequest) (*Issuance, error) {
 	return d.issuance, d.take(ctx, *r)
 }
-func (d *double) Lookup(ctx context.Context, id string) (*Outcome, error) {
-	return d.outcome, d.take(ctx, id)
+func (d *double) Lookup(ctx context.Context, r *IssueRequest) (*Outcome, error) {
+	return d.outcome, d.take(ctx, *r)
+}
+
+// poll is what Poll was asked.
+type poll struct {
+	r      IssueRequest
+	ticket string
+}
+
+func (d *double) Poll(ctx context.Context, r *IssueRequest, ticket string) (*Issuance, error) {
+	return d.issuance, d.take(ctx, poll{*r, ticket})
 }
 func (d *double) Revoke(ctx context.Context, r *RevokeRequest) error { return d.take(ctx, *r) }
 func (d *double) CRL(ctx context.Context, issuer string, w io.Writer) error {
@@ -93,7 +103,7 @@ func TestRequestsArrive(t *testing.T) {
 	d := &double{issuance: &Issuance{Ticket: "t", RetryAfter: time.Minute}, outcome: &Outcome{State: OutcomeNever}}
 	c := serving(t, d)
 	day := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
-	full := IssueRequest{ID: "id-1", Issuer: "ec", Device: "d", CSR: []byte{1}, Template: Template{
+	full := IssueRequest{ID: "id-1", Issuer: "ec", Device: "d", CSR: []byte{1}, Asked: day.Add(time.Microsecond), Template: Template{
 		Subject: []byte{0x30, 0}, SubjectAltName: []byte{0x30, 1, 0}, PublicKey: []byte{2}, NotBefore: day, NotAfter: day.Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageDecipherOnly, ExtKeyUsage: []asn1.ObjectIdentifier{{1, 3, 6, 1}, {2, 999, 3}},
 		Extensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 99}, Critical: true, Value: []byte{5, 0}}},
@@ -106,8 +116,14 @@ func TestRequestsArrive(t *testing.T) {
 		if !reflect.DeepEqual(d.asked, r) || d.id != r.ID {
 			t.Errorf("asked\n%+v under %q, not\n%+v", d.asked, d.id, r)
 		}
+		if o, err := c.Lookup(t.Context(), &r); err != nil || o.State != OutcomeNever || !reflect.DeepEqual(d.asked, r) || d.id != r.ID {
+			t.Errorf("Lookup asked\n%+v under %q, not\n%+v: %v", d.asked, d.id, r, err)
+		}
+		if a, err := c.Poll(t.Context(), &r, "t"); err != nil || a.Ticket != "t" || !reflect.DeepEqual(d.asked, poll{r, "t"}) || d.id != r.ID {
+			t.Errorf("Poll asked\n%+v under %q, not\n%+v: %v", d.asked, d.id, r, err)
+		}
 	}
-	revoke := RevokeRequest{Issuer: []byte{1}, Serial: []byte{2}, Reason: 4, At: day}
+	revoke := RevokeRequest{Issuer: []byte{1}, Serial: []byte{2}, Reason: 4, At: day, Certificate: []byte{3}}
 	if err := c.Revoke(WithRequestID(t.Context(), "id-3"), &revoke); err != nil || !reflect.DeepEqual(d.asked, revoke) || d.id != "id-3" {
 		t.Errorf("asked %+v under %q, %v", d.asked, d.id, err)
 	}
@@ -121,10 +137,11 @@ func TestRequestsArrive(t *testing.T) {
 	}
 	d.d = &Description{Name: "n", Version: "v", Forms: []Form{FormPKCS10, FormExchange, FormGeneratedKey, FormTemplate},
 		Overrides:    []Field{FieldSubject, FieldSubjectAltName, FieldValidity, FieldKeyUsage, FieldExtKeyUsage},
+		Decides:      []Field{FieldValidity, FieldKeyUsage},
 		Idempotency:  IdempotencyLookup,
-		Capabilities: []Capability{CapPoll, CapConfirm, CapRevoke, CapCRL, CapSignCMS, CapExchange, CapRollover, CapAnnounce}}
+		Capabilities: []Capability{CapPoll, CapRevoke, CapCRL, CapSignCMS, CapExchange, CapRollover, CapAnnounce}}
 	got, err := c.Describe(t.Context())
-	if err != nil || len(got.Forms) != 4 || len(got.Overrides) != 5 || len(got.Capabilities) != 8 || got.Idempotency != IdempotencyLookup {
+	if err != nil || len(got.Forms) != 4 || len(got.Overrides) != 5 || len(got.Decides) != 2 || len(got.Capabilities) != 7 || got.Idempotency != IdempotencyLookup {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
@@ -186,7 +203,7 @@ func TestServerRefuses(t *testing.T) {
 	if err := c.Validate(t.Context(), make([]byte, MaxConfig+1)); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a large configuration: %v", err)
 	}
-	if _, err := c.Lookup(t.Context(), "a"); status.Code(err) != codes.Internal {
+	if _, err := c.Lookup(t.Context(), &IssueRequest{ID: "a"}); status.Code(err) != codes.Internal {
 		t.Errorf("an outcome that is none: %v", err)
 	}
 	if _, err := c.Describe(t.Context()); status.Code(err) != codes.Internal {

@@ -15,13 +15,8 @@ func unimplemented(call string) error {
 }
 
 // Poll is Backend.Poll.
-func (Unimplemented) Poll(context.Context, string) (*Issuance, error) {
+func (Unimplemented) Poll(context.Context, *IssueRequest, string) (*Issuance, error) {
 	return nil, unimplemented("Poll")
-}
-
-// Confirm is Backend.Confirm.
-func (Unimplemented) Confirm(context.Context, string, bool) error {
-	return unimplemented("Confirm")
 }
 
 // Revoke is Backend.Revoke.

@@ -1,6 +1,10 @@
 package host_test
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/muster-pki/muster/plugins/backend"
+)
 
 // BenchmarkLookup is one bare call through host, socket and plugin, one caller at a time.
 func BenchmarkLookup(b *testing.B) {
@@ -8,7 +12,7 @@ func BenchmarkLookup(b *testing.B) {
 	p := start(b, c)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := p.Lookup(b.Context(), "never"); err != nil {
+		if _, err := p.Lookup(b.Context(), &backend.IssueRequest{ID: "never"}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -23,7 +27,7 @@ func BenchmarkLookupParallel(b *testing.B) {
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if _, err := p.Lookup(b.Context(), "never"); err != nil {
+			if _, err := p.Lookup(b.Context(), &backend.IssueRequest{ID: "never"}); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -81,25 +81,17 @@ func (p *Plugin) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.I
 }
 
 // Lookup is Backend.Lookup.
-func (p *Plugin) Lookup(ctx context.Context, id string) (*backend.Outcome, error) {
+func (p *Plugin) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
 	return call(p, ctx, "Lookup", func(ctx context.Context, api *backend.Client) (*backend.Outcome, error) {
-		return api.Lookup(ctx, id)
+		return api.Lookup(ctx, r)
 	})
 }
 
 // Poll is Backend.Poll.
-func (p *Plugin) Poll(ctx context.Context, ticket string) (*backend.Issuance, error) {
+func (p *Plugin) Poll(ctx context.Context, r *backend.IssueRequest, ticket string) (*backend.Issuance, error) {
 	return call(p, ctx, "Poll", func(ctx context.Context, api *backend.Client) (*backend.Issuance, error) {
-		return api.Poll(ctx, ticket)
+		return api.Poll(ctx, r, ticket)
 	})
-}
-
-// Confirm is Backend.Confirm.
-func (p *Plugin) Confirm(ctx context.Context, id string, accepted bool) error {
-	_, err := call(p, ctx, "Confirm", func(ctx context.Context, api *backend.Client) (done, error) {
-		return done{}, api.Confirm(ctx, id, accepted)
-	})
-	return err
 }
 
 // Revoke is Backend.Revoke.

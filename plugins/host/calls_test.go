@@ -95,14 +95,11 @@ func TestEveryCallGoesThrough(t *testing.T) {
 	if _, err := p.Issue(ctx, request("a")); err != nil {
 		t.Fatal(err)
 	}
-	if o, err := p.Lookup(ctx, "a"); err != nil || o.State != backend.OutcomeIssued {
+	if o, err := p.Lookup(ctx, &backend.IssueRequest{ID: "a"}); err != nil || o.State != backend.OutcomeIssued {
 		t.Error(o, err)
 	}
 	if cas, err := p.CACertificates(ctx); err != nil || len(cas) != 1 || len(cas[0].Chain) != 2 {
 		t.Error(cas, err)
-	}
-	if err := p.Confirm(ctx, "a", true); err != nil {
-		t.Error(err)
 	}
 	if err := p.Revoke(ctx, &backend.RevokeRequest{Issuer: []byte{0x30, 0}, Serial: []byte{1}}); status.Code(err) != codes.NotFound {
 		t.Error(err)
@@ -115,7 +112,7 @@ func TestEveryCallGoesThrough(t *testing.T) {
 	if err := p.CRL(ctx, "ec", failing{full}); !errors.Is(err, full) {
 		t.Errorf("the writer's own error is lost: %v", err)
 	}
-	_, poll := p.Poll(ctx, "ticket")
+	_, poll := p.Poll(ctx, &backend.IssueRequest{ID: "a"}, "ticket")
 	if _, err := p.SignCMS(ctx, "", []byte("x")); status.Code(err) != codes.FailedPrecondition { // it has announced nothing
 		t.Error(err)
 	}
@@ -156,7 +153,7 @@ func TestDeadline(t *testing.T) {
 	if _, err := p.Issue(ctx, request("hang-2")); status.Code(err) != codes.Canceled {
 		t.Errorf("a cancelled call ends with %v", err)
 	}
-	if o, err := p.Lookup(t.Context(), "hang-1"); err != nil || o.State != backend.OutcomeIssued {
+	if o, err := p.Lookup(t.Context(), &backend.IssueRequest{ID: "hang-1"}); err != nil || o.State != backend.OutcomeIssued {
 		t.Error("the late call was not what it pretends to be", o, err)
 	}
 }
@@ -167,7 +164,7 @@ func TestEnvironment(t *testing.T) {
 	c, _ := config(t, "")
 	c.Env = append(c.Env, "CA_PROXY=here")
 	p := start(t, c)
-	_, err := p.Lookup(t.Context(), "environment")
+	_, err := p.Lookup(t.Context(), &backend.IssueRequest{ID: "environment"})
 	words := strings.Fields(status.Convert(err).Message())[1:]
 	allowed := "PATH HOME TMPDIR TZ SSL_CERT_FILE SSL_CERT_DIR GODEBUG GORACE CA_PROXY"
 	for _, w := range words {
@@ -213,7 +210,7 @@ func TestSignalsAreIgnored(t *testing.T) {
 		if err := syscall.Kill(pid, s); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := p.Lookup(t.Context(), "a"); err != nil {
+		if _, err := p.Lookup(t.Context(), &backend.IssueRequest{ID: "a"}); err != nil {
 			t.Errorf("after %s: %v", s, err)
 		}
 	}
@@ -258,7 +255,7 @@ func TestClose(t *testing.T) {
 			for p.Healthy() == nil {
 				time.Sleep(time.Millisecond)
 			}
-			if _, err := p.Lookup(t.Context(), "a"); status.Code(err) != codes.Unavailable {
+			if _, err := p.Lookup(t.Context(), &backend.IssueRequest{ID: "a"}); status.Code(err) != codes.Unavailable {
 				t.Errorf("a call after Close: %v", err)
 			}
 			impatient := errors.New("impatient")

@@ -325,7 +325,7 @@ func (p *Plugin) Restarts() int {
 // Description is what the plugin said of itself when it started, and says again at every restart.
 func (p *Plugin) Description() *backend.Description {
 	d := *p.description
-	d.Forms, d.Overrides, d.Capabilities = slices.Clone(d.Forms), slices.Clone(d.Overrides), slices.Clone(d.Capabilities)
+	d.Forms, d.Overrides, d.Decides, d.Capabilities = slices.Clone(d.Forms), slices.Clone(d.Overrides), slices.Clone(d.Decides), slices.Clone(d.Capabilities)
 	return &d
 }
 

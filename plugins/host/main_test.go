@@ -154,8 +154,8 @@ func (s *scripted) Issue(ctx context.Context, r *backend.IssueRequest) (*backend
 }
 
 // Lookup of "environment" answers with the names in the process's environment.
-func (s *scripted) Lookup(ctx context.Context, id string) (*backend.Outcome, error) {
-	if id == "environment" {
+func (s *scripted) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
+	if r.ID == "environment" {
 		var keys []string
 		for _, e := range os.Environ() {
 			key, _, _ := strings.Cut(e, "=")
@@ -163,7 +163,7 @@ func (s *scripted) Lookup(ctx context.Context, id string) (*backend.Outcome, err
 		}
 		return nil, backend.Refuse(codes.NotFound, "%s", strings.Join(keys, " "))
 	}
-	return s.Memory.Lookup(ctx, id)
+	return s.Memory.Lookup(ctx, r)
 }
 
 // logBuffer collects log lines.

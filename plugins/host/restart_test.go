@@ -75,7 +75,7 @@ func TestKillUnderLoad(t *testing.T) {
 		t.Errorf("%d IDs in the journal", len(issued))
 	}
 	// The last call was answered after the last restart, whose hook follows at once.
-	if _, err := p.Lookup(t.Context(), "x"); err != nil || p.Restarts() != 4 {
+	if _, err := p.Lookup(t.Context(), &backend.IssueRequest{ID: "x"}); err != nil || p.Restarts() != 4 {
 		t.Errorf("%v; %d restarts", err, p.Restarts())
 	}
 	if !strings.Contains(log.String(), `msg="plugin exited" plugin=ca pid=`) || !strings.Contains(log.String(), `status="signal: killed"`) {
@@ -100,7 +100,7 @@ func TestDiesAfterSigning(t *testing.T) {
 	if status.Code(err) != codes.Unavailable || backend.Definite(err) {
 		t.Fatalf("the call under the kill: %v", err)
 	}
-	o, err := p.Lookup(t.Context(), "die-1")
+	o, err := p.Lookup(t.Context(), &backend.IssueRequest{ID: "die-1"})
 	if err != nil || o.State != backend.OutcomeIssued {
 		t.Fatalf("Lookup: %v, %v", o, err)
 	}
@@ -143,14 +143,14 @@ func TestBackoff(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := p.Lookup(ctx, "a"); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "does not run") {
+	if _, err := p.Lookup(ctx, &backend.IssueRequest{ID: "a"}); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "does not run") {
 		t.Errorf("a call that cannot wait: %v", err)
 	}
 	if p.PID() != 0 || p.Healthy() == nil {
 		t.Error("it claims to run")
 	}
 	waited := make(chan error)
-	go func() { _, err := p.Lookup(t.Context(), "a"); waited <- err }()
+	go func() { _, err := p.Lookup(t.Context(), &backend.IssueRequest{ID: "a"}); waited <- err }()
 	if err := os.Remove(broken); err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestBackoff(t *testing.T) {
 	// A call was answered: the count begins anew. The timer, which nobody lets go now, is not asked.
 	kill(t, p)
 	for {
-		_, err := p.Lookup(t.Context(), "a")
+		_, err := p.Lookup(t.Context(), &backend.IssueRequest{ID: "a"})
 		if err == nil {
 			break
 		}
@@ -231,7 +231,7 @@ func TestAnotherDescriptionIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	timer.goOn <- time.Time{}
-	if _, err := p.Lookup(t.Context(), "a"); err != nil || p.Description().Version != "1" {
+	if _, err := p.Lookup(t.Context(), &backend.IssueRequest{ID: "a"}); err != nil || p.Description().Version != "1" {
 		t.Error(err)
 	}
 }
@@ -249,7 +249,7 @@ func TestCloseWhileItIsDown(t *testing.T) {
 	kill(t, p)
 	<-timer.asked
 	waits := make(chan error)
-	go func() { _, err := p.Lookup(context.Background(), "a"); waits <- err }()
+	go func() { _, err := p.Lookup(context.Background(), &backend.IssueRequest{ID: "a"}); waits <- err }()
 	if err := p.Close(t.Context()); err != nil {
 		t.Error(err)
 	}

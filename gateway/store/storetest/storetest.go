@@ -86,6 +86,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"secrets: pages", testSecretsPages},
 		{"claim due", testClaimDue},
 		{"postpone", testPostpone},
+		{"asked again", testAskAgain},
 		{"take-over by another instance", testTakeOver},
 		{"database's clock", testDatabaseClock},
 		{"transactions", testTransactions},

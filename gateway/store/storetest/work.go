@@ -86,6 +86,22 @@ func testPostpone(e *env) {
 	e.wantErr(e.s.Postpone(e.ctx(), stranger, 0, ""), gateway.ErrStale)
 }
 
+func testAskAgain(e *env) {
+	tx, epoch := e.begun()
+	e.must(e.s.Settle(e.ctx(), e.unknown(tx, epoch)))
+	e.clock.Advance(time.Second)
+	w := e.theOnly(e.s)
+	at := e.clock.Now().Add(time.Second)
+	e.must(e.s.AskAgain(e.ctx(), tx.ID, w.Epoch, at))
+	if got, err := e.s.Transaction(e.ctx(), tx.ID); err != nil || !got.Updated.Equal(at) || got.State != gateway.StateUnknown {
+		e.Errorf("%+v, %v", got, err)
+	}
+	e.wantErr(e.s.AskAgain(e.ctx(), tx.ID, epoch, at), gateway.ErrStale)
+	e.wantErr(e.s.AskAgain(e.ctx(), "nobody", w.Epoch, at), gateway.ErrStale)
+	e.must(e.s.Settle(e.ctx(), e.issued(tx, w.Epoch)))
+	e.wantErr(e.s.AskAgain(e.ctx(), tx.ID, w.Epoch, at), gateway.ErrStale)
+}
+
 // other is another instance on the same database. Where only one can have it open, the first one ends.
 func (e *env) other(name string) Store {
 	e.Helper()

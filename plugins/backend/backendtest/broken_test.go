@@ -48,11 +48,11 @@ func (b *broken) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.I
 	return b.Backend.Issue(ctx, r)
 }
 
-func (b *broken) Lookup(ctx context.Context, id string) (*backend.Outcome, error) {
+func (b *broken) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
 	if b.lookup != nil {
-		return b.lookup(ctx, id)
+		return b.lookup(ctx, r.ID)
 	}
-	return b.Backend.Lookup(ctx, id)
+	return b.Backend.Lookup(ctx, r)
 }
 
 func (b *broken) Revoke(ctx context.Context, r *backend.RevokeRequest) error {
@@ -69,11 +69,11 @@ func (b *broken) CRL(ctx context.Context, issuer string, w io.Writer) error {
 	return b.Backend.CRL(ctx, issuer, w)
 }
 
-func (b *broken) Poll(ctx context.Context, ticket string) (*backend.Issuance, error) {
+func (b *broken) Poll(ctx context.Context, r *backend.IssueRequest, ticket string) (*backend.Issuance, error) {
 	if b.poll != nil {
 		return nil, b.poll
 	}
-	return b.Backend.Poll(ctx, ticket)
+	return b.Backend.Poll(ctx, r, ticket)
 }
 
 func (b *broken) Describe(ctx context.Context) (*backend.Description, error) {

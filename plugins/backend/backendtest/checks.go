@@ -30,7 +30,6 @@ var checks = []check{
 	{"bad templates", checkBadTemplates},
 	{"cancelled and late", checkContexts},
 	{"revoke", checkRevoke},
-	{"confirm", checkConfirm},
 	{"rollover", checkRollover},
 	{"announcement", checkAnnounce},
 	{"what is not described is unimplemented", checkUnimplemented},
@@ -166,7 +165,7 @@ func (x *trial) again(ctx context.Context, r *backend.IssueRequest) (*backend.Is
 	if x.d.Idempotency == backend.IdempotencyNative {
 		return x.issue(ctx, r)
 	}
-	o, err := x.b.Lookup(ctx, r.ID)
+	o, err := x.b.Lookup(ctx, r)
 	if err != nil {
 		return nil, fmt.Errorf("Lookup %s: %w", r.ID, err)
 	}
@@ -174,7 +173,7 @@ func (x *trial) again(ctx context.Context, r *backend.IssueRequest) (*backend.Is
 	case backend.OutcomeNever:
 		return x.issue(ctx, r)
 	case backend.OutcomeIssued, backend.OutcomePending:
-		return x.certificate(ctx, r.ID, o.Issuance)
+		return x.certificate(ctx, r, o.Issuance)
 	}
 	return nil, fmt.Errorf("Lookup %s: %s", r.ID, o.State)
 }
@@ -243,12 +242,16 @@ func checkConcurrent(ctx context.Context, x *trial) error {
 
 func checkLookup(ctx context.Context, x *trial) error {
 	if x.d.Idempotency == backend.IdempotencyNone {
-		if _, err := x.b.Lookup(ctx, "never-asked"); status.Code(err) != codes.Unimplemented {
+		if _, err := x.b.Lookup(ctx, &backend.IssueRequest{ID: "never-asked"}); status.Code(err) != codes.Unimplemented {
 			return fmt.Errorf("Lookup with idempotency none: %v, not UNIMPLEMENTED", err)
 		}
 		return nil
 	}
-	o, err := x.b.Lookup(ctx, "never-asked")
+	never, err := x.request()
+	if err != nil {
+		return err
+	}
+	o, err := x.b.Lookup(ctx, never)
 	if err != nil {
 		return err
 	}
@@ -262,7 +265,7 @@ func checkLookup(ctx context.Context, x *trial) error {
 	if err != nil {
 		return err
 	}
-	if o, err = x.b.Lookup(ctx, r.ID); err != nil {
+	if o, err = x.b.Lookup(ctx, r); err != nil {
 		return err
 	}
 	if o.State != backend.OutcomeIssued || o.Issuance == nil || !bytes.Equal(o.Issuance.Certificate, a.Certificate) {
@@ -302,7 +305,7 @@ func checkBadTemplates(ctx context.Context, x *trial) error {
 		if x.d.Idempotency == backend.IdempotencyNone {
 			continue
 		}
-		if o, err := x.b.Lookup(ctx, r.ID); err != nil || o.State != backend.OutcomeNever {
+		if o, err := x.b.Lookup(ctx, r); err != nil || o.State != backend.OutcomeNever {
 			return fmt.Errorf("%s: Lookup after the refusal: %+v, %v, not %q", bad.what, o, err, backend.OutcomeNever)
 		}
 	}

@@ -84,29 +84,9 @@ func (x *trial) listed(ctx context.Context, serial []byte, want bool) error {
 	return nil
 }
 
-func checkConfirm(ctx context.Context, x *trial) error {
-	if !x.issues() || !x.can(backend.CapConfirm) {
-		return nil
-	}
-	r, err := x.request()
-	if err != nil {
-		return err
-	}
-	if _, err := x.issue(ctx, r); err != nil {
-		return err
-	}
-	for _, when := range []string{"first", "second"} {
-		if err := x.b.Confirm(ctx, r.ID, true); err != nil {
-			return fmt.Errorf("the %s Confirm: %w", when, err)
-		}
-	}
-	return nil
-}
-
 func checkUnimplemented(ctx context.Context, x *trial) error {
 	calls := map[backend.Capability]func() error{
-		backend.CapPoll:    func() error { _, err := x.b.Poll(ctx, "ticket"); return err },
-		backend.CapConfirm: func() error { return x.b.Confirm(ctx, "never-asked", true) },
+		backend.CapPoll: func() error { _, err := x.b.Poll(ctx, &backend.IssueRequest{ID: "never-asked"}, "ticket"); return err },
 		backend.CapRevoke: func() error {
 			return x.b.Revoke(ctx, &backend.RevokeRequest{Issuer: x.issuing.RawSubject, Serial: []byte{1}, At: x.subject.Now()})
 		},

@@ -192,17 +192,17 @@ func (f *FaultyBackend) exit() {
 }
 
 // Lookup is Backend.Lookup, failing as planned.
-func (f *FaultyBackend) Lookup(ctx context.Context, id string) (*backend.Outcome, error) {
+func (f *FaultyBackend) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
 	f.mu.Lock()
 	f.lookups++
 	n := f.lookups
 	f.mu.Unlock()
 	if f.plan.Lookup != nil {
-		if err := f.plan.Lookup(n, id); err != nil {
+		if err := f.plan.Lookup(n, r.ID); err != nil {
 			return nil, err
 		}
 	}
-	return f.Backend.Lookup(ctx, id)
+	return f.Backend.Lookup(ctx, r)
 }
 
 // SignCMS is CMSSigner.SignCMS, if the wrapped backend has it.

@@ -123,10 +123,10 @@ func TestFaultyByCallAndRelease(t *testing.T) {
 	if err := <-answered; err != nil || f.Issued("c") != 1 {
 		t.Fatalf("slow signing for a caller that is gone: %v, issued %d", err, f.Issued("c"))
 	}
-	if _, err := f.Lookup(t.Context(), "a"); status.Code(err) != codes.Unavailable {
+	if _, err := f.Lookup(t.Context(), &backend.IssueRequest{ID: "a"}); status.Code(err) != codes.Unavailable {
 		t.Errorf("the first Lookup: %v", err)
 	}
-	if o, err := f.Lookup(t.Context(), "b"); err != nil || o.State != backend.OutcomeIssued {
+	if o, err := f.Lookup(t.Context(), &backend.IssueRequest{ID: "b"}); err != nil || o.State != backend.OutcomeIssued {
 		t.Errorf("the second Lookup: %v, %v", o, err)
 	}
 }
@@ -157,8 +157,12 @@ func TestJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Confirm(t.Context(), "a", false); err != nil || !m.Revoked("a") {
-		t.Fatal("a rejected certificate is not revoked", err)
+	leaf, err := x509.ParseCertificate(a.Certificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Revoke(t.Context(), &backend.RevokeRequest{Issuer: leaf.RawIssuer, Serial: leaf.SerialNumber.Bytes(), Reason: 5}); err != nil || !m.Revoked("a") {
+		t.Fatal("it is not revoked", err)
 	}
 	// What a kill in the middle of a line leaves.
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)

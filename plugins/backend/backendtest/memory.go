@@ -151,7 +151,7 @@ func (m *Memory) Describe(context.Context) (*backend.Description, error) {
 		Version:      "1",
 		Forms:        []backend.Form{backend.FormTemplate},
 		Idempotency:  backend.IdempotencyNative,
-		Capabilities: []backend.Capability{backend.CapConfirm, backend.CapRevoke, backend.CapCRL, backend.CapRollover, backend.CapAnnounce, backend.CapSignCMS},
+		Capabilities: []backend.Capability{backend.CapRevoke, backend.CapCRL, backend.CapRollover, backend.CapAnnounce, backend.CapSignCMS},
 	}, nil
 }
 
@@ -289,26 +289,13 @@ func contentOf(r *backend.IssueRequest) [sha256.Size]byte {
 }
 
 // Lookup is Backend.Lookup.
-func (m *Memory) Lookup(_ context.Context, id string) (*backend.Outcome, error) {
+func (m *Memory) Lookup(_ context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if e, ok := m.issued[id]; ok {
+	if e, ok := m.issued[r.ID]; ok {
 		return &backend.Outcome{State: backend.OutcomeIssued, Issuance: m.issuance(e)}, nil
 	}
 	return &backend.Outcome{State: backend.OutcomeNever}, nil
-}
-
-// Confirm is Backend.Confirm: a certificate that the device rejected is revoked.
-func (m *Memory) Confirm(_ context.Context, id string, accepted bool) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if _, ok := m.issued[id]; !ok {
-		return backend.Refuse(codes.NotFound, "nothing was issued under ID %s", id)
-	}
-	if accepted {
-		return nil
-	}
-	return m.revoke(m.serial(id), 5, m.o.Clock()) // cessationOfOperation
 }
 
 // Revoke is Backend.Revoke.

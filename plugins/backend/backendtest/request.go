@@ -83,7 +83,7 @@ func (x *trial) issue(ctx context.Context, r *backend.IssueRequest) (*backend.Is
 	if err != nil {
 		return nil, fmt.Errorf("Issue %s: %w", r.ID, err)
 	}
-	return x.certificate(ctx, r.ID, a)
+	return x.certificate(ctx, r, a)
 }
 
 // issueNew issues under an ID never used before.
@@ -97,19 +97,19 @@ func (x *trial) issueNew(ctx context.Context) (*backend.IssueRequest, *backend.I
 }
 
 // certificate polls while the CA answers with tickets.
-func (x *trial) certificate(ctx context.Context, id string, a *backend.Issuance) (*backend.Issuance, error) {
+func (x *trial) certificate(ctx context.Context, r *backend.IssueRequest, a *backend.Issuance) (*backend.Issuance, error) {
 	for a.Certificate == nil {
 		if !x.can(backend.CapPoll) {
-			return nil, fmt.Errorf("the answer for %s is a ticket, and the backend does not describe %q", id, backend.CapPoll)
+			return nil, fmt.Errorf("the answer for %s is a ticket, and the backend does not describe %q", r.ID, backend.CapPoll)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("the answer for %s is still a ticket: %w", id, ctx.Err())
+			return nil, fmt.Errorf("the answer for %s is still a ticket: %w", r.ID, ctx.Err())
 		case <-time.After(min(a.RetryAfter, time.Second)):
 		}
 		var err error
-		if a, err = x.b.Poll(ctx, a.Ticket); err != nil {
-			return nil, fmt.Errorf("polling for %s: %w", id, err)
+		if a, err = x.b.Poll(ctx, r, a.Ticket); err != nil {
+			return nil, fmt.Errorf("polling for %s: %w", r.ID, err)
 		}
 	}
 	return a, nil

@@ -206,13 +206,12 @@ type Capability int32
 const (
 	Capability_CAPABILITY_UNSPECIFIED Capability = 0
 	Capability_CAPABILITY_POLL        Capability = 1
-	Capability_CAPABILITY_CONFIRM     Capability = 2
-	Capability_CAPABILITY_REVOKE      Capability = 3
-	Capability_CAPABILITY_CRL         Capability = 4
-	Capability_CAPABILITY_SIGN_CMS    Capability = 5
-	Capability_CAPABILITY_EXCHANGE    Capability = 6
-	Capability_CAPABILITY_ROLLOVER    Capability = 7
-	Capability_CAPABILITY_ANNOUNCE    Capability = 8 // RolloverRequest.announce: never sent to a plugin that does not name this
+	Capability_CAPABILITY_REVOKE      Capability = 2
+	Capability_CAPABILITY_CRL         Capability = 3
+	Capability_CAPABILITY_SIGN_CMS    Capability = 4
+	Capability_CAPABILITY_EXCHANGE    Capability = 5
+	Capability_CAPABILITY_ROLLOVER    Capability = 6
+	Capability_CAPABILITY_ANNOUNCE    Capability = 7 // RolloverRequest.announce: never sent to a plugin that does not name this
 )
 
 // Enum value maps for Capability.
@@ -220,24 +219,22 @@ var (
 	Capability_name = map[int32]string{
 		0: "CAPABILITY_UNSPECIFIED",
 		1: "CAPABILITY_POLL",
-		2: "CAPABILITY_CONFIRM",
-		3: "CAPABILITY_REVOKE",
-		4: "CAPABILITY_CRL",
-		5: "CAPABILITY_SIGN_CMS",
-		6: "CAPABILITY_EXCHANGE",
-		7: "CAPABILITY_ROLLOVER",
-		8: "CAPABILITY_ANNOUNCE",
+		2: "CAPABILITY_REVOKE",
+		3: "CAPABILITY_CRL",
+		4: "CAPABILITY_SIGN_CMS",
+		5: "CAPABILITY_EXCHANGE",
+		6: "CAPABILITY_ROLLOVER",
+		7: "CAPABILITY_ANNOUNCE",
 	}
 	Capability_value = map[string]int32{
 		"CAPABILITY_UNSPECIFIED": 0,
 		"CAPABILITY_POLL":        1,
-		"CAPABILITY_CONFIRM":     2,
-		"CAPABILITY_REVOKE":      3,
-		"CAPABILITY_CRL":         4,
-		"CAPABILITY_SIGN_CMS":    5,
-		"CAPABILITY_EXCHANGE":    6,
-		"CAPABILITY_ROLLOVER":    7,
-		"CAPABILITY_ANNOUNCE":    8,
+		"CAPABILITY_REVOKE":      2,
+		"CAPABILITY_CRL":         3,
+		"CAPABILITY_SIGN_CMS":    4,
+		"CAPABILITY_EXCHANGE":    5,
+		"CAPABILITY_ROLLOVER":    6,
+		"CAPABILITY_ANNOUNCE":    7,
 	}
 )
 
@@ -576,6 +573,7 @@ type DescribeResponse struct {
 	Overrides     []Field                `protobuf:"varint,4,rep,packed,name=overrides,proto3,enum=muster.backend.v1.Field" json:"overrides,omitempty"`
 	Idempotency   Idempotency            `protobuf:"varint,5,opt,name=idempotency,proto3,enum=muster.backend.v1.Idempotency" json:"idempotency,omitempty"`
 	Capabilities  []Capability           `protobuf:"varint,6,rep,packed,name=capabilities,proto3,enum=muster.backend.v1.Capability" json:"capabilities,omitempty"`
+	Decides       []Field                `protobuf:"varint,7,rep,packed,name=decides,proto3,enum=muster.backend.v1.Field" json:"decides,omitempty"` // what the CA sets by rules of its own: the certificate may have less of it than the template, never more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -648,6 +646,13 @@ func (x *DescribeResponse) GetIdempotency() Idempotency {
 func (x *DescribeResponse) GetCapabilities() []Capability {
 	if x != nil {
 		return x.Capabilities
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetDecides() []Field {
+	if x != nil {
+		return x.Decides
 	}
 	return nil
 }
@@ -816,7 +821,8 @@ type IssueRequest struct {
 	Issuer        string                 `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"` // CA.name, empty for the default
 	Device        string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
 	Template      *Template              `protobuf:"bytes,4,opt,name=template,proto3" json:"template,omitempty"`
-	Csr           []byte                 `protobuf:"bytes,5,opt,name=csr,proto3" json:"csr,omitempty"` // DER PKCS#10, for a backend with FORM_PKCS10
+	Csr           []byte                 `protobuf:"bytes,5,opt,name=csr,proto3" json:"csr,omitempty"`     // DER PKCS#10, for a backend with FORM_PKCS10
+	Asked         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=asked,proto3" json:"asked,omitempty"` // when Issue was last called under this ID, or later; absent when it never was
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -886,7 +892,14 @@ func (x *IssueRequest) GetCsr() []byte {
 	return nil
 }
 
-// The certificate must equal the template.
+func (x *IssueRequest) GetAsked() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Asked
+	}
+	return nil
+}
+
+// The certificate must equal the template, but for the fields that DescribeResponse.decides names.
 type Template struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Subject        []byte                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`                                             // DER Name
@@ -1160,9 +1173,10 @@ func (x *Issuance) GetRetryAfter() *durationpb.Duration {
 	return nil
 }
 
+// What Issue was given.
 type LookupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Request       *IssueRequest          `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1197,11 +1211,11 @@ func (*LookupRequest) Descriptor() ([]byte, []int) {
 	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{14}
 }
 
-func (x *LookupRequest) GetId() string {
+func (x *LookupRequest) GetRequest() *IssueRequest {
 	if x != nil {
-		return x.Id
+		return x.Request
 	}
-	return ""
+	return nil
 }
 
 type LookupResponse struct {
@@ -1259,6 +1273,7 @@ func (x *LookupResponse) GetIssuance() *Issuance {
 type PollRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ticket        string                 `protobuf:"bytes,1,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	Request       *IssueRequest          `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"` // what Issue was given
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1298,6 +1313,13 @@ func (x *PollRequest) GetTicket() string {
 		return x.Ticket
 	}
 	return ""
+}
+
+func (x *PollRequest) GetRequest() *IssueRequest {
+	if x != nil {
+		return x.Request
+	}
+	return nil
 }
 
 type PollResponse struct {
@@ -1344,107 +1366,20 @@ func (x *PollResponse) GetIssuance() *Issuance {
 	return nil
 }
 
-type ConfirmRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Accepted      bool                   `protobuf:"varint,2,opt,name=accepted,proto3" json:"accepted,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ConfirmRequest) Reset() {
-	*x = ConfirmRequest{}
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[18]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ConfirmRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ConfirmRequest) ProtoMessage() {}
-
-func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[18]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
-func (*ConfirmRequest) Descriptor() ([]byte, []int) {
-	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{18}
-}
-
-func (x *ConfirmRequest) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *ConfirmRequest) GetAccepted() bool {
-	if x != nil {
-		return x.Accepted
-	}
-	return false
-}
-
-type ConfirmResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ConfirmResponse) Reset() {
-	*x = ConfirmResponse{}
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[19]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ConfirmResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ConfirmResponse) ProtoMessage() {}
-
-func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[19]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
-func (*ConfirmResponse) Descriptor() ([]byte, []int) {
-	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{19}
-}
-
 type RevokeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Issuer        []byte                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`  // DER Name
-	Serial        []byte                 `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`  // big-endian magnitude
-	Reason        int32                  `protobuf:"varint,3,opt,name=reason,proto3" json:"reason,omitempty"` // CRLReason (RFC 5280 section 5.3.1)
-	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`          // absent for now
+	Issuer        []byte                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`           // DER Name
+	Serial        []byte                 `protobuf:"bytes,2,opt,name=serial,proto3" json:"serial,omitempty"`           // big-endian magnitude
+	Reason        int32                  `protobuf:"varint,3,opt,name=reason,proto3" json:"reason,omitempty"`          // CRLReason (RFC 5280 section 5.3.1)
+	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`                   // absent for now
+	Certificate   []byte                 `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"` // DER, for a CA that wants to see it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RevokeRequest) Reset() {
 	*x = RevokeRequest{}
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[20]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1391,7 @@ func (x *RevokeRequest) String() string {
 func (*RevokeRequest) ProtoMessage() {}
 
 func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[20]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1404,7 @@ func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRequest) Descriptor() ([]byte, []int) {
-	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{20}
+	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RevokeRequest) GetIssuer() []byte {
@@ -1500,6 +1435,13 @@ func (x *RevokeRequest) GetAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *RevokeRequest) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
 type RevokeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1508,7 +1450,7 @@ type RevokeResponse struct {
 
 func (x *RevokeResponse) Reset() {
 	*x = RevokeResponse{}
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[21]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1520,7 +1462,7 @@ func (x *RevokeResponse) String() string {
 func (*RevokeResponse) ProtoMessage() {}
 
 func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[21]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1533,7 +1475,7 @@ func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeResponse) Descriptor() ([]byte, []int) {
-	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{21}
+	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{19}
 }
 
 type CRLRequest struct {
@@ -1545,7 +1487,7 @@ type CRLRequest struct {
 
 func (x *CRLRequest) Reset() {
 	*x = CRLRequest{}
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[22]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1499,7 @@ func (x *CRLRequest) String() string {
 func (*CRLRequest) ProtoMessage() {}
 
 func (x *CRLRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[22]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1512,7 @@ func (x *CRLRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CRLRequest.ProtoReflect.Descriptor instead.
 func (*CRLRequest) Descriptor() ([]byte, []int) {
-	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{22}
+	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CRLRequest) GetIssuer() string {
@@ -1589,7 +1531,7 @@ type CRLResponse struct {
 
 func (x *CRLResponse) Reset() {
 	*x = CRLResponse{}
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[23]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1601,7 +1543,7 @@ func (x *CRLResponse) String() string {
 func (*CRLResponse) ProtoMessage() {}
 
 func (x *CRLResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[23]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1614,7 +1556,7 @@ func (x *CRLResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CRLResponse.ProtoReflect.Descriptor instead.
 func (*CRLResponse) Descriptor() ([]byte, []int) {
-	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{23}
+	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CRLResponse) GetChunk() []byte {
@@ -1636,7 +1578,7 @@ type SignCMSRequest struct {
 
 func (x *SignCMSRequest) Reset() {
 	*x = SignCMSRequest{}
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[24]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1590,7 @@ func (x *SignCMSRequest) String() string {
 func (*SignCMSRequest) ProtoMessage() {}
 
 func (x *SignCMSRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[24]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1603,7 @@ func (x *SignCMSRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCMSRequest.ProtoReflect.Descriptor instead.
 func (*SignCMSRequest) Descriptor() ([]byte, []int) {
-	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{24}
+	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SignCMSRequest) GetIssuer() string {
@@ -1687,7 +1629,7 @@ type SignCMSResponse struct {
 
 func (x *SignCMSResponse) Reset() {
 	*x = SignCMSResponse{}
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[25]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1699,7 +1641,7 @@ func (x *SignCMSResponse) String() string {
 func (*SignCMSResponse) ProtoMessage() {}
 
 func (x *SignCMSResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[25]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1712,7 +1654,7 @@ func (x *SignCMSResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCMSResponse.ProtoReflect.Descriptor instead.
 func (*SignCMSResponse) Descriptor() ([]byte, []int) {
-	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{25}
+	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SignCMSResponse) GetSignedData() []byte {
@@ -1732,7 +1674,7 @@ type ExchangeRequest struct {
 
 func (x *ExchangeRequest) Reset() {
 	*x = ExchangeRequest{}
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[26]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1744,7 +1686,7 @@ func (x *ExchangeRequest) String() string {
 func (*ExchangeRequest) ProtoMessage() {}
 
 func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[26]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1757,7 +1699,7 @@ func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeRequest.ProtoReflect.Descriptor instead.
 func (*ExchangeRequest) Descriptor() ([]byte, []int) {
-	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{26}
+	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExchangeRequest) GetId() string {
@@ -1783,7 +1725,7 @@ type ExchangeResponse struct {
 
 func (x *ExchangeResponse) Reset() {
 	*x = ExchangeResponse{}
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[27]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +1737,7 @@ func (x *ExchangeResponse) String() string {
 func (*ExchangeResponse) ProtoMessage() {}
 
 func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[27]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +1750,7 @@ func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeResponse.ProtoReflect.Descriptor instead.
 func (*ExchangeResponse) Descriptor() ([]byte, []int) {
-	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{27}
+	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExchangeResponse) GetMessage() []byte {
@@ -1831,7 +1773,7 @@ type RolloverRequest struct {
 
 func (x *RolloverRequest) Reset() {
 	*x = RolloverRequest{}
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[28]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +1785,7 @@ func (x *RolloverRequest) String() string {
 func (*RolloverRequest) ProtoMessage() {}
 
 func (x *RolloverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[28]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +1798,7 @@ func (x *RolloverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloverRequest.ProtoReflect.Descriptor instead.
 func (*RolloverRequest) Descriptor() ([]byte, []int) {
-	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{28}
+	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RolloverRequest) GetId() string {
@@ -1903,7 +1845,7 @@ type RolloverResponse struct {
 
 func (x *RolloverResponse) Reset() {
 	*x = RolloverResponse{}
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[29]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +1857,7 @@ func (x *RolloverResponse) String() string {
 func (*RolloverResponse) ProtoMessage() {}
 
 func (x *RolloverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[29]
+	mi := &file_plugins_backend_backendpb_v1_backend_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +1870,7 @@ func (x *RolloverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloverResponse.ProtoReflect.Descriptor instead.
 func (*RolloverResponse) Descriptor() ([]byte, []int) {
-	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{29}
+	return file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RolloverResponse) GetCa() *CA {
@@ -1949,14 +1891,15 @@ const file_plugins_backend_backendpb_v1_backend_proto_rawDesc = "" +
 	"\x10ConfigureRequest\x12\x16\n" +
 	"\x06config\x18\x01 \x01(\fR\x06config\"\x13\n" +
 	"\x11ConfigureResponse\"\x11\n" +
-	"\x0fDescribeRequest\"\xac\x02\n" +
+	"\x0fDescribeRequest\"\xe0\x02\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12-\n" +
 	"\x05forms\x18\x03 \x03(\x0e2\x17.muster.backend.v1.FormR\x05forms\x126\n" +
 	"\toverrides\x18\x04 \x03(\x0e2\x18.muster.backend.v1.FieldR\toverrides\x12@\n" +
 	"\vidempotency\x18\x05 \x01(\x0e2\x1e.muster.backend.v1.IdempotencyR\vidempotency\x12A\n" +
-	"\fcapabilities\x18\x06 \x03(\x0e2\x1d.muster.backend.v1.CapabilityR\fcapabilities\"\x17\n" +
+	"\fcapabilities\x18\x06 \x03(\x0e2\x1d.muster.backend.v1.CapabilityR\fcapabilities\x122\n" +
+	"\adecides\x18\a \x03(\x0e2\x18.muster.backend.v1.FieldR\adecides\"\x17\n" +
 	"\x15CACertificatesRequest\"A\n" +
 	"\x16CACertificatesResponse\x12'\n" +
 	"\x03cas\x18\x01 \x03(\v2\x15.muster.backend.v1.CAR\x03cas\"r\n" +
@@ -1965,13 +1908,14 @@ const file_plugins_backend_backendpb_v1_backend_proto_rawDesc = "" +
 	"\x05chain\x18\x02 \x03(\fR\x05chain\x12\x1a\n" +
 	"\brollover\x18\x03 \x03(\fR\brollover\x12\x12\n" +
 	"\x04crls\x18\x04 \x03(\tR\x04crls\x12\x12\n" +
-	"\x04next\x18\x05 \x03(\fR\x04next\"\x99\x01\n" +
+	"\x04next\x18\x05 \x03(\fR\x04next\"\xcb\x01\n" +
 	"\fIssueRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x16\n" +
 	"\x06device\x18\x03 \x01(\tR\x06device\x127\n" +
 	"\btemplate\x18\x04 \x01(\v2\x1b.muster.backend.v1.TemplateR\btemplate\x12\x10\n" +
-	"\x03csr\x18\x05 \x01(\fR\x03csr\"\xfa\x02\n" +
+	"\x03csr\x18\x05 \x01(\fR\x03csr\x120\n" +
+	"\x05asked\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05asked\"\xfa\x02\n" +
 	"\bTemplate\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\fR\asubject\x12-\n" +
 	"\x10subject_alt_name\x18\x02 \x01(\fH\x00R\x0esubjectAltName\x88\x01\x01\x12\x1d\n" +
@@ -1997,25 +1941,23 @@ const file_plugins_backend_backendpb_v1_backend_proto_rawDesc = "" +
 	"\x05chain\x18\x02 \x03(\fR\x05chain\x12\x16\n" +
 	"\x06ticket\x18\x03 \x01(\tR\x06ticket\x12:\n" +
 	"\vretry_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"\x1f\n" +
-	"\rLookupRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x80\x01\n" +
+	"retryAfter\"J\n" +
+	"\rLookupRequest\x129\n" +
+	"\arequest\x18\x01 \x01(\v2\x1f.muster.backend.v1.IssueRequestR\arequest\"\x80\x01\n" +
 	"\x0eLookupResponse\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.muster.backend.v1.OutcomeStateR\x05state\x127\n" +
-	"\bissuance\x18\x02 \x01(\v2\x1b.muster.backend.v1.IssuanceR\bissuance\"%\n" +
+	"\bissuance\x18\x02 \x01(\v2\x1b.muster.backend.v1.IssuanceR\bissuance\"`\n" +
 	"\vPollRequest\x12\x16\n" +
-	"\x06ticket\x18\x01 \x01(\tR\x06ticket\"G\n" +
+	"\x06ticket\x18\x01 \x01(\tR\x06ticket\x129\n" +
+	"\arequest\x18\x02 \x01(\v2\x1f.muster.backend.v1.IssueRequestR\arequest\"G\n" +
 	"\fPollResponse\x127\n" +
-	"\bissuance\x18\x01 \x01(\v2\x1b.muster.backend.v1.IssuanceR\bissuance\"<\n" +
-	"\x0eConfirmRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
-	"\baccepted\x18\x02 \x01(\bR\baccepted\"\x11\n" +
-	"\x0fConfirmResponse\"\x83\x01\n" +
+	"\bissuance\x18\x01 \x01(\v2\x1b.muster.backend.v1.IssuanceR\bissuance\"\xa5\x01\n" +
 	"\rRevokeRequest\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\fR\x06issuer\x12\x16\n" +
 	"\x06serial\x18\x02 \x01(\fR\x06serial\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\x05R\x06reason\x12*\n" +
-	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x10\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12 \n" +
+	"\vcertificate\x18\x05 \x01(\fR\vcertificate\"\x10\n" +
 	"\x0eRevokeResponse\"$\n" +
 	"\n" +
 	"CRLRequest\x12\x16\n" +
@@ -2058,18 +2000,17 @@ const file_plugins_backend_backendpb_v1_backend_proto_rawDesc = "" +
 	"\x17IDEMPOTENCY_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12IDEMPOTENCY_NATIVE\x10\x01\x12\x16\n" +
 	"\x12IDEMPOTENCY_LOOKUP\x10\x02\x12\x14\n" +
-	"\x10IDEMPOTENCY_NONE\x10\x03*\xe4\x01\n" +
+	"\x10IDEMPOTENCY_NONE\x10\x03*\xcc\x01\n" +
 	"\n" +
 	"Capability\x12\x1a\n" +
 	"\x16CAPABILITY_UNSPECIFIED\x10\x00\x12\x13\n" +
-	"\x0fCAPABILITY_POLL\x10\x01\x12\x16\n" +
-	"\x12CAPABILITY_CONFIRM\x10\x02\x12\x15\n" +
-	"\x11CAPABILITY_REVOKE\x10\x03\x12\x12\n" +
-	"\x0eCAPABILITY_CRL\x10\x04\x12\x17\n" +
-	"\x13CAPABILITY_SIGN_CMS\x10\x05\x12\x17\n" +
-	"\x13CAPABILITY_EXCHANGE\x10\x06\x12\x17\n" +
-	"\x13CAPABILITY_ROLLOVER\x10\a\x12\x17\n" +
-	"\x13CAPABILITY_ANNOUNCE\x10\b*\x96\x01\n" +
+	"\x0fCAPABILITY_POLL\x10\x01\x12\x15\n" +
+	"\x11CAPABILITY_REVOKE\x10\x02\x12\x12\n" +
+	"\x0eCAPABILITY_CRL\x10\x03\x12\x17\n" +
+	"\x13CAPABILITY_SIGN_CMS\x10\x04\x12\x17\n" +
+	"\x13CAPABILITY_EXCHANGE\x10\x05\x12\x17\n" +
+	"\x13CAPABILITY_ROLLOVER\x10\x06\x12\x17\n" +
+	"\x13CAPABILITY_ANNOUNCE\x10\a*\x96\x01\n" +
 	"\fOutcomeState\x12\x1d\n" +
 	"\x19OUTCOME_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14OUTCOME_STATE_ISSUED\x10\x01\x12\x19\n" +
@@ -2079,7 +2020,7 @@ const file_plugins_backend_backendpb_v1_backend_proto_rawDesc = "" +
 	"\fRolloverKind\x12\x1d\n" +
 	"\x19ROLLOVER_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ROLLOVER_KIND_RENEW\x10\x01\x12\x17\n" +
-	"\x13ROLLOVER_KIND_REKEY\x10\x022\xbb\b\n" +
+	"\x13ROLLOVER_KIND_REKEY\x10\x022\xe9\a\n" +
 	"\aBackend\x12S\n" +
 	"\bValidate\x12\".muster.backend.v1.ValidateRequest\x1a#.muster.backend.v1.ValidateResponse\x12V\n" +
 	"\tConfigure\x12#.muster.backend.v1.ConfigureRequest\x1a$.muster.backend.v1.ConfigureResponse\x12S\n" +
@@ -2087,8 +2028,7 @@ const file_plugins_backend_backendpb_v1_backend_proto_rawDesc = "" +
 	"\x0eCACertificates\x12(.muster.backend.v1.CACertificatesRequest\x1a).muster.backend.v1.CACertificatesResponse\x12J\n" +
 	"\x05Issue\x12\x1f.muster.backend.v1.IssueRequest\x1a .muster.backend.v1.IssueResponse\x12M\n" +
 	"\x06Lookup\x12 .muster.backend.v1.LookupRequest\x1a!.muster.backend.v1.LookupResponse\x12G\n" +
-	"\x04Poll\x12\x1e.muster.backend.v1.PollRequest\x1a\x1f.muster.backend.v1.PollResponse\x12P\n" +
-	"\aConfirm\x12!.muster.backend.v1.ConfirmRequest\x1a\".muster.backend.v1.ConfirmResponse\x12M\n" +
+	"\x04Poll\x12\x1e.muster.backend.v1.PollRequest\x1a\x1f.muster.backend.v1.PollResponse\x12M\n" +
 	"\x06Revoke\x12 .muster.backend.v1.RevokeRequest\x1a!.muster.backend.v1.RevokeResponse\x12F\n" +
 	"\x03CRL\x12\x1d.muster.backend.v1.CRLRequest\x1a\x1e.muster.backend.v1.CRLResponse0\x01\x12P\n" +
 	"\aSignCMS\x12!.muster.backend.v1.SignCMSRequest\x1a\".muster.backend.v1.SignCMSResponse\x12S\n" +
@@ -2108,7 +2048,7 @@ func file_plugins_backend_backendpb_v1_backend_proto_rawDescGZIP() []byte {
 }
 
 var file_plugins_backend_backendpb_v1_backend_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_plugins_backend_backendpb_v1_backend_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_plugins_backend_backendpb_v1_backend_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_plugins_backend_backendpb_v1_backend_proto_goTypes = []any{
 	(Form)(0),                      // 0: muster.backend.v1.Form
 	(Field)(0),                     // 1: muster.backend.v1.Field
@@ -2134,70 +2074,70 @@ var file_plugins_backend_backendpb_v1_backend_proto_goTypes = []any{
 	(*LookupResponse)(nil),         // 21: muster.backend.v1.LookupResponse
 	(*PollRequest)(nil),            // 22: muster.backend.v1.PollRequest
 	(*PollResponse)(nil),           // 23: muster.backend.v1.PollResponse
-	(*ConfirmRequest)(nil),         // 24: muster.backend.v1.ConfirmRequest
-	(*ConfirmResponse)(nil),        // 25: muster.backend.v1.ConfirmResponse
-	(*RevokeRequest)(nil),          // 26: muster.backend.v1.RevokeRequest
-	(*RevokeResponse)(nil),         // 27: muster.backend.v1.RevokeResponse
-	(*CRLRequest)(nil),             // 28: muster.backend.v1.CRLRequest
-	(*CRLResponse)(nil),            // 29: muster.backend.v1.CRLResponse
-	(*SignCMSRequest)(nil),         // 30: muster.backend.v1.SignCMSRequest
-	(*SignCMSResponse)(nil),        // 31: muster.backend.v1.SignCMSResponse
-	(*ExchangeRequest)(nil),        // 32: muster.backend.v1.ExchangeRequest
-	(*ExchangeResponse)(nil),       // 33: muster.backend.v1.ExchangeResponse
-	(*RolloverRequest)(nil),        // 34: muster.backend.v1.RolloverRequest
-	(*RolloverResponse)(nil),       // 35: muster.backend.v1.RolloverResponse
-	(*timestamppb.Timestamp)(nil),  // 36: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 37: google.protobuf.Duration
+	(*RevokeRequest)(nil),          // 24: muster.backend.v1.RevokeRequest
+	(*RevokeResponse)(nil),         // 25: muster.backend.v1.RevokeResponse
+	(*CRLRequest)(nil),             // 26: muster.backend.v1.CRLRequest
+	(*CRLResponse)(nil),            // 27: muster.backend.v1.CRLResponse
+	(*SignCMSRequest)(nil),         // 28: muster.backend.v1.SignCMSRequest
+	(*SignCMSResponse)(nil),        // 29: muster.backend.v1.SignCMSResponse
+	(*ExchangeRequest)(nil),        // 30: muster.backend.v1.ExchangeRequest
+	(*ExchangeResponse)(nil),       // 31: muster.backend.v1.ExchangeResponse
+	(*RolloverRequest)(nil),        // 32: muster.backend.v1.RolloverRequest
+	(*RolloverResponse)(nil),       // 33: muster.backend.v1.RolloverResponse
+	(*timestamppb.Timestamp)(nil),  // 34: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 35: google.protobuf.Duration
 }
 var file_plugins_backend_backendpb_v1_backend_proto_depIdxs = []int32{
 	0,  // 0: muster.backend.v1.DescribeResponse.forms:type_name -> muster.backend.v1.Form
 	1,  // 1: muster.backend.v1.DescribeResponse.overrides:type_name -> muster.backend.v1.Field
 	2,  // 2: muster.backend.v1.DescribeResponse.idempotency:type_name -> muster.backend.v1.Idempotency
 	3,  // 3: muster.backend.v1.DescribeResponse.capabilities:type_name -> muster.backend.v1.Capability
-	14, // 4: muster.backend.v1.CACertificatesResponse.cas:type_name -> muster.backend.v1.CA
-	16, // 5: muster.backend.v1.IssueRequest.template:type_name -> muster.backend.v1.Template
-	36, // 6: muster.backend.v1.Template.not_before:type_name -> google.protobuf.Timestamp
-	36, // 7: muster.backend.v1.Template.not_after:type_name -> google.protobuf.Timestamp
-	17, // 8: muster.backend.v1.Template.extensions:type_name -> muster.backend.v1.Extension
-	19, // 9: muster.backend.v1.IssueResponse.issuance:type_name -> muster.backend.v1.Issuance
-	37, // 10: muster.backend.v1.Issuance.retry_after:type_name -> google.protobuf.Duration
-	4,  // 11: muster.backend.v1.LookupResponse.state:type_name -> muster.backend.v1.OutcomeState
-	19, // 12: muster.backend.v1.LookupResponse.issuance:type_name -> muster.backend.v1.Issuance
-	19, // 13: muster.backend.v1.PollResponse.issuance:type_name -> muster.backend.v1.Issuance
-	36, // 14: muster.backend.v1.RevokeRequest.at:type_name -> google.protobuf.Timestamp
-	5,  // 15: muster.backend.v1.RolloverRequest.kind:type_name -> muster.backend.v1.RolloverKind
-	14, // 16: muster.backend.v1.RolloverResponse.ca:type_name -> muster.backend.v1.CA
-	6,  // 17: muster.backend.v1.Backend.Validate:input_type -> muster.backend.v1.ValidateRequest
-	8,  // 18: muster.backend.v1.Backend.Configure:input_type -> muster.backend.v1.ConfigureRequest
-	10, // 19: muster.backend.v1.Backend.Describe:input_type -> muster.backend.v1.DescribeRequest
-	12, // 20: muster.backend.v1.Backend.CACertificates:input_type -> muster.backend.v1.CACertificatesRequest
-	15, // 21: muster.backend.v1.Backend.Issue:input_type -> muster.backend.v1.IssueRequest
-	20, // 22: muster.backend.v1.Backend.Lookup:input_type -> muster.backend.v1.LookupRequest
-	22, // 23: muster.backend.v1.Backend.Poll:input_type -> muster.backend.v1.PollRequest
-	24, // 24: muster.backend.v1.Backend.Confirm:input_type -> muster.backend.v1.ConfirmRequest
-	26, // 25: muster.backend.v1.Backend.Revoke:input_type -> muster.backend.v1.RevokeRequest
-	28, // 26: muster.backend.v1.Backend.CRL:input_type -> muster.backend.v1.CRLRequest
-	30, // 27: muster.backend.v1.Backend.SignCMS:input_type -> muster.backend.v1.SignCMSRequest
-	32, // 28: muster.backend.v1.Backend.Exchange:input_type -> muster.backend.v1.ExchangeRequest
-	34, // 29: muster.backend.v1.Backend.Rollover:input_type -> muster.backend.v1.RolloverRequest
-	7,  // 30: muster.backend.v1.Backend.Validate:output_type -> muster.backend.v1.ValidateResponse
-	9,  // 31: muster.backend.v1.Backend.Configure:output_type -> muster.backend.v1.ConfigureResponse
-	11, // 32: muster.backend.v1.Backend.Describe:output_type -> muster.backend.v1.DescribeResponse
-	13, // 33: muster.backend.v1.Backend.CACertificates:output_type -> muster.backend.v1.CACertificatesResponse
-	18, // 34: muster.backend.v1.Backend.Issue:output_type -> muster.backend.v1.IssueResponse
-	21, // 35: muster.backend.v1.Backend.Lookup:output_type -> muster.backend.v1.LookupResponse
-	23, // 36: muster.backend.v1.Backend.Poll:output_type -> muster.backend.v1.PollResponse
-	25, // 37: muster.backend.v1.Backend.Confirm:output_type -> muster.backend.v1.ConfirmResponse
-	27, // 38: muster.backend.v1.Backend.Revoke:output_type -> muster.backend.v1.RevokeResponse
-	29, // 39: muster.backend.v1.Backend.CRL:output_type -> muster.backend.v1.CRLResponse
-	31, // 40: muster.backend.v1.Backend.SignCMS:output_type -> muster.backend.v1.SignCMSResponse
-	33, // 41: muster.backend.v1.Backend.Exchange:output_type -> muster.backend.v1.ExchangeResponse
-	35, // 42: muster.backend.v1.Backend.Rollover:output_type -> muster.backend.v1.RolloverResponse
-	30, // [30:43] is the sub-list for method output_type
-	17, // [17:30] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	1,  // 4: muster.backend.v1.DescribeResponse.decides:type_name -> muster.backend.v1.Field
+	14, // 5: muster.backend.v1.CACertificatesResponse.cas:type_name -> muster.backend.v1.CA
+	16, // 6: muster.backend.v1.IssueRequest.template:type_name -> muster.backend.v1.Template
+	34, // 7: muster.backend.v1.IssueRequest.asked:type_name -> google.protobuf.Timestamp
+	34, // 8: muster.backend.v1.Template.not_before:type_name -> google.protobuf.Timestamp
+	34, // 9: muster.backend.v1.Template.not_after:type_name -> google.protobuf.Timestamp
+	17, // 10: muster.backend.v1.Template.extensions:type_name -> muster.backend.v1.Extension
+	19, // 11: muster.backend.v1.IssueResponse.issuance:type_name -> muster.backend.v1.Issuance
+	35, // 12: muster.backend.v1.Issuance.retry_after:type_name -> google.protobuf.Duration
+	15, // 13: muster.backend.v1.LookupRequest.request:type_name -> muster.backend.v1.IssueRequest
+	4,  // 14: muster.backend.v1.LookupResponse.state:type_name -> muster.backend.v1.OutcomeState
+	19, // 15: muster.backend.v1.LookupResponse.issuance:type_name -> muster.backend.v1.Issuance
+	15, // 16: muster.backend.v1.PollRequest.request:type_name -> muster.backend.v1.IssueRequest
+	19, // 17: muster.backend.v1.PollResponse.issuance:type_name -> muster.backend.v1.Issuance
+	34, // 18: muster.backend.v1.RevokeRequest.at:type_name -> google.protobuf.Timestamp
+	5,  // 19: muster.backend.v1.RolloverRequest.kind:type_name -> muster.backend.v1.RolloverKind
+	14, // 20: muster.backend.v1.RolloverResponse.ca:type_name -> muster.backend.v1.CA
+	6,  // 21: muster.backend.v1.Backend.Validate:input_type -> muster.backend.v1.ValidateRequest
+	8,  // 22: muster.backend.v1.Backend.Configure:input_type -> muster.backend.v1.ConfigureRequest
+	10, // 23: muster.backend.v1.Backend.Describe:input_type -> muster.backend.v1.DescribeRequest
+	12, // 24: muster.backend.v1.Backend.CACertificates:input_type -> muster.backend.v1.CACertificatesRequest
+	15, // 25: muster.backend.v1.Backend.Issue:input_type -> muster.backend.v1.IssueRequest
+	20, // 26: muster.backend.v1.Backend.Lookup:input_type -> muster.backend.v1.LookupRequest
+	22, // 27: muster.backend.v1.Backend.Poll:input_type -> muster.backend.v1.PollRequest
+	24, // 28: muster.backend.v1.Backend.Revoke:input_type -> muster.backend.v1.RevokeRequest
+	26, // 29: muster.backend.v1.Backend.CRL:input_type -> muster.backend.v1.CRLRequest
+	28, // 30: muster.backend.v1.Backend.SignCMS:input_type -> muster.backend.v1.SignCMSRequest
+	30, // 31: muster.backend.v1.Backend.Exchange:input_type -> muster.backend.v1.ExchangeRequest
+	32, // 32: muster.backend.v1.Backend.Rollover:input_type -> muster.backend.v1.RolloverRequest
+	7,  // 33: muster.backend.v1.Backend.Validate:output_type -> muster.backend.v1.ValidateResponse
+	9,  // 34: muster.backend.v1.Backend.Configure:output_type -> muster.backend.v1.ConfigureResponse
+	11, // 35: muster.backend.v1.Backend.Describe:output_type -> muster.backend.v1.DescribeResponse
+	13, // 36: muster.backend.v1.Backend.CACertificates:output_type -> muster.backend.v1.CACertificatesResponse
+	18, // 37: muster.backend.v1.Backend.Issue:output_type -> muster.backend.v1.IssueResponse
+	21, // 38: muster.backend.v1.Backend.Lookup:output_type -> muster.backend.v1.LookupResponse
+	23, // 39: muster.backend.v1.Backend.Poll:output_type -> muster.backend.v1.PollResponse
+	25, // 40: muster.backend.v1.Backend.Revoke:output_type -> muster.backend.v1.RevokeResponse
+	27, // 41: muster.backend.v1.Backend.CRL:output_type -> muster.backend.v1.CRLResponse
+	29, // 42: muster.backend.v1.Backend.SignCMS:output_type -> muster.backend.v1.SignCMSResponse
+	31, // 43: muster.backend.v1.Backend.Exchange:output_type -> muster.backend.v1.ExchangeResponse
+	33, // 44: muster.backend.v1.Backend.Rollover:output_type -> muster.backend.v1.RolloverResponse
+	33, // [33:45] is the sub-list for method output_type
+	21, // [21:33] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_plugins_backend_backendpb_v1_backend_proto_init() }
@@ -2212,7 +2152,7 @@ func file_plugins_backend_backendpb_v1_backend_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugins_backend_backendpb_v1_backend_proto_rawDesc), len(file_plugins_backend_backendpb_v1_backend_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   30,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

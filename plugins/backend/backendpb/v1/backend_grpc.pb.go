@@ -39,7 +39,6 @@ const (
 	Backend_Issue_FullMethodName          = "/muster.backend.v1.Backend/Issue"
 	Backend_Lookup_FullMethodName         = "/muster.backend.v1.Backend/Lookup"
 	Backend_Poll_FullMethodName           = "/muster.backend.v1.Backend/Poll"
-	Backend_Confirm_FullMethodName        = "/muster.backend.v1.Backend/Confirm"
 	Backend_Revoke_FullMethodName         = "/muster.backend.v1.Backend/Revoke"
 	Backend_CRL_FullMethodName            = "/muster.backend.v1.Backend/CRL"
 	Backend_SignCMS_FullMethodName        = "/muster.backend.v1.Backend/SignCMS"
@@ -65,7 +64,6 @@ type BackendClient interface {
 	Lookup(ctx context.Context, in *LookupRequest, opts ...grpc.CallOption) (*LookupResponse, error)
 	// Optional from here on: UNIMPLEMENTED where the CA has no such thing.
 	Poll(ctx context.Context, in *PollRequest, opts ...grpc.CallOption) (*PollResponse, error)
-	Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error)
 	Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error)
 	// CRL streams one DER CertificateList in pieces.
 	CRL(ctx context.Context, in *CRLRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CRLResponse], error)
@@ -153,16 +151,6 @@ func (c *backendClient) Poll(ctx context.Context, in *PollRequest, opts ...grpc.
 	return out, nil
 }
 
-func (c *backendClient) Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ConfirmResponse)
-	err := c.cc.Invoke(ctx, Backend_Confirm_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
 func (c *backendClient) Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RevokeResponse)
@@ -240,7 +228,6 @@ type BackendServer interface {
 	Lookup(context.Context, *LookupRequest) (*LookupResponse, error)
 	// Optional from here on: UNIMPLEMENTED where the CA has no such thing.
 	Poll(context.Context, *PollRequest) (*PollResponse, error)
-	Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error)
 	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// CRL streams one DER CertificateList in pieces.
 	CRL(*CRLRequest, grpc.ServerStreamingServer[CRLResponse]) error
@@ -278,9 +265,6 @@ func (UnimplementedBackendServer) Lookup(context.Context, *LookupRequest) (*Look
 }
 func (UnimplementedBackendServer) Poll(context.Context, *PollRequest) (*PollResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Poll not implemented")
-}
-func (UnimplementedBackendServer) Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Confirm not implemented")
 }
 func (UnimplementedBackendServer) Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Revoke not implemented")
@@ -444,24 +428,6 @@ func _Backend_Poll_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Backend_Confirm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ConfirmRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(BackendServer).Confirm(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Backend_Confirm_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(BackendServer).Confirm(ctx, req.(*ConfirmRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
 func _Backend_Revoke_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RevokeRequest)
 	if err := dec(in); err != nil {
@@ -579,10 +545,6 @@ var Backend_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Poll",
 			Handler:    _Backend_Poll_Handler,
-		},
-		{
-			MethodName: "Confirm",
-			Handler:    _Backend_Confirm_Handler,
 		},
 		{
 			MethodName: "Revoke",
