@@ -257,11 +257,15 @@ func SameName(a, b []byte) bool {
 		}
 		for j, p := range x[i] {
 			q := y[i][j]
-			same := p.IsText && q.IsText && p.Text == q.Text || bytes.Equal(p.Value, q.Value)
-			if !p.OID.Equal(q.OID) || !same {
+			if !p.Same(q) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// Same reports whether two attributes have the same type and value; as in SameName, only the string type may differ.
+func (a NameAttribute) Same(b NameAttribute) bool {
+	return a.OID.Equal(b.OID) && (a.IsText && b.IsText && a.Text == b.Text || bytes.Equal(a.Value, b.Value))
 }

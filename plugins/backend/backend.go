@@ -34,7 +34,8 @@ type Backend interface {
 	Issue(ctx context.Context, r *IssueRequest) (*Issuance, error)
 	// Lookup says what became of the request: r is what Issue was given under r.ID, r.Asked when it last was, so that a backend
 	// whose CA knows no IDs can look for the key, and keeps no record of its own. UNIMPLEMENTED where Describe says
-	// IdempotencyNone. No error of it refuses anything: the gateway asks again.
+	// IdempotencyNone. No error of it refuses anything: the gateway asks again. It is not asked about a request whose ticket the
+	// gateway has recorded: that one is polled. So a CA that issues in Poll alone can always say never.
 	Lookup(ctx context.Context, r *IssueRequest) (*Outcome, error)
 	// Poll asks for what an earlier Issue of r answered with a ticket. UNIMPLEMENTED where the CA has no tickets.
 	// INVALID_ARGUMENT, PERMISSION_DENIED and FAILED_PRECONDITION say that the CA has refused the request after all:

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 	"gopkg.in/yaml.v3"
 
@@ -34,8 +35,10 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	case len(os.Args) == 3 && os.Args[1] == "host":
 		runHost(os.Args[2])
+	case len(os.Args) == 3 && os.Args[1] == "plugin":
+		backendtest.Main(m, map[string]func() backend.Backend{"scripted": newScripted})
 	}
-	backendtest.Main(m, map[string]func() backend.Backend{"scripted": newScripted})
+	goleak.VerifyTestMain(m) // a host that is closed leaves no goroutine behind
 }
 
 // scripted is a CA that does what the ID of a request says, and otherwise what Memory does.

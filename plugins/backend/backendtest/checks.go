@@ -165,6 +165,9 @@ func (x *trial) again(ctx context.Context, r *backend.IssueRequest) (*backend.Is
 	if x.d.Idempotency == backend.IdempotencyNative {
 		return x.issue(ctx, r)
 	}
+	if ticket, ok := x.tickets.Load(r.ID); ok {
+		return x.certificate(ctx, r, &backend.Issuance{Ticket: ticket.(string)})
+	}
 	o, err := x.b.Lookup(ctx, r)
 	if err != nil {
 		return nil, fmt.Errorf("Lookup %s: %w", r.ID, err)
@@ -264,6 +267,9 @@ func checkLookup(ctx context.Context, x *trial) error {
 	r, a, err := x.issueNew(ctx)
 	if err != nil {
 		return err
+	}
+	if _, ok := x.tickets.Load(r.ID); ok && x.d.Idempotency == backend.IdempotencyLookup {
+		return nil // the gateway polls with the ticket, and asks Lookup no more
 	}
 	if o, err = x.b.Lookup(ctx, r); err != nil {
 		return err

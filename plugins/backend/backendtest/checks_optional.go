@@ -24,7 +24,7 @@ func revocation(a *backend.Issuance, x *trial) (*backend.RevokeRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &backend.RevokeRequest{Issuer: c.RawIssuer, Serial: c.SerialNumber.Bytes(), Reason: 4, At: x.subject.Now().UTC()}, nil // superseded
+	return &backend.RevokeRequest{Issuer: c.RawIssuer, Serial: c.SerialNumber.Bytes(), Reason: 4, At: x.subject.Now().UTC(), Certificate: a.Certificate}, nil // superseded
 }
 
 func checkRevoke(ctx context.Context, x *trial) error {

@@ -21,7 +21,7 @@ var testDay = time.Date(2030, 6, 1, 12, 0, 0, 0, time.UTC)
 
 func testRequest(t *testing.T, id string) *backend.IssueRequest {
 	t.Helper()
-	r, err := newRequest(id, testDay, testDay.Add(48*time.Hour), false)
+	r, err := newRequest(id, id, testDay, testDay.Add(48*time.Hour), false)
 	if err != nil {
 		t.Fatal(err)
 	}

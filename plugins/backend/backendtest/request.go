@@ -25,22 +25,29 @@ func (x *trial) requestFor(id string) (*backend.IssueRequest, error) {
 	if from.Before(x.issuing.NotBefore) {
 		from = x.issuing.NotBefore
 	}
-	return newRequest(id, from, from.Add(24*time.Hour-time.Second), slices.Contains(x.d.Forms, backend.FormPKCS10))
+	common := id
+	if x.subject.NamedByDNS {
+		common += domain
+	}
+	return newRequest(id, common, from, from.Add(24*time.Hour-time.Second), slices.Contains(x.d.Forms, backend.FormPKCS10))
 }
 
+// domain of the requests' dNSNames.
+const domain = ".example.org"
+
 // newRequest asks for a certificate with every field of a template set.
-func newRequest(id string, notBefore, notAfter time.Time, withCSR bool) (*backend.IssueRequest, error) {
+func newRequest(id, common string, notBefore, notAfter time.Time, withCSR bool) (*backend.IssueRequest, error) {
 	key := (&Memory{o: MemoryOptions{Seed: "device " + id}}).derive("key")
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
 		return nil, err
 	}
-	subject, err := asn1.Marshal(pkix.Name{CommonName: id, Organization: []string{"Test"}}.ToRDNSequence())
+	subject, err := asn1.Marshal(pkix.Name{CommonName: common, Organization: []string{"Test"}}.ToRDNSequence())
 	if err != nil {
 		return nil, err
 	}
 	// GeneralNames with one dNSName, [2] IMPLICIT IA5String (RFC 5280 section 4.2.1.6).
-	san, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 2, Bytes: []byte(id + ".example.org")}})
+	san, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 2, Bytes: []byte(id + domain)}})
 	if err != nil {
 		return nil, err
 	}
@@ -99,6 +106,7 @@ func (x *trial) issueNew(ctx context.Context) (*backend.IssueRequest, *backend.I
 // certificate polls while the CA answers with tickets.
 func (x *trial) certificate(ctx context.Context, r *backend.IssueRequest, a *backend.Issuance) (*backend.Issuance, error) {
 	for a.Certificate == nil {
+		x.tickets.Store(r.ID, a.Ticket)
 		if !x.can(backend.CapPoll) {
 			return nil, fmt.Errorf("the answer for %s is a ticket, and the backend does not describe %q", r.ID, backend.CapPoll)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -30,6 +31,8 @@ type Subject struct {
 	Now func() time.Time
 	// Timeout bounds each call; 0 is 10 s.
 	Timeout time.Duration
+	// NamedByDNS has requests whose common name is their dNSName, as CAs of TLS servers want it.
+	NamedByDNS bool
 }
 
 // Run tests that a backend keeps the contract of backend.Backend: in process, and through a real plugin process,
@@ -134,6 +137,7 @@ type trial struct {
 	cas     []backend.CA
 	issuing *x509.Certificate // of the default CA
 	serial  int               // of IDs
+	tickets sync.Map          // by ID: what the gateway has recorded, and polls with from then on
 }
 
 func (x *trial) begin(ctx context.Context) (err error) {

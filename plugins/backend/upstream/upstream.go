@@ -18,8 +18,9 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 
@@ -38,6 +39,8 @@ type Config struct {
 	Key  string `yaml:"key"` // not accessible to others
 	// Timeout of one call, answer included. Default 15s, at most 10m.
 	Timeout strictyaml.Duration `yaml:"timeout"`
+	// Roots in place of CA, of a backend that finds them itself.
+	Roots *x509.CertPool `yaml:"-"`
 }
 
 // Paths are the keys that are paths, for those who resolve them.
@@ -50,7 +53,7 @@ const DefaultTimeout = 15 * time.Second
 func (c *Config) Check(plain bool) error {
 	u, err := url.Parse(c.URL)
 	switch {
-	case err != nil || u.Host == "" || u.User != nil || u.Fragment != "":
+	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return errors.New("url: wants https://HOST, with a port and a path where there are such")
 	case u.Scheme == "http" && !plain:
 		return errors.New("url: wants https: what is said to this CA has no protection of its own")
@@ -58,7 +61,7 @@ func (c *Config) Check(plain bool) error {
 		return errors.New("url: wants https")
 	case (c.Cert == "") != (c.Key == ""):
 		return errors.New("cert and key go together")
-	case c.Timeout != 0 && time.Duration(c.Timeout) > 10*time.Minute:
+	case c.Timeout < 0 || time.Duration(c.Timeout) > 10*time.Minute:
 		return errors.New("timeout: at most 10m")
 	}
 	return nil
@@ -72,7 +75,7 @@ type Client struct {
 
 // New makes a client of a configuration that Check took. Files that are missing or wrong are errors.
 func (c *Config) New() (*Client, error) {
-	t := &tls.Config{MinVersion: tls.VersionTLS12}
+	t := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.Roots}
 	if c.CA != "" {
 		pem, err := os.ReadFile(c.CA)
 		if err != nil {
@@ -160,14 +163,18 @@ type Answer struct {
 // URL is the CA's, with a path behind it that begins with "/".
 func (c *Client) URL(path string) string { return c.base + path }
 
+// HTTP is the client itself, for a library that asks by one. It bounds no answer.
+func (c *Client) HTTP() *http.Client { return c.http }
+
 // Do sends a request and reads an answer of at most limit bytes. Its errors are gRPC statuses that mean for Issue what they say: one
 // that did not reach the CA is backend.Exhausted (busy, nothing was asked); after any other the outcome is unknown.
 func (c *Client) Do(ctx context.Context, r *http.Request, limit int64) (*Answer, error) {
-	var written atomic.Bool
-	trace := &httptrace.ClientTrace{WroteHeaders: func() { written.Store(true) }}
+	// Whoever has no connection has sent nothing. That headers were not written yet says less: a cancelled request may write them still.
+	connected := false
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }}
 	res, err := c.http.Do(r.WithContext(httptrace.WithClientTrace(ctx, trace)))
 	if err != nil {
-		if !written.Load() {
+		if !connected {
 			return nil, NotAsked(err)
 		}
 		return nil, backend.Refuse(codes.Unavailable, "%v", bare(err))
@@ -211,12 +218,29 @@ func (a *Answer) RetryAfter(or time.Duration, now time.Time) time.Duration {
 	return min(max(d, time.Second), time.Hour)
 }
 
+// maxSaid bounds what is repeated of a CA's words, in bytes.
+const maxSaid = 512
+
+// oneLine is a text on one line, without what a log or a screen would obey, and not longer than maxSaid.
+func oneLine(text string) string {
+	if len(text) > maxSaid {
+		text = text[:maxSaid] + "..."
+	}
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) || r == utf8.RuneError {
+			return ' '
+		}
+		return r
+	}, text)
+	return strings.Join(strings.Fields(text), " ")
+}
+
 // Refused makes the error of Issue out of an answer that is none of the CA's good ones. said is what the CA said of it, for the
 // operator. 4xx refuse: 429 until Retry-After, 401 and 403 as PERMISSION_DENIED, the others as INVALID_ARGUMENT; but for 408, they
 // prove that the CA did not issue. Everything else leaves the outcome unknown.
 func (a *Answer) Refused(said string) error {
 	text := fmt.Sprintf("HTTP %d", a.Status)
-	if said = strings.TrimSpace(said); said != "" {
+	if said = oneLine(said); said != "" {
 		text += ": " + said
 	}
 	switch {

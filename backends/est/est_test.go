@@ -1,0 +1,445 @@
+package est
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/backendtest"
+	"github.com/muster-pki/muster/plugins/backend/upstream"
+)
+
+// The suite, in process and as a plugin process, for a CA that promises nothing.
+func TestConformance(t *testing.T) {
+	backendtest.Run(t, backendtest.Subject{
+		New:       func() backend.Backend { return New(Options{}) },
+		Config:    func(t *testing.T) []byte { return newFakeCA(t).config(t) },
+		BadConfig: []byte("url: http://ca.example\nuser: ra\npassword: /p"),
+		Plugin:    "est",
+	})
+}
+
+// gatewayed knows what the gateway would record: whether, and when, Issue was called.
+type gatewayed struct {
+	*CA
+	asked map[string]time.Time
+}
+
+func (g *gatewayed) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
+	a, err := g.CA.Issue(ctx, r)
+	if ctx.Err() == nil && !backend.Definite(err) { // a refusal ends it
+		g.asked[r.ID] = time.Now()
+	}
+	return a, err
+}
+
+func (g *gatewayed) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
+	q := *r
+	q.Asked = g.asked[r.ID]
+	return g.CA.Lookup(ctx, &q)
+}
+
+// The suite for a CA that repeats, which may be held for a while first.
+func TestConformanceRepeat(t *testing.T) {
+	backendtest.Run(t, backendtest.Subject{
+		New: func() backend.Backend { return &gatewayed{New(Options{}), map[string]time.Time{}} },
+		Config: func(t *testing.T) []byte {
+			f := newFakeCA(t)
+			f.repeat = 10 * time.Minute
+			return f.config(t, "repeat: 10m")
+		},
+	})
+}
+
+func TestDescribe(t *testing.T) {
+	f := newFakeCA(t)
+	for lines, want := range map[string]string{
+		"":                                  "none [validity keyUsage extKeyUsage] []",
+		"repeat: 10m":                       "lookup [validity keyUsage extKeyUsage] [poll]",
+		"crl: http://127.0.0.1/x":           "none [validity keyUsage extKeyUsage] [crl]",
+		"decides: [validity, subject]":      "none [validity subject] []",
+		"decides: [validity]\nrepeat: 240s": "lookup [validity] [poll]",
+	} {
+		d := must(f.configured(t, lines).Describe(t.Context()))
+		if got := fmt.Sprintf("%s %v %v", d.Idempotency, d.Decides, d.Capabilities); got != want {
+			t.Errorf("%q: %s, not %s", lines, got, want)
+		}
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"url: https://h\nuser: a\npasword: /p":                        "password",
+		"url: http://h\nuser: a\npassword: /p":                        "url: wants https",
+		"url: https://h":                                              "cert: an EST CA wants to know who asks",
+		"url: https://h\nuser: a":                                     "user and password go together",
+		"url: https://h/.well-known/est\nuser: a\npassword: /p":       "leave out /.well-known/est",
+		"url: https://h?x=y\nuser: a\npassword: /p":                   "no query",
+		"url: https://h\nuser: a\npassword: p":                        "password: not an absolute path",
+		"url: https://h\nuser: a:b\npassword: /p":                     "colon",
+		"url: https://h\nuser: a\npassword: /p\nlabel: cacerts":       "label:",
+		"url: https://h\nuser: a\npassword: /p\nlabel: a/b":           "label:",
+		"url: https://h\nuser: a\npassword: /p\nlabel: ..":            "label:",
+		"url: https://h\nuser: a\npassword: /p\nrepeat: 30s":          "repeat: at least four times",
+		"url: https://h\nuser: a\npassword: /p\nrepeat: 31d":          "repeat:",
+		"url: https://h\nuser: a\npassword: /p\ncrl: ldap://x":        "crl:",
+		"url: https://h\nuser: a\npassword: /p\ndecides: [key-usage]": "decides:",
+		"url: https://h\nuser: a\npassword: /p\ndecides: [keyUsage]":  "validity has to be among them",
+		"url: https://h\ncert: /c":                                    "cert and key go together",
+	} {
+		err := New(Options{}).Validate(t.Context(), []byte(text))
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, which lacks %q", text, err, want)
+		}
+	}
+}
+
+// What an answer to simpleenroll proves.
+func TestAnswers(t *testing.T) {
+	for code, want := range map[int]codes.Code{
+		400: codes.InvalidArgument, 401: codes.PermissionDenied, 403: codes.PermissionDenied, 404: codes.InvalidArgument, 408: codes.Unavailable,
+		429: codes.ResourceExhausted, 500: codes.Unavailable, 502: codes.Unavailable, 503: codes.Unavailable, 202: codes.Unavailable, 204: codes.Unavailable, 307: codes.Unavailable,
+	} {
+		f := newFakeCA(t)
+		f.before = func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Content-Type", "text/plain")
+			w.Header().Set("Location", "/elsewhere")
+			w.WriteHeader(code)
+			if code != 204 {
+				w.Write([]byte("the CA's own words\x00")) //nolint:errcheck // the client's loss
+			}
+			return true
+		}
+		_, err := f.configured(t).Issue(t.Context(), request("one", time.Time{}))
+		if status.Code(err) != want || backend.Definite(err) != (code >= 400 && code < 500 && code != 408) {
+			t.Errorf("HTTP %d: %v, definite %t", code, err, backend.Definite(err))
+		}
+		if code == 400 && !strings.HasSuffix(err.Error(), "the CA's own words") {
+			t.Errorf("HTTP %d: %v does not say what the CA said", code, err)
+		}
+		if strings.Contains(err.Error(), "secret-word") {
+			t.Errorf("a secret in %v", err)
+		}
+	}
+}
+
+// What was sent and has no good answer is not known; what was not sent is refused.
+func TestUnknownOutcome(t *testing.T) {
+	garbage := func(text string) func(http.ResponseWriter, []byte) bool {
+		return func(w http.ResponseWriter, _ []byte) bool { _, err := w.Write([]byte(text)); return err == nil }
+	}
+	for name, after := range map[string]func(http.ResponseWriter, []byte) bool{
+		"dropped": func(http.ResponseWriter, []byte) bool { panic(http.ErrAbortHandler) },
+		"garbage": garbage("MIIB????"),
+		"empty":   garbage(""),
+		"no CMS":  garbage("MAMCAQA="),
+		"large":   garbage(strings.Repeat("A", maxAnswer+1)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFakeCA(t)
+			c := f.configured(t)
+			f.after = after
+			if _, err := c.Issue(t.Context(), request("one", time.Time{})); err == nil || backend.Definite(err) {
+				t.Errorf("%v: a certificate exists, and this refuses", err)
+			}
+			if n, posts := f.count(); n != 1 || posts != 1 {
+				t.Errorf("%d certificates of %d requests", n, posts)
+			}
+		})
+	}
+	t.Run("unreached", func(t *testing.T) {
+		f := newFakeCA(t)
+		c := f.configured(t)
+		c.running.Load().bag.Store(&upstream.Bag{f.issuer, f.root}) // without a connection that stays open
+		f.Close()
+		if _, err := c.Issue(t.Context(), request("one", time.Time{})); status.Code(err) != codes.ResourceExhausted || !backend.Definite(err) {
+			t.Errorf("%v: nobody was asked", err)
+		}
+		if _, err := c.CACertificates(t.Context()); err == nil {
+			t.Error("certificates of a CA that does not answer")
+		}
+	})
+	t.Run("late", func(t *testing.T) {
+		f := newFakeCA(t)
+		c := f.configured(t)
+		over := make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		f.after = func(http.ResponseWriter, []byte) bool { cancel(); <-over; return true }
+		_, err := c.Issue(ctx, request("one", time.Time{}))
+		close(over)
+		if err == nil || backend.Definite(err) {
+			t.Errorf("%v: a certificate exists", err)
+		}
+	})
+}
+
+// A request that was answered late, dropped or by a CA that died is found by asking again, within repeat, and has one certificate.
+func TestLookup(t *testing.T) {
+	f := newFakeCA(t)
+	f.repeat = 10 * time.Minute
+	start := time.Now()
+	f.now = func() time.Time { return start }
+	c := f.configured(t, "repeat: 10m")
+	r := request("one", time.Time{})
+	if o := must(c.Lookup(t.Context(), r)); o.State != backend.OutcomeNever {
+		t.Errorf("never asked: %s", o.State)
+	}
+	f.after = func(http.ResponseWriter, []byte) bool { panic(http.ErrAbortHandler) }
+	if _, err := c.Issue(t.Context(), r); err == nil || backend.Definite(err) {
+		t.Fatal(err)
+	}
+	f.after = nil
+	r.Asked = start
+	o := must(c.Lookup(t.Context(), r))
+	if n, _ := f.count(); n != 1 || o.State != backend.OutcomeIssued || !bytes.Equal(o.Issuance.Certificate, f.ledger[0].der) {
+		t.Fatalf("%d certificates, %s", n, o.State)
+	}
+	// Not even when the gateway, begun anew, says later: the dates of the request are from before it.
+	r.Asked = start.Add(9 * time.Minute)
+	f.now = func() time.Time { return start.Add(9*time.Minute + 31*time.Second) }
+	if o := must(c.Lookup(t.Context(), r)); o.State != backend.OutcomeUnknown {
+		t.Errorf("when the CA may have forgotten: %s", o.State)
+	}
+	r.Asked, r.Template.NotBefore = start, start.Add(time.Hour)
+	if o := must(c.Lookup(t.Context(), r)); o.State != backend.OutcomeUnknown {
+		t.Errorf("dates of the future: %s", o.State)
+	}
+	if n, _ := f.count(); n != 1 {
+		t.Errorf("%d certificates", n)
+	}
+	// No refusal of the second request proves anything of the first.
+	f.now = func() time.Time { return start.Add(time.Minute) }
+	f.before = func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(403); return true }
+	if _, err := c.Lookup(t.Context(), r); err == nil || backend.Definite(err) {
+		t.Errorf("Lookup: %v", err)
+	}
+}
+
+// 202, and the same request again until it is over.
+func TestPoll(t *testing.T) {
+	f := newFakeCA(t)
+	f.repeat, f.hold = 10*time.Minute, true
+	start := time.Now()
+	f.now = func() time.Time { return start }
+	c := f.configured(t, "repeat: 10m")
+	r := request("one", time.Time{})
+	a := must(c.Issue(t.Context(), r))
+	if a.Ticket == "" || a.RetryAfter != time.Second {
+		t.Fatalf("%+v", a)
+	}
+	f.now = func() time.Time { return start.Add(9 * time.Minute) }
+	a = must(c.Poll(t.Context(), r, a.Ticket))
+	if a.Certificate != nil || a.Ticket == "" {
+		t.Fatalf("%+v", a)
+	}
+	f.approve()
+	f.now = func() time.Time { return start.Add(18 * time.Minute) }
+	f.after = func(http.ResponseWriter, []byte) bool { panic(http.ErrAbortHandler) }
+	if _, err := c.Poll(t.Context(), r, a.Ticket); err == nil || backend.Definite(err) {
+		t.Fatalf("dropped: %v", err)
+	}
+	f.after = nil
+	got := must(c.Poll(t.Context(), r, a.Ticket))
+	if n, _ := f.count(); n != 1 || !bytes.Equal(got.Certificate, f.ledger[0].der) {
+		t.Fatalf("%d certificates", n)
+	}
+	// Issued at once after the last 202, and forgotten since: it would be a new request.
+	_, before := f.count()
+	f.now = func() time.Time { return start.Add(18*time.Minute + 31*time.Second) }
+	if _, err := c.Poll(t.Context(), r, a.Ticket); status.Code(err) != codes.Aborted || backend.Definite(err) {
+		t.Errorf("%v", err)
+	}
+	if _, posts := f.count(); posts != before {
+		t.Error("asked again when the CA may have forgotten")
+	}
+	if _, err := c.Poll(t.Context(), r, "nonsense"); err == nil || backend.Definite(err) {
+		t.Errorf("%v", err)
+	}
+}
+
+// A Retry-After beyond what the CA remembers is not waited for.
+func TestRetryAfterBeyondRepeat(t *testing.T) {
+	f := newFakeCA(t)
+	f.before = func(w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("Retry-After", "3600")
+		w.WriteHeader(202)
+		return true
+	}
+	if a := must(f.configured(t, "repeat: 10m").Issue(t.Context(), request("one", time.Time{}))); a.RetryAfter != 5*time.Minute {
+		t.Errorf("%s", a.RetryAfter)
+	}
+}
+
+// Which refusals of a poll are about the request.
+func TestPollRefusals(t *testing.T) {
+	for code, refuses := range map[int]bool{400: true, 403: true, 401: false, 429: false, 500: false, 503: false} {
+		f := newFakeCA(t)
+		f.hold = true
+		c := f.configured(t, "repeat: 10m")
+		r := request("one", time.Time{})
+		a := must(c.Issue(t.Context(), r))
+		f.before = func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(code); return true }
+		_, err := c.Poll(t.Context(), r, a.Ticket)
+		got := status.Code(err) == codes.InvalidArgument || status.Code(err) == codes.PermissionDenied || status.Code(err) == codes.FailedPrecondition
+		if err == nil || got != refuses {
+			t.Errorf("HTTP %d: %v", code, err)
+		}
+	}
+}
+
+// What the CA would certify otherwise than the template is refused before it is asked.
+func TestTemplate(t *testing.T) {
+	f := newFakeCA(t)
+	c := f.configured(t)
+	other := request("other", time.Time{})
+	for what, change := range map[string]func(*backend.IssueRequest){
+		"subject": func(r *backend.IssueRequest) { r.Template.Subject = other.Template.Subject },
+		"SAN":     func(r *backend.IssueRequest) { r.Template.SubjectAltName = nil },
+		"key":     func(r *backend.IssueRequest) { r.Template.PublicKey = other.Template.PublicKey },
+		"CSR":     func(r *backend.IssueRequest) { r.CSR = nil },
+		"issuer":  func(r *backend.IssueRequest) { r.Issuer = "ec" },
+	} {
+		r := request("one", time.Time{})
+		change(r)
+		if _, err := c.Issue(t.Context(), r); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("another %s: %v", what, err)
+		}
+	}
+	if _, posts := f.count(); posts != 0 {
+		t.Errorf("the CA was asked %d times", posts)
+	}
+}
+
+// The RA's certificate that has expired is refused here, and a poll with it refuses nothing.
+func TestExpiredRA(t *testing.T) {
+	f := newFakeCA(t)
+	f.hold = true
+	dir := t.TempDir()
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	cert := must(x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(9), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}, f.issuer, key.Public(), f.key))
+	files := map[string][]byte{
+		"ra.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), "ra.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(key))}),
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := f.configured(t, "repeat: 30d", "cert: "+filepath.Join(dir, "ra.pem"), "key: "+filepath.Join(dir, "ra.key"))
+	r := request("one", time.Time{})
+	a := must(c.Issue(t.Context(), r))
+	f.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+	if _, err := c.Issue(t.Context(), r); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("Issue: %v", err)
+	}
+	if _, err := c.Poll(t.Context(), r, a.Ticket); err == nil || backend.Definite(err) {
+		t.Errorf("Poll: %v", err)
+	}
+}
+
+func TestLabelAndWrongPassword(t *testing.T) {
+	f := newFakeCA(t)
+	f.label = "factory"
+	if _, err := f.configured(t, "label: factory").Issue(t.Context(), request("one", time.Time{})); err != nil {
+		t.Error(err)
+	}
+	c := f.configured(t, "label: factory")
+	f.auth = "Basic other"
+	if _, err := c.Issue(t.Context(), request("two", time.Time{})); status.Code(err) != codes.PermissionDenied || strings.Contains(err.Error(), "secret") {
+		t.Error(err)
+	}
+}
+
+// A bag has no order, and the CA changes over by itself.
+func TestCACertificates(t *testing.T) {
+	f := newFakeCA(t)
+	c := f.configured(t)
+	one := must(c.CACertificates(t.Context()))[0]
+	if len(one.Chain) != 2 || !bytes.Equal(one.Chain[0], f.issuer.Raw) || !bytes.Equal(one.Chain[1], f.root.Raw) {
+		t.Fatalf("%d certificates, or in another order", len(one.Chain))
+	}
+	old := f.issuer
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	f.root, f.key = certify(key, nil, key, "Root 2", 3), key
+	f.issuer = f.root // which certifies devices itself
+	f.bag = [][]byte{f.root.Raw, old.Raw}
+	got := must(c.Issue(t.Context(), request("one", time.Time{}))) // before anybody asked again
+	if len(got.Chain) != 1 || !bytes.Equal(got.Chain[0], f.root.Raw) {
+		t.Errorf("a chain of %d", len(got.Chain))
+	}
+	one = must(c.CACertificates(t.Context()))[0]
+	if !bytes.Equal(one.Chain[0], f.root.Raw) || len(one.Rollover) != 1 || !bytes.Equal(one.Rollover[0], old.Raw) {
+		t.Errorf("chain of %d, rollover of %d", len(one.Chain), len(one.Rollover))
+	}
+	f.bag = [][]byte{old.Raw}
+	if _, err := c.CACertificates(t.Context()); err == nil || !strings.Contains(err.Error(), "chain") {
+		t.Errorf("without a root: %v", err)
+	}
+}
+
+func TestChainFile(t *testing.T) {
+	f := newFakeCA(t)
+	file := filepath.Join(t.TempDir(), "chain.pem")
+	write := func(ders ...[]byte) {
+		var text []byte
+		for _, der := range ders {
+			text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+		}
+		if err := os.WriteFile(file, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(f.root.Raw, f.issuer.Raw)
+	if err := New(Options{}).Configure(t.Context(), f.config(t, "chain: "+file)); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("in the wrong order: %v", err)
+	}
+	write(f.issuer.Raw, f.root.Raw)
+	f.bag = nil
+	c := f.configured(t, "chain: "+file)
+	if one := must(c.CACertificates(t.Context()))[0]; len(one.Chain) != 2 {
+		t.Errorf("a chain of %d", len(one.Chain))
+	}
+	if got := must(c.Issue(t.Context(), request("one", time.Time{}))); len(got.Chain) != 2 {
+		t.Errorf("a chain of %d", len(got.Chain))
+	}
+}
+
+func TestCRL(t *testing.T) {
+	f := newFakeCA(t)
+	crls := &http.Server{Handler: f}
+	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	go crls.Serve(l) //nolint:errcheck // it is closed below
+	t.Cleanup(func() { crls.Close() })
+	c := f.configured(t, "crl: http://"+l.Addr().String()+"/ca.crl")
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}
+	f.lists = must(x509.CreateRevocationList(rand.Reader, list, f.issuer, f.key))
+	var w bytes.Buffer
+	if err := c.CRL(t.Context(), "", &w); err != nil || !bytes.Equal(w.Bytes(), f.lists) {
+		t.Errorf("%v, %d bytes", err, w.Len())
+	}
+	if err := c.CRL(t.Context(), "other", &w); status.Code(err) != codes.NotFound {
+		t.Errorf("another CA's: %v", err)
+	}
+	stranger := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	f.lists = must(x509.CreateRevocationList(rand.Reader, list, certify(stranger, nil, stranger, "Issuing", 2), stranger))
+	if err := c.CRL(t.Context(), "", &w); err == nil || !strings.Contains(err.Error(), "not signed by the issuing CA") {
+		t.Errorf("a stranger's: %v", err)
+	}
+}
