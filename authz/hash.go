@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/crypto/argon2"
 
+	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/passhash"
 )
 
@@ -24,7 +25,7 @@ const maxPassword = passhash.MaxPassword
 func HashSecret(secret []byte) string { return passhash.Secret(secret) }
 
 // HashPassword returns the entry of a person's password for PasswordConfig.Users: an argon2id PHC string
-// ("$argon2id$v=19$m=19456,t=1,p=1$salt$hash"). The password has 1 to 1024 bytes.
+// ("$argon2id$v=19$m=12288,t=1,p=1$salt$hash"). The password has 1 to 1024 bytes.
 func HashPassword(password []byte) (string, error) { return passhash.Password(password) }
 
 // argonCost is what one argon2id computation takes.
@@ -48,6 +49,30 @@ func parseEntry(s string) (*entry, error) {
 		return nil, err
 	}
 	return &entry{sum: h.Sum, cost: argonCost{memory: h.Memory, time: h.Time, threads: h.Threads}, salt: h.Salt, hash: h.Hash}, nil
+}
+
+// work is what a comparison costs, as passhash.Hash.Work.
+func (c argonCost) work() uint64 { return uint64(c.memory) * uint64(c.time) }
+
+// DearGuesses says what an operator should know of a stage that costs whoever guesses less than the gateway: at which a wrong guess
+// takes more than 20 ms of CPU, which is what a stranger's request may cost (docs/hostile.md). "" for any other stage.
+func DearGuesses(s gateway.Stage) string {
+	var work uint64
+	switch s := s.(type) {
+	case *Password: // compared with one
+		for _, d := range s.dummies {
+			work = max(work, d.cost.work())
+		}
+	case *Challenge: // compared with each
+		for _, e := range s.typed {
+			work += e.entry.cost.work()
+		}
+	}
+	if work <= passhash.DearWork {
+		return ""
+	}
+	return fmt.Sprintf("a wrong guess costs more than 20 ms of CPU: argon2id passes over %d MiB for it, and %d are within that; make the entries anew (`muster password`), "+
+		"take fewer, or generated secrets, which cost nothing of the kind", work>>10, passhash.DearWork>>10)
 }
 
 // Hashing bounds how many argon2id computations run at once. One stands for all password stages of a process, so

@@ -288,10 +288,10 @@ func TestPasswordConfigErrors(t *testing.T) {
 		"without colon":                  {Users: map[string]string{"x:y": good}},
 		`user name ""`:                   {Users: map[string]string{"": good}},
 		"another version":                {Users: map[string]string{"x": strings.Replace(anna(), "v=19", "v=16", 1)}},
-		"m=1048576: 1 to 65536":          {Users: map[string]string{"x": strings.Replace(anna(), "m=19456", "m=1048576", 1)}},
+		"m=1048576: 1 to 65536":          {Users: map[string]string{"x": strings.Replace(anna(), "m=12288", "m=1048576", 1)}},
 		"t=0: 1 to 8":                    {Users: map[string]string{"x": strings.Replace(anna(), "t=1", "t=0", 1)}},
 		"p=9: 1 to 4":                    {Users: map[string]string{"x": strings.Replace(anna(), "p=1", "p=9", 1)}},
-		"a salt outside":                 {Users: map[string]string{"x": "$argon2id$v=19$m=19456,t=1,p=1$AAAA$" + strings.Repeat("A", 43)}},
+		"a salt outside":                 {Users: map[string]string{"x": "$argon2id$v=19$m=12288,t=1,p=1$AAAA$" + strings.Repeat("A", 43)}},
 		"no-colon:2: want name:hash":     {File: "no-colon"},
 		`plain:1: user "factory": want`:  {File: "plain"},
 		`twice:2: user "factory" stands`: {File: "twice"},
@@ -312,7 +312,7 @@ func TestPasswordConfigErrors(t *testing.T) {
 
 func TestHashPassword(t *testing.T) {
 	a, err := HashPassword([]byte("correct horse"))
-	if err != nil || a == anna() || !strings.HasPrefix(a, "$argon2id$v=19$m=19456,t=1,p=1$") {
+	if err != nil || a == anna() || !strings.HasPrefix(a, "$argon2id$v=19$m=12288,t=1,p=1$") {
 		t.Errorf("%q, %v", a, err)
 	}
 	for _, bad := range []string{"", strings.Repeat("x", maxPassword+1)} {
@@ -328,7 +328,7 @@ func TestHashPassword(t *testing.T) {
 func FuzzParseEntry(f *testing.F) {
 	f.Add(HashSecret([]byte(secret)))
 	f.Add(anna())
-	f.Add("$argon2id$v=19$m=19456,t=1,p=1$$")
+	f.Add("$argon2id$v=19$m=12288,t=1,p=1$$")
 	f.Fuzz(func(t *testing.T, s string) {
 		e, err := parseEntry(s)
 		if err != nil {
@@ -354,5 +354,36 @@ func BenchmarkPassword(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// What a stranger's guess costs is said where it is more than a request may cost: the dearest entry of users, and all of challenges.
+func TestDearGuesses(t *testing.T) {
+	old := strings.Replace(anna(), "m=12288", "m=19456", 1)
+	for name, c := range map[string]struct {
+		users, challenges map[string]string
+		dear              bool
+	}{
+		"users":                    {users: map[string]string{"anna": anna(), "otto": anna(), "factory": HashSecret([]byte(secret))}},
+		"an entry of before":       {users: map[string]string{"anna": anna(), "otto": old}, dear: true},
+		"an entry of two passes":   {users: map[string]string{"anna": strings.Replace(anna(), "t=1", "t=2", 1)}, dear: true},
+		"one challenge":            {challenges: map[string]string{"anna": anna(), "factory": HashSecret([]byte(secret))}},
+		"two challenges":           {challenges: map[string]string{"anna": anna(), "otto": anna()}, dear: true},
+		"generated challenges":     {challenges: map[string]string{"factory": HashSecret([]byte(secret))}},
+		"a challenge as of before": {challenges: map[string]string{"otto": old}, dear: true},
+	} {
+		var s gateway.Stage
+		var err error
+		if c.users != nil {
+			s, err = NewPassword(PasswordConfig{Users: c.users}, "", NewHashing(1), testSealer(t), atNoon)
+		} else {
+			s, err = NewChallenge(ChallengeConfig{Secrets: c.challenges}, "", NewHashing(1), nil, atNoon)
+		}
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if got := DearGuesses(s); (got != "") != c.dear {
+			t.Errorf("%s: %q", name, got)
+		}
 	}
 }

@@ -12,7 +12,8 @@ import (
 // Approve records that actor, as the admin API established it, approves a held request. With the last approval that it
 // takes, the CA is asked at once, for what was held and dated from now on; the transaction is returned as it stands then.
 // The error is an *Error. It wraps ErrNotFound, ErrStale when the request is no longer held, ErrApproved when the same
-// person has approved it before.
+// person has approved it before, *ClaimLostError when the last approval takes a claim of which nothing is left: the request is
+// held as before.
 //
 // Where the gateway makes the key, and must not keep it, the CA is asked when the requester comes for it: the transaction is
 // StateApproved until then, for as long as there was to approve it, and for the endpoint's repeat time at least.
@@ -113,7 +114,11 @@ func (g *Gateway) held(ctx context.Context, id string, in ...State) (*Transactio
 
 // notDecided is the error of a decision that was not committed.
 func notDecided(err error) *Error {
+	lost, taken := errors.AsType[*ClaimLostError](err)
 	switch {
+	case taken:
+		return &Error{Reason: NotAuthorized, Detail: "meanwhile nothing is left of what the request counts for: " + orDefault(lost.Claim.Lost, lost.Claim.Key) +
+			"; it stays held: deny it, or reset the device and approve it again", Err: err}
 	case errors.Is(err, ErrApproved):
 		return &Error{Reason: NotAuthorized, Detail: ErrApproved.Error(), Err: err}
 	case errors.Is(err, ErrStale):

@@ -34,7 +34,7 @@ func (g *Gateway) compare(intent *backend.IssueRequest, decides []backend.Field,
 	if err := leaf.CheckSignatureFrom(chain[0]); err != nil {
 		return leaf, nil, fmt.Errorf("the chain's first certificate did not issue it: %w", err)
 	}
-	return leaf, chain, equals(leaf, &intent.Template, decides)
+	return leaf, chain, errors.Join(equals(leaf, &intent.Template, decides), copied(leaf, intent))
 }
 
 // equals lists every difference between a certificate and its template, and in the fields that the CA decides what it has beyond it.

@@ -311,8 +311,3 @@ func successor(d *decision, earlier *Transaction, intent *backend.IssueRequest, 
 	}
 	return &t
 }
-
-// takesCSR reports whether a CA takes nothing but a PKCS#10 request.
-func takesCSR(desc *backend.Description) bool {
-	return desc != nil && !slices.Contains(desc.Forms, backend.FormTemplate)
-}

@@ -107,12 +107,17 @@ func (s *watched) Begin(ctx context.Context, b *gateway.Beginning) (int64, error
 	return epoch, err
 }
 
-func (s *watched) ClaimDue(ctx context.Context, lease time.Duration, limit int) ([]gateway.Work, error) {
-	due, err := s.Store.ClaimDue(ctx, lease, limit)
+func (s *watched) ClaimDue(ctx context.Context, lease time.Duration, limit int, free func(backend string) int) ([]gateway.Work, error) {
+	due, err := s.Store.ClaimDue(ctx, lease, limit, free)
 	if err == nil && s.claimed != nil {
 		s.claimed(lease, due)
 	}
 	return due, err
+}
+
+func (s *watched) AskAgain(ctx context.Context, transaction string, epoch int64, now time.Time) error {
+	_, err := guarded(s, "AskAgain", func() (struct{}, error) { return struct{}{}, s.Store.AskAgain(ctx, transaction, epoch, now) })
+	return err
 }
 
 func (s *watched) Settle(ctx context.Context, st *gateway.Settlement) error {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/muster-pki/muster/plugins/backend"
 )
 
 // Enroll answers one request: the one way from any protocol to any CA. The error is always an *Error.
@@ -232,12 +234,17 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	if b == nil || desc == nil {
 		return nil, Errorf(Internal, "", "the grant names the backend %q, which is not configured", backendName)
 	}
+	intent := intentOf(d.request, d.csr, d.grant, desc)
+	if refused := asItStands(intent, desc, backendName, d.request.KeyGen != nil && d.csr == nil); refused != nil {
+		return nil, g.refuseAfter(ctx, d, stageBackend, refused)
+	}
 	claims := onceEach(out.Claims)
 	if d.request.Message != nil {
 		claims = append(claims, messageClaim(d.request))
 	}
+	var later []Claim
 	if out.Decision == Hold && d.grant.Requester == "" {
-		claims = slices.DeleteFunc(claims, Claim.lapses)
+		claims, later = takenLater(claims)
 	}
 	if out.Decision != Hold && !g.hopeless(ctx, rt, d, backendName, claims) {
 		if busy := g.takeTurn(ctx, rt, d, backendName, k); busy != nil {
@@ -253,7 +260,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	if d.grant.Replaces != nil {
 		t.Replaces = d.grant.Replaces.Serial
 	}
-	t.Intent = intentOf(d.request, d.csr, d.grant, desc)
+	t.Intent = intent
 	t.SealedKey = d.key
 	if d.request.KeyGen.bare() {
 		t.Delivery = deliveryOf(d.made, d.grant)
@@ -264,13 +271,18 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	if out.Decision == Hold {
 		t.State, t.Note = StateHeld, out.stage+": "+out.Note
 		t.Hold = holdOf(out, d.grant, t.Updated)
+		t.Hold.Claims = later
 		if t.ConfirmWait > 0 {
 			t.ConfirmWait = max(t.ConfirmWait, heldConfirmWait)
 		}
 		begin.Lease, begin.Audit = 0, auditOf(t, "held", out.stage)
 	}
 
-	begin.countActive(d.grant, t.endsLatest(d.grant, g.repeatFor(t.Endpoint)))
+	ends := t.endsLatest(d.grant, g.repeatFor(t.Endpoint))
+	if slices.Contains(desc.Decides, backend.FieldValidity) {
+		ends = ends.Add(overrun(&intent.Template))
+	}
+	begin.countActive(d.grant, ends)
 
 	land := g.takeOff(t.ID)
 	defer land()

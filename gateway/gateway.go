@@ -132,6 +132,7 @@ type core struct {
 	next    atomic.Pointer[Gateway] // prepared, and not in force yet; nil mostly
 	slots   chan struct{}
 	wake    chan struct{}
+	places  places
 	strange *strangers
 	looping looping
 	chains  chainCache
@@ -141,7 +142,7 @@ type core struct {
 	making  chan struct{} // RSA keys that are being made
 	turns   atomic.Int32  // requests for one: those, and who waits
 
-	sweepNext time.Time   // when is looked again; Run's goroutine alone, as the next
+	sweepNext time.Time   // when is looked again; keepHouse alone, as the next
 	swept     SweepResult // since that was last logged
 
 	mu      sync.Mutex
@@ -171,7 +172,7 @@ func New(o Options) (*Gateway, error) {
 	}
 	g := &Gateway{core: &core{
 		opt: o, store: o.Store, now: o.Clock, log: o.Log, meter: m,
-		slots: make(chan struct{}, o.MaxInFlight), wake: make(chan struct{}, 1),
+		slots: make(chan struct{}, o.MaxInFlight), wake: make(chan struct{}, 1), places: newPlaces(),
 		strange: newStrangers(o.Refusals), flights: map[string]chan struct{}{}, passing: map[string]int{}, making: make(chan struct{}, maxMaking),
 		pacers: pacers{by: map[string]*pacer{}, seed: maphash.MakeSeed()},
 	}}

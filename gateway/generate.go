@@ -25,6 +25,9 @@ const (
 	stageKey   = "key"
 )
 
+// stageBackend is where the trail shows that the backend's CA cannot certify what was granted.
+const stageBackend = "backend"
+
 // RSA keys that are made at once, each of which takes up to seconds of a processor, and requests that wait for their turn
 // besides: they are among those that the gateway has under way, of which one device must not take all.
 const (

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/muster-pki/muster/plugins/backend"
@@ -43,6 +44,9 @@ type HoldRecord struct {
 	Approvers int       `json:"approvers"`
 	Until     time.Time `json:"until"`
 	Basis
+	// Claims are taken with the last approval, and are not in it then any more: counts of a device for which a request only says
+	// that it is. A stranger's would keep the device itself out, for as long as nobody has looked at it.
+	Claims    []Claim    `json:"claims,omitempty"`
 	Approvals []Approval `json:"approvals,omitempty"`
 	Denied    *Approval  `json:"denied,omitempty"` // who denied it; By "" for the time that ran out
 }
@@ -64,6 +68,20 @@ type Approval struct {
 	Reason string    `json:"reason,omitempty"`
 }
 
+// takenLater are the claims of a request that its last approval takes, apart from those that are taken at once, where no stage knows
+// who sent it. Claims that lapse he has none of. What would be spent by its sender alone is no count of somebody else's.
+func takenLater(claims []Claim) (atOnce, later []Claim) {
+	for _, c := range claims {
+		switch {
+		case strings.HasPrefix(c.Key, MessageClaims):
+			atOnce = append(atOnce, c)
+		case !c.lapses():
+			later = append(later, c)
+		}
+	}
+	return atOnce, later
+}
+
 // approved reports whether all have approved who have to.
 func (h *HoldRecord) approved() bool { return len(h.Approvals) >= max(h.Approvers, 1) }
 
@@ -73,6 +91,7 @@ type Holds interface {
 	// Approve commits one person's approval of a held transaction with its audit event. With the last one that it takes,
 	// the transaction becomes StateIssuing with the intent given, under a lease as in Begin: epoch is not 0 then.
 	// With Until it becomes StateApproved instead, without a lease, and WorkHold waits until then; the intent stays.
+	// The last one takes Hold.Claims: *ClaimLostError when one has no use left; nothing is written then.
 	// ErrStale when it is no longer held, or its time is over; ErrApproved when the same person has approved before; ErrLast (NotLast).
 	Approve(ctx context.Context, a *ApprovalOrder) (epoch int64, err error)
 	// Deny commits that a held or approved transaction becomes StateDenied, with its audit event: its claims are given back, and its

@@ -1,13 +1,11 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +22,8 @@ type ask struct {
 	epoch   int64
 	backend backend.Backend
 	desc    *backend.Description
+	actor   string // the operator who found out what the CA did; "" for the CA itself
+	note    string // his
 	given   []byte // a key that was made for the device, to be given with the answer to this request and kept nowhere
 }
 
@@ -51,12 +51,9 @@ func intentOf(r *Request, csr []byte, gr *Grant, d *backend.Description) *backen
 	q := &backend.IssueRequest{
 		ID: r.ID, Issuer: gr.Issuer, Device: gr.Device, Template: *templateOf(gr),
 	}
-	if !slices.Contains(d.Forms, backend.FormTemplate) {
+	if takesCSR(d) {
 		q.CSR = csr
-		// It certifies the subject in the request's string types, which in a renewal may be others than the old certificate's.
-		if !slices.Contains(d.Overrides, backend.FieldSubject) && pkix.SameName(r.Subject, gr.Subject) {
-			q.Template.Subject = bytes.Clone(r.Subject)
-		}
+		inItsOwnWords(q, d)
 	}
 	return q
 }
@@ -172,6 +169,9 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 		case a.t.Delivery != nil:
 			s.Note = "with a key that is gone: who asks again gets another"
 		}
+		if set := setByCA(cert.leaf, &a.t.Intent.Template, a.decides()); set != "" {
+			s.Note = strings.TrimPrefix(s.Note+"; "+set, "; ")
+		}
 		if a.t.ConfirmWait > 0 {
 			s.State, s.Next, s.Delay = StateUnconfirmed, WorkConfirm, a.t.ConfirmWait
 			s.Note = strings.TrimPrefix(s.Note+"; waits for the requester's confirmation", "; ")
@@ -206,7 +206,11 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 		g.log.Warn("what the CA did is not known", "id", a.t.ID, "backend", a.t.Backend, "state", s.State, "err", failure)
 		res = &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: pendingRetry}
 	}
+	if a.actor != "" && cert != nil {
+		s.Note = strings.TrimPrefix(s.Note+"; "+byHand("found at the CA", a), "; ")
+	}
 	s.Audit = settlementAudit(a.t, s)
+	s.Audit.Actor = a.actor
 	// A deadline that the CA used up must not lose its answer.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()

@@ -17,11 +17,12 @@ func TestSubjectOfWhomTheCAObeys(t *testing.T) {
 		overrides []backend.Field
 		other     bool // a name, not only other string types
 		asked     bool // want those of the request
+		refused   bool
 	}{
 		"templates":                      {forms: []backend.Form{backend.FormTemplate, backend.FormPKCS10}},
 		"PKCS#10":                        {forms: []backend.Form{backend.FormPKCS10}, asked: true},
 		"PKCS#10, and subjects replaced": {forms: []backend.Form{backend.FormPKCS10}, overrides: []backend.Field{backend.FieldSubject}},
-		"PKCS#10, and another name":      {forms: []backend.Form{backend.FormPKCS10}, other: true},
+		"PKCS#10, and another name":      {forms: []backend.Form{backend.FormPKCS10}, other: true, refused: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var held []byte
@@ -37,8 +38,13 @@ func TestSubjectOfWhomTheCAObeys(t *testing.T) {
 			if c.other {
 				held = w.request("pump-2").Subject
 			}
-			r.CSR = []byte("a PKCS#10")
-			w.gw.Enroll(t.Context(), r) //nolint:errcheck // what was asked for counts
+			w.sign(r)
+			if _, err := w.gw.Enroll(t.Context(), r); (err == nil) == c.refused {
+				t.Fatal(err)
+			}
+			if c.refused {
+				return
+			}
 			tr, err := w.store.Transaction(t.Context(), r.ID)
 			if err != nil {
 				t.Fatal(err)

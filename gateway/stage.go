@@ -73,17 +73,17 @@ type Verdict struct {
 // Claim is a use of something limited: a challenge, a device's number of enrollments, a quota. It is committed
 // together with the intent, on the condition that fewer than Limit uses stand; a lost claim denies.
 type Claim struct {
-	Key   string // what is used, e.g. "challenge:<hash>"
-	Limit int64  // uses that Key has in all
-	Lost  string // the operator's note when it is lost
+	Key   string `json:"key"`            // what is used, e.g. "challenge:<hash>"
+	Limit int64  `json:"limit"`          // uses that Key has in all
+	Lost  string `json:"lost,omitempty"` // the operator's note when it is lost
 
-	Reason Reason // of the refusal when it is lost; "": NotAuthorized
-	Detail string // for the client then; "": "already used"
+	Reason Reason `json:"reason,omitempty"` // of the refusal when it is lost; "": NotAuthorized
+	Detail string `json:"detail,omitempty"` // for the client then; "": "already used"
 
-	Until time.Time // the use lapses by itself then; zero: never. All claims of a key lapse, or none
+	Until time.Time `json:"until,omitzero"` // the use lapses by itself then; zero: never. All claims of a key lapse, or none
 	// Active: the use is a valid certificate's. It lapses with that (the gateway sets Until), ends with its revocation, and
 	// whoever renews the certificate takes it over.
-	Active bool
+	Active bool `json:"active,omitempty"`
 
 	stage string // that made it
 }

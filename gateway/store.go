@@ -123,10 +123,14 @@ const (
 	WorkWipe    WorkKind = "wipe"    // nobody is given the answer again: erase the generated key
 )
 
+// AsksCA reports whether work of the kind asks the transaction's CA.
+func (k WorkKind) AsksCA() bool { return k == WorkSettle || k == WorkPoll || k == WorkRevoke }
+
 // Work is one row of the work table: something that has to be done for a transaction, by one instance at a time.
 type Work struct {
 	Transaction string
 	Kind        WorkKind
+	Backend     string // of the CA that it asks; "" where it asks none
 	Due         time.Time
 	Attempts    int
 	Owner       string // the instance that holds the lease
@@ -150,7 +154,7 @@ type Store interface {
 
 	// Begin commits a transaction with its claims, and with its intent under a lease of this instance (StateIssuing)
 	// or without (StateHeld). When now is past Lease.Until and the transaction is still open, any worker may take it.
-	// *ClaimLostError when a claim has no use left; *TwinError when another transaction holds one of its two keys
+	// *ClaimLostError when a claim has no use left, one of Transaction.Hold that is taken later too; *TwinError when another transaction holds one of its two keys
 	// (one for which Repeat would have found something); nothing is written then.
 	Begin(ctx context.Context, b *Beginning) (epoch int64, err error)
 
@@ -182,8 +186,9 @@ type Store interface {
 	MarkRevoked(ctx context.Context, r *Revocation) error
 
 	// ClaimDue leases at most limit rows of work that are due and not leased, to this instance for the given time,
-	// on the database's clock. Each row's epoch grows.
-	ClaimDue(ctx context.Context, lease time.Duration, limit int) ([]Work, error)
+	// on the database's clock; of those that ask one CA (Work.Backend) at most as many as free says, and the others stay as they
+	// are. Each row's epoch grows. What was due first comes first, as far as backends in turn allow.
+	ClaimDue(ctx context.Context, lease time.Duration, limit int, free func(backend string) int) ([]Work, error)
 
 	// AskAgain records that the transaction's CA is asked again from now on (Transaction.Updated), by who holds the lease of the
 	// epoch. ErrStale as Settle.

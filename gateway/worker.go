@@ -14,7 +14,6 @@ import (
 )
 
 const (
-	workBatch    = 16               // rows leased, and done, at once
 	workEvery    = time.Second      // how often the table is looked at when nobody nudges
 	strangersFor = time.Minute      // how often refusals of strangers are summed up in the audit trail
 	backoffCap   = 30 * time.Second // "settled within 60 s": two attempts fit
@@ -24,34 +23,61 @@ const (
 // Run does the work that outlives requests, until ctx ends: it settles unknown outcomes, polls, revokes, sums up
 // the refusals of strangers, and sweeps what is over. It returns when what it had begun is done.
 func (g *Gateway) Run(ctx context.Context) {
+	var both sync.WaitGroup
+	both.Go(func() { g.keepHouse(ctx) })
+	g.keepWorking(ctx)
+	both.Wait()
+	g.SumUp(context.WithoutCancel(ctx))
+	g.keepHeard(context.WithoutCancel(ctx))
+}
+
+// keepWorking does what is due in the work table, until ctx ends and what it had begun is done. As soon as a place is free the
+// table is looked at again.
+func (g *Gateway) keepWorking(ctx context.Context) {
+	var doing sync.WaitGroup
+	defer doing.Wait()
+	tick := time.NewTicker(workEvery)
+	defer tick.Stop()
+	var soon <-chan time.Time
+	for ctx.Err() == nil {
+		n, err := g.beginWork(ctx, &doing)
+		if err != nil && ctx.Err() == nil {
+			g.log.Error("the work table cannot be read", "err", err)
+		}
+		if n > 0 {
+			continue // until nothing is due, or no place free
+		}
+		for waiting := true; waiting; {
+			waiting = false
+			select {
+			case <-ctx.Done():
+			case <-tick.C:
+			case <-g.places.freed:
+			case <-soon:
+				soon = nil
+			case <-g.wake: // What was just recorded becomes due a moment later.
+				if soon == nil {
+					soon = time.After(firstSettle)
+				}
+				waiting = true
+			}
+		}
+	}
+}
+
+// keepHouse does what is to be done from time to time, until ctx ends.
+func (g *Gateway) keepHouse(ctx context.Context) {
 	tick := time.NewTicker(workEvery)
 	defer tick.Stop()
 	sum := time.NewTicker(strangersFor)
 	defer sum.Stop()
 	for {
-		for {
-			n, err := g.Work(ctx)
-			if err != nil && ctx.Err() == nil {
-				g.log.Error("the work table cannot be read", "err", err)
-			}
-			if n < workBatch {
-				break
-			}
-		}
 		select {
 		case <-ctx.Done():
-			g.SumUp(context.WithoutCancel(ctx))
-			g.keepHeard(context.WithoutCancel(ctx))
 			return
 		case <-tick.C:
 			g.keepHeard(ctx)
 			g.Sweep(ctx)
-		case <-g.wake:
-			// What was just recorded becomes due a moment later.
-			select {
-			case <-time.After(firstSettle):
-			case <-ctx.Done():
-			}
 		case <-sum.C:
 			g.SumUp(ctx)
 			g.tellPaces()
@@ -67,22 +93,11 @@ func (g *Gateway) nudge() {
 	}
 }
 
-// Work leases what is due, does it, and says how many rows it took. Tests call it instead of Run.
-//
-// No row waits for another under its lease, and no CA is asked after a deadline within it: whoever takes a row over
-// may rely on that nobody else is at it.
+// Work does what is due, as far as there are places, and says how many rows it took. Tests call it instead of Run.
 func (g *Gateway) Work(ctx context.Context) (int, error) {
-	deadline := time.Now().Add(g.opt.IssueTimeout) // before the leases begin, so that it ends before they do
-	due, err := g.store.ClaimDue(ctx, g.lease(), workBatch)
-	if err != nil {
-		return 0, err
-	}
-	var wg sync.WaitGroup
-	for _, w := range due {
-		wg.Go(func() { _ = g.do(context.WithoutCancel(ctx), w, deadline) })
-	}
-	wg.Wait()
-	return len(due), nil
+	var doing sync.WaitGroup
+	defer doing.Wait()
+	return g.beginWork(ctx, &doing)
 }
 
 // do does one row of work. What it cannot end it postpones; nothing is dropped. Its error says why it did not end.

@@ -168,7 +168,7 @@ var roles = map[string]string{
 	"POST /v1/transactions/:id/approve": "approver", "POST /v1/transactions/:id/deny": "approver",
 	"POST /v1/challenges": "approver", "DELETE /v1/challenges/:id": "approver",
 	"POST /v1/cmp": "approver", "POST /v1/cmp/:endpoint": "approver",
-	"POST /v1/certificates/revoke": "admin", "POST /v1/devices": "admin", "POST /v1/devices/import": "admin", "DELETE /v1/devices/:name": "admin",
+	"POST /v1/certificates/revoke": "admin", "POST /v1/transactions/:id/settle": "admin", "POST /v1/devices": "admin", "POST /v1/devices/import": "admin", "DELETE /v1/devices/:name": "admin",
 	"POST /v1/devices/:name/state": "admin", "POST /v1/devices/:name/reset": "admin", "POST /v1/secrets": "admin", "DELETE /v1/secrets": "admin",
 	"POST /v1/cas/:backend/rollover": "admin", "POST /v1/reload": "admin",
 }

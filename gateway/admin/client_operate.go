@@ -54,6 +54,13 @@ type RevokeQuery struct {
 	All         bool   // with Device: all its valid certificates
 }
 
+// Settle ends a stuck transaction with what was found at its CA. Errors as Approve; *Error has status 409 too when the certificate is
+// not the one that was asked for.
+func (c *Client) Settle(ctx context.Context, id string, f Finding) (*Transaction, error) {
+	out := &Transaction{}
+	return out, c.post(ctx, "/v1/transactions/"+url.PathEscape(id)+"/settle", nil, f, out)
+}
+
 // Revoke revokes for a reason by RFC 5280's name, "" for unspecified. Errors as Transactions; *Error has status 404 when
 // there is no such certificate and 409, with candidates, when there are several.
 func (c *Client) Revoke(ctx context.Context, q RevokeQuery, reason, note string) (*RevokeResult, error) {

@@ -37,6 +37,7 @@ var calls = map[string]call{
 	"GET /v1/transactions/{id}":          {"Show all that is known of one, by its ID or at least 6 characters of its beginning or end.", nil, nil, Transaction{}, ""},
 	"POST /v1/transactions/{id}/approve": {"Approve a held request. With the last approval that it takes, the CA is asked.", nil, Decision{}, Transaction{}, ""},
 	"POST /v1/transactions/{id}/deny":    {"Deny a held request.", nil, Decision{}, Transaction{}, ""},
+	"POST /v1/transactions/{id}/settle":  {"Say what became of a stuck transaction, by the CA's own records.", nil, Finding{}, Transaction{}, ""},
 	"GET /v1/certificates": {"List certificates, the newest first.", append([]string{
 		"device: only its own", "requester: only its own", "valid: \"now\": neither expired nor revoked", "before: ID of a transaction; only older ones"}, paging...), nil, CertificateList{}, ""},
 	"POST /v1/certificates/revoke": {"Revoke a certificate, or all of a device.", nil, RevokeOrder{}, RevokeResult{}, ""},
@@ -318,7 +319,7 @@ func TestOpenAPIIsWhole(t *testing.T) {
 		t.Errorf("documented %v\nserved %v", documented, routed)
 	}
 	for _, x := range []any{
-		TransactionList{}, Transaction{}, Verdict{}, Granted{}, Hold{}, Approval{}, Message{}, Decision{}, CertificateList{}, Certificate{},
+		TransactionList{}, Transaction{}, Verdict{}, Granted{}, Hold{}, Approval{}, Message{}, Decision{}, Finding{}, CertificateList{}, Certificate{},
 		RevokeOrder{}, RevokeResult{}, Revoked{}, DeviceList{}, Device{}, Identifier{}, DeviceState{}, ImportLine{}, ImportResult{}, ImportFailure{},
 		ChallengeList{}, Challenge{}, NewChallenge{}, SecretList{}, Secret{}, NewSecret{}, CAList{}, CA{}, CACertificate{}, RolloverOrder{},
 		Status{}, Backend{}, Configuration{}, ReloadOutcome{}, Reload{}, Changes{}, BackendChanges{}, Failure{},

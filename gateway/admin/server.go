@@ -49,6 +49,7 @@ type Gateway interface {
 	// What operators do. Errors are *gateway.Error.
 	Approve(ctx context.Context, id, actor, reason string) (*gateway.Transaction, error)
 	Deny(ctx context.Context, id, actor, reason string) (*gateway.Transaction, error)
+	SettleStuck(ctx context.Context, id string, got *backend.Issuance, actor, note string) (*gateway.Transaction, error)
 	RevokeCertificate(ctx context.Context, issuer, serial []byte, reason int, actor, note string) (c *gateway.Certificate, told bool, err error)
 	Rollover(ctx context.Context, name string, r *backend.RolloverRequest, actor string) (*backend.CA, error)
 }
@@ -150,6 +151,7 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/transactions/:id", Viewer, askTimeout, s.explain},
 		{"POST", "/v1/transactions/:id/approve", Approver, longTimeout, s.approve},
 		{"POST", "/v1/transactions/:id/deny", Approver, askTimeout, s.deny},
+		{"POST", "/v1/transactions/:id/settle", Admin, longTimeout, s.settle},
 		{"GET", "/v1/certificates", Viewer, askTimeout, s.certificates},
 		{"POST", "/v1/certificates/revoke", Admin, longTimeout, s.revoke},
 		{"GET", "/v1/devices", Viewer, askTimeout, s.devices},

@@ -15,9 +15,10 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// The cost of Password: OWASP's memory for argon2id with the fewest passes that a gateway's load allows.
+// The cost of Password: one of OWASP's memories for argon2id, with fewer passes than it has beside that. More would have a stranger's
+// guess cost the gateway more than 20 ms of CPU, the request around it included (docs/hostile.md).
 const (
-	argonMemory  = 19 * 1024 // KiB
+	argonMemory  = 12 * 1024 // KiB
 	argonTime    = 1
 	argonThreads = 1
 	argonSalt    = 16 // bytes
@@ -31,6 +32,12 @@ const (
 	MaxThreads = 4
 )
 
+// DearWork is the work, Memory by Time, beyond which a guess costs more than 20 ms of CPU, the request around it included.
+const DearWork = 16 * 1024 // KiB
+
+// Work is what a comparison costs, in KiB that are passed over; 0 for SHA-256.
+func (h *Hash) Work() uint64 { return uint64(h.Memory) * uint64(h.Time) }
+
 // MaxPassword bounds what is hashed of a password, in bytes; a longer one is wrong.
 const MaxPassword = 1024
 
@@ -43,7 +50,7 @@ func Secret(secret []byte) string {
 	return sha256Prefix + hex.EncodeToString(sum[:])
 }
 
-// Password returns the hash of a person's password: an argon2id PHC string ("$argon2id$v=19$m=19456,t=1,p=1$salt$hash").
+// Password returns the hash of a person's password: an argon2id PHC string ("$argon2id$v=19$m=12288,t=1,p=1$salt$hash").
 // The password has 1 to MaxPassword bytes.
 func Password(password []byte) (string, error) {
 	if len(password) == 0 || len(password) > MaxPassword {

@@ -25,6 +25,9 @@ func TestPassword(t *testing.T) {
 	if !bytes.Equal(h.Hash, argon2.IDKey([]byte("correct horse"), h.Salt, h.Time, h.Memory, h.Threads, uint32(len(h.Hash)))) {
 		t.Error("the hash is another password's")
 	}
+	if !strings.HasPrefix(s, "$argon2id$v=19$m=12288,t=1,p=1$") || h.Work() > DearWork {
+		t.Errorf("%s: a guess at it costs more than 20 ms", s)
+	}
 	if again, _ := Password([]byte("correct horse")); again == s {
 		t.Error("the salt is the same")
 	}
@@ -32,6 +35,14 @@ func TestPassword(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	if h, err := Parse(Secret([]byte("abc"))); err != nil || len(h.Sum) != 32 {
+		t.Errorf("%+v, %v", h, err)
+	}
+	// Of releases before, whose parameters they keep.
+	old, err := Parse("$argon2id$v=19$m=19456,t=1,p=1$MDEyMzQ1Njc4OWFiY2RlZg$2h8RkkhVjpOcVZb7RJnrqNsRtT7STYUvtSH1I2wJ+p0")
+	if err != nil || !bytes.Equal(old.Hash, argon2.IDKey([]byte("correct horse"), old.Salt, 1, 19456, 1, 32)) || old.Work() <= DearWork {
+		t.Errorf("%+v, %v", old, err)
+	}
+	if h, err := Parse(Secret([]byte("abc"))); err != nil || h.Work() != 0 {
 		t.Errorf("%+v, %v", h, err)
 	}
 	good := "$argon2id$v=19$m=19456,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"

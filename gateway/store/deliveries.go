@@ -12,10 +12,10 @@ import (
 // The statements of this file run when a key was lost on its way, or was approved: too seldom to be kept prepared.
 const (
 	// revokeSuperseded has the worker tell the CA, whatever waits for the transaction.
-	revokeSuperseded = `INSERT INTO work (tx, kind, due, owner, lease_until, epoch, attempts, note)
-		VALUES ($1, 'revoke', now($2), '', 0, 1, 0, '')
+	revokeSuperseded = `INSERT INTO work (tx, kind, due, owner, lease_until, epoch, attempts, note, backend)
+		VALUES ($1, 'revoke', now($2), '', 0, 1, 0, '', ` + theCA + `)
 		ON CONFLICT (tx) DO UPDATE SET kind = excluded.kind, due = excluded.due, owner = '', lease_until = 0,
-		epoch = work.epoch + 1, attempts = 0, note = ''`
+		epoch = work.epoch + 1, attempts = 0, note = '', backend = excluded.backend`
 	noteSuperseded = `UPDATE transactions SET note = $2
 		WHERE id = $1 AND state = 'issued' AND delivery <> '' AND repeat = $3 AND resume = $4`
 	revokeOfTransaction = `UPDATE certificates SET revoked_at = $2, revocation = $3 WHERE tx = $1 AND revoked_at = 0`
@@ -24,7 +24,7 @@ const (
 	moveUses    = `UPDATE uses SET tx = $2 WHERE tx = $1`
 
 	leaseApproved = `UPDATE work SET kind = 'settle', due = now($4) + $3, owner = $2, lease_until = now($4) + $3, epoch = epoch + 1,
-		attempts = 0, note = '' WHERE tx = $1 AND kind = 'hold' RETURNING epoch`
+		attempts = 0, note = '', backend = ` + theCA + ` WHERE tx = $1 AND kind = 'hold' RETURNING epoch`
 	collectApproved = `UPDATE transactions SET state = 'issuing', intent = $2, delivery = $3, updated = $4 WHERE id = $1 AND state = 'approved'`
 )
 

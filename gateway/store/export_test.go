@@ -160,6 +160,27 @@ func AwaitShipped(s *Store) {
 	}
 }
 
+// SinksOf are the streams of which it is known how far a sink has them.
+func SinksOf(t *testing.T, s *Store) (streams []string) {
+	t.Helper()
+	rows, err := s.readDB.QueryContext(t.Context(), `SELECT stream FROM audit_sinks ORDER BY stream`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var stream string
+		if err := rows.Scan(&stream); err != nil {
+			t.Fatal(err)
+		}
+		streams = append(streams, stream)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return streams
+}
+
 // OwnSessions tells a pooler that shares sessions.
 var OwnSessions, ErrPooled = ownSessions, errPooled
 

@@ -21,7 +21,7 @@ const (
 		sealed_key = CASE WHEN $3 = 'denied' THEN NULL ELSE sealed_key END
 		WHERE id = $1 AND state IN ('held', 'approved') AND hold = $2`
 	leaseHeld = `UPDATE work SET kind = 'settle', due = now($4) + $3, owner = $2, lease_until = now($4) + $3, epoch = epoch + 1,
-		attempts = 0, note = '' WHERE tx = $1 RETURNING epoch`
+		attempts = 0, note = '', backend = ` + theCA + ` WHERE tx = $1 RETURNING epoch`
 	// waitApproved has WorkHold wait anew, whoever has leased it.
 	waitApproved = `UPDATE work SET due = now($3) + $2, owner = '', lease_until = 0, epoch = epoch + 1, attempts = 0, note = ''
 		WHERE tx = $1 AND kind = 'hold'`
@@ -131,6 +131,10 @@ func (s *Store) Approve(ctx context.Context, a *gateway.ApprovalOrder) (int64, e
 			}
 		}
 		h.Approvals = append(h.Approvals, approval)
+		var claims []gateway.Claim
+		if len(h.Approvals) >= h.Approvers {
+			claims, h.Claims = h.Claims, nil
+		}
 		switch {
 		case len(h.Approvals) < h.Approvers:
 			err = u.change(a.Transaction, stored, gateway.StateHeld, h, nil, nil, approval.At)
@@ -149,6 +153,9 @@ func (s *Store) Approve(ctx context.Context, a *gateway.ApprovalOrder) (int64, e
 				err = u.activeUntil(a.Transaction, a.Intent.Template.NotAfter)
 			}
 		}
+		if err == nil {
+			err = u.takeClaims(a.Transaction, claims, nil, approval.At)
+		}
 		if err != nil {
 			return err
 		}
@@ -158,6 +165,31 @@ func (s *Store) Approve(ctx context.Context, a *gateway.ApprovalOrder) (int64, e
 		return 0, err
 	}
 	return epoch, nil
+}
+
+// validLater says what is wrong with claims that the last approval takes. None of them lapses: nobody takes such a one.
+func validLater(claims []gateway.Claim) error {
+	for _, c := range claims {
+		if c.Active || !c.Until.IsZero() {
+			return fmt.Errorf("the claim %s lapses, and is not taken by an approval", c.Key)
+		}
+	}
+	return validClaims(claims)
+}
+
+// leftFor refuses a hold of whose claims, which nothing takes yet, one has no use left: nobody has to look at it.
+func (u unit) leftFor(claims []gateway.Claim) error {
+	for _, c := range claims {
+		var used int64
+		err := notFound(u.row(claimFull, c.Key, c.Limit).Scan(&used))
+		if err == nil || c.Limit < 1 {
+			return &gateway.ClaimLostError{Claim: c}
+		}
+		if !errors.Is(err, gateway.ErrNotFound) {
+			return fmt.Errorf("claim %s: %w", c.Key, err)
+		}
+	}
+	return nil
 }
 
 // waitApproved has a hold's work wait for so long, for the requester now.

@@ -12,9 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/audit"
 	"github.com/muster-pki/muster/gateway/store"
+	"github.com/muster-pki/muster/gateway/store/storetest"
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
@@ -31,7 +34,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // writeUntilKilled prints a line after each commit that was acknowledged.
@@ -126,7 +129,7 @@ func TestKill(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			due, err := s.ClaimDue(t.Context(), time.Hour, 1000)
+			due, err := s.ClaimDue(t.Context(), time.Hour, 1000, storetest.AnyPlace)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/store"
+	"github.com/muster-pki/muster/gateway/store/storetest"
 )
 
 // rawDB reaches a database behind the store's back.
@@ -67,7 +68,7 @@ func TestOlderRelease(t *testing.T) {
 				t.Errorf("%s by its wire ID: %+v, %v", id, found, err)
 			}
 		}
-		due, err := s.ClaimDue(t.Context(), time.Minute, 10)
+		due, err := s.ClaimDue(t.Context(), time.Minute, 10, storetest.AnyPlace)
 		if err != nil || len(due) != 2 {
 			t.Fatalf("%+v, %v", due, err)
 		}

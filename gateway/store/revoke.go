@@ -12,10 +12,11 @@ import (
 const (
 	certificateToRevoke = `SELECT tx, revoked_at FROM certificates WHERE issuer = $1 AND serial = $2`
 	// leaseRevocation takes the place of whatever waits for the transaction: to be confirmed, or revoked.
-	leaseRevocation = `INSERT INTO work (tx, kind, due, owner, lease_until, epoch, attempts, note)
-		VALUES ($1, 'revoke', now($4) + $3, $2, now($4) + $3, 1, 0, '')
+	leaseRevocation = `INSERT INTO work (tx, kind, due, owner, lease_until, epoch, attempts, note, backend)
+		VALUES ($1, 'revoke', now($4) + $3, $2, now($4) + $3, 1, 0, '', ` + theCA + `)
 		ON CONFLICT (tx) DO UPDATE SET kind = excluded.kind, due = excluded.due, owner = excluded.owner,
-		lease_until = excluded.lease_until, epoch = work.epoch + 1, attempts = 0, note = '' RETURNING epoch`
+		lease_until = excluded.lease_until, epoch = work.epoch + 1, attempts = 0, note = '',
+		backend = excluded.backend RETURNING epoch`
 	rejectRevoked = `UPDATE transactions SET state = 'rejected', note = $2, updated = $3 WHERE id = $1 AND state IN ('unconfirmed', 'forwarded')`
 )
 

@@ -255,6 +255,53 @@ func TestShipPruned(t *testing.T) {
 	})
 }
 
+// TestShipGone: how far sinks are stays known while there is something that they may have yet to get, also of one that was taken out of the configuration,
+// and goes with the stream of an instance that is gone.
+func TestShipGone(t *testing.T) {
+	for name, db := range map[string]func(t *testing.T) *database{
+		"SQLite":     func(t *testing.T) *database { return newSQLite(t) },
+		"PostgreSQL": func(t *testing.T) *database { return newPostgres(t, pgtest.Start(t, pgtest.Volatile)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, clock := db(t), storetest.NewClock()
+			gone := d.Open(t, "gone", clock.Now).(*store.Store)
+			for _, sinks := range [][]audit.Sink{{&fakeSink{}}, {}} { // and taken out
+				if err := gone.ShipTo(t.Context(), sinks); err != nil {
+					t.Fatal(err)
+				}
+				if err := gone.RecordSigned(t.Context(), gateway.AuditEvent{Kind: "test"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := gone.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s := d.Open(t, "one", clock.Now).(*store.Store)
+			if err := s.ShipTo(t.Context(), []audit.Sink{&fakeSink{}}); err != nil {
+				t.Fatal(err)
+			}
+			for _, step := range []struct {
+				before time.Time
+				want   string
+			}{{time.Time{}, "[gone one]"}, {time.Now().AddDate(100, 0, 0), "[one]"}} {
+				if err := s.RecordSigned(t.Context(), gateway.AuditEvent{Kind: "test"}); err != nil {
+					t.Fatal(err)
+				}
+				store.AwaitShipped(s)
+				if _, err := s.PruneAudit(t.Context(), step.before); err != nil {
+					t.Fatal(err)
+				}
+				if got := fmt.Sprint(store.SinksOf(t, s)); got != step.want {
+					t.Errorf("the sinks of %s are known, want %s", got, step.want)
+				}
+			}
+			if err := s.VerifyAudit(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestShipHangsForGood: a sink that never goes on keeps neither a reload that takes it out from that, nor a stop.
 func TestShipHangsForGood(t *testing.T) {
 	shipped(t, func(t *testing.T, open func() *store.Store) {

@@ -81,7 +81,7 @@ const (
 	readDevice
 	readAnyDevice
 	readChallenge
-	anyDue
+	dueBackends
 	readInstance
 
 	statements
@@ -108,6 +108,12 @@ const keysOf = `((SELECT repeat FROM transactions WHERE id = $1), (SELECT resume
 // ofWireID has the conditions of the index transactions_wire, or it would not be used.
 const ofWireID = `SELECT id FROM transactions WHERE wire_id = $2 AND endpoint = $1 AND wire_id <> '' AND length(wire_id) <= 500 AND `
 
+// asking are the kinds of work that ask a CA; a test compares them.
+const asking = `('settle', 'poll', 'revoke')`
+
+// theCA is the backend of the transaction $1: what work that asks a CA has in its column backend, and other work does not.
+const theCA = `COALESCE((SELECT backend FROM transactions WHERE id = $1), '')`
+
 // texts is the SQL of every statement. now($n) is the database's clock.
 var texts = [statements]string{
 	// Where the key's time is over, the newer transaction takes it; also from one that was closed by an older release, which knows
@@ -128,12 +134,13 @@ var texts = [statements]string{
 	insertTransaction: `INSERT INTO transactions (` + transactionColumns + `)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
 			$23, $24, $25, $26, $27, $28, $29, $30)`,
-	insertWork: `INSERT INTO work (tx, kind, due, owner, lease_until, epoch, attempts, note)
-		VALUES ($1, $2, now($7) + $3, $4, now($7) + $5, $6, 0, '')`,
+	insertWork: `INSERT INTO work (tx, kind, due, owner, lease_until, epoch, attempts, note, backend)
+		VALUES ($1, $2, now($7) + $3, $4, now($7) + $5, $6, 0, '', CASE WHEN $2 IN ` + asking + ` THEN ` + theCA + ` ELSE '' END)`,
 
 	endWork: `DELETE FROM work WHERE tx = $1 AND owner = $2 AND epoch = $3`,
 	rescheduleWork: `UPDATE work SET attempts = CASE WHEN kind = $4 THEN attempts ELSE 0 END, kind = $4,
-		due = now($7) + $5, owner = '', lease_until = 0, note = $6 WHERE tx = $1 AND owner = $2 AND epoch = $3`,
+		due = now($7) + $5, owner = '', lease_until = 0, note = $6, backend = CASE WHEN $4 IN ` + asking + ` THEN ` + theCA + ` ELSE '' END
+		WHERE tx = $1 AND owner = $2 AND epoch = $3`,
 	settleTransaction: `UPDATE transactions SET state = $2, reason = $3, note = $4, ticket = $5, updated = $6, ` + keepKey + `
 		WHERE id = $1 AND ` + settleable,
 	resolveTransaction: `UPDATE transactions SET state = $2, reason = $3, note = $4, ticket = $5, updated = $6, ` + keepKey + `
@@ -159,7 +166,7 @@ var texts = [statements]string{
 		WHERE id = $1 AND state = 'unconfirmed' AND ($6 = '' OR wire_id = $6)`,
 	dropWork: `DELETE FROM work WHERE tx = $1`,
 	revokeInstead: `UPDATE work SET kind = 'revoke', due = now($2), owner = '', lease_until = 0, epoch = epoch + 1,
-		attempts = 0, note = '' WHERE tx = $1`,
+		attempts = 0, note = '', backend = ` + theCA + ` WHERE tx = $1`,
 	freeResume: `DELETE FROM repeats
 		WHERE key = (SELECT resume FROM transactions WHERE id = $1 AND repeat <> resume) AND tx = $1`,
 
@@ -169,11 +176,11 @@ var texts = [statements]string{
 	dropSecret: `DELETE FROM secrets WHERE endpoint = $1 AND reference = $2`,
 
 	// The rows are found and locked once (MATERIALIZED): PostgreSQL may otherwise run the subquery again for each row.
-	claimDue: `WITH due AS MATERIALIZED (SELECT tx FROM work WHERE due <= now($4) AND lease_until <= now($4)
+	claimDue: `WITH due AS MATERIALIZED (SELECT tx FROM work WHERE backend = $5 AND due <= now($4) AND lease_until <= now($4)
 			ORDER BY due LIMIT $3 {skip locked})
 		UPDATE work SET owner = $1, lease_until = now($4) + $2, epoch = epoch + 1, attempts = attempts + 1
 		WHERE tx IN (SELECT tx FROM due)
-		RETURNING tx, kind, due, attempts - 1, owner, epoch, note`,
+		RETURNING tx, kind, backend, due, attempts - 1, owner, epoch, note`,
 	askAgain: `UPDATE transactions SET updated = $4
 		WHERE id = $1 AND EXISTS (SELECT 1 FROM work WHERE tx = $1 AND owner = $2 AND epoch = $3)`,
 	postponeWork: `UPDATE work SET owner = '', lease_until = 0, due = now($6) + $4, note = $5
@@ -211,8 +218,13 @@ var texts = [statements]string{
 	readDevice:      readDeviceText,
 	readAnyDevice:   readAnyDeviceText,
 	readChallenge:   selectChallenge + ` WHERE hash = $1`,
-	anyDue:          `SELECT 1 FROM work WHERE due <= now($1) AND lease_until <= now($1) LIMIT 1`,
-	readInstance:    `SELECT 1 FROM instances WHERE name = $1`,
+	// Each name is found by one look into the index, however many rows it has.
+	dueBackends: `WITH RECURSIVE named(backend) AS (SELECT min(backend) FROM work UNION ALL
+			SELECT (SELECT min(w.backend) FROM work w WHERE w.backend > named.backend) FROM named WHERE named.backend IS NOT NULL),
+		waiting AS (SELECT backend, (SELECT w.due FROM work w WHERE w.backend = named.backend AND w.due <= now($1) AND w.lease_until <= now($1)
+			ORDER BY w.due LIMIT 1) AS due FROM named)
+		SELECT backend FROM waiting WHERE due IS NOT NULL ORDER BY due, backend`,
+	readInstance: `SELECT 1 FROM instances WHERE name = $1`,
 }
 
 // prepare renders all statements, and prepares those of the read pool; the writer prepares its own.

@@ -29,6 +29,17 @@ func TestOpenStates(t *testing.T) {
 	}
 }
 
+// TestAskingKinds: the kinds of work of the SQL text are those of WorkKind.AsksCA.
+func TestAskingKinds(t *testing.T) {
+	for _, k := range []gateway.WorkKind{
+		gateway.WorkSettle, gateway.WorkPoll, gateway.WorkRevoke, gateway.WorkConfirm, gateway.WorkHold, gateway.WorkForward, gateway.WorkWipe,
+	} {
+		if got := strings.Contains(asking, "'"+string(k)+"'"); got != k.AsksCA() {
+			t.Errorf("%s: %t in the SQL text, %t in AsksCA", k, got, k.AsksCA())
+		}
+	}
+}
+
 // TestDialects: nothing of a dialect's words is left in what it renders.
 func TestDialects(t *testing.T) {
 	for _, d := range []*dialect{&sqliteDialect, &postgresDialect} {

@@ -41,6 +41,11 @@ func (s *Store) Begin(ctx context.Context, b *gateway.Beginning) (int64, error) 
 	if err := validClaims(b.Claims); err != nil {
 		return 0, err
 	}
+	if t.Hold != nil {
+		if err := validLater(t.Hold.Claims); err != nil {
+			return 0, err
+		}
+	}
 	body, err := eventBody(&b.Audit, optional)
 	if err != nil {
 		return 0, err
@@ -54,6 +59,11 @@ func (s *Store) Begin(ctx context.Context, b *gateway.Beginning) (int64, error) 
 		}
 		if err := u.takeClaims(t.ID, b.Claims, b.Renews, now); err != nil {
 			return err
+		}
+		if t.Hold != nil {
+			if err := u.leftFor(t.Hold.Claims); err != nil {
+				return err
+			}
 		}
 		if _, err := u.exec(insertTransaction, args...); err != nil {
 			return fmt.Errorf("transaction %s: %w", t.ID, err)

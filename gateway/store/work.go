@@ -3,7 +3,6 @@ package store
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -13,33 +12,45 @@ import (
 
 // ClaimDue is gateway.Store. The rows come in the order in which they were due. Attempts counts the leases that were
 // given for this kind of work before, so one that ended in a crash counts too.
-func (s *Store) ClaimDue(ctx context.Context, lease time.Duration, limit int) ([]gateway.Work, error) {
+func (s *Store) ClaimDue(ctx context.Context, lease time.Duration, limit int, free func(backend string) int) ([]gateway.Work, error) {
 	if lease <= 0 || limit <= 0 {
 		return nil, fmt.Errorf("a lease of %v on %d rows", lease, limit)
 	}
 	// The table is looked at every second and mostly empty; a look buys no commit.
-	var one int
-	if err := s.read(ctx, anyDue, s.dbNow()).Scan(&one); err != nil {
-		if errors.Is(notFound(err), gateway.ErrNotFound) {
-			return nil, nil
-		}
+	backends, err := s.dueBackends(ctx)
+	if err != nil {
 		return nil, err
 	}
+	places := map[string]int{}
+	backends = slices.DeleteFunc(backends, func(b string) bool { places[b] = free(b); return places[b] <= 0 })
+	if len(backends) == 0 {
+		return nil, nil
+	}
 	var due []gateway.Work
-	err := s.write(ctx, func(u unit) error {
+	err = s.write(ctx, func(u unit) error {
 		due = nil
-		rows, err := u.query(claimDue, s.instance, lease.Microseconds(), int64(limit), s.dbNow())
-		if err != nil {
-			return err
+		for _, b := range backends {
+			most := min(places[b], limit-len(due))
+			if most == 0 {
+				break
+			}
+			rows, err := u.query(claimDue, s.instance, lease.Microseconds(), int64(most), s.dbNow(), b)
+			if err != nil {
+				return err
+			}
+			err = each(rows, func(scan func(...any) error) error {
+				var w gateway.Work
+				var at int64
+				err := scan(&w.Transaction, &w.Kind, &w.Backend, &at, &w.Attempts, &w.Owner, &w.Epoch, &w.Note)
+				w.Due = fromMicros(at)
+				due = append(due, w)
+				return err
+			})
+			if err != nil {
+				return err
+			}
 		}
-		return each(rows, func(scan func(...any) error) error {
-			var w gateway.Work
-			var at int64
-			err := scan(&w.Transaction, &w.Kind, &at, &w.Attempts, &w.Owner, &w.Epoch, &w.Note)
-			w.Due = fromMicros(at)
-			due = append(due, w)
-			return err
-		})
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -48,6 +59,22 @@ func (s *Store) ClaimDue(ctx context.Context, lease time.Duration, limit int) ([
 		return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.Transaction, b.Transaction))
 	})
 	return due, nil
+}
+
+// dueBackends are the CAs for which work is due ("" for work that asks none), the longest overdue first.
+func (s *Store) dueBackends(ctx context.Context) ([]string, error) {
+	rows, err := s.prepared[dueBackends].QueryContext(ctx, s.dbNow())
+	if err != nil {
+		return nil, err
+	}
+	var backends []string
+	err = each(rows, func(scan func(...any) error) error {
+		var b string
+		err := scan(&b)
+		backends = append(backends, b)
+		return err
+	})
+	return backends, err
 }
 
 // AskAgain is gateway.Store.

@@ -64,6 +64,7 @@ type Endpoint struct {
 	Name    string // the arbitrary label of RFC 9811 section 3.4
 	Default bool   // served at /.well-known/cmp and /cmp too; at most one endpoint of a Handler is
 	Config  Config
+	Renews  bool // it has a pipeline for renewals
 }
 
 // Options make a Handler. All but Rand are required.

@@ -15,6 +15,9 @@ type Config struct {
 	// Type is a kind of endpoint whose settings belong together: 3gpp, base stations as 3GPP TS 33.310 clause 9 has them
 	// (Type3GPP). Default: none.
 	Type Type `yaml:"type"`
+	// Bodies are the requests for certificates that are taken: a list of ir, cr, kur, p10cr. Default: all of them. p10cr alone suits
+	// a CA that takes nothing but PKCS#10. rr, genm, and what follows on a request (certConf, pollReq, error) are not listed.
+	Bodies []BodyName `yaml:"bodies"`
 	// Confirm says whether a client can be spared the certConf: on-request (the default) grants implicitConfirm to those
 	// who ask for it, explicit never does (RFC 9810 section 5.1.1.1).
 	Confirm Confirm `yaml:"confirm"`
@@ -150,6 +153,9 @@ func (c *Config) UnmarshalStrict(file string, n *yaml.Node) error {
 
 func (c Config) check() error {
 	if err := c.checkType(); err != nil {
+		return err
+	}
+	if err := c.checkBodies(); err != nil {
 		return err
 	}
 	switch c.Confirm {

@@ -267,7 +267,7 @@ func confirmationHash(cert []byte, named *cmpmsg.AlgorithmIdentifier) (crypto.Ha
 		}
 		return 0, fmt.Errorf("hashAlg %v", named.OID)
 	}
-	alg, err := certificateAlgorithm(cert)
+	alg, err := cmpmsg.CertificateAlgorithm(cert)
 	if err != nil {
 		return 0, err
 	}

@@ -94,6 +94,9 @@ func (x *exchange) take(m *cmpmsg.Message, der []byte, err error) *refusal {
 	if prior != nil && prior.record.Forward != nil {
 		return x.passOn(prior)
 	}
+	if ref := x.taken(m.Body.Type()); ref != nil {
+		return ref
+	}
 	switch b := m.Body.(type) {
 	case *cmpmsg.CertReqMessages:
 		switch b.Kind {
@@ -103,7 +106,7 @@ func (x *exchange) take(m *cmpmsg.Message, der []byte, err error) *refusal {
 			return x.update(b)
 		}
 	case *cmpmsg.PKCS10:
-		return x.certify(func() (*wish, *refusal) { return x.fillPKCS10(b) }, cmpmsg.TypeP10CR, -1, nil)
+		return x.pkcs10(b)
 	case *cmpmsg.RevReq:
 		return x.revoke(b)
 	case *cmpmsg.General:

@@ -2,12 +2,8 @@ package cmp
 
 import (
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"math/big"
-
-	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
@@ -77,19 +73,4 @@ func (x *exchange) reject(p *prior, answer parts, e *gateway.Error) *refusal {
 	return x.send(answer, &cmpmsg.CertRepMessage{Kind: answerTo(p.record.Body), Responses: []cmpmsg.CertResponse{{
 		ReqID: big.NewInt(p.record.ReqID), Status: statusInfo(e, 0),
 	}}}, nil, nil)
-}
-
-// certificateAlgorithm returns the DER of a certificate's signatureAlgorithm.
-//
-//	Certificate ::= SEQUENCE {              -- RFC 5280 section 4.1
-//	    tbsCertificate      TBSCertificate,
-//	    signatureAlgorithm  AlgorithmIdentifier,
-//	    signatureValue      BIT STRING }
-func certificateAlgorithm(der []byte) ([]byte, error) {
-	in := cryptobyte.String(der)
-	var seq, tbs, alg cryptobyte.String
-	if !in.ReadASN1(&seq, cbasn1.SEQUENCE) || !seq.ReadASN1Element(&tbs, cbasn1.SEQUENCE) || !seq.ReadASN1Element(&alg, cbasn1.SEQUENCE) {
-		return nil, errors.New("not a certificate")
-	}
-	return alg, nil
 }

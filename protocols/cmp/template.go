@@ -186,7 +186,7 @@ func checkOldCertID(m *cmpmsg.CertReqMsg, old *x509.Certificate) *refusal {
 }
 
 // fillPKCS10 writes what a PKCS#10 request asks for into the gateway's. Its own signature proves possession.
-func (x *exchange) fillPKCS10(b *cmpmsg.PKCS10) (*wish, *refusal) {
+func (x *exchange) fillPKCS10(b *cmpmsg.PKCS10, old *x509.Certificate) (*wish, *refusal) {
 	csr, err := pkix.ParseCSR(b.CSR)
 	switch {
 	case err == nil:
@@ -217,5 +217,8 @@ func (x *exchange) fillPKCS10(b *cmpmsg.PKCS10) (*wish, *refusal) {
 	}
 	r.CSR, r.PublicKey, r.Extensions, r.POP = csr.Raw, csr.PublicKey, csr.Extensions, gateway.POPSignature
 	w := wishOf(csr.Subject, nil, r.Validity.NotBefore, r.Validity.NotAfter, csr.Extensions)
+	if old != nil {
+		x.succeed(old, csr.Key)
+	}
 	return &w, nil
 }

@@ -87,7 +87,7 @@ func (x *exchange) digest(header string) *wire.Refusal {
 		return wire.Refused(gateway.Unauthenticated, "the nonce in the Authorization header is not one of this endpoint's", nil)
 	}
 	key := a.nonce + strings.ToLower(a.nc)
-	if now.Sub(made) > nonceLife {
+	if now.Sub(made) > nonceLife || made.Before(x.h.answered.From) {
 		x.stale = true
 		return wire.Refused(gateway.Unauthenticated, "the nonce in the Authorization header is too old: answer the new one", nil)
 	}
@@ -114,7 +114,7 @@ func (a *digestAnswer) expected(ha1 []byte, method string) []byte {
 
 // The nonce, so that no replica has to remember it (RFC 7616 section 3.3):
 //
-//	base64url( time in seconds (8 bytes) || random (12) || HMAC-SHA-256 over these and the endpoint (16) )
+//	base64url( time in nanoseconds since 1970 (8 bytes) || random (12) || HMAC-SHA-256 over these and the endpoint (16) )
 const (
 	nonceRandom = 12
 	nonceBody   = 8 + nonceRandom
@@ -122,7 +122,7 @@ const (
 )
 
 func (h *Handler) makeNonce(endpoint string, now time.Time) string {
-	n := binary.BigEndian.AppendUint64(make([]byte, 0, nonceBody+nonceTag), uint64(now.Unix()))
+	n := binary.BigEndian.AppendUint64(make([]byte, 0, nonceBody+nonceTag), uint64(now.UnixNano()))
 	n = n[:nonceBody]
 	rand.Read(n[8:]) //nolint:errcheck // crypto/rand.Read never fails (Go 1.24)
 	return base64.RawURLEncoding.EncodeToString(append(n, h.nonceTag(endpoint, n)...))
@@ -134,7 +134,7 @@ func (h *Handler) readNonce(endpoint, nonce string) (made time.Time, ok bool) {
 	if err != nil || len(n) != nonceBody+nonceTag || !hmac.Equal(n[nonceBody:], h.nonceTag(endpoint, n[:nonceBody])) {
 		return time.Time{}, false
 	}
-	return time.Unix(int64(binary.BigEndian.Uint64(n)), 0), true
+	return time.Unix(0, int64(binary.BigEndian.Uint64(n))), true
 }
 
 func (h *Handler) nonceTag(endpoint string, body []byte) []byte {
@@ -150,6 +150,10 @@ const maxAnswers = 1 << 16
 // Answers are those to Digest challenges that were right, for as long as their nonces are good: each counts once (RFC 7616 section 3.4,
 // nc). Wrong ones take no room. The zero value is ready.
 type Answers struct {
+	// From is since when answers are known here. Older nonces are stale, since a process before may have taken an answer to them. The zero
+	// value makes none stale.
+	From time.Time
+
 	mu          sync.Mutex
 	now, before map[string]string // nonce and nc, by whom
 	since       time.Time         // of now

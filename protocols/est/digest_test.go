@@ -242,6 +242,24 @@ func TestNonceAge(t *testing.T) {
 	}
 }
 
+// What was answered before a start nobody knows: those nonces are stale.
+func TestNonceFromBefore(t *testing.T) {
+	w, _ := digestWorld(t)
+	w.handler.answered.From = w.handler.now().Add(-time.Millisecond)
+	for name, c := range map[string]struct {
+		ago    time.Duration
+		status int
+	}{"from before": {time.Millisecond + 1, 401}, "at the start": {time.Millisecond, 200}} {
+		r := w.enrollment(root+"/simpleenroll", b64(makeCSR(t, csrOptions{key: newP256()})))
+		nonce := w.handler.makeNonce("ran", w.handler.now().Add(-c.ago))
+		r.Header.Set("Authorization", authorization("anna", "ran", "geheim", nonce, "00000001", "POST", root+"/simpleenroll"))
+		got := send(t, w.client(nil, nil, nil), r)
+		if got.StatusCode != c.status || strings.Contains(strings.Join(got.Header.Values("WWW-Authenticate"), " "), "stale=true") != (c.status == 401) {
+			t.Errorf("%s: %d %s %v", name, got.StatusCode, got.body, got.Header)
+		}
+	}
+}
+
 // An answer counts once (RFC 7616 section 3.4, nc).
 func TestAnswers(t *testing.T) {
 	a, at := &Answers{}, testTime

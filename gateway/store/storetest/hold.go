@@ -12,6 +12,7 @@ import (
 // holdTests are about holds.
 var holdTests = []part{
 	{"hold: approved", testHoldApproved},
+	{"hold: claims that the last approval takes", testHoldClaims},
 	{"hold: denied", testHoldDenied},
 	{"hold: expired", testHoldExpires},
 	{"hold: nonsense", testHoldNonsense},
@@ -51,6 +52,77 @@ func (e *env) approve(s Store, a *gateway.ApprovalOrder) int64 {
 	epoch, err := s.Approve(e.ctx(), a)
 	e.must(err)
 	return epoch
+}
+
+// testHoldClaims: claims of the record are taken with the last approval, once, or the request stays held as it was.
+func testHoldClaims(e *env) {
+	claim := gateway.Claim{Key: "later", Limit: 1, Lost: "used up"}
+	uses := func(want int64) {
+		e.Helper()
+		got, err := e.s.Uses(e.ctx(), []string{claim.Key})
+		e.must(err)
+		if got[claim.Key] != want {
+			e.Errorf("%d uses, want %d", got[claim.Key], want)
+		}
+	}
+	held := func(approvers int) (*gateway.Transaction, error) {
+		t := e.transaction(gateway.StateHeld)
+		t.Hold = &gateway.HoldRecord{Stage: "approval", Approvers: approvers, Until: e.clock.Now().Add(time.Hour), Claims: []gateway.Claim{claim}}
+		_, err := e.s.Begin(e.ctx(), &gateway.Beginning{Transaction: t, Audit: event("held", t)})
+		return t, err
+	}
+	mustHold := func(approvers int) *gateway.Transaction {
+		e.Helper()
+		t, err := held(approvers)
+		e.must(err)
+		return t
+	}
+	one, other, collected := mustHold(2), mustHold(1), mustHold(1)
+	e.equal("held", e.get(one.ID), one)
+	uses(0)
+	// Who is the device takes it meanwhile, and gives it back.
+	tx, epoch := e.begun(claim)
+	lost := func(what string, err error) {
+		e.Helper()
+		if l, ok := errors.AsType[*gateway.ClaimLostError](err); !ok || l.Claim != claim {
+			e.Errorf("%s: %v, want the claim lost", what, err)
+		}
+	}
+	e.approve(e.s, e.approval(one, "anna"))
+	before := e.get(one.ID)
+	_, err := e.s.Approve(e.ctx(), e.approval(one, "otto"))
+	lost("approved while none is left", err)
+	e.equal("held as it was", e.get(one.ID), before)
+	_, err = held(1)
+	lost("held while none is left", err)
+	waits := e.approval(collected, "anna")
+	waits.Until = e.clock.Now().Add(time.Hour)
+	_, err = e.s.Approve(e.ctx(), waits)
+	lost("approved for its requester while none is left", err)
+	e.must(e.s.Settle(e.ctx(), e.failed(tx, epoch)))
+	uses(0)
+
+	epoch = e.approve(e.s, e.approval(one, "otto"))
+	uses(1)
+	if got := e.get(one.ID); got.State != gateway.StateIssuing || got.Hold.Claims != nil || len(got.Hold.Approvals) != 2 {
+		e.Errorf("%s, %+v", got.State, got.Hold)
+	}
+	_, err = e.s.Approve(e.ctx(), e.approval(other, "anna"))
+	lost("the other's approval", err)
+	e.must(e.s.Deny(e.ctx(), e.denial(other, "anna"))) // which has nothing to give back
+	uses(1)
+	e.must(e.s.Settle(e.ctx(), e.failed(one, epoch)))
+	uses(0)
+	e.approve(e.s, waits)
+	uses(1)
+	e.wantState(collected.ID, gateway.StateApproved)
+	e.must(e.s.Deny(e.ctx(), e.denial(collected, "anna")))
+	uses(0)
+
+	claim.Until = e.clock.Now().Add(time.Hour)
+	if _, err := held(1); err == nil {
+		e.Error("a claim that lapses waits for an approval")
+	}
 }
 
 func testHoldApproved(e *env) {

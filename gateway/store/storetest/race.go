@@ -102,7 +102,7 @@ func testRaceForWork(e *env) {
 	taken := map[string]string{}
 	for _, err := range together(16, func(i int) error {
 		for {
-			due, err := stores[i%2].ClaimDue(e.ctx(), lease, 3)
+			due, err := stores[i%2].ClaimDue(e.ctx(), lease, 3, AnyPlace)
 			if err != nil || len(due) == 0 {
 				return err
 			}

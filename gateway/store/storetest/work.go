@@ -20,7 +20,7 @@ func testClaimDue(e *env) {
 		ids = append(ids, tx.ID)
 	}
 	e.clock.Advance(3 * time.Minute) // the delays ran a few milliseconds apart: 3, 2 and 1 minutes are over
-	due, err := e.s.ClaimDue(e.ctx(), lease, 2)
+	due, err := e.s.ClaimDue(e.ctx(), lease, 2, AnyPlace)
 	e.must(err)
 	if len(due) != 2 || due[0].Transaction != ids[4] || due[1].Transaction != ids[3] {
 		e.Fatalf("got %+v, want the two that were due first", due)
@@ -49,12 +49,75 @@ func testClaimDue(e *env) {
 		e.Errorf("%d rows, want the three and one more: %+v", len(again), again)
 	}
 	for _, limit := range []int{0, -1} {
-		if _, err := e.s.ClaimDue(e.ctx(), lease, limit); err == nil {
+		if _, err := e.s.ClaimDue(e.ctx(), lease, limit, AnyPlace); err == nil {
 			e.Errorf("limit %d: no error", limit)
 		}
 	}
-	if _, err := e.s.ClaimDue(e.ctx(), 0, 1); err == nil {
+	if _, err := e.s.ClaimDue(e.ctx(), 0, 1, AnyPlace); err == nil {
 		e.Error("no lease: no error")
+	}
+}
+
+// testClaimDueByCA: of the rows that ask one CA no more are leased than there are places, whichever way they came to ask it, and the
+// others stay as they are.
+func testClaimDueByCA(e *env) {
+	of := map[string]string{} // the CA that a transaction's row asks
+	begun := func(ca string) (*gateway.Transaction, int64) {
+		tx := e.transaction(gateway.StateIssuing)
+		tx.Backend = ca
+		of[tx.ID] = ca
+		return tx, e.mustBegin(e.s, tx)
+	}
+	const each = 5
+	for range each { // due first
+		tx, epoch := begun("hung")
+		s := e.unknown(tx, epoch)
+		s.Delay = 0
+		e.must(e.s.Settle(e.ctx(), s))
+	}
+	e.clock.Advance(time.Second)
+	for range each {
+		begun("good")
+	}
+	// Work that asks no CA, and some that does again.
+	tx, epoch := begun("hung")
+	e.must(e.s.Settle(e.ctx(), e.unconfirmed(tx, epoch, lease)))
+	of[tx.ID] = ""
+	tx, epoch = begun("hung")
+	e.must(e.s.Settle(e.ctx(), e.unconfirmed(tx, epoch, lease)))
+	e.must(e.s.Conclude(e.ctx(), &gateway.Conclusion{Transaction: tx.ID, State: gateway.StateRejected, Now: e.clock.Now(), Audit: event("rejected", tx)}))
+	e.clock.Advance(2 * lease)
+
+	taken, seen := map[string]int{}, map[string]bool{}
+	places := map[string]int{"hung": 2, "good": 100, "": 100}
+	claim := func(limit, want int) {
+		e.Helper()
+		due, err := e.s.ClaimDue(e.ctx(), lease, limit, func(ca string) int { return places[ca] - taken[ca] })
+		e.must(err)
+		for _, w := range due {
+			if w.Backend != of[w.Transaction] || seen[w.Transaction] || (w.Backend == "") == w.Kind.AsksCA() {
+				e.Errorf("%+v, want one of %q that was not leased", w, of[w.Transaction])
+			}
+			seen[w.Transaction] = true
+			taken[w.Backend]++
+		}
+		if len(due) != want {
+			e.Errorf("%d rows, want %d: %+v", len(due), want, due)
+		}
+	}
+	claim(3, 3) // two of the hung one, which are due first, and one more
+	if taken["hung"] != 2 {
+		e.Errorf("taken: %v, want two of what was due first", taken)
+	}
+	claim(100, each)
+	if taken["good"] != each || taken[""] != 1 {
+		e.Errorf("taken: %v", taken)
+	}
+	claim(100, 0)
+	places["hung"] = 100
+	claim(100, each-1) // as they were: leased to nobody meanwhile
+	if taken["hung"] != each+1 {
+		e.Errorf("taken: %v", taken)
 	}
 }
 

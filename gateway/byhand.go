@@ -1,0 +1,89 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/muster-pki/muster/plugins/backend"
+)
+
+// SettleStuck ends a transaction of which nobody but the operator can know what became (StateStuck), with what he found in the CA's own
+// records: the certificate that was issued, DER, its chain in got where it is not one of the backend's CAs; or nil: nothing was
+// issued, and nothing will be. The certificate has to be what was asked for, as if the CA had answered with it; then the device
+// gets it when it asks again. After a nil the request has failed, what it had used up is given back, and the device may ask anew.
+//
+// The error is an *Error: UnknownCert when there is no such transaction; NotAuthorized, wrapping ErrStale, when it is not stuck;
+// BadTemplate when the certificate is another one, with nothing changed.
+func (g *Gateway) SettleStuck(ctx context.Context, id string, got *backend.Issuance, actor, note string) (*Transaction, error) {
+	t, err := g.store.Transaction(ctx, id)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, &Error{Reason: UnknownCert, Detail: "no such transaction", Err: err}
+	case err != nil:
+		return nil, unavailable("the store cannot be read", err)
+	case t.State != StateStuck || t.Intent == nil:
+		return nil, &Error{Reason: NotAuthorized, Detail: "the transaction is not stuck: it is " + string(t.State), Err: ErrStale}
+	}
+	w := g.worksFor(t)
+	rt := w.runtime.Load()
+	a := &ask{t: t, backend: rt.Backends[t.Backend], desc: rt.descriptions[t.Backend], actor: actor, note: note}
+	failure := error(nil)
+	if got == nil {
+		failure = backend.Refuse(codes.FailedPrecondition, "%s", byHand("nothing was issued", a))
+	} else if got, err = w.foundByHand(ctx, a, got); err != nil {
+		return nil, &Error{Reason: BadTemplate, Detail: "it is not the certificate that was asked for: " + err.Error(), Err: err}
+	}
+	if _, _, err := w.settle(ctx, a, got, failure); err != nil {
+		if errors.Is(err, ErrStale) {
+			return nil, &Error{Reason: NotAuthorized, Detail: "the transaction is no longer stuck", Err: ErrStale}
+		}
+		return nil, unavailable("the outcome cannot be recorded", err)
+	}
+	g.log.Info("settled by hand", "id", id, "backend", t.Backend, "issued", got != nil, "actor", actor, "note", note)
+	if t, err = g.store.Transaction(ctx, id); err != nil {
+		return nil, unavailable("the outcome is recorded; the store cannot be read", err)
+	}
+	return t, nil
+}
+
+// foundByHand is the issuance whole, held against the intent: a wrong file must not revoke another's certificate.
+func (g *Gateway) foundByHand(ctx context.Context, a *ask, got *backend.Issuance) (*backend.Issuance, error) {
+	if len(got.Chain) == 0 {
+		known := g.runtime.Load().authorities[a.t.Backend]
+		if known == nil {
+			return nil, fmt.Errorf("%w: %s", errNoBackend, a.t.Backend)
+		}
+		ca, err := known.authority(ctx, a.t.Intent.Issuer)
+		if err != nil {
+			return nil, err
+		}
+		whole := &backend.Issuance{Certificate: got.Certificate}
+		for _, c := range ca.Chain {
+			whole.Chain = append(whole.Chain, c.Raw)
+		}
+		got = whole
+	}
+	leaf, _, err := g.compare(a.t.Intent, a.decides(), got)
+	if err != nil {
+		return nil, err
+	}
+	switch c, err := g.store.Certificate(ctx, leaf.RawIssuer, leaf.SerialNumber.Bytes()); {
+	case err == nil:
+		return nil, fmt.Errorf("transaction %s has it", c.Transaction)
+	case !errors.Is(err, ErrNotFound):
+		return nil, fmt.Errorf("the store cannot be read: %w", err)
+	}
+	return got, nil
+}
+
+// byHand is the note of an outcome that an operator found.
+func byHand(what string, a *ask) string {
+	text := what + ", says " + a.actor
+	if a.note != "" {
+		text += ": " + a.note
+	}
+	return text
+}

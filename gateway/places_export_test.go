@@ -1,0 +1,6 @@
+package gateway
+
+const (
+	WorkPerCA = workPerCA
+	WorkEvery = workEvery
+)
