@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,7 +18,14 @@ import (
 	"google.golang.org/grpc/status"
 	"gopkg.in/yaml.v3"
 
+	"github.com/muster-pki/muster/backends/acme"
+	cmpca "github.com/muster-pki/muster/backends/cmp"
+	"github.com/muster-pki/muster/backends/est"
+	execca "github.com/muster-pki/muster/backends/exec"
 	"github.com/muster-pki/muster/backends/local"
+	"github.com/muster-pki/muster/backends/scep"
+	"github.com/muster-pki/muster/backends/stepca"
+	"github.com/muster-pki/muster/backends/vault"
 	"github.com/muster-pki/muster/plugins/backend"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 	"github.com/muster-pki/muster/plugins/host"
@@ -25,8 +33,9 @@ import (
 
 // shipped is a backend that is part of this program.
 type shipped struct {
-	paths   []string                          // keys of its configuration that are paths, below others with a dot, * for any: the file's folder is theirs
-	issuers []string                          // names of its CAs, and "" for the default one
+	paths   []string                          // keys of its configuration that are paths, below others with a dot, * for any: the file's folder is theirs; upstream.Paths of one that is asked over HTTP
+	holds   []string                          // those of them whose folder no two processes may have at once
+	issuers []string                          // names of its CAs, and "" for the default one; nil where only the running backend knows them
 	rsa     []string                          // those of them whose chain is RSA throughout
 	ledger  bool                              // it has a ledger that replicas share in PostgreSQL: the keys ledger and ledger-name
 	moves   func(config []byte) time.Duration // how much longer than others a start with it may take
@@ -36,10 +45,37 @@ type shipped struct {
 // shippedBackends are the backends that `muster plugin NAME` runs.
 func shippedBackends() map[string]shipped {
 	return map[string]shipped{
-		"local": {paths: []string{"dir", "issuers.*.import.cert", "issuers.*.import.key"}, issuers: []string{"", local.IssuerEC, local.IssuerRSA}, rsa: []string{local.IssuerRSA}, ledger: true, moves: local.MoveTime, make: func(log *slog.Logger) backend.Backend {
+		"acme": {paths: acme.Paths, make: func(log *slog.Logger) backend.Backend {
+			return acme.New(acme.Options{Log: log, Version: version()})
+		}},
+		"cmp": {paths: cmpca.Paths, make: func(log *slog.Logger) backend.Backend {
+			return cmpca.New(cmpca.Options{Log: log, Version: version()})
+		}},
+		"est": {paths: est.Paths, make: func(log *slog.Logger) backend.Backend {
+			return est.New(est.Options{Log: log, Version: version()})
+		}},
+		"exec": {paths: execca.Paths, make: func(log *slog.Logger) backend.Backend {
+			return execca.New(execca.Options{Log: log, Version: version()})
+		}},
+		"local": {paths: []string{"dir", "issuers.*.import.cert", "issuers.*.import.key"}, holds: []string{"dir"}, issuers: []string{"", local.IssuerEC, local.IssuerRSA}, rsa: []string{local.IssuerRSA}, ledger: true, moves: local.MoveTime, make: func(log *slog.Logger) backend.Backend {
 			return local.New(local.Options{Log: log, Crash: crashFunc(), Version: version()})
 		}},
+		"scep": {paths: scep.Paths, make: func(log *slog.Logger) backend.Backend {
+			return scep.New(scep.Options{Log: log, Version: version()})
+		}},
+		"stepca": {paths: stepca.Paths, make: func(log *slog.Logger) backend.Backend {
+			return stepca.New(stepca.Options{Log: log, Version: version()})
+		}},
+		"vault": {paths: vault.Paths, make: func(log *slog.Logger) backend.Backend {
+			return vault.New(vault.Options{Log: log, Version: version()})
+		}},
 	}
+}
+
+// notRSA reports whether the CA of that name is known, before the backend runs, to have another kind of key in its chain than SCEP's
+// clients take. Of those that only the running backend knows it is asked at the start (Runtime.suits).
+func (s shipped) notRSA(issuer string) bool {
+	return slices.Contains(s.issuers, issuer) && !slices.Contains(s.rsa, issuer)
 }
 
 // validate checks a configuration in this process: no file is touched.

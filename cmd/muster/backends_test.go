@@ -2,10 +2,13 @@ package main
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/muster-pki/muster/plugins/backend/upstream"
 )
 
 // TestShippedPaths: every path in a shipped backend's configuration starts from the file's folder, and nothing else changes.
@@ -37,6 +40,60 @@ func TestShippedPaths(t *testing.T) {
 	}
 	if strings.Contains(n.Content[0].Content[1].Value, dir) {
 		t.Error("the file's own tree has changed")
+	}
+}
+
+// TestUpstreamPaths: the files of a backend that is asked over HTTP are found from the file's folder; its URL stays as it is.
+func TestUpstreamPaths(t *testing.T) {
+	var n yaml.Node
+	if err := yaml.Unmarshal([]byte("{url: https://ca.example/a, ca: roots.pem, cert: ra.pem, key: /keys/ra, timeout: 5s}"), &n); err != nil {
+		t.Fatal(err)
+	}
+	c := &Config{dir: t.TempDir()}
+	for _, path := range upstream.Paths {
+		c.resolve(n.Content[0], strings.Split(path, "."))
+	}
+	var got struct{ URL, CA, Cert, Key, Timeout string }
+	if err := n.Decode(&got); err != nil {
+		t.Fatal(err)
+	}
+	if got.URL != "https://ca.example/a" || got.CA != filepath.Join(c.dir, "roots.pem") || got.Cert != filepath.Join(c.dir, "ra.pem") || got.Key != "/keys/ra" || got.Timeout != "5s" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestIssuersKnownAtTheStart: what `config check` says of a shipped backend's CAs, it says of those that it knows alone.
+func TestIssuersKnownAtTheStart(t *testing.T) {
+	known := shipped{issuers: []string{"", "ec", "rsa"}, rsa: []string{"rsa"}}
+	for issuer, want := range map[string]bool{"": true, "ec": true, "rsa": false, "another": false} {
+		if got := known.notRSA(issuer); got != want {
+			t.Errorf("%q: %t", issuer, got)
+		}
+		if (shipped{}).notRSA(issuer) {
+			t.Errorf("%q of a backend that nobody has asked yet", issuer)
+		}
+	}
+}
+
+// TestHolds: a folder that a backend writes to is one process's; files that it reads are anybody's.
+func TestHolds(t *testing.T) {
+	var n yaml.Node
+	if err := yaml.Unmarshal([]byte("{dir: ca, issuers: {a: {import: {cert: a.pem, key: a.key}}}}"), &n); err != nil {
+		t.Fatal(err)
+	}
+	c := &Config{dir: t.TempDir(), Backends: map[string]*BackendConfig{"a": {Plugin: "local", Config: n.Content[0]}, "b": {Plugin: "./own", Config: n.Content[0]}, "c": {Plugin: "local"}}}
+	if got := c.holds("a"); len(got) != 1 || got[0] != filepath.Join(c.dir, "ca") {
+		t.Errorf("%v", got)
+	}
+	if got := append(c.holds("b"), c.holds("c")...); len(got) != 0 {
+		t.Errorf("%v", got)
+	}
+	for name, s := range shippedBackends() {
+		for _, key := range s.holds {
+			if !slices.Contains(s.paths, key) {
+				t.Errorf("%s: %s is no path", name, key)
+			}
+		}
 	}
 }
 

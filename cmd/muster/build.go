@@ -94,7 +94,7 @@ func (p *process) openSealer(ctx context.Context, cfg *Config) (*seal.Sealer, er
 	}
 	kept, err := p.store.Secrets(ctx, "", "", "", 1)
 	if err != nil {
-		return nil, err
+		return nil, unread(err)
 	}
 	if len(kept) > 0 {
 		p.log.Warn("the key that sealed the shared secrets of devices is gone, and a new one is made: none of them can be opened; stop and restore it, or give the devices new secrets", "file", path)
@@ -102,18 +102,24 @@ func (p *process) openSealer(ctx context.Context, cfg *Config) (*seal.Sealer, er
 	return seal.Load(path, true)
 }
 
+// unread is what a store says that cannot be read, as a database that is down: what its driver says names nothing of that.
+func unread(err error) error { return fmt.Errorf("the store cannot be read: %w", err) }
+
 // warnOfOtherKey tells of a key that does not open what the store holds: a backup from before, or another replica's.
 func (p *process) warnOfOtherKey(ctx context.Context, s *seal.Sealer, file string) error {
 	kept, err := p.store.Secrets(ctx, "", "", "", 1)
-	if err != nil || len(kept) == 0 {
-		return err
+	if err != nil {
+		return unread(err)
+	}
+	if len(kept) == 0 {
+		return nil
 	}
 	one, err := p.store.Secret(ctx, kept[0].Endpoint, kept[0].Reference)
 	if errors.Is(err, gateway.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
-		return err
+		return unread(err)
 	}
 	// Which key it is stands before what it is sealed for.
 	if _, err := s.Open(one.Sealed); errors.Is(err, seal.ErrOtherKey) {
@@ -229,7 +235,7 @@ func (rt *Runtime) reusable(cfg *Config, name, key string) (*running, error) {
 	return nil, nil
 }
 
-// holds are the directories of a shipped backend.
+// holds are the folders of a shipped backend that no two processes may have at once. Files that it only reads are none.
 func (c *Config) holds(name string) []string {
 	s := shippedBackends()[c.Backends[name].Plugin]
 	n := c.Backends[name].Config
@@ -238,7 +244,7 @@ func (c *Config) holds(name string) []string {
 		return nil
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		if slices.Contains(s.paths, n.Content[i].Value) {
+		if slices.Contains(s.holds, n.Content[i].Value) {
 			dirs = append(dirs, c.path(n.Content[i+1].Value))
 		}
 	}

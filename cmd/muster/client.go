@@ -177,7 +177,7 @@ type harmless struct{ error }
 func (e harmless) Error() string {
 	lines := strings.Split(e.error.Error(), "\n")
 	for i := range lines {
-		lines[i] = words.Plain(lines[i])
+		lines[i] = words.Plain(strings.ReplaceAll(lines[i], "\t", "    ")) // a configuration's errors are indented by tabs, cobra's suggestions too
 	}
 	return strings.Join(lines, "\n")
 }

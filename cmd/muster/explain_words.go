@@ -154,7 +154,7 @@ var states = map[gateway.State]string{
 	gateway.StateIssuing:     "issuing: the CA is being asked",
 	gateway.StateUnknown:     "unknown: the CA was asked, and it is not known what it did; the gateway is finding out",
 	gateway.StateWaiting:     "waiting: the CA will answer later; the gateway asks again",
-	gateway.StateStuck:       "stuck: it is not known what the CA did, and it cannot be asked; look into the CA's own records and decide",
+	gateway.StateStuck:       "stuck: it is not known what the CA did, and it cannot be asked; look into the CA's own records, then muster settle",
 	gateway.StateUnconfirmed: "unconfirmed: issued, and the device has yet to confirm that it takes the certificate",
 	gateway.StateForwarded:   "forwarded: its messages are passed on, and the last answer did not end it",
 	gateway.StateIssued:      "issued",

@@ -55,12 +55,20 @@ func (rt *Runtime) inquire(ctx context.Context) error {
 			}
 		}
 	}
-	if s := rt.cfg.ServerCertificate; s != nil {
-		if err := rt.issuer(at("server-certificate", "issuer"), s.Backend, s.Issuer); err != nil {
-			errs = append(errs, err)
-		}
+	return errors.Join(append(errs, rt.certifiesUs(described))...)
+}
+
+// certifiesUs reports why the backend of the gateway's own TLS certificate cannot issue it.
+func (rt *Runtime) certifiesUs(described map[string]*backend.Description) error {
+	s := rt.cfg.ServerCertificate
+	if s == nil {
+		return nil
 	}
-	return errors.Join(errs...)
+	err := rt.issuer(at("server-certificate", "issuer"), s.Backend, s.Issuer)
+	if cannot := certifies(described[s.Backend], &ProfileConfig{Backend: s.Backend}); cannot != nil {
+		err = errors.Join(err, rt.cfg.fault(at("server-certificate"), "%v", cannot))
+	}
+	return err
 }
 
 func (rt *Runtime) issuer(path []string, backendName, issuer string) error {
@@ -90,10 +98,37 @@ func certifies(d *backend.Description, p *ProfileConfig) error {
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("backend %s (%s) certifies a PKCS#10 request as it stands and cannot set %s, which this profile decides: "+
-			"name a backend that takes templates, or one that overrides these", p.Backend, d.Name, strings.Join(missing, ", "))
+		return fmt.Errorf("backend %s (%s) certifies a PKCS#10 request as it stands and cannot set %s, which this profile decides: %s",
+			p.Backend, d.Name, strings.Join(missing, ", "), wayOut(missing))
 	}
 	return nil
+}
+
+// wayOut says what can be done about fields that a profile decides and a CA does not set.
+func wayOut(missing []string) string {
+	way := "name a backend that takes templates, or one that overrides these"
+	for _, f := range missing {
+		if f == string(backend.FieldSubject) || f == string(backend.FieldSubjectAltName) {
+			return "leave its subject and san to the request (names are what devices ask for then, and a stage `names` says which they may), " + way
+		}
+	}
+	return way
+}
+
+// templatesHere lists the bodies without a PKCS#10 request, of those that a CMP endpoint takes, that are answered with a certificate of
+// the profile's CA.
+func (c *Config) templatesHere(e *EndpointConfig) (bodies []string) {
+	for _, op := range gateway.Certifying {
+		if _, given := e.stages(op); !given || c.forwardsTo(e, op) != "" {
+			continue
+		}
+		for _, b := range section(e.CMP).TakesFor(op) {
+			if b != cmp.BodyP10CR && !slices.Contains(bodies, string(b)) {
+				bodies = append(bodies, string(b))
+			}
+		}
+	}
+	return bodies
 }
 
 // suits reports why an endpoint's protocol cannot be served with the backend of a profile that it offers.
@@ -109,9 +144,9 @@ func (rt *Runtime) suits(name, profileName string, described map[string]*backend
 		return rt.supersedes(name, d)
 	case gateway.CMP:
 		here := rt.cfg.certifiesHere(e)
-		if here && !slices.Contains(d.Forms, backend.FormTemplate) {
-			return rt.cfg.fault(path, "backend %s (%s) certifies PKCS#10 requests only, and CMP's ir, cr and kur are none, nor can they be made into one: "+
-				"name a backend that takes templates", profile.Backend, d.Name)
+		if crmf := rt.cfg.templatesHere(e); len(crmf) > 0 && !slices.Contains(d.Forms, backend.FormTemplate) {
+			return rt.cfg.fault(path, "backend %s (%s) certifies PKCS#10 requests only, and CMP's %s are none, nor can they be made into one: "+
+				"say `cmp: {bodies: [p10cr]}` to take PKCS#10 requests alone, renewals too, or name a backend that takes templates", profile.Backend, d.Name, strings.Join(crmf, ", "))
 		}
 		if here && !slices.Contains(d.Capabilities, backend.CapRevoke) && section(e.CMP).Unconfirmed != cmp.UnconfirmedKeep {
 			return rt.cfg.fault(at("endpoints", name), "backend %s (%s) cannot revoke, and a certificate that its device does not confirm has to be revoked: "+

@@ -34,8 +34,7 @@ func main() {
 
 // complaint is an error as it is printed: names out of files and messages stand in some, and drive no terminal.
 func complaint(err error) string {
-	text := strings.ReplaceAll(err.Error(), "\t", "    ") // cobra's suggestions have some
-	return "muster: " + strings.ReplaceAll(harmless{errors.New(text)}.Error(), "\n", "\n        ")
+	return "muster: " + strings.ReplaceAll(harmless{err}.Error(), "\n", "\n        ")
 }
 
 // exitCode ends the program with a code, when everything has been said already.

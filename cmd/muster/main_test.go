@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // TestMain lets the test binary be muster: plugins/host runs it as `plugin NAME`, and tests run it as commands.
@@ -19,7 +21,7 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // command is muster with arguments.
@@ -160,6 +162,9 @@ func TestComplaints(t *testing.T) {
 		t.Fatal("it loads")
 	}
 	if got := complaint(err); !strings.HasPrefix(got, "muster: m.yaml:") || strings.ContainsAny(got, "\x1b\u202e") {
+		t.Errorf("%q", got)
+	}
+	if got := (harmless{errors.New("a\n\tb")}).Error(); got != "a\n    b" { // as `muster reload` prints it
 		t.Errorf("%q", got)
 	}
 	if got := complaint(errors.New("a\n\tb")); got != "muster: a\n            b" {

@@ -31,7 +31,7 @@ const (
 	drainTimeout = 25 * time.Second // the CA has 20 s to answer what is under way
 	closeTimeout = 10 * time.Second
 	ownEvery     = 12 * time.Hour // how often the gateway's own certificates are looked at
-	hashesAtOnce = 1              // argon2id computations, 19 MiB each, and as much again until the collector comes
+	hashesAtOnce = 1              // argon2id computations, 12 MiB each, and as much again until the collector comes
 	identityDir  = "identities"   // in the data directory, of RA certificates with their keys
 	sealKey      = "seal.key"     // in the data directory
 
@@ -85,7 +85,7 @@ func newProcess(data, instance string, log *slog.Logger) (*process, error) {
 	p := &process{
 		data: data, runDir: filepath.Join(data, "run"), clock: time.Now, crash: crashFunc(), log: log,
 		registry: prometheus.NewRegistry(), hashing: authz.NewHashing(hashesAtOnce), set: serve.NewSet(log),
-		owns: map[string]*serve.Own{}, reloading: newTurns(), answered: &est.Answers{}, rolled: make(chan struct{}, 1),
+		owns: map[string]*serve.Own{}, reloading: newTurns(), answered: &est.Answers{From: time.Now()}, rolled: make(chan struct{}, 1),
 	}
 	if p.crash == nil {
 		p.crash = func(string) {}

@@ -152,6 +152,63 @@ func TestOverrides(t *testing.T) {
 	}
 }
 
+// A CA that decides validity or usages by its own rules is bounded by what the profile says of them; names that a profile makes, it has
+// to take.
+func TestDecidingCAs(t *testing.T) {
+	const (
+		subject, san = backend.FieldSubject, backend.FieldSubjectAltName
+		validity     = backend.FieldValidity
+		ku, eku      = backend.FieldKeyUsage, backend.FieldExtKeyUsage
+	)
+	names := "    subject: \"CN={{device.serial}}\"\n    san: {dns: [\"{{device.name}}\"]}\n"
+	for name, tc := range map[string]struct {
+		content            string
+		forms              []backend.Form
+		overrides, decides []backend.Field
+		want               string
+	}{
+		"it decides all":                     {"", []backend.Form{backend.FormPKCS10}, nil, []backend.Field{validity, ku, eku, subject, san}, ""},
+		"it decides some, and obeys in some": {"", []backend.Form{backend.FormPKCS10}, []backend.Field{validity}, []backend.Field{ku, eku}, ""},
+		"it says nothing":                    {"", []backend.Form{backend.FormPKCS10}, nil, nil, "cannot set validity, keyUsage, extKeyUsage, which this profile decides: name a backend that takes templates, or one that overrides these"},
+		"it decides no validity":             {"", []backend.Form{backend.FormPKCS10}, nil, []backend.Field{ku, eku}, "cannot set validity, which"},
+		"it decides no usage":                {"", []backend.Form{backend.FormPKCS10}, nil, []backend.Field{validity, eku}, "cannot set keyUsage, which"},
+		"it decides no purposes":             {"", []backend.Form{backend.FormPKCS10}, nil, []backend.Field{validity, ku}, "cannot set extKeyUsage, which"},
+		"names that the profile makes": {names, []backend.Form{backend.FormPKCS10}, nil, []backend.Field{validity, ku, eku, subject, san},
+			"cannot set subject, subjectAltName, which this profile decides: leave its subject and san to the request"},
+		"names that it obeys": {names, []backend.Form{backend.FormPKCS10}, []backend.Field{subject, san}, []backend.Field{validity, ku, eku}, ""},
+		"templates":           {names, []backend.Form{backend.FormTemplate}, nil, nil, ""},
+		"neither":             {"", nil, nil, []backend.Field{validity, ku, eku}, "certifies neither templates nor PKCS#10 requests"},
+	} {
+		c, err := parseConfig("muster.yaml", t.TempDir(), []byte(strings.Replace(good, oldKeys, oldKeys+tc.content, 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &backend.Description{Name: "deciding", Forms: tc.forms, Overrides: tc.overrides, Decides: tc.decides}
+		err = certifies(d, c.Profiles["base-station"])
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+// The gateway's own certificate is one of a CA that can make it.
+func TestServerCertificateOfDecidingCA(t *testing.T) {
+	c, err := parseConfig("muster.yaml", t.TempDir(), []byte(good+"server-certificate: {backend: local}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rt := &Runtime{cfg: c, cas: map[string][]backend.CA{"local": {{Name: "ec"}}}}
+	for want, d := range map[string]*backend.Description{
+		"": {Forms: []backend.Form{backend.FormPKCS10}, Decides: []backend.Field{backend.FieldValidity, backend.FieldKeyUsage, backend.FieldExtKeyUsage}},
+		"server-certificate: backend local (corp) certifies a PKCS#10 request as it stands and cannot set validity": {Name: "corp", Forms: []backend.Form{backend.FormPKCS10}},
+		"certifies neither templates nor PKCS#10": {Forms: []backend.Form{backend.FormExchange}, Capabilities: []backend.Capability{backend.CapExchange}},
+	} {
+		if err := rt.certifiesUs(map[string]*backend.Description{"local": d}); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
 // What a profile says reaches the gateway: shaper, linter, all that is offered.
 func TestProfilesAreFurnished(t *testing.T) {
 	text := strings.Replace(good, oldKeys, oldKeys+"    subject: \"CN={{device.serial}}\"\n  plain: {backend: local, lint: {set: none}}\n  linted: {backend: local}\n", 1)

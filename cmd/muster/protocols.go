@@ -116,7 +116,9 @@ func (p protocol) check(name string, e *EndpointConfig, id *gateway.Identity) er
 func makeCMP(d adapterDeps, all []served) (handler, error) {
 	o := cmp.Options{Gateway: d.gateway, Identity: d.identity, Clock: d.clock, Log: d.log}
 	for _, s := range all {
-		o.Endpoints = append(o.Endpoints, cmp.Endpoint{Name: s.name, Default: s.config.Default, Config: section(s.config.CMP)})
+		o.Endpoints = append(o.Endpoints, cmp.Endpoint{
+			Name: s.name, Default: s.config.Default, Config: section(s.config.CMP), Renews: s.config.Renew != nil || s.config.Rekey != nil,
+		})
 	}
 	return cmp.New(o)
 }

@@ -192,10 +192,14 @@ func TestProtocolsSuitBackends(t *testing.T) {
 		change   func(d *backend.Description)
 		keep     bool
 		revoke   bool
+		cmp      string // further settings
 		cas      []backend.CA
 		want     string
 	}{
 		"CMP":                         {endpoint: "ran"},
+		"CMP, p10cr alone":            {endpoint: "ran", cmp: "bodies: [p10cr]", change: func(d *backend.Description) { d.Forms = []backend.Form{backend.FormPKCS10} }},
+		"CMP, p10cr and kur":          {endpoint: "ran", cmp: "bodies: [p10cr, kur]", change: func(d *backend.Description) { d.Forms = []backend.Form{backend.FormPKCS10} }, want: "certifies PKCS#10 requests only, and CMP's kur are none"},
+		"CMP, PKCS#10, the way out":   {endpoint: "ran", change: func(d *backend.Description) { d.Forms = []backend.Form{backend.FormPKCS10} }, want: "CMP's ir, cr, kur are none, nor can they be made into one: say `cmp: {bodies: [p10cr]}` to take PKCS#10 requests alone, renewals too, or name a backend that takes templates"},
 		"CMP, PKCS#10 only":           {endpoint: "ran", change: func(d *backend.Description) { d.Forms = []backend.Form{backend.FormPKCS10} }, want: ":18: endpoints.ran.profile: backend local (corp) certifies PKCS#10 requests only"},
 		"CMP, no revocation":          {endpoint: "ran", change: func(d *backend.Description) { d.Capabilities = nil }, want: "say `cmp: {unconfirmed: keep}`, or name a backend that revokes"},
 		"CMP, no revocation, kept":    {endpoint: "ran", change: func(d *backend.Description) { d.Capabilities = nil }, keep: true},
@@ -210,6 +214,9 @@ func TestProtocolsSuitBackends(t *testing.T) {
 			text := goodBoth
 			if tc.keep {
 				text = strings.Replace(text, "{confirm-wait: 1h}", "{unconfirmed: keep}", 1)
+			}
+			if tc.cmp != "" {
+				text = strings.Replace(text, "{confirm-wait: 1h}", "{"+tc.cmp+"}", 1)
 			}
 			if tc.revoke {
 				text = strings.Replace(text, "    cmp: {", "    revoke: [own-certificate: {}]\n    cmp: {", 1)
@@ -228,6 +235,37 @@ func TestProtocolsSuitBackends(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", err, tc.want)
 			}
 		})
+	}
+}
+
+// Of the bodies that an endpoint takes some ask for what its pipelines decide on; a message that is passed on is nobody's to certify here.
+func TestBodiesReachPipelines(t *testing.T) {
+	for name, tc := range map[string]struct{ old, new, want string }{
+		"p10cr, which renews":   {"{confirm-wait: 1h}", "{bodies: [p10cr]}", ""},
+		"ir and kur":            {"{confirm-wait: 1h}", "{bodies: [ir, kur]}", ""},
+		"ir alone":              {"{confirm-wait: 1h}", "{bodies: [ir]}", "endpoints.ran.renew: none of the bodies that the endpoint takes (cmp: bodies) asks for that: leave it out, or add kur, or p10cr where kur is not taken"},
+		"kur alone":             {"{confirm-wait: 1h}", "{bodies: [kur]}", "endpoints.ran.enroll: none of the bodies that the endpoint takes (cmp: bodies) asks for that: leave it out, or add ir, cr or p10cr"},
+		"a body that is none":   {"{confirm-wait: 1h}", "{bodies: [csr]}", "bodies"},
+		"none":                  {"{confirm-wait: 1h}", "{bodies: []}", "none would ask for a certificate"},
+		"keys that nobody asks": {"    - names: {}\n    renew:\n    - own-certificate: {}\n    cmp: {confirm-wait: 1h}", "    - keys: {generate: [P-256]}\n    - names: {}\n    renew:\n    - own-certificate: {}\n    cmp: {bodies: [p10cr]}", "a p10cr, which is all that the endpoint takes"},
+		"keys by ir":            {"    - names: {}\n    renew:\n    - own-certificate: {}\n    cmp: {confirm-wait: 1h}", "    - keys: {generate: [P-256]}\n    - names: {}\n    renew:\n    - own-certificate: {}\n    cmp: {bodies: [ir, kur]}", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			text := strings.Replace(goodBoth, "    ra: {cert: ra.pem, key: ra.key}\n", "", 1)
+			_, err := checkConfig(t.Context(), bothIn(t, dir, strings.Replace(text, tc.old, tc.new, 1)))
+			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+				t.Errorf("got  %v\nwant %s", err, tc.want)
+			}
+		})
+	}
+	text := strings.Replace(goodBoth, "    - own-certificate: {}\n    cmp: {confirm-wait: 1h}", "    - own-certificate: {}\n    - forward: {backend: local}\n    cmp: {bodies: [p10cr, kur]}", 1)
+	c, err := parseConfig("muster.yaml", t.TempDir(), []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.templatesHere(c.Endpoints["ran"]); len(got) != 0 {
+		t.Errorf("%v are certified here", got)
 	}
 }
 

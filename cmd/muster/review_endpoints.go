@@ -68,7 +68,7 @@ func (f *review) speaks(name string, e *EndpointConfig) {
 		}
 		// Other backends are asked when they run.
 		if b := f.c.Backends[profile.Backend]; b != nil {
-			if s := shippedBackends()[b.Plugin]; slices.Contains(s.issuers, profile.Issuer) && !slices.Contains(s.rsa, profile.Issuer) {
+			if s := shippedBackends()[b.Plugin]; s.notRSA(profile.Issuer) {
 				f.fail(path, "%s", notRSA(offered, profile.Backend, s.rsa))
 			}
 		}
@@ -126,8 +126,19 @@ func (f *review) pipelines(name string, e *EndpointConfig) {
 		if p, ok := spoken(e.Protocol); given && ok && !p.serves(op) {
 			f.fail(append(slices.Clone(path), string(op)), "%s: leave it out", p.without(op))
 		}
+		if given && op.Certifies() && e.Protocol == gateway.CMP && len(section(e.CMP).TakesFor(op)) == 0 {
+			f.fail(append(slices.Clone(path), string(op)), "none of the bodies that the endpoint takes (cmp: bodies) asks for that: leave it out, or add %s", bodiesFor(op))
+		}
 	}
 	if stages == 0 {
 		f.fail(path, "it allows nothing: give it a pipeline, e.g. enroll")
 	}
+}
+
+// bodiesFor names the bodies of CMP by which the operation can be asked for.
+func bodiesFor(op gateway.Operation) string {
+	if op == gateway.Enroll {
+		return "ir, cr or p10cr"
+	}
+	return "kur, or p10cr where kur is not taken"
 }

@@ -22,7 +22,7 @@ and a CA behind a plugin issues them, exactly once.
 	config := &cobra.Command{Use: "config", Short: "Look at a configuration file", SuggestFor: []string{"check"}}
 	config.AddCommand(newCheckCommand())
 	root.AddCommand(newServeCommand(), newReloadCommand(), newStatusCommand(), newLsCommand(), newExplainCommand(), newPolicyCommand(), config, newPipelineCommand(), newPasswordCommand(), newSecretCommand(),
-		newDeviceCommand(), newPendingCommand(), newApproveCommand(), newDenyCommand(), newChallengeCommand(), newRevokeCommand(), newCACommand(), newAuditCommand(),
+		newDeviceCommand(), newPendingCommand(), newApproveCommand(), newDenyCommand(), newChallengeCommand(), newRevokeCommand(), newSettleCommand(), newCACommand(), newAuditCommand(),
 		newCMPCommand(), newSCEPCommand(), newStoreCommand(), newSimulateCommand(), newPluginCommand(), newVersionCommand())
 	return root
 }

@@ -100,6 +100,9 @@ func (c *Config) checkGenerate(path []string, e *EndpointConfig, p gateway.Pipel
 	if !speaks.generates {
 		return c.fault(path, "the stage keys has the gateway make keys (generate), and %s has no request for one that is served: leave it out, or have the devices make their own", speaks.title)
 	}
+	if s := section(e.CMP); e.Protocol == gateway.CMP && !s.Takes(cmp.BodyIR) && !s.Takes(cmp.BodyCR) && !s.Takes(cmp.BodyKUR) {
+		return c.fault(path, "the stage keys has the gateway make keys (generate), and a p10cr, which is all that the endpoint takes (cmp: bodies), asks for none: leave it out, or take ir, cr or kur")
+	}
 	var errs []error
 	if e.Protocol == gateway.EST && !givesBare(p) && !encrypts(p) {
 		errs = append(errs, c.fault(path, "the stage keys has keys given encrypted alone (wrapping: {required: true}), and there is nothing to encrypt them with: "+

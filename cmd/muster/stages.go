@@ -25,6 +25,17 @@ type stageDeps struct {
 	Hashing    *authz.Hashing // one for the process: it bounds password hashing
 }
 
+// told has the log say what an operator should know of a stage that was made.
+func (d stageDeps) told(s gateway.Stage, err error) (gateway.Stage, error) {
+	if err != nil {
+		return nil, err
+	}
+	if why := authz.DearGuesses(s); why != "" {
+		d.Log.Warn("passwords are dear to compare", "stage", s.Name(), "why", why)
+	}
+	return s, nil
+}
+
 // stageStore is what stages look things up in; gateway.Store is one.
 type stageStore interface {
 	authz.Certificates
@@ -49,7 +60,7 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 	switch name {
 	case "password":
 		return makeStage(file, name, settings, func(c authz.PasswordConfig) (gateway.Stage, error) {
-			return authz.NewPassword(c, deps.Dir, deps.Hashing, deps.Opener, deps.Clock)
+			return deps.told(authz.NewPassword(c, deps.Dir, deps.Hashing, deps.Opener, deps.Clock))
 		})
 	case "shared-secret":
 		return makeStage(file, name, settings, func(c authz.SharedSecretConfig) (gateway.Stage, error) {
@@ -57,7 +68,7 @@ func decodeStage(file string, n *yaml.Node, deps stageDeps) (gateway.Stage, erro
 		})
 	case "challenge":
 		return makeStage(file, name, settings, func(c authz.ChallengeConfig) (gateway.Stage, error) {
-			return authz.NewChallenge(c, deps.Dir, deps.Hashing, deps.Challenges, deps.Clock)
+			return deps.told(authz.NewChallenge(c, deps.Dir, deps.Hashing, deps.Challenges, deps.Clock))
 		})
 	case "vendor-ca":
 		return makeStage(file, name, settings, func(c authz.VendorCAConfig) (gateway.Stage, error) {

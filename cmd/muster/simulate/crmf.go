@@ -5,9 +5,6 @@ import (
 	"crypto/x509"
 	"math/big"
 
-	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
-
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
@@ -35,9 +32,8 @@ func CertRequest(kind cmpmsg.BodyType, subject []byte, key crypto.Signer, contro
 
 // certConf accepts a certificate, by its hash (RFC 9810 section 5.3.18).
 func certConf(der []byte) (*cmpmsg.CertConf, error) {
-	var cert, algorithm cryptobyte.String
-	in := cryptobyte.String(der)
-	if !in.ReadASN1(&cert, cbasn1.SEQUENCE) || !cert.SkipASN1(cbasn1.SEQUENCE) || !cert.ReadASN1Element(&algorithm, cbasn1.SEQUENCE) {
+	algorithm, err := cmpmsg.CertificateAlgorithm(der)
+	if err != nil {
 		return nil, errNoX509
 	}
 	hash, err := pkix.SignatureHash(algorithm)
