@@ -1,9 +1,11 @@
 package e2e
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
+	"context"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/muster-pki/muster/gateway/admin"
 	"github.com/muster-pki/muster/gateway/store"
 	"github.com/muster-pki/muster/gateway/store/storetest/pgtest"
 )
@@ -57,47 +60,69 @@ func (g *instance) enrolsAgain(d *device) {
 	}
 }
 
-// TestReliabilityFailOver ends the primary of a PostgreSQL pair while devices enrol at two replicas, and promotes the standby: whatever
+// persists asks until it has a certificate, and has ended what there is to end.
+func persists(ctx context.Context, c insistent) (*x509.Certificate, error) {
+	again := func(do func() error) (err error) {
+		for range 1500 {
+			if err = do(); !errors.Is(err, errNotYet) {
+				return err
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		return err
+	}
+	var cert *x509.Certificate
+	err := again(func() (err error) {
+		if cert, err = c.goOn(ctx); cert == nil && err == nil {
+			err = errNotYet
+		}
+		return err
+	})
+	if err == nil {
+		err = again(func() error { return c.took(ctx) })
+	}
+	return cert, err
+}
+
+// TestReliabilityFailOver ends the primary of a PostgreSQL pair while devices enrol over the three protocols at two replicas, and promotes the standby: whatever
 // was acknowledged is there, nothing was issued twice, and both go on by themselves. Then the primary comes back as it was.
 func TestReliabilityFailOver(t *testing.T) {
 	if !long {
 		t.Parallel()
 	}
-	devices, clients := scaled(24, 600), scaled(4, 16)
+	devices, clients := scaled(24, 600), scaled(6, 18)
 	primary := pgtest.Start(t, pgtest.Volatile)
 	name := primary.NewDatabase(t)
 	standby := primary.Standby(t, pgtest.Volatile)
 	dsn := pgtest.DSNs(name, primary, standby)
-	secret := sha256.Sum256([]byte(estPassword))
-	replicas, journals := startReplicasAt(t, dsn, "memoryca", t.TempDir(), func(dsn, path, sum, journal string) string {
-		return fmt.Sprintf(replicaConfig, dsn, path, sum, journal, hex.EncodeToString(secret[:]))
-	}, countedEnv(t))
+	replicas, journals, rsaDir := countingReplicasAt(t, dsn, 1_000_000)
 	a, b := replicas[0], replicas[1]
+	challenged(t, replicas, devices)
+	var inventory []admin.Device
+	for i := range devices {
+		inventory = append(inventory, admin.Device{Name: fmt.Sprintf("failing-%d", i)})
+	}
+	for i := range 3 {
+		inventory = append(inventory, admin.Device{Name: fmt.Sprintf("after-%d", i)})
+	}
+	if _, err := a.admin().ImportDevices(t.Context(), inventory, false, func(int, int) {}); err != nil {
+		t.Fatal(err)
+	}
 
 	got, done := &won{}, &atomic.Int64{}
 	next := make(chan int)
 	var wg sync.WaitGroup
+	crowds := []*insistents{a.insistents(), b.insistents()}
 	for client := range clients {
-		g := replicas[client%2]
-		c := g.client(nil)
+		crowd := crowds[client%2]
 		wg.Go(func() {
 			for i := range next {
-				d := newDevice(t, fmt.Sprintf("failing-%d", i))
-				for attempt := 0; ; attempt++ {
-					answer, err := g.enroll(t.Context(), c, d)
-					if err == nil && answer.status == http.StatusOK {
-						got.add(fmt.Sprintf("failing-%d", i), answer.cert)
-						break
-					}
-					if err == nil && answer.status != http.StatusAccepted && answer.status != http.StatusServiceUnavailable {
-						t.Errorf("device %d: %d %s", i, answer.status, answer.body)
-						break
-					}
-					if attempt == 1500 {
-						t.Errorf("device %d has no certificate: %v %v", i, answer, err)
-						break
-					}
-					time.Sleep(20 * time.Millisecond)
+				name := fmt.Sprintf("failing-%d", i)
+				cert, err := persists(t.Context(), crowd.make(i, name))
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+				} else {
+					got.add(name, cert)
 				}
 				done.Add(1)
 			}
@@ -134,7 +159,9 @@ func TestReliabilityFailOver(t *testing.T) {
 	for _, g := range replicas {
 		g.settled()
 	}
-	got.judge(t, "fail-over of PostgreSQL's primary", "failing-", devices, b, inJournals(t, journals, "failing-"), fmt.Sprintf("ready %s after the promotion", worst.Round(time.Millisecond)))
+	issued := inJournals(t, journals, "failing-")
+	maps.Copy(issued, inFolder(t, rsaDir, "failing-"))
+	got.judge(t, "fail-over of PostgreSQL's primary", "failing-", devices, b, issued, fmt.Sprintf("ready %s after the promotion", worst.Round(time.Millisecond)))
 
 	// The former primary comes back as it was, alone and ready to write; all sessions are cut.
 	primary.Launch(t, "synchronous_standby_names=")

@@ -99,7 +99,8 @@ type cmpInsists struct {
 	mu    sync.Mutex
 	d     *cmpDevice
 	ir    []byte
-	waits bool // it was told so, and polls
+	conf  []byte // the certConf, once it is made
+	waits bool   // it was told so, and polls
 }
 
 func (c *cmpInsists) post(ctx context.Context, der []byte) ([]byte, error) {
@@ -158,16 +159,27 @@ func (c *cmpInsists) took(ctx context.Context) error {
 	if c.d.cert == nil { // a later answer to the same bytes said less
 		return errors.New("no certificate to confirm")
 	}
-	answer, err := c.post(ctx, c.d.message(c.d.certConf()))
+	if c.conf == nil {
+		c.conf = c.d.message(c.d.certConf())
+	}
+	answer, err := c.post(ctx, c.conf)
 	if err != nil {
 		return err
 	}
 	m, err := c.d.take(answer)
-	if err == nil && m.Body.Type() != cmpmsg.TypePKIConf {
-		err = fmt.Errorf("certConf: %s %s", m.Body.Type(), failure(m))
+	switch {
+	case err != nil:
+		return err
+	case failure(m) == "systemUnavail":
+		return errNotYet
+	case m.Body.Type() != cmpmsg.TypePKIConf:
+		return fmt.Errorf("certConf: %s %s", m.Body.Type(), failure(m))
 	}
-	return err
+	return nil
 }
+
+// errNotYet is what took returns to a client that has to come back.
+var errNotYet = errors.New("not yet")
 
 // scepInsists is one over SCEP. It shares its key with others: the request is the transactionID's.
 type scepInsists struct {

@@ -36,6 +36,14 @@ endpoints:
     listeners: [https]
     profile: device
     enroll: [client-certificate: {cas: [vendor.pem]}, keys: {pop: [tls-binding]}, names: {}]
+  digest: &digest
+    protocol: est
+    listeners: [https]
+    profile: device
+    est: {http-auth: [digest]}
+    enroll: [password: {file: digest.users}, names: {san: {dns: {}}}]
+    renew: [own-certificate: {}]
+  digest2: *digest
   cmp: &cmp
     protocol: cmp
     listeners: [http]
@@ -45,6 +53,16 @@ endpoints:
     renew: [own-certificate: {endpoints: [cmp, cmp2]}]
     revoke: [own-certificate: {endpoints: [cmp, cmp2]}]
   cmp2: *cmp
+  relayed: &relayed
+    protocol: cmp
+    listeners: [http]
+    profile: device
+    cmp: {clock-skew: any}
+    enroll:
+      - ra: {certificates: [lra1.pem, lra2.pem], nested: true}
+      - shared-secret: {secrets: {factory: {file: factory.secret}, other: {file: other.secret}}}
+      - names: {san: {dns: {}}}
+  relayed2: *relayed
   vendor: &vendor
     protocol: cmp
     listeners: [http]
@@ -108,7 +126,16 @@ func TestReliabilityReplay(t *testing.T) {
 	}
 	users := "device-1:{sha256}" + sha256Hex("password 1") + "\ndevice-2:{sha256}" + sha256Hex("password 2") + "\n"
 	vendor := vendorOf(t)
-	g := configured(t, replayConfig, "users", users, "factory.secret", "the secret of device 1\n", "other.secret", "the secret of device 2\n",
+	_, certify := certifier(t, "RA CA")
+	ras := relaysOf(func(name string) *device { return certify(name) })
+	var digests string
+	for _, user := range []string{"1", "2"} {
+		for _, realm := range []string{"digest", "digest2"} {
+			digests += "device-" + user + ":" + digestForm(t, "device-"+user, realm, "password "+user) + "\n"
+		}
+	}
+	g := configured(t, replayConfig, "users", users, "digest.users", digests, "seal.key", digestSealKey,
+		"lra1.pem", certificatePEM(ras.one.cert), "lra2.pem", certificatePEM(ras.two.cert), "factory.secret", "the secret of device 1\n", "other.secret", "the secret of device 2\n",
 		"challenges", heldSecret(t, "the challenge"), "vendor.pem", certificatePEM(vendor.cert))
 	g.muster("device", "add", "bts-1", "--serial", "SN-1")
 	g.muster("device", "add", "bts-2", "--serial", "SN-2")
@@ -125,7 +152,9 @@ func TestReliabilityReplay(t *testing.T) {
 	}
 	w.strangers = b.cert
 	w.recordEST(vendor)
+	w.recordDigest()
 	w.recordCMP(vendor)
+	w.recordNested(ras)
 	w.recordSCEP()
 
 	want := replayed(t)

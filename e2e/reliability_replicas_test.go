@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/gateway/admin"
+	"github.com/muster-pki/muster/gateway/store/storetest/pgtest"
 	"github.com/muster-pki/muster/plugins/backend/backendtest"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
@@ -75,6 +76,13 @@ const estPassword = "0123456789abcdef0123456789abcdef"
 // countingReplicas starts two replicas that share what replicas share; quota is how many the CMP endpoint issues.
 func countingReplicas(t *testing.T, quota int) (replicas []*instance, journals []string, rsaDir string) {
 	t.Helper()
+	cluster := pgtest.Start(t, pgtest.Volatile)
+	return countingReplicasAt(t, cluster.DSN(cluster.NewDatabase(t)), quota)
+}
+
+// countingReplicasAt is countingReplicas over a database that there is.
+func countingReplicasAt(t *testing.T, dsn string, quota int) (replicas []*instance, journals []string, rsaDir string) {
+	t.Helper()
 	dir := t.TempDir()
 	rsaDir = filepath.Join(dir, "rsa")
 	if err := os.Mkdir(rsaDir, 0o700); err != nil {
@@ -87,7 +95,7 @@ func countingReplicas(t *testing.T, quota int) (replicas []*instance, journals [
 		}
 	}
 	secret := sha256.Sum256([]byte(estPassword))
-	replicas, journals = startReplicas(t, dir, func(dsn, _, sum, journal string) string {
+	replicas, journals = startReplicasAt(t, dsn, "memoryca", dir, func(dsn, _, sum, journal string) string {
 		return fmt.Sprintf(countedConfig, dsn, sum, journal, rsaSum, rsaDir, hex.EncodeToString(secret[:]), quota)
 	}, countedEnv(t))
 	return replicas, journals, rsaDir
@@ -99,6 +107,18 @@ func countedEnv(t *testing.T) func(g *instance) map[string]string {
 			"MUSTER_HTTP": "http://" + g.listening("http"), "MUSTER_HTTPS": "https://" + g.listening("https"), "MUSTER_CA": memoryRoot(t, g.dir),
 			"MUSTER_EST_USER": "factory", "MUSTER_EST_PASSWORD": estPassword, "MUSTER_CMP_REF": "factory", "MUSTER_CMP_SECRET": factorySecret,
 		}
+	}
+}
+
+// challenged has the clients of SCEP ask with one challenge, which is good so many times.
+func challenged(t *testing.T, replicas []*instance, uses int) {
+	t.Helper()
+	c, err := replicas[0].admin().NewChallenge(t.Context(), admin.NewChallenge{Endpoint: "phones", Uses: int64(uses), NotAfter: new(time.Now().Add(time.Hour))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range replicas {
+		g.env["MUSTER_SCEP_CHALLENGE"] = c.Challenge
 	}
 }
 

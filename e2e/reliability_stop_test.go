@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -282,7 +283,8 @@ func TestReliabilityRollingRestart(t *testing.T) {
 		t.Parallel()
 	}
 	rounds, each := scaled(1, 10), scaled(100, 1000)
-	replicas, journals, _ := countingReplicas(t, 1_000_000)
+	replicas, journals, rsaDir := countingReplicas(t, 1_000_000)
+	challenged(t, replicas, 2*each)
 	var inventory []admin.Device
 	for i := range 6 * each {
 		inventory = append(inventory, admin.Device{Name: fmt.Sprintf("roll-%d-%d", i/each, i%each)})
@@ -294,7 +296,7 @@ func TestReliabilityRollingRestart(t *testing.T) {
 	over, worst := make(chan struct{}), &slowest{}
 	var clients sync.WaitGroup
 	for i := range 6 {
-		enroll := replicas[i%2].exactEnroll(i/2%2, i < 4, replicas[1-i%2])
+		enroll := replicas[i%2].exactEnroll(i/2, i%2 == 0, replicas[1-i%2])
 		clients.Go(func() {
 			for n := range each {
 				select {
@@ -330,6 +332,7 @@ func TestReliabilityRollingRestart(t *testing.T) {
 	close(over)
 	clients.Wait()
 	issued, stored, twice := inJournals(t, journals, "roll-"), replicas[0].inStore("roll-"), 0
+	maps.Copy(issued, inFolder(t, rsaDir, "roll-"))
 	for name, n := range issued {
 		if n != 1 || stored[name] != 1 {
 			twice += n - 1

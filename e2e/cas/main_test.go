@@ -38,5 +38,7 @@ func prepared(m *testing.M) (int, error) {
 	if out, err := exec.Command("go", "build", "-o", binary, "../../cmd/muster").CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	return m.Run(), nil
+	code := m.Run()
+	printTable(os.Stdout)
+	return code, nil
 }

@@ -127,6 +127,16 @@ func (g *Gateway) Stop() {
 	}
 }
 
+// Kill ends it as a power cut would.
+func (g *Gateway) Kill() {
+	if g.cmd == nil || g.cmd.Process == nil {
+		return
+	}
+	g.cmd.Process.Kill() //nolint:errcheck // it may have ended
+	<-g.exited
+	g.cmd = nil
+}
+
 // Run runs a command in the gateway's folder: what it printed, and whether it succeeded.
 func (g *Gateway) Run(name string, args ...string) (string, bool) {
 	g.T.Helper()

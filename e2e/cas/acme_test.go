@@ -1,0 +1,236 @@
+//go:build cas
+
+package cas
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/muster-pki/muster/e2e/running"
+)
+
+// acmeConfig is a gateway for devices that serve TLS; %s is the configuration of the backend.
+const acmeConfig = `version: 1
+listeners:
+  http: {address: 127.0.0.1:0}
+  tls: {address: 127.0.0.1:0, tls: {cert: ra.pem, key: ra.key}}
+store: sqlite:muster.db
+distribution: {listeners: [http]}
+backends:
+  web: {plugin: acme, config: {%s}}
+profiles:
+  server: {backend: web, validity: 90d, key-usage: [digitalSignature, keyEncipherment], ext-key-usage: [serverAuth, clientAuth]}
+endpoints:
+  servers:
+    protocol: est
+    listeners: [tls]
+    default: true
+    profile: server
+    enroll: [password: {file: users}, names: {common-name: "[a-z0-9.-]+", san: {dns: {pattern: "[a-z0-9-]+[.]example[.]test"}}}]
+    renew: [own-certificate: {}]
+    est: {retry-after: 1s}
+`
+
+// pebble is the CA of Let's Encrypt's for tests: it validates names for real, binds accounts, and takes three nonces of ten for bad.
+type pebble struct {
+	directory, management string
+	log                   *running.Output
+	answers               string // the folder that the names' web server shows
+	hides                 atomic.Bool
+}
+
+func startPebble(t *testing.T, files *running.Gateway) *pebble {
+	t.Helper()
+	p := &pebble{answers: files.File("answers"), log: &running.Output{}}
+	if err := os.Mkdir(p.answers, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	show := http.StripPrefix("/.well-known/acme-challenge/", http.FileServer(http.Dir(p.answers)))
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p.hides.Load() {
+			http.NotFound(w, r)
+			return
+		}
+		show.ServeHTTP(w, r)
+	}))
+	t.Cleanup(web.Close)
+	_, port, err := net.SplitHostPort(web.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := func() string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		return l.Addr().String()
+	}
+	p.directory, p.management = free(), free()
+	files.Write("pebble.json", fmt.Sprintf(`{"pebble": {"listenAddress": %q, "managementListenAddress": %q, "certificate": %q, "privateKey": %q, "httpPort": %s, "tlsPort": 5001,
+"externalAccountBindingRequired": true, "externalAccountMACKeys": {"kid-1": "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"},
+"retryAfter": {"authz": 1, "order": 1}, "profiles": {"default": {"description": "The only one", "promoteCommonName": true, "validityPeriod": 5184000}}}}`, p.directory, p.management, files.File("ra.pem"), files.File("ra.key"), port))
+	cmd := exec.Command(filepath.Join(tools, "bin", "pebble"), "-config", files.File("pebble.json"), "-strict", "-dnsserver", names(t))
+	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_VA_ALWAYS_VALID=0", "PEBBLE_WFE_NONCEREJECT=30", "PEBBLE_AUTHZREUSE=0")
+	serves(t, p.directory, cmd)
+	p.log = cmd.Stdout.(*running.Output)
+	files.Sh(`curl -sS --fail --retry 5 --retry-connrefused --cacert ops-ca.pem https://` + p.management + `/intermediates/0 > chain.pem
+curl -sS --fail --cacert ops-ca.pem https://` + p.management + `/roots/0 > root.pem; cat root.pem >> chain.pem`)
+	return p
+}
+
+// issued is how many certificates pebble has issued.
+func (p *pebble) issued() int { return strings.Count(p.log.String(), "Issued certificate serial") }
+
+// enrolled wants a certificate for the name, and says what the CA said where the request failed.
+func (p *pebble) enrolled(g *running.Gateway, name string) {
+	g.T.Helper()
+	for range 60 {
+		if _, ok := device(g, "", name); ok {
+			return
+		}
+		if g.State(name) == "failed" {
+			break
+		}
+		time.Sleep(time.Second)
+	}
+	g.T.Fatalf("%s has no certificate\n%s\n%s", name, g.Log, p.log)
+}
+
+// names is a DNS server, over TCP as pebble asks, to which every name is 127.0.0.1 (RFC 1035 sections 4.1 and 4.2.2).
+func names(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go resolve(conn)
+		}
+	}()
+	return l.Addr().String()
+}
+
+func resolve(conn net.Conn) {
+	defer conn.Close()
+	for {
+		size := make([]byte, 2)
+		if _, err := io.ReadFull(conn, size); err != nil {
+			return
+		}
+		q := make([]byte, int(size[0])<<8|int(size[1]))
+		if _, err := io.ReadFull(conn, q); err != nil {
+			return
+		}
+		end := 12
+		for end < len(q) && q[end] != 0 {
+			end += int(q[end]) + 1
+		}
+		if end += 5; end > len(q) {
+			return
+		}
+		answer := append([]byte{}, q[:end]...)
+		answer[2], answer[3] = 0x84, 0 // an authoritative answer
+		clear(answer[6:12])
+		if answer[end-4] == 0 && answer[end-3] == 1 { // A
+			answer[7] = 1
+			answer = append(answer, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4, 127, 0, 0, 1)
+		}
+		if _, err := conn.Write(append([]byte{byte(len(answer) >> 8), byte(len(answer))}, answer...)); err != nil {
+			return
+		}
+	}
+}
+
+// Pebble: a device gets a certificate for its name, renews it and has it revoked; and deaths at each crash point.
+func TestACMEPebble(t *testing.T) {
+	files := &running.Gateway{T: t, Dir: t.TempDir()}
+	files.Sh(raFiles)
+	p := startPebble(t, files)
+	files.Sh("mkdir shared; cp ops-ca.pem ra.pem ra.key root.pem chain.pem shared/")
+	program, err := crashing()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Sprintf(`url: "https://%s/dir", ca: ops-ca.pem, chain: chain.pem, account-key: account.pem, terms-agreed: true, contact: ["mailto:pki@example.test"], `+
+		`external-account: {kid: kid-1, key: eab.key}, http-01: {dir: %s}`, p.directory, p.answers)
+	g := running.Start(t, program, nil, fmt.Sprintf(acmeConfig, config), `cp `+files.File("shared")+`/* .
+printf 'factory:%s\n' "$(printf 'pass word\n' | "$MUSTER" password)" > users
+printf 'zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W\n' > eab.key; chmod 600 users eab.key ra.key`)
+	chain(g)
+	request := func(name string) {
+		g.Sh(fmt.Sprintf(`openssl req -new -newkey rsa:2048 -nodes -keyout %[1]s.key -subj /CN=%[1]s -addext 'subjectAltName=DNS:%[1]s' -outform DER -out %[1]s.csr`, name))
+	}
+	const first = "gw-1.example.test"
+	request(first)
+	if out, ok := device(g, "", first); ok || !strings.HasPrefix(out, "202") {
+		t.Errorf("an order that is not proven yet: %s", out)
+	}
+	p.enrolled(g, first)
+	g.Sh(`openssl x509 -in ` + first + `.pem -noout -ext subjectAltName | grep DNS:` + first)
+	if mode := g.Sh("stat -c %a account.pem"); mode != "600\n" {
+		t.Errorf("the account key's mode is %s", mode)
+	}
+	if left := g.Sh("ls " + p.answers); left != "" {
+		t.Errorf("answers to challenges stay: %s", left)
+	}
+
+	// A renewal is another order.
+	g.Sh(`for i in $(seq 60); do
+	openssl base64 -in ` + first + `.csr | curl -sS --cacert ops-ca.pem --cert ` + first + `.pem --key ` + first + `.key -H 'Content-Type: application/pkcs10' --data-binary @- -w '%{http_code}' -o new.b64 https://` + g.Listener("tls") + `/.well-known/est/simplereenroll > new.status
+	test "$(cat new.status)" = 202 || break; sleep 1; done; test "$(cat new.status)" = 200 || { cat new.status new.b64; exit 1; }
+openssl base64 -d -A -in new.b64 | openssl pkcs7 -inform DER -print_certs -out new.pem; openssl verify -CAfile root.pem -untrusted untrusted.pem new.pem
+test "$(openssl x509 -noout -serial -in new.pem)" != "$(openssl x509 -noout -serial -in ` + first + `.pem)"`)
+
+	serial := strings.TrimPrefix(strings.TrimSpace(g.Sh("openssl x509 -noout -serial -in new.pem")), "serial=")
+	g.Muster("revoke", "--yes", serial, "--reason", "keyCompromise")
+	g.Sh(`for i in $(seq 20); do curl -sS --cacert ops-ca.pem https://` + p.management + `/cert-status-by-serial/` + strings.ToLower(serial) + ` > status; grep -q Revoked status && exit 0; sleep 1; done; cat status; exit 1`)
+
+	// A name whose server does not show the answer.
+	p.hides.Store(true)
+	const hidden = "hidden.example.test"
+	request(hidden)
+	device(g, "", hidden)
+	inState(g, hidden, "failed")
+	p.hides.Store(false)
+
+	want := p.issued()
+	if want != 2 {
+		t.Errorf("pebble issued %d certificates", want)
+	}
+	for _, point := range crashPoints {
+		name := strings.ReplaceAll(strings.TrimPrefix(point, "gateway."), ".", "-") + ".example.test"
+		request(name)
+		dies(g, point)
+		if out, ok := device(g, "", name); ok {
+			t.Errorf("%s: the gateway did not die: %s", point, out)
+		}
+		g.Again()
+		p.enrolled(g, name)
+		if want++; p.issued() != want {
+			t.Errorf("%s: pebble has issued %d certificates, not %d", point, p.issued(), want)
+		}
+	}
+	row(t, backendRow{
+		Backend: "acme (pebble 2.10.1)",
+		PKCS10:  "yes: EST, http-01 validated, external account binding", CRMF: "no: PKCS#10 only, refused when loaded", Renew: "yes: another order",
+		Revoke: "yes: by the account; pebble says Revoked", Poll: "yes: the order's URL is the ticket", CRL: "no: ACME has none", CAChain: "yes: by file, checked against what is issued",
+		IdempotentRetry: "lookup: issue makes an order and poll finalizes it; 30 % bad nonces, 4 crash points, one certificate each",
+	})
+}
