@@ -91,19 +91,16 @@ func (c *CA) challengeOf(client *acme.Client, authz *acme.Authorization, ch *acm
 type folder string
 
 func (f folder) present(_ context.Context, ch *challenge) error {
-	tmp, err := os.CreateTemp(string(f), ".new-*")
+	// By the token's name: one that a killed process left is written over by the next try.
+	tmp := filepath.Join(string(f), ".new-"+ch.token)
+	err := os.WriteFile(tmp, []byte(ch.answer), 0o644)
+	if err == nil {
+		err = os.Chmod(tmp, 0o644) // a web server reads it, whatever our umask
+	}
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.WriteString(ch.answer)
-	if err == nil {
-		err = tmp.Chmod(0o644) // a web server reads it
-	}
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), filepath.Join(string(f), ch.token))
+	return os.Rename(tmp, filepath.Join(string(f), ch.token))
 }
 
 func (f folder) cleanup(_ context.Context, ch *challenge) error {

@@ -23,7 +23,7 @@ import (
 const acmeConfig = `version: 1
 listeners:
   http: {address: 127.0.0.1:0}
-  tls: {address: 127.0.0.1:0, tls: {cert: ra.pem, key: ra.key}}
+  tls: {address: "localhost:0", tls: {cert: ra.pem, key: ra.key}}
 store: sqlite:muster.db
 distribution: {listeners: [http]}
 backends:
