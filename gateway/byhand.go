@@ -4,19 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
-// SettleStuck ends a transaction of which nobody but the operator can know what became (StateStuck), with what he found in the CA's own
-// records: the certificate that was issued, DER, its chain in got where it is not one of the backend's CAs; or nil: nothing was
+// SettleStuck ends a transaction of which nobody but the operator knows what became, because its CA cannot be asked (StateStuck) or does
+// not say (StateUnknown, StateWaiting), with what he found in the CA's own records: the certificate that was issued, DER, its chain in got where it is not one of the backend's CAs; or nil: nothing was
 // issued, and nothing will be. The certificate has to be what was asked for, as if the CA had answered with it; then the device
 // gets it when it asks again. After a nil the request has failed, what it had used up is given back, and the device may ask anew.
 //
-// The error is an *Error: UnknownCert when there is no such transaction; NotAuthorized, wrapping ErrStale, when it is not stuck;
-// BadTemplate when the certificate is another one, with nothing changed.
+// The error is an *Error: UnknownCert when there is no such transaction; NotAuthorized, wrapping ErrStale, when it is none of these, or the
+// CA is just being asked; BadTemplate when the certificate is another one, with nothing changed.
 func (g *Gateway) SettleStuck(ctx context.Context, id string, got *backend.Issuance, actor, note string) (*Transaction, error) {
 	t, err := g.store.Transaction(ctx, id)
 	switch {
@@ -24,8 +25,8 @@ func (g *Gateway) SettleStuck(ctx context.Context, id string, got *backend.Issua
 		return nil, &Error{Reason: UnknownCert, Detail: "no such transaction", Err: err}
 	case err != nil:
 		return nil, unavailable("the store cannot be read", err)
-	case t.State != StateStuck || t.Intent == nil:
-		return nil, &Error{Reason: NotAuthorized, Detail: "the transaction is not stuck: it is " + string(t.State), Err: ErrStale}
+	case t.Intent == nil || !slices.Contains([]State{StateStuck, StateUnknown, StateWaiting}, t.State):
+		return nil, &Error{Reason: NotAuthorized, Detail: "what became of it is known: it is " + string(t.State), Err: ErrStale}
 	}
 	w := g.worksFor(t)
 	rt := w.runtime.Load()
@@ -36,9 +37,16 @@ func (g *Gateway) SettleStuck(ctx context.Context, id string, got *backend.Issua
 	} else if got, err = w.foundByHand(ctx, a, got); err != nil {
 		return nil, &Error{Reason: BadTemplate, Detail: "it is not the certificate that was asked for: " + err.Error(), Err: err}
 	}
+	if t.State != StateStuck {
+		if a.epoch, err = g.store.LeaseWork(ctx, id, g.lease()); errors.Is(err, ErrStale) {
+			return nil, &Error{Reason: NotAuthorized, Detail: "the CA is being asked just now: try again", Err: err}
+		} else if err != nil {
+			return nil, unavailable("the outcome cannot be recorded", err)
+		}
+	}
 	if _, _, err := w.settle(ctx, a, got, failure); err != nil {
 		if errors.Is(err, ErrStale) {
-			return nil, &Error{Reason: NotAuthorized, Detail: "the transaction is no longer stuck", Err: ErrStale}
+			return nil, &Error{Reason: NotAuthorized, Detail: "what became of it is known meanwhile", Err: ErrStale}
 		}
 		return nil, unavailable("the outcome cannot be recorded", err)
 	}

@@ -2,8 +2,10 @@ package gateway_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/plugins/backend"
@@ -74,6 +76,40 @@ func TestSettledByHand(t *testing.T) {
 		}
 		if w.state(r.ID) != gateway.StateStuck || w.memory.Revoked("elsewhere") {
 			t.Errorf("%s; revoked: %t", w.state(r.ID), w.memory.Revoked("elsewhere"))
+		}
+	})
+	t.Run("unknown, and waiting", func(t *testing.T) {
+		for state, change := range map[gateway.State]func(*twisted){
+			gateway.StateUnknown: func(b *twisted) {
+				b.issue = func(context.Context, *backend.IssueRequest) (*backend.Issuance, error) {
+					return nil, errors.New("lost")
+				}
+				b.lookup = func(context.Context, string) (*backend.Outcome, error) { return nil, errors.New("no answer") }
+			},
+			gateway.StateWaiting: func(b *twisted) {
+				b.issue = func(context.Context, *backend.IssueRequest) (*backend.Issuance, error) {
+					return &backend.Issuance{Ticket: "t"}, nil
+				}
+				b.poll = func(context.Context, string) (*backend.Issuance, error) { return nil, errors.New("swept") }
+			},
+		} {
+			w := newWorld(t, backendtest.FaultPlan{})
+			b := &twisted{}
+			change(b)
+			w.twist(b)
+			r := w.request("device-1")
+			if _, err := w.gw.Enroll(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+			if w.work(time.Minute); w.state(r.ID) != state {
+				t.Fatalf("%s, not %s", w.state(r.ID), state)
+			}
+			if tr, err := w.gw.SettleStuck(t.Context(), r.ID, nil, "anna", ""); err != nil || tr.State != gateway.StateFailed {
+				t.Errorf("%s: %+v, %v", state, tr, err)
+			}
+			if w.work(time.Hour); w.state(r.ID) != gateway.StateFailed {
+				t.Errorf("%s: it is %s", state, w.state(r.ID))
+			}
 		}
 	})
 	t.Run("nobody's", func(t *testing.T) {

@@ -190,6 +190,9 @@ type Store interface {
 	// are. Each row's epoch grows. What was due first comes first, as far as backends in turn allow.
 	ClaimDue(ctx context.Context, lease time.Duration, limit int, free func(backend string) int) ([]Work, error)
 
+	// LeaseWork leases the work that finds out what a CA did (settle, poll) to this instance, for an operator who knows it. ErrStale when the
+	// transaction has none, or somebody is at it.
+	LeaseWork(ctx context.Context, transaction string, lease time.Duration) (epoch int64, err error)
 	// AskAgain records that the transaction's CA is asked again from now on (Transaction.Updated), by who holds the lease of the
 	// epoch. ErrStale as Settle.
 	AskAgain(ctx context.Context, transaction string, epoch int64, now time.Time) error
@@ -226,6 +229,7 @@ type Store interface {
 	Holds
 	Deliveries
 	Forwards
+	Reroutes
 	Messages
 	Revocations
 	Paces

@@ -54,7 +54,7 @@ type RevokeQuery struct {
 	All         bool   // with Device: all its valid certificates
 }
 
-// Settle ends a stuck transaction with what was found at its CA. Errors as Approve; *Error has status 409 too when the certificate is
+// Settle ends a transaction whose CA does not say what it did, with what was found there. Errors as Approve; *Error has status 409 too when the certificate is
 // not the one that was asked for.
 func (c *Client) Settle(ctx context.Context, id string, f Finding) (*Transaction, error) {
 	out := &Transaction{}

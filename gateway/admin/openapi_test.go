@@ -37,7 +37,7 @@ var calls = map[string]call{
 	"GET /v1/transactions/{id}":          {"Show all that is known of one, by its ID or at least 6 characters of its beginning or end.", nil, nil, Transaction{}, ""},
 	"POST /v1/transactions/{id}/approve": {"Approve a held request. With the last approval that it takes, the CA is asked.", nil, Decision{}, Transaction{}, ""},
 	"POST /v1/transactions/{id}/deny":    {"Deny a held request.", nil, Decision{}, Transaction{}, ""},
-	"POST /v1/transactions/{id}/settle":  {"Say what became of a stuck transaction, by the CA's own records.", nil, Finding{}, Transaction{}, ""},
+	"POST /v1/transactions/{id}/settle":  {"Say what became of a transaction that is stuck, unknown or waiting, by the CA's own records.", nil, Finding{}, Transaction{}, ""},
 	"GET /v1/certificates": {"List certificates, the newest first.", append([]string{
 		"device: only its own", "requester: only its own", "valid: \"now\": neither expired nor revoked", "before: ID of a transaction; only older ones"}, paging...), nil, CertificateList{}, ""},
 	"POST /v1/certificates/revoke": {"Revoke a certificate, or all of a device.", nil, RevokeOrder{}, RevokeResult{}, ""},

@@ -6,11 +6,10 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
-// settle ends a stuck transaction with what the operator found at the CA.
+// settle ends a transaction whose CA does not say what it did, with what the operator found at the CA.
 func (s *Server) settle(c echo.Context) error {
 	if _, err := known(c); err != nil {
 		return err
@@ -30,9 +29,6 @@ func (s *Server) settle(c echo.Context) error {
 	t, err := s.find(ctx, param(c, "id"))
 	if err != nil {
 		return err
-	}
-	if t.State != gateway.StateStuck {
-		return conflict("the transaction is not stuck: it is %s", t.State)
 	}
 	if t, err = s.config.Gateway.SettleStuck(ctx, t.ID, got, actorOf(c), in.Note); err != nil {
 		return err

@@ -31,7 +31,7 @@ func TestSettle(t *testing.T) {
 		"a key":           {id(2), Finding{Certificate: strings.ReplaceAll(certificate, "CERTIFICATE", "PRIVATE KEY")}, 400, `PEM of type "PRIVATE KEY"`},
 		"many":            {id(2), Finding{Certificate: strings.Repeat(certificate, 12)}, 400, "others behind it"},
 		"two lines":       {id(2), Finding{Never: true, Note: "a\nb"}, 400, "cannot be printed"},
-		"not stuck":       {id(3), Finding{Never: true}, 409, "is not stuck: it is issued"},
+		"late":            {id(3), Finding{Never: true, Note: "late"}, 409, ""},
 		"nobody's":        {id(77), Finding{Never: true}, 404, ""},
 	} {
 		if _, err := c.Settle(t.Context(), c2.id, c2.f); status(err) != c2.status || !strings.Contains(err.Error(), c2.want) {

@@ -37,7 +37,7 @@ type Decision struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// Finding is the body of POST /v1/transactions/{id}/settle: what the CA's own records have of a stuck transaction. One of the first two.
+// Finding is the body of POST /v1/transactions/{id}/settle: what the CA's own records have of a transaction that is stuck, unknown or waiting. One of the first two.
 type Finding struct {
 	Certificate string `json:"certificate,omitempty"` // PEM: it was issued; its chain behind it, where it is not the backend's own
 	Never       bool   `json:"never,omitempty"`       // nothing was issued, nor will be

@@ -52,6 +52,7 @@ const (
 
 	// Work and revocation.
 	claimDue
+	leaseWork
 	askAgain
 	postponeWork
 	eraseKeyOfCertificate
@@ -181,6 +182,8 @@ var texts = [statements]string{
 		UPDATE work SET owner = $1, lease_until = now($4) + $2, epoch = epoch + 1, attempts = attempts + 1
 		WHERE tx IN (SELECT tx FROM due)
 		RETURNING tx, kind, backend, due, attempts - 1, owner, epoch, note`,
+	leaseWork: `UPDATE work SET owner = $2, lease_until = now($4) + $3, epoch = epoch + 1
+		WHERE tx = $1 AND kind IN ('settle', 'poll') AND lease_until <= now($4) RETURNING epoch`,
 	askAgain: `UPDATE transactions SET updated = $4
 		WHERE id = $1 AND EXISTS (SELECT 1 FROM work WHERE tx = $1 AND owner = $2 AND epoch = $3)`,
 	postponeWork: `UPDATE work SET owner = '', lease_until = 0, due = now($6) + $4, note = $5

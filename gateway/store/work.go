@@ -3,6 +3,8 @@ package store
 import (
 	"cmp"
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -75,6 +77,24 @@ func (s *Store) dueBackends(ctx context.Context) ([]string, error) {
 		return err
 	})
 	return backends, err
+}
+
+// LeaseWork is gateway.Store.
+func (s *Store) LeaseWork(ctx context.Context, transaction string, lease time.Duration) (epoch int64, err error) {
+	if lease <= 0 {
+		return 0, fmt.Errorf("a lease of %v", lease)
+	}
+	err = s.write(ctx, func(u unit) error {
+		err := u.queryRow(leaseWork, transaction, s.instance, lease.Microseconds(), s.dbNow()).Scan(&epoch)
+		if errors.Is(err, sql.ErrNoRows) {
+			return gateway.ErrStale
+		}
+		if err != nil {
+			return fmt.Errorf("work of %s: %w", transaction, err)
+		}
+		return nil
+	})
+	return epoch, err
 }
 
 // AskAgain is gateway.Store.

@@ -88,6 +88,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"claim due by CA", testClaimDueByCA},
 		{"postpone", testPostpone},
 		{"asked again", testAskAgain},
+		{"leased by hand", testLeaseWork},
 		{"take-over by another instance", testTakeOver},
 		{"database's clock", testDatabaseClock},
 		{"transactions", testTransactions},

@@ -165,6 +165,30 @@ func testAskAgain(e *env) {
 	e.wantErr(e.s.AskAgain(e.ctx(), tx.ID, w.Epoch, at), gateway.ErrStale)
 }
 
+func testLeaseWork(e *env) {
+	tx, epoch := e.begun()
+	_, err := e.s.LeaseWork(e.ctx(), tx.ID, lease)
+	e.wantErr(err, gateway.ErrStale) // who issues is at it
+	e.must(e.s.Settle(e.ctx(), e.unknown(tx, epoch)))
+	mine, err := e.s.LeaseWork(e.ctx(), tx.ID, lease)
+	e.must(err)
+	e.clock.Advance(time.Second)
+	if due := e.due(e.s); len(due) != 0 {
+		e.Errorf("leased, and taken all the same: %+v", due)
+	}
+	_, err = e.s.LeaseWork(e.ctx(), tx.ID, lease)
+	e.wantErr(err, gateway.ErrStale)
+	e.wantErr(e.s.Settle(e.ctx(), e.issued(tx, epoch)), gateway.ErrStale)
+	e.must(e.s.Settle(e.ctx(), e.issued(tx, mine)))
+	for _, id := range []string{tx.ID, "nobody"} {
+		_, err = e.s.LeaseWork(e.ctx(), id, lease)
+		e.wantErr(err, gateway.ErrStale)
+	}
+	if _, err := e.s.LeaseWork(e.ctx(), tx.ID, 0); err == nil {
+		e.Error("no lease: no error")
+	}
+}
+
 // other is another instance on the same database. Where only one can have it open, the first one ends.
 func (e *env) other(name string) Store {
 	e.Helper()
