@@ -158,9 +158,15 @@ func (r *running) caChain(ctx context.Context) ([][]byte, error) {
 	return chain, nil
 }
 
+// maxTold bounds the CA certificates that are held against each other.
+const maxTold = 64
+
 // ordered makes a chain of CA certificates that come in any order: the one that issued none of the others is the issuing CA's.
 func ordered(told, trust []*x509.Certificate) ([]*x509.Certificate, error) {
 	told = slices.DeleteFunc(slices.Clone(told), func(c *x509.Certificate) bool { return !c.IsCA })
+	if len(told) > maxTold {
+		return nil, fmt.Errorf("%d CA certificates, at most %d", len(told), maxTold)
+	}
 	var leaves []*x509.Certificate
 	for _, c := range told {
 		issues := slices.ContainsFunc(told, func(o *x509.Certificate) bool {

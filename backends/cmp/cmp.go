@@ -83,6 +83,7 @@ func (ca *CA) Configure(_ context.Context, text []byte) error {
 	if err != nil {
 		return err
 	}
+	c.Once = c.isRA() && !c.Repeats
 	r := &running{Config: c, log: ca.o.Log, now: ca.o.Clock, asked: newRecent()}
 	if r.client, err = c.Config.New(); err != nil {
 		return backend.Refuse(codes.InvalidArgument, "%v", err)

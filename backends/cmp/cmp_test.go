@@ -9,6 +9,7 @@ import (
 	"encoding/asn1"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -535,6 +536,24 @@ func TestCACerts(t *testing.T) {
 	told = nil
 	if _, err := ca.CACertificates(t.Context()); err == nil || !strings.Contains(err.Error(), "in chain") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Certificates that issue each other in all ways are not tried all.
+func TestTooManyCACerts(t *testing.T) {
+	f := newFake(t)
+	if _, err := ordered(slices.Repeat([]*x509.Certificate{f.cert}, maxTold+1), nil); err == nil || !strings.Contains(err.Error(), "at most 64") {
+		t.Errorf("%v", err)
+	}
+}
+
+// A CA that nobody can ask what became of a request is asked over a connection of its own: none that waits, and may be closed meanwhile.
+func TestConnectionOfItsOwn(t *testing.T) {
+	for more, own := range map[string]bool{"": true, "repeats: true\n": false, "exchange: unchanged\n": true} {
+		f := newFake(t)
+		if _, err := f.configured(t, signed+more).Issue(t.Context(), wanted(t, "one")); err != nil || f.closes != own {
+			t.Errorf("%q: %v, its own %t", more, err, f.closes)
+		}
 	}
 }
 

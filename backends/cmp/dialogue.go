@@ -123,7 +123,7 @@ func (r *running) unspoken(a *upstream.Answer, why error) error {
 	case a.Status == http.StatusOK:
 		return backend.Refuse(codes.Internal, "the answer does not parse: %v", why)
 	case r.secure():
-		return a.Refused(text(a.Header.Get("Content-Type")))
+		return a.Refused(a.Header.Get("Content-Type"))
 	}
 	return backend.Refuse(codes.Unavailable, "HTTP %d and no message, which proves nothing over http", a.Status)
 }
@@ -150,20 +150,6 @@ func (d *dialogue) take(m *cmpmsg.Message, nonce []byte, polled bool) (*reply, e
 	return &reply{m, true}, nil
 }
 
-// maxSaid bounds what a CA says of a refusal, in bytes.
-const maxSaid = 512
-
-// text is a line of what somebody else wrote.
-func text(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	return strings.ToValidUTF8(s[:min(len(s), maxSaid)], "")
-}
-
 // words is a status for people.
 func words(s cmpmsg.PKIStatusInfo) string {
 	said := s.Status.String()
@@ -171,7 +157,7 @@ func words(s cmpmsg.PKIStatusInfo) string {
 		said += ", " + s.FailInfo.String()
 	}
 	if len(s.Text) > 0 {
-		said += ": " + text(strings.Join(s.Text, " / "))
+		said += ": " + upstream.Line(strings.Join(s.Text, " / "))
 	}
 	return said
 }

@@ -44,6 +44,7 @@ type fake struct {
 	byID      map[string]*transaction
 	ledger    map[string][]*transaction // by public key
 	heard     [][]byte                  // messages, in their order
+	closes    bool                      // the connection of the last one ends with it
 	confirmed int
 	rejected  int
 	revoked   map[string]bool
@@ -167,7 +168,7 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f.mu.Lock()
-	f.heard = append(f.heard, der)
+	f.heard, f.closes = append(f.heard, der), r.Close
 	before, after, status := f.before, f.after, f.status
 	f.mu.Unlock()
 	if before != nil && before(m.Body.Type()) {

@@ -21,7 +21,6 @@ import (
 
 const (
 	maxAnswer    = 1 << 20 // bytes of one, base64
-	maxSaid      = 300     // bytes of what a CA says to a refusal
 	defaultRetry = 30 * time.Second
 )
 
@@ -53,6 +52,9 @@ func (c *CA) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outc
 		return nil, backend.Refuse(codes.Unimplemented, "EST has no look-up (RFC 7030), and `repeat` does not say that an equal request gets the same certificate")
 	case r.Asked.IsZero():
 		return &backend.Outcome{State: backend.OutcomeNever}, nil
+	case run.anotherRA(firstAsked(r)):
+		c.o.Log.Warn("the CA may have issued to the RA's former certificate, and asking by this one could make a second certificate", "id", r.ID)
+		return &backend.Outcome{State: backend.OutcomeUnknown}, nil
 	case !c.repeats(run, firstAsked(r)):
 		c.o.Log.Warn("the CA may have issued, and asking again could make a second certificate", "id", r.ID, "asked", firstAsked(r))
 		return &backend.Outcome{State: backend.OutcomeUnknown}, nil
@@ -82,6 +84,16 @@ func (c *CA) repeats(run *running, since time.Time) bool {
 	return c.o.Clock().Add(2 * run.config.timeout()).Before(since.Add(time.Duration(run.config.Repeat)))
 }
 
+// anotherRA reports whether the RA's certificate is from after a time, so that a CA that tells its clients apart by it took the request
+// for another's.
+func (r *running) anotherRA(than time.Time) bool {
+	if r.config.Cert == "" {
+		return false
+	}
+	own, err := upstream.ReadBag(r.config.Cert)
+	return err != nil || own[0].NotBefore.After(than)
+}
+
 // Poll posts the same PKCS#10 again, which is how EST fetches what was answered with 202 (RFC 7030 section 4.2.3).
 //
 // The ticket is when the CA last said so. What it has issued since it gives for `repeat`; when that may be over, it would take an
@@ -105,7 +117,7 @@ func (c *CA) Poll(ctx context.Context, r *backend.IssueRequest, ticket string) (
 	got, err := run.enroll(ctx, c.o.Clock, r)
 	switch status.Code(err) {
 	case codes.PermissionDenied, codes.InvalidArgument:
-		if errors.Is(err, errLogin) {
+		if errors.Is(err, errServer) {
 			return nil, again(err)
 		}
 	case codes.FailedPrecondition, codes.ResourceExhausted:
@@ -122,14 +134,15 @@ func again(err error) error {
 	return backend.Refuse(codes.Unavailable, "%s", status.Convert(err).Message())
 }
 
-// errLogin is an answer about who we are, not about the request.
-var errLogin = errors.New("login")
+// errServer is a refusal of ofServer's. It refuses an Issue, which was not asked of the CA then; of a request that the CA holds it
+// says nothing.
+var errServer = errors.New("server")
 
-// loginError is a status that is errLogin.
-type loginError struct{ error }
+// serverError is a status that is errServer.
+type serverError struct{ error }
 
-func (loginError) Is(target error) bool         { return target == errLogin }
-func (e loginError) GRPCStatus() *status.Status { return status.Convert(e.error) }
+func (serverError) Is(target error) bool         { return target == errServer }
+func (e serverError) GRPCStatus() *status.Status { return status.Convert(e.error) }
 
 // enroll posts the PKCS#10.
 func (r *running) enroll(ctx context.Context, clock func() time.Time, q *backend.IssueRequest) (*backend.Issuance, error) {
@@ -160,8 +173,8 @@ func (r *running) enroll(ctx context.Context, clock func() time.Time, q *backend
 	case got.Status == http.StatusAccepted:
 		// Asked no later than the half of repeat, whatever the CA says: a certificate that nobody fetched is lost.
 		return &backend.Issuance{Ticket: strconv.FormatInt(asked.Unix(), 10), RetryAfter: min(got.RetryAfter(defaultRetry, clock()), time.Duration(r.config.Repeat)/2)}, nil
-	case got.Status == http.StatusUnauthorized:
-		return nil, loginError{got.Refused(said(got))}
+	case got.Status != http.StatusOK && ofServer(got):
+		return nil, serverError{got.Refused(said(got))}
 	case got.Status != http.StatusOK:
 		return nil, got.Refused(said(got))
 	}
@@ -214,18 +227,32 @@ func (r *running) request(ctx context.Context, method, operation string, body []
 	return q, nil
 }
 
-// said is the text of a refusal, bounded; nothing of another type.
+// said is the text of a refusal; nothing of another type.
 func said(a *upstream.Answer) string {
-	if media, _, err := mime.ParseMediaType(a.Header.Get("Content-Type")); err != nil || media != "text/plain" {
+	if mediaType(a) != "text/plain" {
 		return ""
 	}
-	text := string(a.Body[:min(len(a.Body), maxSaid)])
-	return strings.Map(func(c rune) rune {
-		if c < ' ' || c == 0x7f || c == '\uFFFD' {
-			return ' '
-		}
-		return c
-	}, text)
+	return a.Said(string(a.Body))
+}
+
+// mediaType of an answer, "" for none.
+func mediaType(a *upstream.Answer) string {
+	media, _, err := mime.ParseMediaType(a.Header.Get("Content-Type"))
+	if err != nil {
+		return ""
+	}
+	return media
+}
+
+// ofServer reports whether an answer is about us, or of who stands before the CA, and not about the request: what nginx says of a client
+// certificate is a 400 in HTML. A CA refuses a request in plain text or by a PKI response (RFC 7030 section 4.2.3).
+func ofServer(a *upstream.Answer) bool {
+	switch a.Status {
+	case http.StatusUnauthorized, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone, http.StatusMisdirectedRequest:
+		return true
+	}
+	media := mediaType(a)
+	return media != "text/plain" && media != "application/pkcs7-mime"
 }
 
 // parseCerts reads a certs-only message in base64 (RFC 7030 sections 4.1.3 and 4.2.3), with or without line breaks.

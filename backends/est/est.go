@@ -72,6 +72,7 @@ func (c *CA) Configure(_ context.Context, config []byte) error {
 	if err != nil {
 		return backend.Refuse(codes.InvalidArgument, "%v", err)
 	}
+	parsed.Once = parsed.Repeat == 0
 	r := &running{config: parsed}
 	if r.client, err = parsed.New(); err != nil {
 		return backend.Refuse(codes.FailedPrecondition, "%v", err)

@@ -287,19 +287,33 @@ func TestRetryAfterBeyondRepeat(t *testing.T) {
 	}
 }
 
-// Which refusals of a poll are about the request.
+// Which refusals of a poll are about the request: those in words or by a PKI response, but for some statuses. Others are about us, or of
+// who stands before the CA; what it holds still stands.
 func TestPollRefusals(t *testing.T) {
-	for code, refuses := range map[int]bool{400: true, 403: true, 401: false, 429: false, 500: false, 503: false} {
+	type answer struct {
+		code  int
+		media string
+	}
+	for a, refuses := range map[answer]bool{
+		{400, "text/plain; charset=utf-8"}: true, {403, "text/plain"}: true, {400, "application/pkcs7-mime; smime-type=CMC-response"}: true,
+		{400, "text/html"}: false, {403, "text/html"}: false, {400, ""}: false, {403, "x/;"}: false,
+		{401, "text/plain"}: false, {404, "text/plain"}: false, {405, "text/plain"}: false, {410, "text/plain"}: false, {421, "text/plain"}: false,
+		{408, "text/plain"}: false, {429, "text/plain"}: false, {500, "text/plain"}: false, {503, "text/plain"}: false,
+	} {
 		f := newFakeCA(t)
 		f.hold = true
 		c := f.configured(t, "repeat: 10m")
 		r := request("one", time.Time{})
-		a := must(c.Issue(t.Context(), r))
-		f.before = func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(code); return true }
-		_, err := c.Poll(t.Context(), r, a.Ticket)
+		held := must(c.Issue(t.Context(), r))
+		f.before = func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header()["Content-Type"] = []string{a.media}
+			w.WriteHeader(a.code)
+			return true
+		}
+		_, err := c.Poll(t.Context(), r, held.Ticket)
 		got := status.Code(err) == codes.InvalidArgument || status.Code(err) == codes.PermissionDenied || status.Code(err) == codes.FailedPrecondition
 		if err == nil || got != refuses {
-			t.Errorf("HTTP %d: %v", code, err)
+			t.Errorf("HTTP %d %s: %v", a.code, a.media, err)
 		}
 	}
 }
@@ -352,6 +366,18 @@ func TestExpiredRA(t *testing.T) {
 	if _, err := c.Poll(t.Context(), r, a.Ticket); err == nil || backend.Definite(err) {
 		t.Errorf("Poll: %v", err)
 	}
+	// One that is younger than a request is perhaps not who the CA knows as its client.
+	f.now, r.Asked = time.Now, time.Now()
+	r.Template.NotBefore = time.Now().Add(-2 * time.Hour)
+	_, before := f.count()
+	o := must(c.Lookup(t.Context(), r))
+	if _, posts := f.count(); o.State != backend.OutcomeUnknown || posts != before {
+		t.Errorf("Lookup by another certificate: %s, %d times", o.State, posts-before)
+	}
+	r.Template.NotBefore = time.Now()
+	if o := must(c.Lookup(t.Context(), r)); o.State != backend.OutcomePending {
+		t.Errorf("Lookup: %s", o.State)
+	}
 }
 
 func TestLabelAndWrongPassword(t *testing.T) {
@@ -364,6 +390,18 @@ func TestLabelAndWrongPassword(t *testing.T) {
 	f.auth = "Basic other"
 	if _, err := c.Issue(t.Context(), request("two", time.Time{})); status.Code(err) != codes.PermissionDenied || strings.Contains(err.Error(), "secret") {
 		t.Error(err)
+	}
+}
+
+// A CA that nobody can ask what became of a request is asked over a connection of its own: none that waits, and may be closed meanwhile.
+func TestConnectionOfItsOwn(t *testing.T) {
+	for lines, own := range map[string]bool{"": true, "repeat: 10m": false} {
+		f := newFakeCA(t)
+		var closes bool
+		f.before = func(_ http.ResponseWriter, r *http.Request) bool { closes = r.Close; return false }
+		if _, err := f.configured(t, lines).Issue(t.Context(), request("one", time.Time{})); err != nil || closes != own {
+			t.Errorf("%q: %v, its own %t", lines, err, closes)
+		}
 	}
 }
 

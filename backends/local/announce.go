@@ -17,7 +17,7 @@ const announcedSuffix = ".next"
 func announcedDir(dir, ca string) string { return filepath.Join(dir, ca+announcedSuffix) }
 
 // readAnnounced reads the generation that is announced, if one is. One that a crash left behind when it came into force is none.
-func (i *issuer) readAnnounced(dir string) error {
+func (i *issuer) readAnnounced(keys keyring, dir string) error {
 	path := announcedDir(dir, i.name)
 	there, err := exists(path)
 	if err != nil || !there {
@@ -32,7 +32,7 @@ func (i *issuer) readAnnounced(dir string) error {
 			return nil
 		}
 	}
-	if i.announced, err = readGeneration(path, i.name, i.number+1, i.generation); err != nil {
+	if i.announced, err = readGeneration(keys, path, i.name, i.number+1, i.generation); err != nil {
 		return err
 	}
 	if i.announced.origin.Announced == "" {

@@ -134,7 +134,7 @@ func readAuthority(dir string, given, full *Config) (*authority, error) {
 	}
 	a := &authority{secret: secret}
 	for _, name := range names {
-		i, err := readIssuer(dir, name)
+		i, err := readIssuer(full.keyring, dir, name)
 		if err != nil {
 			return nil, err
 		}

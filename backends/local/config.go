@@ -37,15 +37,35 @@ type Config struct {
 	// CRLValidity is the time from a CRL's thisUpdate to its nextUpdate; half of it later the next CRL is made.
 	// 1h to 366d. Default 7d.
 	CRLValidity strictyaml.Duration `yaml:"crl-validity"`
+	// OCSP is how questions about certificates are answered (docs/ocsp.md).
+	OCSP OCSP `yaml:"ocsp"`
 	// Issuers are the issuing CAs, by name: 1 to 32 of a-z, 0-9 and hyphen. "ec", the default one, and "rsa" are always there;
 	// one that was made stays, also when it is left out.
 	Issuers map[string]Issuer `yaml:"issuers"`
+	// PKCS11 has the private keys in a token. Default: in files in Dir.
+	PKCS11 *PKCS11 `yaml:"pkcs11"`
+
+	keyring keyring // by Configure
 }
 
 // Validity is how long the CA certificates are valid, counted from the moment they are made.
 type Validity struct {
 	Root    strictyaml.Duration `yaml:"root"`    // default 9131d, 25 years
 	Issuing strictyaml.Duration `yaml:"issuing"` // default 3652d, 10 years; not longer than root
+}
+
+// OCSP is how the CA answers OCSP requests. Whether anybody can ask is the gateway's `distribution`.
+type OCSP struct {
+	// Validity is the time from an answer's thisUpdate to its nextUpdate; half of it later another one is signed for who asks then.
+	// 1h to 30d. Default 1d.
+	Validity strictyaml.Duration `yaml:"validity"`
+	// Keep is how many answers are kept in memory, about 0.7 KB each: 1000 to 10000000. Default 100000.
+	Keep int `yaml:"keep"`
+	// Presign signs answers for all unexpired certificates before anybody asks, as many as are kept. Default: false
+	Presign bool `yaml:"presign"`
+	// Nonce answers a request that has a nonce with a signature of its own (RFC 9654), which is not kept. Default: false, the nonce
+	// is ignored (RFC 5019 section 4).
+	Nonce bool `yaml:"nonce"`
 }
 
 // Issuer is one issuing CA, under a root of its own or imported. The URLs go into every certificate that it issues from
@@ -75,7 +95,9 @@ type Issuer struct {
 // compare the certificate, if the file is still there.
 type Import struct {
 	Cert string `yaml:"cert,required"` // PEM: the issuing certificate first, the self-signed root last; an absolute path
-	Key  string `yaml:"key,required"`  // PEM, not encrypted: the issuing certificate's private key; an absolute path
+	// Key is PEM, not encrypted: the issuing certificate's private key; an absolute path. Or pkcs11:object=LABEL (RFC 7512): it is in
+	// the token, and stays there.
+	Key string `yaml:"key,required"`
 	// Generation counts the imports of this CA, from 1 (the default): one more than the CA stands at takes the files as its next
 	// certificate.
 	Generation int `yaml:"generation"`
@@ -92,7 +114,14 @@ const (
 	defaultRSAKey          = "RSA-3072"
 
 	minCRLValidity, maxCRLValidity = time.Hour, 366 * day
-	maxCAValidity                  = 36525 * day // a century
+
+	defaultOCSPValidity = day
+	defaultOCSPKeep     = 100_000
+
+	minOCSPValidity, maxOCSPValidity = time.Hour, 30 * day
+	minOCSPKeep, maxOCSPKeep         = 1000, 10_000_000
+
+	maxCAValidity = 36525 * day // a century
 
 	maxNameLength = 64 // ub-common-name, ub-organization-name: RFC 5280 appendix A.1
 
@@ -149,6 +178,8 @@ func (c *Config) withDefaults() *Config {
 	period(&full.Validity.Root, defaultRootValidity)
 	period(&full.Validity.Issuing, defaultIssuingValidity)
 	period(&full.CRLValidity, defaultCRLValidity)
+	period(&full.OCSP.Validity, defaultOCSPValidity)
+	full.OCSP.Keep = cmp.Or(full.OCSP.Keep, defaultOCSPKeep)
 	return &full
 }
 
@@ -224,6 +255,16 @@ func (c *Config) check() error {
 		}
 	}
 	checkText("organization", c.Organization)
+	if c.PKCS11 != nil {
+		errs = append(errs, c.PKCS11.Check())
+		for _, name := range c.issuerNames() {
+			if im := c.Issuers[name].Import; im != nil && namesToken([]byte(im.Key)) {
+				if label, err := labelIn(im.Key); err == nil && slices.Contains(c.PKCS11.Keys, label) {
+					fail("pkcs11.keys: %q is the key of CA %s, which signs nothing for the gateway", label, name)
+				}
+			}
+		}
+	}
 	switch {
 	case c.Ledger == "":
 		if c.LedgerName != "" {
@@ -269,6 +310,12 @@ func (c *Config) check() error {
 	if crl := time.Duration(c.CRLValidity); crl < minCRLValidity || crl > maxCRLValidity {
 		fail("crl-validity: 1h to 366d")
 	}
+	if v := time.Duration(c.OCSP.Validity); v < minOCSPValidity || v > maxOCSPValidity {
+		fail("ocsp.validity: 1h to 30d")
+	}
+	if c.OCSP.Keep < minOCSPKeep || c.OCSP.Keep > maxOCSPKeep {
+		fail("ocsp.keep: %d to %d", minOCSPKeep, maxOCSPKeep)
+	}
 	return errors.Join(errs...)
 }
 
@@ -301,7 +348,11 @@ func (is *Issuer) check(name string) error {
 	}
 	if im := is.Import; im != nil {
 		for key, path := range map[string]string{"cert": im.Cert, "key": im.Key} {
-			if !filepath.IsAbs(path) {
+			if key == "key" && namesToken([]byte(path)) {
+				if _, err := labelIn(path); err != nil {
+					fail("import.key: %v", err)
+				}
+			} else if !filepath.IsAbs(path) {
 				fail("import.%s: %q is not an absolute path", key, path)
 			}
 		}

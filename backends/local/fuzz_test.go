@@ -93,3 +93,19 @@ func FuzzCertsOnly(f *testing.F) {
 		}
 	})
 }
+
+// FuzzOCSP: no request is read beyond itself, and what is read about one certificate names it by a serial number in DER.
+func FuzzOCSP(f *testing.F) {
+	good := []byte("\x30\x44\x30\x42\x30\x40\x30\x3e\x30\x3c\x30\x09\x06\x05\x2b\x0e\x03\x02\x1a\x05\x00\x04\x14aaaaaaaaaaaaaaaaaaaa\x04\x14bbbbbbbbbbbbbbbbbbbb\x02\x03abc")
+	f.Add(good)
+	f.Add(good[:20])
+	f.Fuzz(func(t *testing.T, der []byte) {
+		q, err := parseOCSPRequest(der)
+		if err != nil {
+			return
+		}
+		if q.certs < 1 || q.certs > maxOCSPCerts || len(q.nonce) > maxNonce || len(q.cert.serial) > len(der) {
+			t.Errorf("%+v", q)
+		}
+	})
+}

@@ -72,7 +72,7 @@ func generationDir(ca string, number int) string { return fmt.Sprintf("%s.%d", c
 func (g *generation) crlName() string { return generationDir(g.ca, g.keyFirst) }
 
 // readIssuer reads all generations of a CA.
-func readIssuer(dir, name string) (*issuer, error) {
+func readIssuer(keys keyring, dir, name string) (*issuer, error) {
 	i := &issuer{name: name}
 	for n := 1; ; n++ {
 		path := filepath.Join(dir, generationDir(name, n))
@@ -83,16 +83,16 @@ func readIssuer(dir, name string) (*issuer, error) {
 		var g *generation
 		switch {
 		case there && n <= maxGenerations:
-			g, err = readGeneration(path, name, n, i.generation)
+			g, err = readGeneration(keys, path, name, n, i.generation)
 		case n == 1 && (name == IssuerEC || name == IssuerRSA):
-			g, err = readFirst(dir, name)
+			g, err = readFirst(keys, dir, name)
 		case n == 1:
 			err = fmt.Errorf("%s is gone: restore it", path)
 		default:
 			if last, err := lastGeneration(dir, name); err != nil || last >= n {
 				return nil, errors.Join(err, fmt.Errorf("%s is gone: restore it", path))
 			}
-			return i, i.readAnnounced(dir)
+			return i, i.readAnnounced(keys, dir)
 		}
 		if err != nil {
 			return nil, err
@@ -115,7 +115,7 @@ func lastGeneration(dir, name string) (last int, err error) {
 }
 
 // readFirst reads a first generation whose files lie in authorityDir itself.
-func readFirst(dir, name string) (*generation, error) {
+func readFirst(keys keyring, dir, name string) (*generation, error) {
 	g := &generation{ca: name, number: 1, keyFirst: 1, origin: origin{Kind: originMade}, rootKey: filepath.Join(dir, name+"-root.key")}
 	root, err := readCertificate(filepath.Join(dir, name+"-root.crt"))
 	if err != nil {
@@ -128,14 +128,14 @@ func readFirst(dir, name string) (*generation, error) {
 	if err := g.setChain([]*x509.Certificate{cert, root}); err != nil {
 		return nil, err
 	}
-	if g.key, err = readKey(filepath.Join(dir, name+".key"), cert.PublicKey); err != nil {
+	if g.key, err = keys.read(filepath.Join(dir, name+".key"), cert.PublicKey); err != nil {
 		return nil, err
 	}
 	return g, g.checkRootKey()
 }
 
 // readGeneration reads the folder of a generation; before is the one before it, nil for the first.
-func readGeneration(path, name string, number int, before *generation) (*generation, error) {
+func readGeneration(keys keyring, path, name string, number int, before *generation) (*generation, error) {
 	g := &generation{ca: name, number: number, keyFirst: number, rootKey: filepath.Join(path, rootKeyFile)}
 	text, err := os.ReadFile(filepath.Join(path, originFile))
 	if err != nil {
@@ -157,7 +157,7 @@ func readGeneration(path, name string, number int, before *generation) (*generat
 	}
 	if before != nil && sameKeyIn(cert, before.cert) {
 		g.key, g.keyFirst = before.key, before.keyFirst
-	} else if g.key, err = readKey(filepath.Join(path, issuingKeyFile), cert.PublicKey); err != nil {
+	} else if g.key, err = keys.read(filepath.Join(path, issuingKeyFile), cert.PublicKey); err != nil {
 		return nil, err
 	}
 	if before != nil && sameKeyIn(g.root, before.root) {
@@ -313,21 +313,24 @@ func readCertificates(path string) ([]*x509.Certificate, error) {
 
 const maxChainFile = 1 << 20
 
-// readKey reads a PKCS#8 PEM file with the private key that belongs to pub.
-func readKey(path string, pub crypto.PublicKey) (crypto.Signer, error) {
+// read reads a PKCS#8 PEM file with the private key that belongs to pub, or finds the key in the token that a file names.
+func (k keyring) read(path string, pub crypto.PublicKey) (crypto.Signer, error) {
 	data, err := readPrivate(path)
 	if err != nil {
 		return nil, err
+	}
+	if namesToken(data) {
+		return k.find(path, string(data), pub)
 	}
 	block, rest := pem.Decode(data)
 	if block == nil || block.Type != pemKey || len(bytes.TrimSpace(rest)) > 0 {
 		return nil, fmt.Errorf("%s does not hold one PEM private key (PKCS#8, not encrypted)", path)
 	}
-	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a PKCS#8 private key", path) // the parser's words may quote the key
 	}
-	return fitting(path, k, pub)
+	return fitting(path, key, pub)
 }
 
 // fitting returns the key if it signs and belongs to pub.

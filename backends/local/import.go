@@ -15,7 +15,7 @@ import (
 
 // importFiles reads what the operator gives, and returns the files of the generation with the number that it becomes.
 // before is the generation before it, nil for the first.
-func importFiles(name string, im *Import, number int, before *issuer, now time.Time) (map[string][]byte, error) {
+func importFiles(keys keyring, name string, im *Import, number int, before *issuer, now time.Time) (map[string][]byte, error) {
 	fail := func(key string, err error) (map[string][]byte, error) {
 		return nil, fmt.Errorf("issuers.%s.import.%s: %w", name, key, err)
 	}
@@ -36,7 +36,7 @@ func importFiles(name string, im *Import, number int, before *issuer, now time.T
 				c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339)))
 		}
 	}
-	key, err := readImportedKey(im.Key, g.cert.PublicKey)
+	key, err := keys.readImported(im.Key, g.cert.PublicKey)
 	if err != nil {
 		return fail("key", err)
 	}
@@ -62,8 +62,11 @@ func importFiles(name string, im *Import, number int, before *issuer, now time.T
 	return files, err
 }
 
-// readImportedKey reads a PEM private key that is not encrypted: PKCS#8, SEC 1 or PKCS#1.
-func readImportedKey(path string, pub crypto.PublicKey) (crypto.Signer, error) {
+// readImported reads a PEM private key that is not encrypted: PKCS#8, SEC 1 or PKCS#1. Or it finds the one in the token that is named.
+func (k keyring) readImported(path string, pub crypto.PublicKey) (crypto.Signer, error) {
+	if namesToken([]byte(path)) {
+		return k.find("pkcs11", path, pub)
+	}
 	data, err := readPrivate(path)
 	if err != nil {
 		return nil, err
@@ -73,16 +76,16 @@ func readImportedKey(path string, pub crypto.PublicKey) (crypto.Signer, error) {
 		if block, rest = pem.Decode(rest); block == nil {
 			return nil, fmt.Errorf("%s holds no private key in PEM", path)
 		}
-		var k any
+		var key any
 		switch block.Type {
 		case "EC PARAMETERS": // openssl ecparam writes them before the key
 			continue
 		case pemKey:
-			k, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+			key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
 		case "EC PRIVATE KEY":
-			k, err = x509.ParseECPrivateKey(block.Bytes)
+			key, err = x509.ParseECPrivateKey(block.Bytes)
 		case "RSA PRIVATE KEY":
-			k, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
 		case "ENCRYPTED PRIVATE KEY":
 			return nil, fmt.Errorf("%s is encrypted: umask 077; openssl pkey -in %s -out PLAIN", path, path)
 		default:
@@ -92,13 +95,13 @@ func readImportedKey(path string, pub crypto.PublicKey) (crypto.Signer, error) {
 			// The parser's words may quote the key.
 			return nil, fmt.Errorf("%s is not a private key in plain: if it is encrypted, umask 077; openssl pkey -in %s -out PLAIN", path, path)
 		}
-		return fitting(path, k, pub)
+		return fitting(path, key, pub)
 	}
 }
 
 // importNext compares the configured import of a CA that stands with what it was made of, and returns the files of its
 // next generation when the configuration asks for one; nil when there is nothing to do.
-func importNext(i *issuer, im *Import, now time.Time) (map[string][]byte, error) {
+func importNext(keys keyring, i *issuer, im *Import, now time.Time) (map[string][]byte, error) {
 	at := "issuers." + i.name + ".import"
 	stands := i.number
 	if !i.imported() {
@@ -106,7 +109,7 @@ func importNext(i *issuer, im *Import, now time.Time) (map[string][]byte, error)
 	}
 	switch im.Generation {
 	case stands + 1:
-		return importFiles(i.name, im, stands+1, i, now)
+		return importFiles(keys, i.name, im, stands+1, i, now)
 	case stands:
 	default:
 		return nil, fmt.Errorf("%s.generation: %d, but the CA stands at generation %d: that, or %d to take the files as the next one", at, im.Generation, stands, stands+1)
@@ -156,11 +159,11 @@ func missing(dir string, c *Config, known func(ca string) error, now time.Time) 
 			}
 			folders[generationDir(name, 1)] = folder
 		case conf.Import != nil:
-			i, err := readIssuer(dir, name)
+			i, err := readIssuer(c.keyring, dir, name)
 			if err != nil {
 				return nil, err
 			}
-			files, err := importNext(i, conf.Import, now)
+			files, err := importNext(c.keyring, i, conf.Import, now)
 			if err != nil {
 				return nil, err
 			}

@@ -18,7 +18,7 @@ const maxName = 256
 
 // Issue certifies the template: the ledger is asked for the ID, the template is checked, the certificate is signed and
 // recorded, and then the answer is given. What the ledger has is not checked again: configuration and release may have
-// changed since, and a refusal would say that nothing was issued. Serial number and signature follow from the ID, so that a process which died in between
+// changed since, and a refusal would say that nothing was issued. Serial number and signature follow from the ID (but see running.serial), so that a process which died in between
 // has left nothing that the next one would not make again, or, after a rollover, make under the new generation: what was
 // not recorded nobody has seen. What is recorded stays what it is, chain included.
 //
@@ -110,9 +110,13 @@ func (c *CA) sign(r *running, i *issuer, t *template, q *backend.IssueRequest, a
 	if err := checkCSR(q.CSR, t.PublicKey); err != nil {
 		return nil, backend.Refuse(codes.InvalidArgument, "CSR: %v", err)
 	}
+	serial, err := r.serial(i, q.ID)
+	if err != nil {
+		return nil, backend.Refuse(codes.Internal, "serial number: %v", err)
+	}
 	e := &entry{
 		id: q.ID, issuer: i.name, generation: i.number, device: q.Device,
-		serial: r.serialNumber(i.name, q.ID), template: t.digest,
+		serial: serial, template: t.digest,
 		issuedAt: now, notAfter: t.NotAfter, asked: asked,
 	}
 	c.o.Crash(CrashBeforeSign)
@@ -120,6 +124,8 @@ func (c *CA) sign(r *running, i *issuer, t *template, q *backend.IssueRequest, a
 	switch {
 	case errors.Is(err, errUnfit):
 		return nil, backend.Refuse(codes.InvalidArgument, "%v", err)
+	case err != nil && i.inToken():
+		return nil, backend.Unable("the token cannot sign: %v", err)
 	case err != nil:
 		return nil, backend.Refuse(codes.Internal, "sign: %v", err)
 	}

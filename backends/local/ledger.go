@@ -22,6 +22,8 @@ type ledger struct {
 	primary *pgprimary.Primary // of one in PostgreSQL
 	name    string             // where it is, for people: never with a password
 	prepare *sql.Stmt          // byID, on read
+
+	prepareStatus *sql.Stmt // selectStatus, on read
 }
 
 // ledgerDialect is what differs between the two in SQL text. Both take $1 for a parameter.

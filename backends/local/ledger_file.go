@@ -105,6 +105,9 @@ func openLedger(ctx context.Context, dir string, log *slog.Logger) (_ *ledger, e
 	if l.prepare, err = l.read.PrepareContext(ctx, l.byID); err != nil {
 		return nil, err
 	}
+	if l.prepareStatus, err = l.read.PrepareContext(ctx, selectStatus); err != nil {
+		return nil, err
+	}
 	l.writer = groupcommit.New(l.write, groupcommit.Options{Log: log, Begin: "BEGIN IMMEDIATE"})
 	return l, nil
 }

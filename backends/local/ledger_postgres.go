@@ -162,6 +162,9 @@ func openPostgresLedger(ctx context.Context, u LedgerURL, name string, log *slog
 	if l.prepare, err = l.read.PrepareContext(ctx, l.byID); err != nil {
 		return nil, err
 	}
+	if l.prepareStatus, err = l.read.PrepareContext(ctx, selectStatus); err != nil {
+		return nil, err
+	}
 	l.writer = groupcommit.New(l.write, groupcommit.Options{Log: log, Timeout: postgresTimeout, Doubt: p.Doubt(), Retryable: func(err error) bool {
 		// serialization_failure, deadlock_detected
 		e, ok := errors.AsType[*pgconn.PgError](err)

@@ -3,8 +3,8 @@
 // any number of replicas. It is a backend.Backend with native idempotency: an ID always leads
 // to the same certificate, byte for byte, and to one row of the ledger, whatever process dies in between.
 //
-// It decides nothing: it certifies the template that it is given, if that makes a sound end-entity certificate. It does
-// not keep keys in an HSM, and one process at a time runs it in a directory. The gateway starts it as the plugin "local";
+// It decides nothing: it certifies the template that it is given, if that makes a sound end-entity certificate. Keys
+// in an HSM are a matter of the program that it is linked into (Options.OpenToken). One process at a time runs it in a directory. The gateway starts it as the plugin "local";
 // everything else about it is in docs/backends/local.md.
 package local
 
@@ -55,6 +55,8 @@ type Options struct {
 	Crash   func(point string) // called at each crash point, to die there; nil for never
 	Log     *slog.Logger       // nil for none
 	Version string             // for Describe; "" for "devel"
+	// OpenToken opens the token that the configuration names; nil in a program without PKCS #11, which refuses such a configuration.
+	OpenToken func(PKCS11) (Token, error)
 }
 
 // CA implements backend.Backend. Calls are concurrent.
@@ -77,7 +79,9 @@ type running struct {
 	crlValidity time.Duration
 	given, full *Config
 	flights     *flights
-	crls        map[string]*crlMaker       // by generation.crlName
+	crls        map[string]*crlMaker // by generation.crlName
+	ocsp        *answers
+	ocspKeys    ocspKeys
 	ends        map[generationID]time.Time // of generations that issue no more: when the last certificate of each expires
 }
 
@@ -100,16 +104,24 @@ func New(o Options) *CA {
 
 // Validate checks the configuration without touching a file. It fails with INVALID_ARGUMENT.
 func (c *CA) Validate(_ context.Context, config []byte) error {
-	if _, _, err := parseConfig(config); err != nil {
+	if _, _, err := c.parse(config); err != nil {
 		return backend.Refuse(codes.InvalidArgument, "%v", err)
 	}
 	return nil
 }
 
+// parse is parseConfig, and refuses what this program cannot do.
+func (c *CA) parse(config []byte) (given, full *Config, err error) {
+	if given, full, err = parseConfig(config); err == nil && full.PKCS11 != nil && c.o.OpenToken == nil {
+		err = errNoToken
+	}
+	return given, full, err
+}
+
 // Configure opens the CA in Config.Dir, and makes it when there is none. While another process holds it, it waits until
 // ctx ends (UNAVAILABLE then, as when PostgreSQL does not answer). A CA that is damaged is FAILED_PRECONDITION: nothing is repaired that could cost a key.
 func (c *CA) Configure(ctx context.Context, config []byte) error {
-	given, full, err := parseConfig(config)
+	given, full, err := c.parse(config)
 	if err != nil {
 		return backend.Refuse(codes.InvalidArgument, "%v", err)
 	}
@@ -125,9 +137,16 @@ func (c *CA) Configure(ctx context.Context, config []byte) error {
 	if err != nil {
 		return backend.Refuse(codes.Unavailable, "%v", err)
 	}
+	if full.PKCS11 != nil {
+		if full.keyring.token, err = c.o.OpenToken(*full.PKCS11); err != nil {
+			_ = lock.Close()
+			return backend.Refuse(codes.Unavailable, "pkcs11: %v", err)
+		}
+	}
 	r, err := c.openDir(ctx, given, full)
 	if err != nil {
 		_ = lock.Close()
+		_ = full.keyring.close()
 		if errors.Is(err, errUnreachable) {
 			return backend.Refuse(codes.Unavailable, "%v", err)
 		}
@@ -135,6 +154,9 @@ func (c *CA) Configure(ctx context.Context, config []byte) error {
 	}
 	r.lock = lock
 	c.open.Store(r)
+	if full.OCSP.Presign {
+		c.signAhead(r.ocsp)
+	}
 	return nil
 }
 
@@ -183,7 +205,7 @@ func (c *CA) openDir(ctx context.Context, given, full *Config) (r *running, err 
 	if err := c.addMissing(ctx, ledger, full); err != nil {
 		return nil, unreachable(err)
 	}
-	r = &running{ledger: ledger, given: given, full: full, crlValidity: time.Duration(full.CRLValidity), flights: new(flights)}
+	r = &running{ledger: ledger, given: given, full: full, crlValidity: time.Duration(full.CRLValidity), flights: new(flights), ocsp: newAnswers(&full.OCSP)}
 	next, err := c.read(ctx, r)
 	return next, unreachable(err)
 }
@@ -315,6 +337,9 @@ func (c *CA) read(ctx context.Context, r *running) (*running, error) {
 	}
 	next := *r
 	next.authority, next.crls = a, map[string]*crlMaker{}
+	if next.ocspKeys, err = readOCSPKeys(a); err != nil {
+		return nil, err
+	}
 	if next.ends, err = r.ledger.adopt(ctx, a, dir); err != nil {
 		return nil, err
 	}
@@ -354,7 +379,10 @@ func (c *CA) Close() error {
 	if r == nil {
 		return nil
 	}
-	return errors.Join(r.ledger.close(), r.lock.Close())
+	if r.ocsp.stop != nil {
+		r.ocsp.stop()
+	}
+	return errors.Join(r.ledger.close(), r.full.keyring.close(), r.lock.Close())
 }
 
 // Describe is backend.Backend. A CSR is certified by the template that comes with it, so that everything can be overridden.
@@ -365,8 +393,9 @@ func (c *CA) Describe(context.Context) (*backend.Description, error) {
 		Forms:   []backend.Form{backend.FormTemplate, backend.FormPKCS10},
 		Overrides: []backend.Field{backend.FieldSubject, backend.FieldSubjectAltName, backend.FieldValidity,
 			backend.FieldKeyUsage, backend.FieldExtKeyUsage},
-		Idempotency:  backend.IdempotencyNative,
-		Capabilities: []backend.Capability{backend.CapRevoke, backend.CapCRL, backend.CapRollover, backend.CapAnnounce, backend.CapSignCMS},
+		Idempotency: backend.IdempotencyNative,
+		Capabilities: []backend.Capability{backend.CapRevoke, backend.CapCRL, backend.CapRollover, backend.CapAnnounce, backend.CapSignCMS,
+			backend.CapOCSP},
 	}, nil
 }
 

@@ -78,10 +78,10 @@ func makeIssuers(c *Config, names []string, now time.Time) (map[string][]byte, e
 func makeIssuer(name string, c *Config, now time.Time) (map[string][]byte, error) {
 	conf := c.Issuers[name]
 	if conf.Import != nil {
-		files, err := importFiles(name, conf.Import, 1, nil, now)
+		files, err := importFiles(c.keyring, name, conf.Import, 1, nil, now)
 		return under(generationDir(name, 1), files), err
 	}
-	keys, err := makeKeys(conf.Key, 2)
+	keys, err := makeKeys(c.keyring, conf.Key, name+"-root", name)
 	if err != nil {
 		return nil, fmt.Errorf("make CA %s: %w", name, err)
 	}
@@ -113,12 +113,12 @@ func (o origin) text() ([]byte, error) {
 	return append(text, '\n'), err
 }
 
-// makeKeys makes n keys of a kind, side by side.
-func makeKeys(kind string, n int) ([]crypto.Signer, error) {
-	keys, errs := make([]crypto.Signer, n), make([]error, n)
+// makeKeys makes a key of a kind for each role, side by side.
+func makeKeys(k keyring, kind string, roles ...string) ([]crypto.Signer, error) {
+	keys, errs := make([]crypto.Signer, len(roles)), make([]error, len(roles))
 	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() { keys[i], errs[i] = keyKinds[kind]() })
+	for i, role := range roles {
+		wg.Go(func() { keys[i], errs[i] = k.generate(kind, role) })
 	}
 	wg.Wait()
 	return keys, errors.Join(errs...)
@@ -159,7 +159,11 @@ func certificatePEM(certs ...*x509.Certificate) []byte {
 	return all
 }
 
+// keyPEM is the content of a key's file: the key, or where it is.
 func keyPEM(key crypto.Signer) ([]byte, error) {
+	if held, ok := key.(tokenKey); ok {
+		return []byte(held.uri() + "\n"), nil
+	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return nil, err

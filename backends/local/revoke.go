@@ -44,6 +44,7 @@ func (c *CA) Revoke(ctx context.Context, q *backend.RevokeRequest) error {
 			continue
 		}
 		err := r.ledger.revoke(ctx, i.name, named, bytes.TrimLeft(q.Serial, "\x00"), at, q.Reason)
+		r.ocsp.changes.Add(1) // when it failed, too: it may be recorded
 		switch {
 		case errors.Is(err, errNoSuchSerial):
 			return backend.Refuse(codes.NotFound, "%v", err)

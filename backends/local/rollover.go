@@ -185,7 +185,7 @@ func (i *issuer) next(c *Config, q *backend.RolloverRequest, now time.Time) (fil
 	if i.imported() {
 		return nil, fmt.Errorf("it was imported: its next certificate is made where its root is; configure it as issuers.%s.import, with generation: %d", i.name, i.number+1)
 	}
-	rootKey, err := readKey(old.rootKey, old.root.PublicKey)
+	rootKey, err := c.keyring.read(old.rootKey, old.root.PublicKey)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s is not there: the root's key has to sign; bring it back for the rollover, and take it away again afterwards", old.rootKey)
 	}
@@ -204,7 +204,7 @@ func (i *issuer) next(c *Config, q *backend.RolloverRequest, now time.Time) (fil
 	}
 	key := old.key
 	if rekey {
-		if key, err = newKey(old.cert, issuingKeyFile, files); err != nil {
+		if key, err = newKey(c.keyring, old.cert, i.name, issuingKeyFile, files); err != nil {
 			return nil, err
 		}
 	}
@@ -233,7 +233,7 @@ func (g *generation) nextRoot(c *Config, old *generation, oldKey crypto.Signer, 
 		if !now.Before(old.root.NotAfter) {
 			return nil, fmt.Errorf("its root has expired at %s: nobody believes what it signs; make a CA of another name", old.root.NotAfter.Format(time.RFC3339))
 		}
-		if key, err = newKey(old.root, rootKeyFile, files); err != nil {
+		if key, err = newKey(c.keyring, old.root, g.ca+"-root", rootKeyFile, files); err != nil {
 			return nil, err
 		}
 	}
@@ -264,12 +264,12 @@ func (g *generation) nextRoot(c *Config, old *generation, oldKey crypto.Signer, 
 }
 
 // newKey makes a key of the certificate's kind, and its file.
-func newKey(like *x509.Certificate, file string, files map[string][]byte) (crypto.Signer, error) {
+func newKey(k keyring, like *x509.Certificate, role, file string, files map[string][]byte) (crypto.Signer, error) {
 	kind := kindOf(like.PublicKey)
 	if keyKinds[kind] == nil {
 		return nil, fmt.Errorf("keys of kind %s are not made here", kind)
 	}
-	key, err := keyKinds[kind]()
+	key, err := k.generate(kind, role)
 	if err != nil {
 		return nil, err
 	}

@@ -105,8 +105,10 @@ func TestShared(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *sharing){
 		"one certificate for an ID":          testSharedOnce,
 		"a process dies between":             testSharedCrash,
+		"one token for all":                  testSharedToken,
 		"never is never":                     testSharedNever,
 		"revocations and CRLs":               testSharedCRL,
+		"OCSP":                               testSharedOCSP,
 		"first starts":                       testSharedFirstStarts,
 		"a first start that broke off":       testSharedHalfMade,
 		"another authority":                  testSharedOtherAuthority,

@@ -25,7 +25,7 @@ func positive(serial []byte) []byte {
 	return serial
 }
 
-// serialNumber is the serial number of the certificate that is issued by issuer under the ID: always the same one. The
+// serialNumber is the serial number of the certificate that is issued by issuer under the ID, where its key repeats: always the same one. The
 // generation is no part of it: all generations have one name, and under that an ID and a serial number belong together.
 func (a *authority) serialNumber(issuer, id string) []byte {
 	m := hmac.New(sha256.New, a.secret)
@@ -40,6 +40,7 @@ func (a *authority) serialNumber(issuer, id string) []byte {
 
 // signer signs the same bytes always with the same signature: ECDSA as in RFC 6979, Ed25519, RSA as PKCS #1 v1.5, none
 // with a random source. So a certificate that was signed but not recorded, because the process died, is signed again as it was.
+// A token's ECDSA is not like that: running.serial.
 type signer struct {
 	key   crypto.Signer
 	check func(tbs []byte) error // sees what is to be signed, and can refuse; nil for none

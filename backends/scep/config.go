@@ -39,7 +39,8 @@ type Config struct {
 	// Lookup is `certpoll` for a CA that answers a CertPoll truly at any time: with the certificate where it has issued one under the
 	// transactionID, and badCertId only where it has not, and knows of nothing under way. Default: none; no RFC promises that.
 	Lookup string `yaml:"lookup"`
-	// Settle is for how long after a request was sent the CA may still be at it without knowing of it in a CertPoll. Default: 2m, 1s to 1h.
+	// Settle is for how long after a request was sent the CA may still be at it without knowing of it in a CertPoll. Default: 2m, 1s to 1h; three
+	// times Timeout are added, for how late it may have been sent.
 	Settle strictyaml.Duration `yaml:"settle"`
 	// Poll is how often a CA that said PENDING is asked again: SCEP has no place to name a time. Default: 30s, 1s to 1h.
 	Poll strictyaml.Duration `yaml:"poll"`
@@ -132,6 +133,14 @@ func parseConfig(data []byte) (*Config, error) {
 		errs = append(errs, err)
 	}
 	return c, errors.Join(errs...)
+}
+
+// timeout of one call.
+func (c *Config) timeout() time.Duration {
+	if c.Timeout == 0 {
+		return upstream.DefaultTimeout
+	}
+	return time.Duration(c.Timeout)
 }
 
 // private reports whether what the server says is the server's, by TLS.

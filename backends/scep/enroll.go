@@ -129,6 +129,9 @@ func (c *CA) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outc
 	return &backend.Outcome{State: backend.OutcomeUnknown}, nil
 }
 
+// calls are how many of an Issue each may take its time: GetCACaps and GetCACert, and the PKCSReq may be sent at the very end of its own.
+const calls = 3
+
 // never reports whether a CA that knows nothing of the request will not come to know of it.
 func (c *CA) never(run *running, r *backend.IssueRequest) bool {
 	if r.Asked.IsZero() {
@@ -138,7 +141,7 @@ func (c *CA) never(run *running, r *backend.IssueRequest) bool {
 	if err != nil || ra.chain[0].NotBefore.After(r.Asked) || ra.chain[0].NotBefore.After(r.Template.NotBefore) {
 		return false
 	}
-	return c.o.Clock().After(r.Asked.Add(time.Duration(run.config.Settle)))
+	return c.o.Clock().After(r.Asked.Add(time.Duration(run.config.Settle) + calls*run.config.timeout()))
 }
 
 // ready is what a message takes. An error of the RA's files refuses; the others do not.

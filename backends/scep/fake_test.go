@@ -51,19 +51,22 @@ var (
 // finds these at any time and answers badCertId else.
 type fakeCA struct {
 	*httptest.Server
-	t    testing.TB
-	root *x509.Certificate // certifies devices too
-	ra   *x509.Certificate // of this server, nil for none
+	t      testing.TB
+	root   *x509.Certificate // certifies devices too
+	client *x509.Certificate // of config, nil before
+	ra     *x509.Certificate // of this server, nil for none
 
-	mu      sync.Mutex
-	ledger  []*issued // all that was ever signed
-	held    map[string]string
-	refused map[string]bool
-	caps    string
-	digest  crypto.Hash
-	cipher  cms.Cipher
-	posts   int
-	seen    []*cms.Signed
+	mu         sync.Mutex
+	ledger     []*issued // all that was ever signed
+	held       map[string]string
+	refused    map[string]bool
+	caps       string
+	capsStatus int
+	closes     bool // the connection of the last PKIOperation ends with it
+	digest     crypto.Hash
+	cipher     cms.Cipher
+	posts      int
+	seen       []*cms.Signed
 
 	fail    string                                 // failInfo of every PKCSReq, nothing is signed
 	failing string                                 // failInfo of every CertPoll
@@ -106,6 +109,9 @@ func certify(key *rsa.PrivateKey, by *x509.Certificate, cn string, serial int64,
 func (f *fakeCA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Query().Get("operation") {
 	case "GetCACaps":
+		if f.capsStatus != 0 {
+			w.WriteHeader(f.capsStatus)
+		}
 		fmt.Fprint(w, f.caps)
 	case "GetCACert":
 		if f.ra == nil {
@@ -115,6 +121,7 @@ func (f *fakeCA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Write(must(cms.CertsOnly(f.ra.Raw, f.root.Raw))) //nolint:errcheck // as above
 	case "PKIOperation":
 		body := must(io.ReadAll(r.Body))
+		f.closes = r.Close
 		if r.Method == http.MethodGet {
 			body = must(base64.StdEncoding.DecodeString(r.URL.Query().Get("message")))
 		}
@@ -265,7 +272,10 @@ func (f *fakeCA) config(t testing.TB, lines ...string) []byte {
 		}
 		return path
 	}
-	cert := write("ra.pem", "CERTIFICATE", certify(ourRA(), f.root, "RA 1", 3, false).Raw)
+	if f.client == nil { // the same for all processes: what is held is told to the very certificate that asked
+		f.client = certify(ourRA(), f.root, "RA 1", 3, false)
+	}
+	cert := write("ra.pem", "CERTIFICATE", f.client.Raw)
 	key := write("ra.key", "PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(ourRA())))
 	roots := write("roots.pem", "CERTIFICATE", f.root.Raw)
 	base := fmt.Sprintf("url: %s/scep\nra: {cert: %q, key: %q}\nroots: %q\n", f.URL, cert, key, roots)

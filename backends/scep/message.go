@@ -199,7 +199,7 @@ func (r *running) read(body []byte, s *server, ra *signer, id string, nonce []by
 	if text(cms.SCEPMessageType) != typeCertRep || text(cms.SCEPTransactionID) != id || !bytes.Equal(echo, nonce) {
 		return nil, backend.Refuse(codes.Internal, "the answer is to another message")
 	}
-	a := &answer{status: text(cms.SCEPPKIStatus), failInfo: text(cms.SCEPFailInfo), text: printable(text(cms.SCEPFailInfoText))}
+	a := &answer{status: text(cms.SCEPPKIStatus), failInfo: text(cms.SCEPFailInfo), text: upstream.Line(text(cms.SCEPFailInfoText))}
 	if a.status != statusSuccess {
 		return a, nil
 	}
@@ -214,16 +214,4 @@ func (r *running) read(body []byte, s *server, ra *signer, id string, nonce []by
 		return nil, backend.Refuse(codes.Internal, "the answer cannot be decrypted with the RA's key")
 	}
 	return a, nil
-}
-
-// maxSaid bounds what a CA says to a refusal, in bytes.
-const maxSaid = 300
-
-func printable(text string) string {
-	return strings.Map(func(c rune) rune {
-		if c < ' ' || c == 0x7f || c == '\uFFFD' {
-			return ' '
-		}
-		return c
-	}, text[:min(len(text), maxSaid)])
 }

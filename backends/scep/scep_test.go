@@ -18,6 +18,7 @@ import (
 
 	"github.com/muster-pki/muster/plugins/backend"
 	"github.com/muster-pki/muster/plugins/backend/backendtest"
+	"github.com/muster-pki/muster/plugins/backend/upstream"
 	"github.com/muster-pki/muster/protocols/cms"
 )
 
@@ -221,7 +222,7 @@ func TestNever(t *testing.T) {
 	look(backend.OutcomeNever)
 	r.Asked = now
 	look(backend.OutcomeUnknown)
-	now = now.Add(time.Minute)
+	now = now.Add(time.Minute + 3*upstream.DefaultTimeout) // it may have been sent that late
 	look(backend.OutcomeUnknown)
 	now = now.Add(time.Second)
 	look(backend.OutcomeNever)
@@ -270,6 +271,35 @@ func TestMessages(t *testing.T) {
 		if cipher, weak := must(cms.ParseEnveloped(m.Content, cms.Limits{})).Cipher, strings.Contains(o.legacy, "3des"); (cipher == cms.TripleDES) != weak {
 			t.Errorf("%q: %v", o.caps, cipher)
 		}
+	}
+}
+
+// A CA that nobody can ask what became of a request is asked over a connection of its own: none that waits, and may be closed meanwhile.
+func TestConnectionOfItsOwn(t *testing.T) {
+	for lines, own := range map[string]bool{"": true, "lookup: certpoll": false} {
+		for _, caps := range []string{"SCEPStandard", "AES\nSHA-256"} { // by POST, by GET
+			f := newFakeCA(t)
+			f.caps = caps
+			if _, err := f.configured(t, lines).Issue(t.Context(), request("one")); err != nil || f.closes != own {
+				t.Errorf("%q: %v, its own %t", lines, err, f.closes)
+			}
+		}
+	}
+}
+
+// A server that cannot say for a moment what it can do is asked again, and is no weak one until then.
+func TestCapsUnknown(t *testing.T) {
+	f := newFakeCA(t)
+	c := f.configured(t)
+	for _, code := range []int{500, 503, 429} {
+		f.capsStatus = code
+		if _, err := c.Issue(t.Context(), request("one")); status.Code(err) != codes.ResourceExhausted || !backend.Definite(err) {
+			t.Errorf("HTTP %d to GetCACaps: %v", code, err)
+		}
+	}
+	f.capsStatus = 0
+	if _, err := c.Issue(t.Context(), request("one")); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -58,6 +58,9 @@ func (r *running) look(ctx context.Context) (*server, error) {
 		return nil, err
 	}
 	s := &server{}
+	if caps.Status >= 500 || caps.Status == http.StatusTooManyRequests { // which says nothing of what it can do
+		return nil, backend.Refuse(codes.Unavailable, "GetCACaps: HTTP %d", caps.Status)
+	}
 	if caps.Status == http.StatusOK { // RFC 8894 section 3.5.1: a CA without it has none
 		for lines := bufio.NewScanner(bytes.NewReader(caps.Body)); lines.Scan() && len(s.caps) < 64; {
 			s.caps = append(s.caps, strings.ToLower(strings.TrimSpace(lines.Text())))
@@ -110,8 +113,8 @@ func (r *running) anchored(bag upstream.Bag) (upstream.Bag, error) {
 			pool = append(pool, c)
 		}
 	}
-	for _, c := range bag {
-		up := pool.Above(c)
+	for i, up := range pool.AboveEach(bag) {
+		c := bag[i]
 		if len(up) > 0 && trusted(up[len(up)-1]) || trusted(c) {
 			known = append(known, c)
 		}

@@ -30,7 +30,6 @@ const (
 
 // trust reads the roots, or fetches the one with the fingerprint, and makes the client that trusts them only.
 func (r *running) trust(ctx context.Context) (err error) {
-	u := r.config.upstream()
 	if r.config.Fingerprint == "" {
 		text, err := os.ReadFile(r.config.Root)
 		if err == nil {
@@ -46,7 +45,13 @@ func (r *running) trust(ctx context.Context) (err error) {
 		}
 		r.roots = []*x509.Certificate{root}
 	}
-	u.CA, u.Roots = "", x509.NewCertPool()
+	return r.connect(false)
+}
+
+// connect makes the client that trusts the roots. once is upstream.Config.Once.
+func (r *running) connect(once bool) (err error) {
+	u := r.config.upstream()
+	u.CA, u.Roots, u.Once = "", x509.NewCertPool(), once
 	for _, root := range r.roots {
 		u.Roots.AddCert(root)
 	}
@@ -124,8 +129,8 @@ func (r *running) get(ctx context.Context, path string, limit int64) (*upstream.
 	return r.client.Do(ctx, q, limit)
 }
 
-// post sends JSON.
-func (r *running) post(ctx context.Context, path string, body any) (*upstream.Answer, error) {
+// post sends JSON with a token in it.
+func (r *running) post(ctx context.Context, path, token string, body any) (*upstream.Answer, error) {
 	text, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
@@ -135,7 +140,12 @@ func (r *running) post(ctx context.Context, path string, body any) (*upstream.An
 		return nil, err
 	}
 	q.Header.Set("Content-Type", "application/json")
-	return r.client.Do(ctx, q, maxAnswer)
+	a, err := r.client.Do(ctx, q, maxAnswer)
+	if err != nil {
+		return nil, err
+	}
+	a.Hide(token)
+	return a, nil
 }
 
 // certificates asks for a list of certificates (api.Intermediates).
@@ -164,6 +174,5 @@ func message(a *upstream.Answer) string {
 	if json.Unmarshal(a.Body, &e) != nil {
 		return ""
 	}
-	text := strings.Join(strings.Fields(e.Message), " ")
-	return text[:min(len(text), 500)]
+	return a.Said(e.Message)
 }

@@ -181,6 +181,11 @@ func TestNone(t *testing.T) {
 			if d, err := c.Describe(t.Context()); err != nil || d.Idempotency != backend.IdempotencyNone {
 				t.Fatalf("%+v, %v", d, err)
 			}
+			// A connection that waits may be closed just when the request is sent on it.
+			if _, err := c.Issue(t.Context(), ask(t, "0190-own", "device-1")); err != nil || !f.closes {
+				t.Errorf("%v, over a connection of its own: %t", err, f.closes)
+			}
+			before := f.certificates()
 			r := ask(t, "0190-none", "device-1")
 			f.faults = []string{"after"}
 			for range 2 {
@@ -188,7 +193,7 @@ func TestNone(t *testing.T) {
 					t.Fatalf("%v, not an unknown outcome", err)
 				}
 			}
-			if n := f.certificates(); n != 1 {
+			if n := f.certificates() - before; n != 1 {
 				t.Errorf("%d certificates", n)
 			}
 			if _, err := c.Lookup(t.Context(), r); status.Code(err) != codes.Unimplemented {
@@ -213,6 +218,30 @@ func TestLookupAfterTheKeyChanged(t *testing.T) {
 	f.key = key
 	f.mu.Unlock()
 	if o, err := c.Lookup(t.Context(), r); err == nil || !strings.Contains(err.Error(), "serial number") {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if n := f.certificates(); n != 1 {
+		t.Errorf("%d certificates", n)
+	}
+}
+
+// Nor does one that changed to another that repeats: under it the certificate would be a second one.
+func TestLookupAfterTheIssuerChanged(t *testing.T) {
+	f := newFake(t, rsaKey(2))
+	c := configured(t, f)
+	r := ask(t, "0190-changed", "device-1")
+	f.faults = []string{"after"}
+	if _, err := c.Issue(t.Context(), r); err == nil {
+		t.Fatal("no error")
+	}
+	r.Asked = time.Now().Add(-time.Hour)
+	f.mu.Lock()
+	f.key = rsaKey(3)
+	f.chain[0] = f.certificate(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "Fake Intermediate 2"}, NotBefore: r.Asked.Add(time.Second), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}, f.chain[1], f.key.Public(), rsaKey(1))
+	f.mu.Unlock()
+	if o, err := c.Lookup(t.Context(), r); err == nil || !strings.Contains(err.Error(), "from after that") {
 		t.Errorf("%+v, %v", o, err)
 	}
 	if n := f.certificates(); n != 1 {

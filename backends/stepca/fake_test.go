@@ -55,7 +55,8 @@ type fake struct {
 	used    map[string]bool
 	ledger  map[string][][]byte // certificates by serial number; those that differ
 	revoked []x509.RevocationListEntry
-	faults  []string // of the next signs: before, after, 500, deny
+	faults  []string // of the next signs: before, after, 500, deny, repeat
+	closes  bool     // the connection of the last sign ends with it
 	calls   map[string]int
 	number  int64
 }
@@ -137,7 +138,10 @@ func (f *fake) write(name string, text []byte) string {
 
 func (f *fake) certificate(c, parent *x509.Certificate, pub crypto.PublicKey, key crypto.Signer) *x509.Certificate {
 	f.t.Helper()
-	c.SerialNumber, c.NotBefore, c.NotAfter = big.NewInt(time.Now().UnixNano()), time.Now().Add(-24*time.Hour), time.Now().Add(300*24*time.Hour)
+	c.SerialNumber, c.NotAfter = big.NewInt(time.Now().UnixNano()), time.Now().Add(300*24*time.Hour)
+	if c.NotBefore.IsZero() {
+		c.NotBefore = time.Now().Add(-24 * time.Hour)
+	}
 	if parent == nil {
 		parent = c
 	}
@@ -268,6 +272,12 @@ func (f *fake) sign(w http.ResponseWriter, r *http.Request) {
 	f.calls["sign"]++
 	if len(f.faults) > 0 {
 		fault, f.faults = f.faults[0], f.faults[1:]
+	}
+	f.closes = r.Close
+	if fault == "repeat" {
+		f.fail(w, 400, "what is "+body.OTT+" \x1b ?")
+		f.mu.Unlock()
+		return
 	}
 	if fault == "before" { // the connection ends, nothing was read of it
 		f.mu.Unlock()

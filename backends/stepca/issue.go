@@ -88,7 +88,7 @@ func (c *CA) sign(ctx context.Context, run *running, r *backend.IssueRequest, q 
 	if err != nil {
 		return nil, backend.Refuse(codes.FailedPrecondition, "%v", err)
 	}
-	a, err := run.post(ctx, "/1.0/sign", signBody(r, token))
+	a, err := run.post(ctx, "/1.0/sign", token, signBody(r, token))
 	if err != nil && ctx.Err() != nil {
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}

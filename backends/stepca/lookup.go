@@ -64,6 +64,8 @@ func (c *CA) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outc
 		return nil, backend.Refuse(codes.FailedPrecondition, "%s", foreignText)
 	case !v.repeats():
 		return nil, backend.Refuse(codes.Unavailable, "step-ca has had this request, and its issuing key has changed to one whose signatures differ each time: look for serial number %s at the CA", q.content.SerialNumber)
+	case !r.Asked.IsZero() && v.chain[0].NotBefore.After(r.Asked): // a repeat would be another issuer's, and a second one
+		return nil, backend.Refuse(codes.Unavailable, "step-ca has had this request, and its issuing certificate is from after that: look at the CA for what the former one issued")
 	}
 	a, err := c.sign(ctx, run, r, q, freshID())
 	if err != nil {
@@ -90,7 +92,7 @@ func (c *CA) useUp(ctx context.Context, run *running, r *backend.IssueRequest, j
 	}
 	past := *r
 	past.Template.NotBefore, past.Template.NotAfter = time.Unix(0, 0), time.Unix(1, 0)
-	a, err := run.post(ctx, "/1.0/sign", signBody(&past, token))
+	a, err := run.post(ctx, "/1.0/sign", token, signBody(&past, token))
 	switch {
 	case err != nil:
 		return false, err

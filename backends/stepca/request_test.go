@@ -209,6 +209,16 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// A token that step-ca repeats is in no error, and neither is what a screen would obey.
+func TestTokenIsHidden(t *testing.T) {
+	f := newFake(t, rsaKey(2))
+	c := configured(t, f)
+	f.faults = []string{"repeat"}
+	if _, err := c.Issue(t.Context(), ask(t, "0190-repeat", "device-1")); err == nil || strings.Contains(err.Error(), "eyJ") || !strings.HasSuffix(err.Error(), "what is [hidden] ?") {
+		t.Errorf("%q", err)
+	}
+}
+
 func TestRevoke(t *testing.T) {
 	f := newFake(t, rsaKey(2))
 	c := configured(t, f)

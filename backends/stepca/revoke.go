@@ -55,7 +55,7 @@ func (c *CA) revoke(ctx context.Context, run *running, serial *big.Int, reason i
 	if err != nil {
 		return backend.Refuse(codes.FailedPrecondition, "%v", err)
 	}
-	a, err := run.post(ctx, "/1.0/revoke", map[string]any{"serial": number, "ott": token, "reasonCode": reason, "passive": true})
+	a, err := run.post(ctx, "/1.0/revoke", token, map[string]any{"serial": number, "ott": token, "reasonCode": reason, "passive": true})
 	if err != nil {
 		return err
 	}

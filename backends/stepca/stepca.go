@@ -127,6 +127,11 @@ func (c *CA) Configure(ctx context.Context, config []byte) error {
 			r.describe.Idempotency = backend.IdempotencyLookup
 		}
 	}
+	if r.describe.Idempotency == backend.IdempotencyNone {
+		if err := r.connect(true); err != nil {
+			return err
+		}
+	}
 	c.open.Store(r)
 	return nil
 }

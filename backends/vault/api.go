@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -92,7 +91,12 @@ func (a *api) do(ctx context.Context, method, path, token string, body any, limi
 	if body != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
-	return a.client.Do(ctx, r, limit)
+	answer, err := a.client.Do(ctx, r, limit)
+	if err != nil {
+		return nil, err
+	}
+	answer.Hide(token)
+	return answer, nil
 }
 
 // dataOf reads what stands under "data".
@@ -126,7 +130,7 @@ func warnings(a *upstream.Answer) string {
 		return ""
 	}
 	expected := func(text string) bool { return strings.Contains(text, "was provided but the role is set with") }
-	return clean(strings.Join(slices.DeleteFunc(w.Warnings, expected), "; "))
+	return a.Said(strings.Join(slices.DeleteFunc(w.Warnings, expected), "; "))
 }
 
 // Sealed and standby servers answer before anything else is done (vault.Core.switchedLockHandleRequest): this is all that they say then. What
@@ -136,14 +140,13 @@ var notAtWork = []string{"Vault is sealed", "Vault is in standby mode"}
 const (
 	retrySealed  = 30 * time.Second // when one who was told that the server is sealed may come again
 	retryStandby = 5 * time.Second  // or that another one is active
-	maxSaid      = 600              // bytes of the server's words in an error
 )
 
 // refused is the error of Issue that an answer other than a good one is. Beyond what upstream.Answer.Refused says: a server that is sealed, or
 // sends to another, has done nothing.
 func refused(a *upstream.Answer) error {
 	texts := said(a)
-	text := clean(strings.Join(texts, "; "))
+	text := a.Said(strings.Join(texts, "; "))
 	switch {
 	case a.Status == http.StatusServiceUnavailable && len(texts) == 1 && slices.Contains(notAtWork, texts[0]):
 		return backend.Exhausted(retrySealed, "not asked: "+text)
@@ -153,15 +156,6 @@ func refused(a *upstream.Answer) error {
 		return backend.Refuse(codes.FailedPrecondition, "HTTP %d: %s: is `mount` (and `namespace`) that of the PKI secrets engine?", a.Status, text)
 	}
 	return a.Refused(text)
-}
-
-// clean makes one line of bounded length of what another said.
-func clean(s string) string {
-	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
-	if len(s) > maxSaid {
-		s = strings.ToValidUTF8(s[:maxSaid], "") + "..."
-	}
-	return s
 }
 
 // named puts before an error's text what it is about, and leaves its code and details.

@@ -44,6 +44,7 @@ type fake struct {
 	secret  string // that a login wants
 	sealed  bool
 	paged   bool
+	repeats bool   // a refused login says what was wrong
 	denies  string // a path that no policy allows
 	seen    []http.Header
 	bodies  []map[string]any
@@ -194,7 +195,11 @@ func (f *fake) login(w http.ResponseWriter, path string, body map[string]any) {
 	}
 	f.mu.Unlock()
 	if !good {
-		f.fail(w, http.StatusBadRequest, "invalid role or secret ID")
+		text := "invalid role or secret ID"
+		if f.repeats {
+			text += fmt.Sprint(" ", body["secret_id"])
+		}
+		f.fail(w, http.StatusBadRequest, text)
 		return
 	}
 	f.auth(w, token)

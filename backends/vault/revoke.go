@@ -57,7 +57,7 @@ func (e *engine) revoke(ctx context.Context, body map[string]any) error {
 	if text := strings.Join(said(answer), "; "); answer.Status >= http.StatusBadRequest {
 		for _, u := range unknownCertificate {
 			if strings.Contains(text, u) {
-				return backend.Refuse(codes.NotFound, "%s", clean(text))
+				return backend.Refuse(codes.NotFound, "%s", answer.Said(text))
 			}
 		}
 	}

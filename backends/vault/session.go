@@ -200,7 +200,8 @@ func (s *session) login(ctx context.Context, now time.Time) error {
 	case err != nil:
 		return notLoggedIn(err)
 	case answer.Status != http.StatusOK:
-		return notLoggedIn(fmt.Errorf("HTTP %d: %s", answer.Status, clean(strings.Join(said(answer), "; "))))
+		answer.Hide(body["secret_id"], body["jwt"])
+		return notLoggedIn(fmt.Errorf("HTTP %d: %s", answer.Status, answer.Said(strings.Join(said(answer), "; "))))
 	}
 	l, ok := leaseOf(answer)
 	if !ok {

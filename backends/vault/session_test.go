@@ -232,4 +232,35 @@ func TestNoSecrets(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "hush") || !backend.Definite(err) {
 		t.Errorf("%v", err)
 	}
+	// Nor one that the server repeats, in any of the places where its words are.
+	f.secret, f.repeats = "yet another", true
+	ca = New(Options{})
+	if err := ca.Configure(t.Context(), []byte(f.logsIn(fmt.Sprintf("approle: {role-id: muster, secret-id: %q}", file(t, "hush-hush"))))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ca.Issue(t.Context(), r); err == nil || strings.Contains(err.Error(), "hush") || !strings.Contains(err.Error(), "[hidden]") {
+		t.Errorf("%v", err)
+	}
+	f.fault = func(w http.ResponseWriter, _ func() map[string]any) bool {
+		f.fail(w, http.StatusBadRequest, "what is "+f.seen[len(f.seen)-1].Get("X-Vault-Token"))
+		return true
+	}
+	_, err = started(t, f.config(t, ""), new(clock)).Issue(t.Context(), r)
+	if err == nil || strings.Contains(err.Error(), "root") || !strings.Contains(err.Error(), "what is [hidden]") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestConnectionOfItsOwn: where nobody asks the server what became of a request, it is asked over a connection that has not waited, and
+// may not be closed meanwhile.
+func TestConnectionOfItsOwn(t *testing.T) {
+	for more, own := range map[string]bool{"": false, "lookup: none\n": true} {
+		f := newFake(t)
+		ca := started(t, f.config(t, more), new(clock))
+		r, _ := asked(t, "one", x509.CertificateRequest{})
+		_, err := ca.Issue(t.Context(), r)
+		if closes := f.seen[len(f.seen)-1].Get("Connection") == "close"; err != nil || closes != own {
+			t.Errorf("%q: %v, its own %t", more, err, closes)
+		}
+	}
 }

@@ -77,6 +77,7 @@ func (c *CA) Configure(ctx context.Context, config []byte) error {
 	if err != nil {
 		return backend.Refuse(codes.InvalidArgument, "%v", err)
 	}
+	cfg.Once = cfg.Lookup == lookupNone
 	e := &engine{cfg: cfg, o: c.o, inventory: newInventory()}
 	if e.api, err = newAPI(cfg, c.o); err != nil {
 		return backend.Refuse(codes.FailedPrecondition, "%v", err)

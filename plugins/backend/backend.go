@@ -59,6 +59,16 @@ type CMSSigner interface {
 	SignCMS(ctx context.Context, issuer string, content []byte) ([]byte, error)
 }
 
+// OCSPResponder is implemented by a backend that answers for its certificates by OCSP (RFC 6960, RFC 5019). Optional.
+type OCSPResponder interface {
+	// OCSP returns the DER OCSPResponse to the DER OCSPRequest, as it is given to whoever asks: anybody. issuer is CA.Name, or
+	// another of CA.CRLs, "" for the default; the certificates of all keys of that CA are answered for. What a responder has no good
+	// answer to is an OCSPResponse too: unauthorized where it is not about a certificate of this CA (RFC 5019 section 2.2.3),
+	// malformedRequest, tryLater. NOT_FOUND when there is no such CA. A stranger's request must cost next to nothing: no signature
+	// about a certificate that was never issued. After Revoke has answered, no answer says good.
+	OCSP(ctx context.Context, issuer string, request []byte) ([]byte, error)
+}
+
 // Exchanger is implemented by a backend that passes a CMP message on unchanged and returns the answer
 // (RFC 9483, a local RA before an RA). Optional.
 type Exchanger interface {
@@ -136,6 +146,8 @@ const (
 	CapExchange Capability = "exchange"
 	CapRollover Capability = "rollover"
 	CapAnnounce Capability = "announce" // RolloverRequest.Announce
+	CapOCSP     Capability = "ocsp"
+	CapKeys     Capability = "keys" // KeyHolder; a backend that has it alone need name no Forms
 )
 
 // Description is what a backend says of itself.

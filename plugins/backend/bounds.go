@@ -14,6 +14,8 @@ const (
 	MaxTicket      = 1 << 10
 	MaxContent     = 1 << 20  // SignCMS and Exchange, both ways
 	MaxCRL         = 64 << 20 // in all
+	MaxOCSPRequest = 4 << 10  // OCSP: one of a single certificate has 70 to 120
+	MaxOCSP        = 64 << 10 // OCSP: the answer
 	maxCRLChunk    = 1 << 20
 	maxErrorText   = 1 << 10
 	maxExtensions  = 64 // of a template; as many extended key usages

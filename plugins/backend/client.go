@@ -116,7 +116,7 @@ func (c *Client) Describe(ctx context.Context) (*Description, error) {
 	switch {
 	case d.Name == "" || !printable(d.Name, MaxName) || !printable(d.Version, MaxName):
 		return nil, c.garbage("Describe", errors.New("no well-formed name and version"))
-	case len(d.Forms) == 0:
+	case len(d.Forms) == 0 && !slices.Contains(d.Capabilities, CapKeys):
 		return nil, c.garbage("Describe", errors.New("no form that this gateway knows"))
 	case d.Idempotency == "":
 		return nil, c.garbage("Describe", errors.New("no idempotency that this gateway knows"))
@@ -269,6 +269,18 @@ func (c *Client) SignCMS(ctx context.Context, issuer string, content []byte) ([]
 	return w.SignedData, nil
 }
 
+// OCSP is OCSPResponder.OCSP.
+func (c *Client) OCSP(ctx context.Context, issuer string, request []byte) ([]byte, error) {
+	w, err := c.rpc.OCSP(sendRequestID(ctx, ""), &pb.OCSPRequest{Issuer: issuer, Request: request}, messageBounds...)
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	if err := checkSequence(w.Response, MaxOCSP); err != nil {
+		return nil, c.garbage("OCSP", err)
+	}
+	return w.Response, nil
+}
+
 // Exchange is Exchanger.Exchange.
 func (c *Client) Exchange(ctx context.Context, id string, message []byte) ([]byte, error) {
 	w, err := c.rpc.Exchange(sendRequestID(ctx, id), &pb.ExchangeRequest{Id: id, Message: message}, messageBounds...)
@@ -306,4 +318,6 @@ var (
 	_ CMSSigner = (*Client)(nil)
 	_ Exchanger = (*Client)(nil)
 	_ Roller    = (*Client)(nil)
+
+	_ OCSPResponder = (*Client)(nil)
 )

@@ -83,6 +83,9 @@ func (h *hostile) CRL(_ *pb.CRLRequest, s grpc.ServerStreamingServer[pb.CRLRespo
 func (h *hostile) SignCMS(context.Context, *pb.SignCMSRequest) (*pb.SignCMSResponse, error) {
 	return &pb.SignCMSResponse{SignedData: h.content}, h.err
 }
+func (h *hostile) OCSP(context.Context, *pb.OCSPRequest) (*pb.OCSPResponse, error) {
+	return &pb.OCSPResponse{Response: h.content}, h.err
+}
 func (h *hostile) Rollover(context.Context, *pb.RolloverRequest) (*pb.RolloverResponse, error) {
 	if len(h.cas) == 0 {
 		return &pb.RolloverResponse{}, h.err
@@ -196,6 +199,8 @@ func TestHostileAnswers(t *testing.T) {
 				err = c.CRL(t.Context(), "", io.Discard)
 			case "sign":
 				_, err = c.SignCMS(t.Context(), "", nil)
+			case "ocsp":
+				_, err = c.OCSP(t.Context(), "", nil)
 			case "exchange":
 				_, err = c.Exchange(t.Context(), "a", nil)
 			case "rollover":
@@ -248,6 +253,9 @@ func TestHostileAnswers(t *testing.T) {
 		{"good", "sign", &hostile{content: []byte{0x30, 0}}, ""},
 		{"garbage", "sign", &hostile{content: []byte("garbage")}, "no DER SEQUENCE"},
 		{"large", "sign", &hostile{content: big}, "more than 1048576"},
+		{"good", "ocsp", &hostile{content: []byte{0x30, 3, 0x0a, 1, 6}}, ""},
+		{"garbage", "ocsp", &hostile{content: []byte("garbage")}, "no DER SEQUENCE"},
+		{"large", "ocsp", &hostile{content: sequenceOf(MaxOCSP)}, "more than 65536"},
 		{"good", "exchange", &hostile{content: []byte{0x30, 1, 0}}, ""},
 		{"empty", "exchange", &hostile{}, "no DER SEQUENCE"},
 		{"large", "exchange", &hostile{content: big}, "more than 1048576"},

@@ -46,6 +46,8 @@ var (
 		pb.Capability_CAPABILITY_EXCHANGE: CapExchange,
 		pb.Capability_CAPABILITY_ROLLOVER: CapRollover,
 		pb.Capability_CAPABILITY_ANNOUNCE: CapAnnounce,
+		pb.Capability_CAPABILITY_OCSP:     CapOCSP,
+		pb.Capability_CAPABILITY_KEYS:     CapKeys,
 	}
 	rolloverNames = map[pb.RolloverKind]RolloverKind{
 		pb.RolloverKind_ROLLOVER_KIND_RENEW: RolloverRenew,

@@ -10,6 +10,16 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
+// The codes of errors that a plugin has use for, so that it need not import gRPC's.
+const (
+	InvalidArgument    = codes.InvalidArgument
+	NotFound           = codes.NotFound
+	AlreadyExists      = codes.AlreadyExists
+	PermissionDenied   = codes.PermissionDenied
+	FailedPrecondition = codes.FailedPrecondition
+	Unavailable        = codes.Unavailable
+)
+
 // Refuse makes a definite refusal when code is one of those that Backend names: nothing was issued.
 // The message reaches the gateway's log and `muster explain`, never the device.
 func Refuse(code codes.Code, format string, args ...any) error {

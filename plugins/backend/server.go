@@ -300,6 +300,20 @@ func (s *server) SignCMS(ctx context.Context, r *pb.SignCMSRequest) (*pb.SignCMS
 	})
 }
 
+func (s *server) OCSP(ctx context.Context, r *pb.OCSPRequest) (*pb.OCSPResponse, error) {
+	return serve(s, ctx, "OCSP", configured, func(ctx context.Context) (*pb.OCSPResponse, error) {
+		responder, ok := s.b.(OCSPResponder)
+		if !ok {
+			return nil, unimplemented("OCSP")
+		}
+		if err := bounded("request", len(r.Request), MaxOCSPRequest); err != nil {
+			return nil, err
+		}
+		answer, err := responder.OCSP(ctx, r.Issuer, r.Request)
+		return &pb.OCSPResponse{Response: answer}, err
+	})
+}
+
 func (s *server) Exchange(ctx context.Context, r *pb.ExchangeRequest) (*pb.ExchangeResponse, error) {
 	return serve(s, ctx, "Exchange", configured, func(ctx context.Context) (*pb.ExchangeResponse, error) {
 		x, ok := s.b.(Exchanger)

@@ -139,11 +139,43 @@ func TestRequestsArrive(t *testing.T) {
 		Overrides:    []Field{FieldSubject, FieldSubjectAltName, FieldValidity, FieldKeyUsage, FieldExtKeyUsage},
 		Decides:      []Field{FieldValidity, FieldKeyUsage},
 		Idempotency:  IdempotencyLookup,
-		Capabilities: []Capability{CapPoll, CapRevoke, CapCRL, CapSignCMS, CapExchange, CapRollover, CapAnnounce}}
+		Capabilities: []Capability{CapPoll, CapRevoke, CapCRL, CapSignCMS, CapExchange, CapRollover, CapAnnounce, CapOCSP}}
 	got, err := c.Describe(t.Context())
-	if err != nil || len(got.Forms) != 4 || len(got.Overrides) != 5 || len(got.Decides) != 2 || len(got.Capabilities) != 7 || got.Idempotency != IdempotencyLookup {
+	if err != nil || len(got.Forms) != 4 || len(got.Overrides) != 5 || len(got.Decides) != 2 || len(got.Capabilities) != 8 || got.Idempotency != IdempotencyLookup {
 		t.Errorf("%+v, %v", got, err)
 	}
+}
+
+// TestOCSPArrives: what is asked of an OCSPResponder, and what it answers; a request beyond the bound never reaches it.
+func TestOCSPArrives(t *testing.T) {
+	d := &answering{}
+	c := connect(t, func(s *grpc.Server) { Register(s, d, quiet) })
+	if err := c.Configure(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	request := bytes.Repeat([]byte{0x30}, MaxOCSPRequest)
+	if der, err := c.OCSP(t.Context(), "ec", request); err != nil || !bytes.Equal(der, []byte{0x30, 3, 0x0a, 1, 6}) || d.issuer != "ec" || !bytes.Equal(d.request, request) {
+		t.Errorf("%x, %v, asked %q", der, err, d.issuer)
+	}
+	d.request = nil
+	if _, err := c.OCSP(t.Context(), "ec", append(request, 0)); status.Code(err) != codes.InvalidArgument || d.request != nil {
+		t.Errorf("a large request: %v", err)
+	}
+	if _, err := serving(t, &double{}).OCSP(t.Context(), "ec", request); status.Code(err) != codes.Unimplemented {
+		t.Errorf("a backend that is none: %v", err)
+	}
+}
+
+// answering is a double that answers OCSP.
+type answering struct {
+	double
+	issuer  string
+	request []byte
+}
+
+func (a *answering) OCSP(_ context.Context, issuer string, request []byte) ([]byte, error) {
+	a.issuer, a.request = issuer, request
+	return []byte{0x30, 3, 0x0a, 1, 6}, nil
 }
 
 // TestRolloverArrives: what is asked of a Roller, and what it answers, to the last field.

@@ -15,6 +15,9 @@ var (
 	_ backend.CMSSigner = (*Plugin)(nil)
 	_ backend.Exchanger = (*Plugin)(nil)
 	_ backend.Roller    = (*Plugin)(nil)
+	_ backend.KeyHolder = (*Plugin)(nil)
+
+	_ backend.OCSPResponder = (*Plugin)(nil)
 )
 
 // call makes one call: deadline, wait for the plugin, hooks. A call whose plugin dies under it fails with
@@ -117,6 +120,13 @@ func (p *Plugin) SignCMS(ctx context.Context, issuer string, content []byte) ([]
 	})
 }
 
+// OCSP is OCSPResponder.OCSP.
+func (p *Plugin) OCSP(ctx context.Context, issuer string, request []byte) ([]byte, error) {
+	return call(p, ctx, "OCSP", func(ctx context.Context, api *backend.Client) ([]byte, error) {
+		return api.OCSP(ctx, issuer, request)
+	})
+}
+
 // Exchange is Exchanger.Exchange.
 func (p *Plugin) Exchange(ctx context.Context, id string, message []byte) ([]byte, error) {
 	return call(p, ctx, "Exchange", func(ctx context.Context, api *backend.Client) ([]byte, error) {
@@ -128,5 +138,26 @@ func (p *Plugin) Exchange(ctx context.Context, id string, message []byte) ([]byt
 func (p *Plugin) Rollover(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error) {
 	return call(p, ctx, "Rollover", func(ctx context.Context, api *backend.Client) (*backend.CA, error) {
 		return api.Rollover(ctx, r)
+	})
+}
+
+// PublicKey is KeyHolder.PublicKey.
+func (p *Plugin) PublicKey(ctx context.Context, label string) ([]byte, error) {
+	return call(p, ctx, "PublicKey", func(ctx context.Context, api *backend.Client) ([]byte, error) {
+		return api.PublicKey(ctx, label)
+	})
+}
+
+// Sign is KeyHolder.Sign.
+func (p *Plugin) Sign(ctx context.Context, r *backend.SignRequest) ([]byte, error) {
+	return call(p, ctx, "Sign", func(ctx context.Context, api *backend.Client) ([]byte, error) {
+		return api.Sign(ctx, r)
+	})
+}
+
+// Decrypt is KeyHolder.Decrypt.
+func (p *Plugin) Decrypt(ctx context.Context, r *backend.DecryptRequest) ([]byte, error) {
+	return call(p, ctx, "Decrypt", func(ctx context.Context, api *backend.Client) ([]byte, error) {
+		return api.Decrypt(ctx, r)
 	})
 }

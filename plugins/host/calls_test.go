@@ -116,6 +116,9 @@ func TestEveryCallGoesThrough(t *testing.T) {
 	if _, err := p.SignCMS(ctx, "", []byte("x")); status.Code(err) != codes.FailedPrecondition { // it has announced nothing
 		t.Error(err)
 	}
+	if der, err := p.OCSP(ctx, "", []byte("x")); err != nil || len(der) != 5 {
+		t.Error(der, err)
+	}
 	_, exchange := p.Exchange(ctx, "a", []byte{0x30, 0})
 	for _, err := range []error{poll, exchange} {
 		if status.Code(err) != codes.Unimplemented {

@@ -60,6 +60,8 @@ type Config struct {
 	OnRestart func(name string)
 	// OnCall is called after each call, with the status that the caller got.
 	OnCall func(name, method string, code codes.Code, took time.Duration)
+
+	lines *lineBudget
 }
 
 // withDefaults checks the configuration and fills what is empty.
@@ -103,6 +105,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Clock == nil {
 		c.Clock = time.Now
 	}
+	c.lines = &lineBudget{clock: c.Clock}
 	if c.OnRestart == nil {
 		c.OnRestart = func(string) {}
 	}

@@ -36,7 +36,7 @@ type instance struct {
 func launch(ctx context.Context, c *Config, x executable, sockets string, lost func(*instance)) (*instance, error) {
 	i := &instance{cfg: c, broken: make(chan struct{})}
 	i.lost = func() { lost(i) }
-	out, errs := &lines{log: c.Log}, &lines{log: c.Log}
+	out, errs := &lines{log: c.Log, budget: c.lines}, &lines{log: c.Log, budget: c.lines}
 	i.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  backend.Handshake(),
 		VersionedPlugins: backend.HostPlugins(c.Name),

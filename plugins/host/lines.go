@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 const (
@@ -16,10 +17,54 @@ const (
 	maxAttrs = 32
 )
 
+// How many lines of a plugin reach the log: one in a loop must not fill the disk, nor take the processor from other CAs.
+const (
+	linesBurst = 5000
+	linesEvery = 2 * time.Millisecond // one more
+)
+
+// lineBudget is what a plugin may still write, through all of its lives and outputs.
+type lineBudget struct {
+	clock   func() time.Time
+	mu      sync.Mutex
+	left    time.Duration // in the time that it takes to earn it
+	at      time.Time
+	closed  bool // used up: until a second's worth is there again
+	dropped int
+}
+
+// take reports whether a line may be written, and how many were not since the last that was.
+func (b *lineBudget) take() (ok bool, dropped int) {
+	if b == nil {
+		return true, 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.clock()
+	if b.at.IsZero() {
+		b.left = linesBurst * linesEvery
+	} else {
+		b.left = min(b.left+max(now.Sub(b.at), 0), linesBurst*linesEvery)
+	}
+	b.at = now
+	if b.closed && b.left >= time.Second {
+		b.closed = false
+	}
+	if b.closed || b.left < linesEvery {
+		b.closed = true
+		b.dropped++
+		return false, 0
+	}
+	b.left -= linesEvery
+	dropped, b.dropped = b.dropped, 0
+	return true, dropped
+}
+
 // lines turns what a plugin writes into log lines. go-plugin's own reader is not used: it panics, in the host, on
 // a line whose "@message" is no string, and keeps what it is given without bound.
 type lines struct {
 	log     *slog.Logger
+	budget  *lineBudget // nil: none
 	mu      sync.Mutex
 	buf     []byte
 	cut     bool // the current line is longer than maxLine
@@ -56,12 +101,19 @@ func (l *lines) flush() {
 
 // emit needs the lock.
 func (l *lines) emit() {
-	line := strings.ToValidUTF8(string(bytes.TrimRight(l.buf, "\r")), "?")
-	cut := l.cut
+	text, cut := bytes.TrimRight(l.buf, "\r"), l.cut
 	l.buf, l.cut = l.buf[:0], false
-	if line == "" {
+	if len(text) == 0 {
 		return
 	}
+	ok, dropped := l.budget.take()
+	if !ok {
+		return
+	}
+	if dropped > 0 {
+		l.log.Warn("the plugin writes more lines than are logged", "dropped", dropped)
+	}
+	line := strings.ToValidUTF8(string(text), "?")
 	level, message, attrs := slog.LevelInfo, line, []slog.Attr(nil)
 	var fields map[string]any
 	switch {

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestLines(t *testing.T) {
@@ -84,4 +85,41 @@ func FuzzLines(f *testing.F) {
 		}
 		l.flush()
 	})
+}
+
+// A plugin that writes without end fills no log, and the log tells so.
+func TestLinesAreCounted(t *testing.T) {
+	var out strings.Builder
+	now := time.Date(2030, 6, 1, 12, 0, 0, 0, time.UTC)
+	budget := &lineBudget{clock: func() time.Time { return now }}
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	one, other := &lines{log: log, budget: budget}, &lines{log: log, budget: budget} // two lives
+	written := func(n int) int {
+		out.Reset()
+		for i := range n {
+			l := one
+			if i%2 == 0 {
+				l = other
+			}
+			if _, err := l.Write([]byte("again\n")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return strings.Count(out.String(), "msg=again")
+	}
+	if n := written(3 * linesBurst); n != linesBurst {
+		t.Errorf("%d lines of a burst", n)
+	}
+	now = now.Add(time.Second - 1)
+	if n := written(10); n != 0 {
+		t.Errorf("%d lines before a second has passed", n)
+	}
+	now = now.Add(1)
+	if n := written(2 * linesBurst); n != 500 || strings.Count(out.String(), "dropped=10010") != 1 {
+		t.Errorf("%d lines a second later\n%.300s", n, out.String())
+	}
+	now = now.Add(time.Hour)
+	if n := written(3 * linesBurst); n != linesBurst {
+		t.Errorf("%d lines of a burst an hour later", n)
+	}
 }

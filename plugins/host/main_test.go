@@ -36,7 +36,9 @@ func TestMain(m *testing.M) {
 	case len(os.Args) == 3 && os.Args[1] == "host":
 		runHost(os.Args[2])
 	case len(os.Args) == 3 && os.Args[1] == "plugin":
-		backendtest.Main(m, map[string]func() backend.Backend{"scripted": newScripted})
+		backendtest.Main(m, map[string]func() backend.Backend{"scripted": newScripted, "hop": newHopCA})
+	case len(os.Args) == 3 && os.Args[1] == "bare":
+		runBare(os.Args[2])
 	}
 	goleak.VerifyTestMain(m) // a host that is closed leaves no goroutine behind
 }

@@ -56,7 +56,7 @@ func newProcess(launch context.Context, c *Config, x executable, env []string, s
 		sockets: sockets,
 		stdout:  r,
 		first:   &firstLine{to: w},
-		stderr:  &lines{log: c.Log},
+		stderr:  &lines{log: c.Log, budget: c.lines},
 		exited:  make(chan struct{}), onBroken: onBroken,
 	}
 	for _, k := range inheritedEnv {

@@ -1,6 +1,7 @@
 package cms
 
 import (
+	"crypto"
 	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/rsa"
@@ -25,8 +26,22 @@ import (
 //
 // The Decrypt of go.mozilla.org/pkcs7 is not used: it tells bad padding from a wrong key length from bad content, and
 // panics on a ciphertext that is not aligned.
-func (e *Enveloped) Decrypt(key *rsa.PrivateKey, cert *x509.Certificate) (content []byte, err error) {
-	return e.decrypt(&rsaRecipient{key}, cert)
+//
+// A key elsewhere is a HeldKey. ErrKey: it could not be used, whatever the message is; the content is garbage then, too.
+func (e *Enveloped) Decrypt(key crypto.Signer, cert *x509.Certificate) (content []byte, err error) {
+	switch k := key.(type) {
+	case *rsa.PrivateKey:
+		return e.decrypt(&rsaRecipient{k}, cert)
+	case HeldKey:
+		if r := newHeldRecipient(k); r != nil {
+			content, err = e.decrypt(r, cert)
+			if r.failed != nil {
+				err = fmt.Errorf("cms: %w: %w", ErrKey, r.failed)
+			}
+			return content, err
+		}
+	}
+	return nil, fmt.Errorf("cms: %w: it is no RSA key but %T", ErrKey, key)
 }
 
 // recipientKey is the recipient's private key, in the calls that decrypt makes of it; tests count them.

@@ -1,7 +1,9 @@
 package backendtest
 
 import (
+	"bytes"
 	"context"
+	"crypto"
 	"crypto/rand"
 	"errors"
 	"io"
@@ -9,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ocsp"
 	"google.golang.org/grpc/codes"
 
 	"github.com/muster-pki/muster/plugins/backend"
@@ -25,6 +28,14 @@ type broken struct {
 	poll     error
 	rollover func(ctx context.Context, r *backend.RolloverRequest) (*backend.CA, error)
 	sign     func(ctx context.Context, issuer string, content []byte) ([]byte, error)
+	ocsp     func(ctx context.Context, issuer string, request []byte) ([]byte, error)
+}
+
+func (b *broken) OCSP(ctx context.Context, issuer string, request []byte) ([]byte, error) {
+	if b.ocsp != nil {
+		return b.ocsp(ctx, issuer, request)
+	}
+	return b.Backend.(backend.OCSPResponder).OCSP(ctx, issuer, request)
 }
 
 func (b *broken) SignCMS(ctx context.Context, issuer string, content []byte) ([]byte, error) {
@@ -161,6 +172,38 @@ func TestSuiteFinds(t *testing.T) {
 		"polls in secret": {&broken{Backend: inner, poll: errors.New("not yet")}, checkUnimplemented},
 		"signs in secret": {&broken{Backend: inner, describe: func(d *backend.Description) {
 			d.Capabilities = slices.DeleteFunc(d.Capabilities, func(c backend.Capability) bool { return c == backend.CapSignCMS })
+		}}, checkUnimplemented},
+		"answers for any CA": {&broken{Backend: inner, ocsp: func(ctx context.Context, _ string, request []byte) ([]byte, error) {
+			return inner.OCSP(ctx, "", request)
+		}}, checkOCSP},
+		"answers no request": {&broken{Backend: inner, ocsp: func(ctx context.Context, issuer string, request []byte) ([]byte, error) {
+			der, err := inner.OCSP(ctx, issuer, request)
+			if err == nil && bytes.Equal(der, ocsp.MalformedRequestErrorResponse) {
+				der = ocsp.UnauthorizedErrorResponse
+			}
+			return der, err
+		}}, checkOCSP},
+		"signs about strangers": {&broken{Backend: inner, ocsp: func(ctx context.Context, issuer string, request []byte) ([]byte, error) {
+			der, err := inner.OCSP(ctx, issuer, request)
+			if err != nil || !bytes.Equal(der, ocsp.UnauthorizedErrorResponse) {
+				return der, err
+			}
+			q, err := ocsp.ParseRequest(request)
+			if err != nil {
+				return nil, err
+			}
+			return ocsp.CreateResponse(inner.issuing, inner.issuing, ocsp.Response{Status: ocsp.Unknown, SerialNumber: q.SerialNumber, ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour), IssuerHash: crypto.SHA1}, inner.key)
+		}}, checkOCSP},
+		"says good for ever": {&broken{Backend: inner, revoke: func(context.Context, *backend.RevokeRequest) error { return nil }}, checkOCSP},
+		"knows nobody": {&broken{Backend: inner, ocsp: func(ctx context.Context, issuer string, request []byte) ([]byte, error) {
+			der, err := inner.OCSP(ctx, issuer, request)
+			if err == nil && len(der) > 5 {
+				der = ocsp.UnauthorizedErrorResponse
+			}
+			return der, err
+		}}, checkOCSP},
+		"answers in secret": {&broken{Backend: inner, describe: func(d *backend.Description) {
+			d.Capabilities = slices.DeleteFunc(d.Capabilities, func(c backend.Capability) bool { return c == backend.CapOCSP })
 		}}, checkUnimplemented},
 		"signs whatever comes": {rolling(func(_ *Memory, b *broken) {
 			b.sign = func(_ context.Context, _ string, content []byte) ([]byte, error) {

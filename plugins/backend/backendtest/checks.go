@@ -32,6 +32,7 @@ var checks = []check{
 	{"revoke", checkRevoke},
 	{"rollover", checkRollover},
 	{"announcement", checkAnnounce},
+	{"OCSP", checkOCSP},
 	{"what is not described is unimplemented", checkUnimplemented},
 }
 

@@ -111,6 +111,16 @@ func checkUnimplemented(ctx context.Context, x *trial) error {
 	} else if x.can(backend.CapRollover) {
 		return errors.New("it describes rollover and has no Rollover")
 	}
+	if o, ok := x.b.(backend.OCSPResponder); ok {
+		calls[backend.CapOCSP] = func() error { _, err := o.OCSP(ctx, "", []byte("no request")); return err }
+	} else if x.can(backend.CapOCSP) {
+		return errors.New("it describes ocsp and has no OCSP")
+	}
+	if h, ok := x.b.(backend.KeyHolder); ok {
+		calls[backend.CapKeys] = func() error { _, err := h.PublicKey(ctx, "no-such-key"); return err }
+	} else if x.can(backend.CapKeys) {
+		return errors.New("it describes keys and has no PublicKey")
+	}
 	for c, call := range calls {
 		code := status.Code(call())
 		if !x.can(c) && code != codes.Unimplemented {

@@ -213,6 +213,14 @@ func (f *FaultyBackend) SignCMS(ctx context.Context, issuer string, content []by
 	return nil, backend.Refuse(codes.Unimplemented, "SignCMS")
 }
 
+// OCSP is OCSPResponder.OCSP, if the wrapped backend has it.
+func (f *FaultyBackend) OCSP(ctx context.Context, issuer string, request []byte) ([]byte, error) {
+	if o, ok := f.Backend.(backend.OCSPResponder); ok {
+		return o.OCSP(ctx, issuer, request)
+	}
+	return nil, backend.Refuse(codes.Unimplemented, "OCSP")
+}
+
 // Exchange is Exchanger.Exchange, if the wrapped backend has it.
 func (f *FaultyBackend) Exchange(ctx context.Context, id string, message []byte) ([]byte, error) {
 	if e, ok := f.Backend.(backend.Exchanger); ok {

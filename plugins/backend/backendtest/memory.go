@@ -151,7 +151,7 @@ func (m *Memory) Describe(context.Context) (*backend.Description, error) {
 		Version:      "1",
 		Forms:        []backend.Form{backend.FormTemplate},
 		Idempotency:  backend.IdempotencyNative,
-		Capabilities: []backend.Capability{backend.CapRevoke, backend.CapCRL, backend.CapRollover, backend.CapAnnounce, backend.CapSignCMS},
+		Capabilities: []backend.Capability{backend.CapRevoke, backend.CapCRL, backend.CapRollover, backend.CapAnnounce, backend.CapSignCMS, backend.CapOCSP},
 	}, nil
 }
 

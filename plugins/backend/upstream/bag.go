@@ -60,36 +60,69 @@ func ReadBag(path string) (Bag, error) {
 
 // Above returns the certificates above c, its issuer first and a self-signed one last, by the shortest way; nil when the bag has
 // none that leads there. Of a self-signed c it is empty, not nil. Dates are not looked at, but later certificates come first.
-func (b Bag) Above(c *x509.Certificate) Bag {
-	if selfSigned(c) {
+func (b Bag) Above(c *x509.Certificate) Bag { return b.above(c, checked{}) }
+
+// AboveEach is Above of each, at the cost of little more than one.
+func (b Bag) AboveEach(certs Bag) (ways []Bag) {
+	seen := checked{}
+	for _, c := range certs {
+		ways = append(ways, b.above(c, seen))
+	}
+	return ways
+}
+
+// checked are signatures that were verified, of a certificate by another one. A bag may be made so that many lead in circles: each
+// pair is verified once.
+type checked map[[2]*x509.Certificate]bool
+
+func (k checked) signed(c, by *x509.Certificate) bool {
+	pair := [2]*x509.Certificate{c, by}
+	good, known := k[pair]
+	if !known {
+		good = bytes.Equal(by.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(by) == nil
+		k[pair] = good
+	}
+	return good
+}
+
+// above goes up step by step from all that the step before has reached, and never back.
+func (b Bag) above(c *x509.Certificate, k checked) Bag {
+	if k.signed(c, c) {
 		return Bag{}
 	}
-	for depth := 1; depth <= backend.MaxChain; depth++ {
-		if up := b.above(c, depth); up != nil {
-			return up
-		}
-	}
-	return nil
-}
-
-// above goes up by exactly as many certificates.
-func (b Bag) above(c *x509.Certificate, depth int) Bag {
-	for _, by := range b.issuersOf(c) {
-		switch {
-		case depth == 1 && selfSigned(by):
-			return Bag{by}
-		case depth > 1 && !selfSigned(by) && !by.Equal(c):
-			if rest := b.above(by, depth-1); rest != nil {
-				return append(Bag{by}, rest...)
+	below := map[*x509.Certificate]*x509.Certificate{c: nil}
+	reached := Bag{c}
+	for depth := 1; depth <= backend.MaxChain && len(reached) > 0; depth++ {
+		var next Bag
+		for _, from := range reached {
+			for _, by := range b.issuersOf(from, k) {
+				if _, back := below[by]; back {
+					continue
+				}
+				below[by] = from
+				if k.signed(by, by) {
+					return way(by, below)
+				}
+				next = append(next, by)
 			}
 		}
+		reached = next
 	}
 	return nil
 }
 
-func (b Bag) issuersOf(c *x509.Certificate) (found Bag) {
+// way is how a root was reached, from the first certificate's issuer on.
+func way(root *x509.Certificate, below map[*x509.Certificate]*x509.Certificate) (up Bag) {
+	for c := root; below[c] != nil; c = below[c] {
+		up = append(up, c)
+	}
+	slices.Reverse(up)
+	return up
+}
+
+func (b Bag) issuersOf(c *x509.Certificate, k checked) (found Bag) {
 	for _, by := range b {
-		if bytes.Equal(by.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(by) == nil {
+		if k.signed(c, by) {
 			found = append(found, by)
 		}
 	}
@@ -100,13 +133,14 @@ func (b Bag) issuersOf(c *x509.Certificate) (found Bag) {
 // Chain is the chain of the issuing CA, its certificate first and the root last: of the first CA certificate in the bag that
 // certified no other CA; a root that certifies devices itself is taken where there is no such below it. It fails when none leads to a root.
 func (b Bag) Chain() (Bag, error) {
+	k := checked{}
 	for _, root := range []bool{false, true} {
 		for _, c := range b {
 			// What a name certified for itself is a link between two roots, or one of these.
-			if own := bytes.Equal(c.RawSubject, c.RawIssuer); !certifies(c) || own != root || root && !selfSigned(c) || b.certifiedCA(c) {
+			if own := bytes.Equal(c.RawSubject, c.RawIssuer); !certifies(c) || own != root || root && !k.signed(c, c) || b.certifiedCA(c, k) {
 				continue
 			}
-			if up := b.Above(c); up != nil {
+			if up := b.above(c, k); up != nil {
 				return append(Bag{c}, up...), nil
 			}
 		}
@@ -115,9 +149,9 @@ func (b Bag) Chain() (Bag, error) {
 }
 
 // certifiedCA reports whether a CA of another name in the bag is below c.
-func (b Bag) certifiedCA(c *x509.Certificate) bool {
+func (b Bag) certifiedCA(c *x509.Certificate, k checked) bool {
 	return slices.ContainsFunc(b, func(below *x509.Certificate) bool {
-		return certifies(below) && bytes.Equal(below.RawIssuer, c.RawSubject) && !bytes.Equal(below.RawSubject, c.RawSubject) && below.CheckSignatureFrom(c) == nil
+		return certifies(below) && !bytes.Equal(below.RawSubject, c.RawSubject) && k.signed(below, c)
 	})
 }
 
@@ -139,10 +173,6 @@ func (b Bag) DER() [][]byte {
 		ders[i] = c.Raw
 	}
 	return ders
-}
-
-func selfSigned(c *x509.Certificate) bool {
-	return bytes.Equal(c.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(c) == nil
 }
 
 func certifies(c *x509.Certificate) bool {

@@ -132,3 +132,26 @@ func TestParseBag(t *testing.T) {
 		t.Error("a bag without bounds")
 	}
 }
+
+// Certificates that certify each other in all ways lead nowhere, and soon: there are more ways than anybody can go.
+func TestBagOfCircles(t *testing.T) {
+	root := under(t, nil, "Root", nil, true)
+	x, y := under(t, root, "X", nil, true), under(t, root, "Y", nil, true)
+	var bag Bag
+	for range maxBag/2 - 1 {
+		bag = append(bag, under(t, y, "X", x.key, true).cert, under(t, x, "Y", y.key, true).cert)
+	}
+	leaf := under(t, x, "device", nil, false)
+	if up := bag.Above(leaf.cert); up != nil {
+		t.Errorf("%d above the leaf", len(up))
+	}
+	if chain, err := bag.Chain(); err == nil {
+		t.Errorf("a chain of %d", len(chain))
+	}
+	bag = append(bag, y.cert, root.cert)
+	for i, up := range bag.AboveEach(Bag{leaf.cert, y.cert, root.cert}) {
+		if want := []int{3, 1, 0}[i]; len(up) != want || up == nil {
+			t.Errorf("%d above, not %d", len(up), want)
+		}
+	}
+}

@@ -12,10 +12,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,6 +43,11 @@ type Config struct {
 	Timeout strictyaml.Duration `yaml:"timeout"`
 	// Roots in place of CA, of a backend that finds them itself.
 	Roots *x509.CertPool `yaml:"-"`
+	// Once is for a CA that nobody can ask what became of a request: each goes over a connection of its own. One that waited for the next
+	// request may be closed by the server just when that is sent, and then nobody knows whether it arrived. A GET without a body asks for
+	// nothing that matters, and goes over any. They speak HTTP/1.1: HTTP/2 has more to say before the request, and a server that closes
+	// meanwhile is not heard.
+	Once bool `yaml:"-"`
 }
 
 // Paths are the keys that are paths, for those who resolve them.
@@ -70,6 +77,7 @@ func (c *Config) Check(plain bool) error {
 // Client asks one CA. It is safe for concurrent use.
 type Client struct {
 	http *http.Client
+	once *http.Client // of Config.Once; else http
 	base string
 }
 
@@ -96,18 +104,24 @@ func (c *Config) New() (*Client, error) {
 	if timeout == 0 {
 		timeout = DefaultTimeout
 	}
-	return &Client{
-		base: strings.TrimSuffix(c.URL, "/"),
-		http: &http.Client{
+	client := func(fresh bool) *http.Client {
+		own := t.Clone()
+		own.DynamicRecordSizingDisabled = fresh // a request of up to 16 KiB goes in one write: a second one may fail before the server's alert is read
+		return &http.Client{
 			Timeout: timeout,
 			Transport: &http.Transport{
-				TLSClientConfig: t, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 32, IdleConnTimeout: 30 * time.Second,
-				TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10,
+				WriteBufferSize: 64 << 10, TLSClientConfig: own, ForceAttemptHTTP2: !fresh, MaxIdleConnsPerHost: 32, IdleConnTimeout: 30 * time.Second,
+				TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10, DisableKeepAlives: fresh,
 			},
 			// A credential goes where it was meant for.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}, nil
+		}
+	}
+	made := &Client{base: strings.TrimSuffix(c.URL, "/"), http: client(false)}
+	if made.once = made.http; c.Once {
+		made.once = client(true)
+	}
+	return made, nil
 }
 
 func (c *Config) certificate() (*tls.Certificate, error) {
@@ -158,6 +172,8 @@ type Answer struct {
 	Status int
 	Header http.Header
 	Body   []byte
+
+	hidden []string // what Said leaves out
 }
 
 // URL is the CA's, with a path behind it that begins with "/".
@@ -167,27 +183,52 @@ func (c *Client) URL(path string) string { return c.base + path }
 func (c *Client) HTTP() *http.Client { return c.http }
 
 // Do sends a request and reads an answer of at most limit bytes. Its errors are gRPC statuses that mean for Issue what they say: one
-// that did not reach the CA is backend.Exhausted (busy, nothing was asked); after any other the outcome is unknown.
+// that did not reach the CA is backend.Exhausted (busy, nothing was asked), one whose client certificate its TLS did not take is
+// FAILED_PRECONDITION; after any other the outcome is unknown.
 func (c *Client) Do(ctx context.Context, r *http.Request, limit int64) (*Answer, error) {
 	// Whoever has no connection has sent nothing. That headers were not written yet says less: a cancelled request may write them still.
 	connected := false
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }}
-	res, err := c.http.Do(r.WithContext(httptrace.WithClientTrace(ctx, trace)))
-	if err != nil {
-		if !connected {
-			return nil, NotAsked(err)
-		}
-		return nil, backend.Refuse(codes.Unavailable, "%v", bare(err))
+	by := c.once
+	if r.Method == http.MethodGet && (r.Body == nil || r.Body == http.NoBody) {
+		by = c.http
+	}
+	res, err := by.Do(r.WithContext(httptrace.WithClientTrace(ctx, trace)))
+	switch {
+	case err != nil && !connected:
+		return nil, NotAsked(err)
+	case err != nil && notTaken(err):
+		return nil, backend.Refuse(codes.FailedPrecondition, "not asked: the CA's server does not take the client certificate (cert): %s", bare(err))
+	case err != nil:
+		return nil, backend.Refuse(codes.Unavailable, "%s", bare(err))
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
 	if err != nil {
-		return nil, backend.Refuse(codes.Unavailable, "reading the answer: %v", bare(err))
+		return nil, backend.Refuse(codes.Unavailable, "reading the answer: %s", bare(err))
 	}
 	if int64(len(body)) > limit {
 		return nil, backend.Refuse(codes.Internal, "an answer of more than %d bytes", limit)
 	}
-	return &Answer{Status: res.StatusCode, Header: res.Header, Body: body}, nil
+	a := &Answer{Status: res.StatusCode, Header: res.Header, Body: body}
+	if _, password, basic := r.BasicAuth(); basic {
+		a.Hide(password)
+	}
+	if _, credentials, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok {
+		a.Hide(credentials)
+	}
+	return a, nil
+}
+
+// alerts are those of TLS 1.3 by which a server turns a client certificate down (RFC 8446 section 6.2), as crypto/tls words them. The
+// client has sent its request by then: its half of the handshake is over first. Nobody has read it.
+var alerts = []string{"bad certificate", "unsupported certificate", "revoked certificate", "expired certificate", "unknown certificate",
+	"unknown certificate authority", "access denied", "certificate required"}
+
+// notTaken reports whether an error is such an alert of the server.
+func notTaken(err error) bool {
+	o, ok := errors.AsType[*net.OpError](err)
+	return ok && o.Op == "remote error" && slices.Contains(alerts, strings.TrimPrefix(o.Err.Error(), "tls: "))
 }
 
 // retryUnreached is when a CA that could not be reached is worth another try.
@@ -195,15 +236,15 @@ const retryUnreached = 5 * time.Second
 
 // NotAsked is the refusal of a request that did not leave this process: the CA could not be reached.
 func NotAsked(err error) error {
-	return backend.Exhausted(retryUnreached, "not asked: "+bare(err).Error())
+	return backend.Exhausted(retryUnreached, "not asked: "+bare(err))
 }
 
-// bare is an error of net/http without method and URL, of which the query may hold a secret.
-func bare(err error) error {
+// bare is the text of an error of net/http without method and URL, of which the query may hold a secret. The server's words may stand in it.
+func bare(err error) string {
 	if u, ok := errors.AsType[*url.Error](err); ok {
-		return u.Err
+		err = u.Err
 	}
-	return err
+	return Line(err.Error())
 }
 
 // RetryAfter is the answer's Retry-After in seconds or as a date (RFC 9110 section 10.2.3), bounded to 1 s to 1 h; or the default.
@@ -221,8 +262,8 @@ func (a *Answer) RetryAfter(or time.Duration, now time.Time) time.Duration {
 // maxSaid bounds what is repeated of a CA's words, in bytes.
 const maxSaid = 512
 
-// oneLine is a text on one line, without what a log or a screen would obey, and not longer than maxSaid.
-func oneLine(text string) string {
+// Line is a text of somebody else's on one line, without what a log or a screen would obey, and not longer than 512 bytes.
+func Line(text string) string {
 	if len(text) > maxSaid {
 		text = text[:maxSaid] + "..."
 	}
@@ -235,12 +276,32 @@ func oneLine(text string) string {
 	return strings.Join(strings.Fields(text), " ")
 }
 
+// minHidden is how long a secret is that Said can leave out, in bytes; shorter ones would take words apart.
+const minHidden = 4
+
+// Hide has Said leave out secrets that were sent, should the CA repeat them. Do hides those of the header Authorization.
+func (a *Answer) Hide(secrets ...string) {
+	for _, s := range secrets {
+		if len(s) >= minHidden {
+			a.hidden = append(a.hidden, s)
+		}
+	}
+}
+
+// Said is Line of the CA's words, without the secrets that were sent.
+func (a *Answer) Said(text string) string {
+	for _, s := range a.hidden {
+		text = strings.ReplaceAll(text, s, "[hidden]")
+	}
+	return Line(text)
+}
+
 // Refused makes the error of Issue out of an answer that is none of the CA's good ones. said is what the CA said of it, for the
 // operator. 4xx refuse: 429 until Retry-After, 401 and 403 as PERMISSION_DENIED, the others as INVALID_ARGUMENT; but for 408, they
 // prove that the CA did not issue. Everything else leaves the outcome unknown.
 func (a *Answer) Refused(said string) error {
 	text := fmt.Sprintf("HTTP %d", a.Status)
-	if said = oneLine(said); said != "" {
+	if said = a.Said(said); said != "" {
 		text += ": " + said
 	}
 	switch {

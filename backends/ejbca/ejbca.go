@@ -1,0 +1,118 @@
+// Package ejbca is a backend for EJBCA by its REST API: /v1/certificate/pkcs10enroll with the device's PKCS#10, revoke, search, and the
+// CA's certificates and CRL from /v1/ca.
+//
+// It keeps nothing: any number of replicas run it. EJBCA has no idempotency key; each request has an end entity, or an account binding ID, of
+// its own, and what became of it is found by a search for that. What is said here of EJBCA is from the source of EJBCA Community
+// (github.com/Keyfactor/ejbca-ce), named by class; it has not been tried with a running server. docs/backends/ejbca.md says which versions.
+package ejbca
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/upstream"
+)
+
+// Options of New. The zero value works.
+type Options struct {
+	Clock   func() time.Time // nil for time.Now
+	Log     *slog.Logger     // nil for none
+	Version string           // for Describe; "" for "devel"
+}
+
+// CA implements backend.Backend. Calls are concurrent.
+type CA struct {
+	backend.Unimplemented
+	o       Options
+	running atomic.Pointer[running]
+}
+
+// running is what Configure makes.
+type running struct {
+	config  *Config
+	client  *upstream.Client
+	clock   func() time.Time
+	known   atomic.Pointer[authority] // as it was last seen, nil before
+	checked atomic.Bool               // the search takes the names of the configuration
+	// sighted: a search has shown a certificate that was issued under this configuration, so that EJBCA stores them, and shows them to us.
+	sighted atomic.Bool
+	looked  atomic.Int64 // when that was last tried after an issuance, Unix seconds
+}
+
+// Issuer is the name of the one CA.
+const Issuer = "ejbca"
+
+// New makes a CA that waits for Configure.
+func New(o Options) *CA {
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Version == "" {
+		o.Version = "devel"
+	}
+	return &CA{o: o}
+}
+
+// Validate checks the configuration without touching a file. It fails with INVALID_ARGUMENT.
+func (c *CA) Validate(_ context.Context, config []byte) error {
+	if _, err := parseConfig(config); err != nil {
+		return backend.Refuse(codes.InvalidArgument, "%v", err)
+	}
+	return nil
+}
+
+// Configure reads the files. EJBCA itself need not answer yet.
+func (c *CA) Configure(_ context.Context, config []byte) error {
+	parsed, err := parseConfig(config)
+	if err != nil {
+		return backend.Refuse(codes.InvalidArgument, "%v", err)
+	}
+	r := &running{config: parsed, clock: c.o.Clock}
+	if r.client, err = parsed.New(); err != nil {
+		return backend.Refuse(codes.FailedPrecondition, "%v", err)
+	}
+	if parsed.Token != "" {
+		if _, err := bearer(parsed.Token); err != nil {
+			return backend.Refuse(codes.FailedPrecondition, "token: %v", err)
+		}
+	}
+	if !c.running.CompareAndSwap(nil, r) {
+		return backend.Refuse(codes.FailedPrecondition, "the CA is configured already")
+	}
+	return nil
+}
+
+// configured returns what Configure made, and the error of a call whose context is over: it has asked nobody, but an error that
+// refuses is not for it to give.
+func (c *CA) configured(ctx context.Context) (*running, error) {
+	r := c.running.Load()
+	if r == nil {
+		return nil, backend.Refuse(codes.Unavailable, "not configured yet")
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, status.FromContextError(err).Err()
+	}
+	return r, nil
+}
+
+// Describe says what EJBCA can do by pkcs10enroll.
+func (c *CA) Describe(context.Context) (*backend.Description, error) {
+	r := c.running.Load()
+	if r == nil {
+		return nil, backend.Refuse(codes.Unavailable, "not configured yet")
+	}
+	return &backend.Description{
+		Name: "ejbca", Version: c.o.Version, Forms: []backend.Form{backend.FormPKCS10}, Decides: slices.Clone(r.config.decides),
+		Idempotency: backend.IdempotencyLookup, Capabilities: []backend.Capability{backend.CapRevoke, backend.CapCRL},
+	}, nil
+}
