@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -63,11 +64,12 @@ type Authority struct {
 	Rollover []*x509.Certificate // backend.CA.Rollover
 	CRLs     []string            // the names of its CRLs, the current key's first
 	Next     []*x509.Certificate // announced, to follow Chain (backend.CA.Next); nil while nothing is
+	Standby  []*x509.Certificate // of an endpoint's CA: those of the profile's standbys that are not among Chain and Rollover
 }
 
-// Certificates are the chain, then what a rollover adds to it.
+// Certificates are the chain, then what a rollover adds to it, then those of standbys.
 func (a *Authority) Certificates() []*x509.Certificate {
-	return append(append([]*x509.Certificate(nil), a.Chain...), a.Rollover...)
+	return slices.Concat(a.Chain, a.Rollover, a.Standby)
 }
 
 // named returns the CA with the name, the default one for "", nil when there is none.
@@ -143,7 +145,31 @@ func (g *Gateway) Authority(ctx context.Context, endpoint string) (*Authority, e
 	if err != nil {
 		return nil, unavailable("the CA cannot be reached", err)
 	}
-	return ca, nil
+	return rt.withStandbys(ctx, ca, e.Profile), nil
+}
+
+// withStandbys adds the certificates of a profile's standbys to those of its first CA. A standby that does not tell them now is left out.
+func (rt *Runtime) withStandbys(ctx context.Context, ca *Authority, p *Profile) *Authority {
+	if len(p.Standby) == 0 {
+		return ca
+	}
+	with := *ca
+	for _, r := range p.Standby {
+		cas := rt.authorities[r.Backend]
+		if cas == nil {
+			continue
+		}
+		other, err := cas.authority(ctx, r.Issuer)
+		if err != nil {
+			continue
+		}
+		for _, c := range other.Certificates() {
+			if !slices.ContainsFunc(with.Certificates(), c.Equal) {
+				with.Standby = append(with.Standby, c)
+			}
+		}
+	}
+	return &with
 }
 
 // CACertificates returns what an endpoint hands out as its CA certificates: the issuing certificate first, the root
@@ -165,11 +191,7 @@ func (g *Gateway) CrossCertificates(ctx context.Context, endpoint string, chain 
 	if e == nil || len(chain) == 0 {
 		return nil
 	}
-	backends := map[string]bool{e.Profile.Backend: true}
-	for _, p := range e.Profiles {
-		backends[p.Backend] = true
-	}
-	for name := range backends {
+	for _, name := range e.backendsOf() {
 		if rt.authorities[name] == nil {
 			continue
 		}

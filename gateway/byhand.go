@@ -17,7 +17,7 @@ import (
 // gets it when it asks again. After a nil the request has failed, what it had used up is given back, and the device may ask anew.
 //
 // The error is an *Error: UnknownCert when there is no such transaction; NotAuthorized, wrapping ErrStale, when it is none of these, or the
-// CA is just being asked; BadTemplate when the certificate is another one, with nothing changed.
+// CA is just being asked; BadTemplate when the certificate is another one, Unavailable when that cannot be told, with nothing changed.
 func (g *Gateway) SettleStuck(ctx context.Context, id string, got *backend.Issuance, actor, note string) (*Transaction, error) {
 	t, err := g.store.Transaction(ctx, id)
 	switch {
@@ -34,8 +34,14 @@ func (g *Gateway) SettleStuck(ctx context.Context, id string, got *backend.Issua
 	failure := error(nil)
 	if got == nil {
 		failure = backend.Refuse(codes.FailedPrecondition, "%s", byHand("nothing was issued", a))
-	} else if got, err = w.foundByHand(ctx, a, got); err != nil {
-		return nil, &Error{Reason: BadTemplate, Detail: "it is not the certificate that was asked for: " + err.Error(), Err: err}
+	} else {
+		var wrong *Error
+		if got, wrong = w.foundByHand(ctx, a, got); wrong != nil {
+			return nil, wrong
+		}
+		if t.ConfirmWait > 0 { // its requester has stopped asking, maybe
+			t.ConfirmWait = max(t.ConfirmWait, heldConfirmWait)
+		}
 	}
 	if t.State != StateStuck {
 		if a.epoch, err = g.store.LeaseWork(ctx, id, g.lease()); errors.Is(err, ErrStale) {
@@ -45,8 +51,11 @@ func (g *Gateway) SettleStuck(ctx context.Context, id string, got *backend.Issua
 		}
 	}
 	if _, _, err := w.settle(ctx, a, got, failure); err != nil {
-		if errors.Is(err, ErrStale) {
+		switch {
+		case errors.Is(err, ErrStale):
 			return nil, &Error{Reason: NotAuthorized, Detail: "what became of it is known meanwhile", Err: ErrStale}
+		case errors.Is(err, ErrCertificateExists):
+			return nil, notAskedFor(err)
 		}
 		return nil, unavailable("the outcome cannot be recorded", err)
 	}
@@ -57,16 +66,24 @@ func (g *Gateway) SettleStuck(ctx context.Context, id string, got *backend.Issua
 	return t, nil
 }
 
-// foundByHand is the issuance whole, held against the intent: a wrong file must not revoke another's certificate.
-func (g *Gateway) foundByHand(ctx context.Context, a *ask, got *backend.Issuance) (*backend.Issuance, error) {
+// notAskedFor is the error of a certificate that cannot be what an operator looked for. Nothing is changed.
+func notAskedFor(why error) *Error {
+	return &Error{Reason: BadTemplate, Detail: "it is not the certificate that was asked for: " + why.Error(), Err: why}
+}
+
+// foundByHand is the issuance whole, held against the intent and its CA: a wrong file must not revoke another's certificate.
+func (g *Gateway) foundByHand(ctx context.Context, a *ask, got *backend.Issuance) (*backend.Issuance, *Error) {
+	noCA := func(err error) *Error {
+		return unavailable("what the CA's own certificates are is not known: "+err.Error(), err)
+	}
 	if len(got.Chain) == 0 {
 		known := g.runtime.Load().authorities[a.t.Backend]
 		if known == nil {
-			return nil, fmt.Errorf("%w: %s", errNoBackend, a.t.Backend)
+			return nil, noCA(fmt.Errorf("%w: %s", errNoBackend, a.t.Backend))
 		}
 		ca, err := known.authority(ctx, a.t.Intent.Issuer)
 		if err != nil {
-			return nil, err
+			return nil, noCA(err)
 		}
 		whole := &backend.Issuance{Certificate: got.Certificate}
 		for _, c := range ca.Chain {
@@ -74,15 +91,21 @@ func (g *Gateway) foundByHand(ctx context.Context, a *ask, got *backend.Issuance
 		}
 		got = whole
 	}
-	leaf, _, err := g.compare(a.t.Intent, a.decides(), got)
+	leaf, chain, err := g.compare(a.t.Intent, a.decides(), got)
 	if err != nil {
-		return nil, err
+		return nil, notAskedFor(err)
+	}
+	switch foreign, unknown := g.ofItsCA(ctx, a, chain); {
+	case unknown != nil:
+		return nil, noCA(unknown)
+	case foreign != nil:
+		return nil, notAskedFor(foreign)
 	}
 	switch c, err := g.store.Certificate(ctx, leaf.RawIssuer, leaf.SerialNumber.Bytes()); {
 	case err == nil:
-		return nil, fmt.Errorf("transaction %s has it", c.Transaction)
+		return nil, notAskedFor(fmt.Errorf("transaction %s has it", c.Transaction))
 	case !errors.Is(err, ErrNotFound):
-		return nil, fmt.Errorf("the store cannot be read: %w", err)
+		return nil, unavailable("the store cannot be read", err)
 	}
 	return got, nil
 }

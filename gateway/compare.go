@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
@@ -58,7 +57,7 @@ func equals(leaf *x509.Certificate, t *backend.Template, decides []backend.Field
 		differ("serial number %d", leaf.SerialNumber)
 	}
 	if !own(backend.FieldSubject) && !bytes.Equal(leaf.RawSubject, t.Subject) {
-		differ("subject %q instead of %q", pkix.FormatName(leaf.RawSubject), pkix.FormatName(t.Subject))
+		differ("subject %q instead of %q", nameOf(leaf.RawSubject), nameOf(t.Subject))
 	}
 	if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, t.PublicKey) {
 		differ("another public key")
@@ -67,13 +66,13 @@ func equals(leaf *x509.Certificate, t *backend.Template, decides []backend.Field
 		differ("valid %s to %s instead of %s to %s", leaf.NotBefore, leaf.NotAfter, t.NotBefore, t.NotAfter)
 	}
 	if !own(backend.FieldKeyUsage) && leaf.KeyUsage != t.KeyUsage {
-		differ("key usage %#x instead of %#x", leaf.KeyUsage, t.KeyUsage)
+		differ("key usage %s instead of %s", keyUsageNames(leaf.KeyUsage), keyUsageNames(t.KeyUsage))
 	}
 	if leaf.IsCA {
 		differ("it is a CA certificate")
 	}
 	if !own(backend.FieldSubjectAltName) && !bytes.Equal(extension(leaf, oidSubjectAltName), t.SubjectAltName) {
-		differ("another subjectAltName")
+		differ("subjectAltName %q instead of %q", cut(shownSAN(extension(leaf, oidSubjectAltName)), maxShown), cut(shownSAN(t.SubjectAltName), maxShown))
 	}
 	if !own(backend.FieldExtKeyUsage) {
 		if eku, err := parseOIDs(extension(leaf, oidExtKeyUsage)); err != nil || !sameOIDs(eku, t.ExtKeyUsage) {

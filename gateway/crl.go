@@ -98,10 +98,21 @@ func (g *Gateway) CRLs(ctx context.Context, endpoint string) ([]CurrentCRL, erro
 	if err != nil {
 		return nil, err
 	}
-	backend := g.runtime.Load().Endpoints[endpoint].Profile.Backend
+	rt := g.runtime.Load()
+	var names []crlOf
+	for i, r := range rt.Endpoints[endpoint].Profile.Routes() {
+		if i > 0 {
+			if ca, err = rt.authorities[r.Backend].authority(ctx, r.Issuer); err != nil {
+				return nil, unavailable("the CA cannot be reached", err)
+			}
+		}
+		for _, name := range ca.CRLs {
+			names = append(names, crlOf{r.Backend, name})
+		}
+	}
 	var list []CurrentCRL
-	for _, name := range ca.CRLs {
-		der, info, err := g.CRL(ctx, backend, name)
+	for _, one := range names {
+		der, info, err := g.CRL(ctx, one.backend, one.name)
 		switch {
 		case errors.Is(err, ErrNotFound): // the CA has none, or names it no more
 		case err != nil:
@@ -114,6 +125,9 @@ func (g *Gateway) CRLs(ctx context.Context, endpoint string) ([]CurrentCRL, erro
 	}
 	return list, nil
 }
+
+// crlOf names a CRL.
+type crlOf struct{ backend, name string }
 
 // Issuers returns the certificate that a name means, then the others of the same CA's name and the links between its
 // roots: with a CA's name, its current issuing certificate, then the earlier ones; with the name of an earlier key's CRL, that

@@ -241,6 +241,39 @@ func TestCADecides(t *testing.T) {
 	}
 }
 
+// It does so too when its dates were moved since it was counted, by an approval.
+func TestActiveAsLongAsTheCADecided(t *testing.T) {
+	w := newWorld(t, backendtest.FaultPlan{}, func(w *world) {
+		w.desc = func(d *backend.Description) { d.Decides = []backend.Field{backend.FieldValidity} }
+		hold := true
+		w.enroll = append(w.enroll, stage(func(*gateway.Request, *gateway.Grant) gateway.Verdict {
+			v := gateway.Allowed("", gateway.Claim{Key: "active", Limit: 1, Active: true})
+			if hold {
+				v.Decision, hold = gateway.Hold, false
+			}
+			return v
+		}))
+	})
+	w.twist(&twisted{issue: func(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
+		own := *r
+		own.Template.NotAfter = own.Template.NotAfter.Add(time.Hour)
+		return w.memory.Issue(ctx, &own)
+	}})
+	r := w.request("pump-1")
+	w.mustEnroll(r)
+	w.clock.add(time.Hour)
+	tx, err := w.approve(r.ID, "anna")
+	if err != nil || tx.State != gateway.StateIssued {
+		t.Fatalf("%+v, %v", tx, err)
+	}
+	w.clock.add(tx.Certificate.NotAfter.Sub(w.clock.now()) - time.Minute)
+	if _, err := w.gw.Enroll(t.Context(), w.request("pump-1")); reason(err) == "" {
+		t.Error("two certificates are valid, of one")
+	}
+	w.clock.add(2 * time.Minute)
+	w.mustEnroll(w.request("pump-1"))
+}
+
 // A certificate that may end a little later than granted counts as valid for that long.
 func TestActiveAsLongAsTheCAMayDecide(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -89,7 +89,7 @@ func decidedKeyUsage(leaf *x509.Certificate, t *backend.Template) string {
 	}
 	wider := has&x509.KeyUsageKeyAgreement != 0 && granted&onlyOneWay&^has != 0
 	if has == 0 || has&^granted != 0 || wider {
-		return fmt.Sprintf("key usage %#x, and granted %#x", has, granted)
+		return fmt.Sprintf("key usage %s, and granted %s", keyUsageNames(has), keyUsageNames(granted))
 	}
 	return ""
 }

@@ -183,7 +183,8 @@ func (g *Gateway) supersede(ctx context.Context, d *decision, earlier *Transacti
 		return nil, g.refuseAfter(ctx, d, stageDelivery, Errorf(DuplicateCert, "the key was given already",
 			"the certificate of transaction %s cannot be superseded: the backend %s is not configured, or revokes nothing", earlier.ID, earlier.Backend))
 	}
-	if busy := g.takeTurn(ctx, rt, d, earlier.Backend, keys{repeat: earlier.Repeat}); busy != nil {
+	to := g.successorAt(ctx, rt, earlier)
+	if busy := g.takeTurn(ctx, rt, d, to.Backend, keys{repeat: earlier.Repeat}); busy != nil {
 		return nil, busy
 	}
 	now := g.now()
@@ -192,6 +193,11 @@ func (g *Gateway) supersede(ctx context.Context, d *decision, earlier *Transacti
 		return nil, err
 	}
 	t := successor(d, earlier, intent, delivery, now)
+	if to.Backend != earlier.Backend { // by whose rules it stands as it is, else
+		if q, err := g.intentAt(ctx, rt, rt.profileOf(t), t, intent, to); err == nil {
+			t.Intent, t.Backend = q, to.Backend
+		}
+	}
 	was := *earlier
 	was.Note = "superseded: its key was asked for again, by transaction " + t.ID
 	s := &Supersession{
@@ -217,6 +223,15 @@ func (g *Gateway) supersede(ctx context.Context, d *decision, earlier *Transacti
 		"device", earlier.Device, "subject", earlier.Subject, "note", s.Note)...)
 	g.nudge() // to tell its CA
 	return g.issueGiven(ctx, rt, d, t, epoch, given, deadline)
+}
+
+// successorAt is the CA that certifies another key: the profile's that can be asked now, whichever certified the earlier one.
+func (g *Gateway) successorAt(ctx context.Context, rt *Runtime, earlier *Transaction) Route {
+	if p := rt.profileOf(earlier); p != nil {
+		to, _ := g.chosen(ctx, rt, p)
+		return to
+	}
+	return Route{Backend: earlier.Backend}
 }
 
 // overtaken answers who has lost the race for a transaction's place: to another copy of its own request, or to an order to revoke.
@@ -269,7 +284,7 @@ func (g *Gateway) keyAgain(ctx context.Context, rt *Runtime, d *decision, t *Tra
 	}
 	intent.Template.PublicKey, intent.CSR = spki, nil
 	given, err = g.seal(d.request.KeyGen, key)
-	if err == nil && takesCSR(rt.descriptions[t.Backend]) {
+	if err == nil && rt.wantsCSR(rt.profileOf(t)) {
 		intent.CSR, err = requestOf(&intent.Template, key)
 	}
 	if err != nil {

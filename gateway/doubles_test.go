@@ -115,6 +115,11 @@ func (s *watched) ClaimDue(ctx context.Context, lease time.Duration, limit int, 
 	return due, err
 }
 
+func (s *watched) Reroute(ctx context.Context, r *gateway.Rerouting) error {
+	_, err := guarded(s, "Reroute", func() (struct{}, error) { return struct{}{}, s.Store.Reroute(ctx, r) })
+	return err
+}
+
 func (s *watched) AskAgain(ctx context.Context, transaction string, epoch int64, now time.Time) error {
 	_, err := guarded(s, "AskAgain", func() (struct{}, error) { return struct{}{}, s.Store.AskAgain(ctx, transaction, epoch, now) })
 	return err

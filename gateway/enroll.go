@@ -130,6 +130,9 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 	if d.grant.Forward != "" {
 		return g.forward(ctx, rt, e, d, &out, k)
 	}
+	if out.Decision != Hold { // an approval may be days away
+		g.routed(ctx, rt, d)
+	}
 	if d.request.KeyGen != nil && out.Decision != Hold {
 		if busy := g.crowded(rt, d); busy != nil {
 			return nil, busy
@@ -234,8 +237,15 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	if b == nil || desc == nil {
 		return nil, Errorf(Internal, "", "the grant names the backend %q, which is not configured", backendName)
 	}
-	intent := intentOf(d.request, d.csr, d.grant, desc)
+	var csr []byte
+	if rt.wantsCSR(d.grant.profile) {
+		csr = d.csr
+	}
+	intent := intentOf(d.request, csr, d.grant, desc)
 	if refused := asItStands(intent, desc, backendName, d.request.KeyGen != nil && d.csr == nil); refused != nil {
+		if backendName != d.grant.profile.Backend {
+			return nil, unavailable("the CA cannot be reached", fmt.Errorf("nor does the standby certify this: %w", refused))
+		}
 		return nil, g.refuseAfter(ctx, d, stageBackend, refused)
 	}
 	claims := onceEach(out.Claims)

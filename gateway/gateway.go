@@ -70,6 +70,7 @@ type Runtime struct {
 	descriptions map[string]*backend.Description
 	authorities  map[string]*authorities
 	crls         map[string]*crls
+	ocsp         map[string]*ocspAnswers
 }
 
 // Options are what a Gateway lives with from start to end.
@@ -139,8 +140,11 @@ type core struct {
 	vouched vouched
 	heard   heard
 	pacers  pacers
-	making  chan struct{} // RSA keys that are being made
-	turns   atomic.Int32  // requests for one: those, and who waits
+
+	breakers breakers
+
+	making chan struct{} // RSA keys that are being made
+	turns  atomic.Int32  // requests for one: those, and who waits
 
 	sweepNext time.Time   // when is looked again; keepHouse alone, as the next
 	swept     SweepResult // since that was last logged

@@ -220,7 +220,7 @@ func (g *Gateway) sealed(ctx context.Context, rt *Runtime, d *decision, key cryp
 		return nil
 	}
 	out, err := g.seal(d.request.KeyGen, key)
-	if err == nil && takesCSR(rt.descriptions[d.grant.Backend]) {
+	if err == nil && rt.wantsCSR(d.grant.profile) {
 		d.csr, err = requestOf(templateOf(d.grant), key)
 	}
 	if err != nil {

@@ -14,6 +14,7 @@ type Profile struct {
 	Name        string
 	Backend     string        // the configured backend
 	Issuer      string        // backend.CA.Name, "" for the backend's default
+	Standby     []Route       // asked, in this order, while those before cannot be; each of another backend
 	Validity    time.Duration // of a certificate
 	Jitter      time.Duration // a certificate ends earlier by a random part of this, which its request's ID decides
 	Backdate    time.Duration // NotBefore lies this far in the past, for devices whose clock is slow
@@ -30,8 +31,8 @@ type Grant struct {
 	Requester      string                  // who authenticated, e.g. "password:factory"; set by Authenticate
 	Device         string                  // which device this is; set by NameDevice
 	Profile        string                  // Profile.Name
-	Backend        string                  // Profile.Backend
-	Issuer         string                  // Profile.Issuer
+	Backend        string                  // Profile.Backend, or that of a standby
+	Issuer         string                  // the Route's
 	Subject        []byte                  // DER Name
 	SubjectAltName []byte                  // DER GeneralNames, nil for none
 	PublicKey      []byte                  // DER SubjectPublicKeyInfo, nil until a generated key is made

@@ -25,6 +25,9 @@ type ask struct {
 	actor   string // the operator who found out what the CA did; "" for the CA itself
 	note    string // his
 	given   []byte // a key that was made for the device, to be given with the answer to this request and kept nowhere
+
+	call *calling // of Issue, that the breaker has not had the end of; nil for none
+	left []string // backends that have nothing of it, and were left for another one
 }
 
 // decides are the fields that the CA sets by its own rules.
@@ -49,10 +52,9 @@ func (a *ask) key() []byte {
 // csr is the one that stands for the request at a CA that takes nothing else.
 func intentOf(r *Request, csr []byte, gr *Grant, d *backend.Description) *backend.IssueRequest {
 	q := &backend.IssueRequest{
-		ID: r.ID, Issuer: gr.Issuer, Device: gr.Device, Template: *templateOf(gr),
+		ID: r.ID, Issuer: gr.Issuer, Device: gr.Device, Template: *templateOf(gr), CSR: csr,
 	}
 	if takesCSR(d) {
-		q.CSR = csr
 		inItsOwnWords(q, d)
 	}
 	return q
@@ -69,6 +71,7 @@ func (g *Gateway) issue(ctx context.Context, a *ask, deadline time.Time) (out *R
 	}()
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
 	defer cancel()
+	defer func() { a.call.drop() }()
 	issuance, err := g.askCA(ctx, a)
 	g.opt.Crash(CrashAfterIssue)
 	res, refusal, err := g.settle(ctx, a, issuance, err)
@@ -82,17 +85,26 @@ func (g *Gateway) issue(ctx context.Context, a *ask, deadline time.Time) (out *R
 	return res, nil
 }
 
-// askCA calls Issue. A CA that may be asked twice under the same ID is asked again when the first call broke
-// off: a plugin that died and came back costs the client nothing.
+// askCA calls Issue, at the first of the profile's CAs that can be asked and has room. A CA that may be asked twice under the same ID is
+// asked again when the first call broke off: a plugin that died and came back costs the client nothing.
 func (g *Gateway) askCA(ctx context.Context, a *ask) (*backend.Issuance, error) {
+	if why := g.cannot(g.runtime.Load(), a.t.Backend); why != nil && g.reroute(ctx, a, why) { // since it was chosen
+		return g.askCA(ctx, a)
+	}
 	if err := ctx.Err(); err != nil { // we stood still: the lease may be another's, who has asked
 		return nil, err
 	}
-	if err := g.begins(ctx, a.t); err != nil {
+	begins := g.begins
+	if len(a.left) > 0 { // the turn that it had was the other CA's
+		begins = g.beginsAgain
+	}
+	if err := begins(ctx, a.t); err != nil {
 		return nil, backend.Exhausted(retryUnavailable, "not asked: "+err.Error())
 	}
-	call := func() (*backend.Issuance, error) { return a.backend.Issue(ctx, a.t.Intent) }
-	issuance, err := shielded(g, call)
+	issuance, err := g.callIssue(ctx, a)
+	if notNow(err) && g.reroute(ctx, a, err) {
+		return g.askCA(ctx, a)
+	}
 	if backend.IsNotAsked(err) && a.desc.Idempotency == backend.IdempotencyNone {
 		// Nobody could ever find out what did not happen: the client asks again.
 		return nil, backend.Exhausted(retryUnavailable, "not asked: "+err.Error())
@@ -107,12 +119,23 @@ func (g *Gateway) askCA(ctx context.Context, a *ask) (*backend.Issuance, error) 
 		return nil, fmt.Errorf("%w (not asked again yet: %v)", err, late)
 	}
 	g.log.Warn("the CA's answer was lost; asking again under the same ID", "id", a.t.ID, "backend", a.t.Backend, "err", err)
-	issuance, again := shielded(g, call)
+	issuance, again := g.callIssue(ctx, a)
 	if backend.Definite(again) {
 		// It refuses what it may have issued a moment ago: that is for Lookup to tell.
 		return nil, fmt.Errorf("%w (asked again: %v)", err, again)
 	}
 	return issuance, again
+}
+
+// callIssue calls Issue once. The breaker has the word of a CA that gave no certificate; a certificate is settle's to judge.
+func (g *Gateway) callIssue(ctx context.Context, a *ask) (*backend.Issuance, error) {
+	a.call.drop()
+	a.call = g.calls(a.t.Backend)
+	issuance, err := shielded(g, func() (*backend.Issuance, error) { return a.backend.Issue(ctx, a.request()) })
+	if err != nil {
+		a.call.end(standsFor(err))
+	}
+	return issuance, err
 }
 
 // shielded runs a CA's code, or ours on what a CA gave. A panic in it is an answer that is not known, and ends no process.
@@ -143,12 +166,26 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 	var cert *made
 	if failure == nil && issuance != nil && issuance.Certificate != nil {
 		cert, failure = shielded(g, func() (*made, error) {
-			leaf, chain, err := g.compare(a.t.Intent, a.decides(), issuance)
+			leaf, chain, err := g.compare(a.request(), a.decides(), issuance)
+			if err == nil {
+				var unknown error
+				if err, unknown = g.ofItsCA(ctx, a, chain); unknown != nil {
+					return nil, unknown
+				}
+			}
 			if err == nil {
 				err = g.lintAfter(a.t, leaf)
 			}
 			return &made{leaf, chain, record(a.t, leaf, issuance), err}, nil
 		})
+	}
+	switch {
+	case cert != nil:
+		a.call.end(cert.differs)
+	case failure == nil && issuance != nil && issuance.Ticket != "":
+		a.call.end(nil)
+	case failure == nil:
+		a.call.end(errNeither)
 	}
 	switch {
 	case cert != nil && cert.differs != nil:
@@ -168,6 +205,9 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 			s.Note = "with a key that the gateway made, and did not keep"
 		case a.t.Delivery != nil:
 			s.Note = "with a key that is gone: who asks again gets another"
+		}
+		if cert.leaf.NotAfter.After(a.t.Intent.Template.NotAfter) { // the CA decides that
+			s.Ends = cert.leaf.NotAfter
 		}
 		if set := setByCA(cert.leaf, &a.t.Intent.Template, a.decides()); set != "" {
 			s.Note = strings.TrimPrefix(s.Note+"; "+set, "; ")
@@ -197,7 +237,7 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 		s.State, s.Reason, s.Note, s.Release = StateFailed, refusal.Reason, failure.Error(), true
 	default:
 		if failure == nil {
-			failure = errors.New("the CA answered neither a certificate nor a ticket")
+			failure = errNeither
 		}
 		s.State, s.Note, s.Next, s.Delay = StateUnknown, failure.Error(), WorkSettle, firstSettle
 		if a.desc != nil && a.desc.Idempotency == backend.IdempotencyNone {
@@ -215,7 +255,7 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
 	err = g.keep(ctx, s)
-	if errors.Is(err, ErrCertificateExists) {
+	if errors.Is(err, ErrCertificateExists) && a.actor == "" {
 		// The CA gave one certificate to two transactions. It is the other's; this one has none, and nothing to revoke.
 		g.log.Error("ALARM: the CA gave the same certificate or serial number twice", "id", a.t.ID, "backend", a.t.Backend)
 		s.State, s.Reason, s.Note, s.Certificate, s.Next = StateFailed, Internal, err.Error(), nil, ""
@@ -243,6 +283,8 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 	}
 	return res, refusal, nil
 }
+
+var errNeither = errors.New("the CA answered neither a certificate nor a ticket")
 
 // keep commits a settlement. When the store fails it is asked again, a little later: with a CA that keeps no record by
 // ID, nobody else will ever know this outcome.

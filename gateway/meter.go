@@ -19,6 +19,9 @@ type meter struct {
 	waiting *prometheus.GaugeVec
 	waits   *prometheus.HistogramVec
 	away    *prometheus.CounterVec
+
+	breakers *prometheus.GaugeVec
+	reroutes *prometheus.CounterVec
 }
 
 func newMeter(reg prometheus.Registerer) (*meter, error) {
@@ -52,8 +55,14 @@ func newMeter(reg prometheus.Registerer) (*meter, error) {
 		away: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "muster_rate_turned_away_total", Help: "Requests that were told to come back later, since a CA's rate was reached.",
 		}, []string{"backend"}),
+		breakers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "muster_breaker_state", Help: "Whether a CA is asked where a standby can be: 0 it is, 1 the next request tries it, 2 it is not.",
+		}, []string{"backend"}),
+		reroutes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_reroutes_total", Help: "Requests that went to another CA than the one that they were recorded for, which has nothing of them.",
+		}, []string{"from", "to"}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.stages, m.work, m.mismatches, m.confirmations, m.waiting, m.waits, m.away} {
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.stages, m.work, m.mismatches, m.confirmations, m.waiting, m.waits, m.away, m.breakers, m.reroutes} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

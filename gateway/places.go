@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// Bounds of what is worked on at once.
+// Bounds of what is worked on at once. There is none over all CAs: some that hang together would take the others' places.
 const (
-	workAtOnce = 64 // rows
-	workPerCA  = 16 // rows that ask one CA; and rows that ask none
+	workPerLook = 64 // rows that are leased in one commit
+	workPerCA   = 16 // rows that ask one CA; and rows that ask none
 )
 
 // places bounds the rows of work that are done at once. No row waits for one: what has none is not leased.
@@ -18,18 +18,10 @@ type places struct {
 
 	mu    sync.Mutex
 	taken map[string]int // by the CA that is asked (Work.Backend)
-	all   int
-	freed chan struct{} // has a value when a place became free since that was last read
+	freed chan struct{}  // has a value when a place became free since that was last read
 }
 
 func newPlaces() places { return places{taken: map[string]int{}, freed: make(chan struct{}, 1)} }
-
-// left is how many rows may be begun, of whatever CAs.
-func (p *places) left() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return workAtOnce - p.all
-}
 
 // of is how many rows may be begun that ask the CA.
 func (p *places) of(backend string) int {
@@ -42,13 +34,11 @@ func (p *places) take(backend string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.taken[backend]++
-	p.all++
 }
 
 func (p *places) leave(backend string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.all--
 	if p.taken[backend]--; p.taken[backend] == 0 {
 		delete(p.taken, backend)
 	}
@@ -67,12 +57,8 @@ func (g *Gateway) beginWork(ctx context.Context, doing *sync.WaitGroup) (int, er
 	p := &g.places
 	p.claiming.Lock()
 	defer p.claiming.Unlock()
-	limit := p.left()
-	if limit <= 0 {
-		return 0, nil
-	}
 	deadline := time.Now().Add(g.opt.IssueTimeout) // before the leases begin, so that it ends before they do
-	due, err := g.store.ClaimDue(ctx, g.lease(), limit, p.of)
+	due, err := g.store.ClaimDue(ctx, g.lease(), workPerLook, p.of)
 	if err != nil {
 		return 0, err
 	}

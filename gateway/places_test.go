@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -127,6 +128,39 @@ func TestHungCATakesItsOwnPlaces(t *testing.T) {
 			t.Errorf("%d rows were left, want %d; %v", n, more, err)
 		}
 		w.wantStates(ids["hung"], gateway.StateIssued)
+	})
+}
+
+// However many CAs hang at once, with more rows overdue than there are places: what asks another CA, or none, is done.
+func TestHungCAsTakeNobodyElsesPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const hung = 6
+		h := &hungCA{released: make(chan struct{})}
+		drop := backendtest.FaultPlan{ByCall: map[int]backendtest.Fault{}}
+		for i := range 3 * hung * (gateway.WorkPerCA + 1) {
+			drop.ByCall[i+1] = backendtest.FaultDrop
+		}
+		w := newWorld(t, drop, idempotency(backend.IdempotencyLookup), func(w *world) {
+			h.Backend = backendtest.Faulty(backendtest.NewMemory(backendtest.MemoryOptions{Seed: "hung", Clock: w.clock.now}), drop)
+			w.more = map[string]backend.Backend{}
+			for i := range hung {
+				w.more[fmt.Sprint("hung-", i)] = h
+			}
+		})
+		for name := range w.more {
+			w.lose(name, gateway.WorkPerCA+1)
+		}
+		w.clock.add(time.Second)
+		good := w.lose("", 3)
+		w.clock.add(time.Second)
+		var doing sync.WaitGroup
+		for range 2 { // as Run does, which looks until nothing is begun
+			doing.Go(func() { _, _ = w.gw.Work(t.Context()) })
+			synctest.Wait()
+		}
+		w.wantStates(good, gateway.StateIssued)
+		close(h.released)
+		doing.Wait()
 	})
 }
 

@@ -17,14 +17,8 @@ func (g *Gateway) Renewable(ctx context.Context, endpoint string, authority []by
 	if e == nil || len(authority) == 0 || serial.Sign() <= 0 {
 		return nil, nil
 	}
-	names := []string{e.Profile.Backend}
-	for _, p := range e.Profiles {
-		if !slices.Contains(names, p.Backend) {
-			names = append(names, p.Backend)
-		}
-	}
 	var asked [][]byte // names of CAs: the generations of one have the same
-	for _, name := range names {
+	for _, name := range e.backendsOf() {
 		if rt.authorities[name] == nil {
 			continue
 		}

@@ -32,7 +32,7 @@ func (g *Gateway) stands(ctx context.Context, rt *Runtime, t *Transaction, inten
 	if rt.Backends[t.Backend] == nil || rt.descriptions[t.Backend] == nil {
 		return unavailable("the CA of the request is no longer configured", fmt.Errorf("%w: %s", errNoBackend, t.Backend))
 	}
-	if p.Backend != t.Backend || p.Issuer != intent.Issuer {
+	if r, ok := p.route(t.Backend); !ok || r.Issuer != intent.Issuer {
 		return mayNot("the profile %s is now another CA's than when the request was held", t.Profile)
 	}
 	if !intent.Template.NotAfter.After(now) {

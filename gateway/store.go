@@ -267,6 +267,7 @@ type Settlement struct {
 	Exchange    []byte       // takes the place of the transaction's; nil: it stays
 	Confirmed   bool         // StateIssued: the requester of what was passed on has said that it takes the certificate, as Conclude takes it down
 	Revokes     *CertID      // StateRevoked: the certificate that was revoked, which counts no more where it is one of ours
+	Ends        time.Time    // with a Certificate: it ends later than its intent says, and counts as valid until then; zero otherwise
 	RepeatUntil time.Time    // StateIssued, StateRevoked: until then a repeat gets this certificate, by either key
 	Release     bool         // give the claims back: nothing was issued, or what was counts no more. Uses of a number per time stay where there is a certificate
 	Next        WorkKind     // work that follows, due after Delay; "" for none

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
 
@@ -17,7 +18,7 @@ import (
 func (g *Gateway) Prepare(ctx context.Context, rt *Runtime) (*Gateway, error) {
 	next := &Runtime{
 		Endpoints: rt.Endpoints, Backends: rt.Backends, Rates: rt.Rates, Retention: rt.Retention,
-		descriptions: map[string]*backend.Description{}, authorities: map[string]*authorities{}, crls: map[string]*crls{},
+		descriptions: map[string]*backend.Description{}, authorities: map[string]*authorities{}, crls: map[string]*crls{}, ocsp: map[string]*ocspAnswers{},
 	}
 	if err := g.checkRates(rt); err != nil {
 		return nil, err
@@ -30,6 +31,7 @@ func (g *Gateway) Prepare(ctx context.Context, rt *Runtime) (*Gateway, error) {
 		next.descriptions[name] = d
 		next.authorities[name] = newAuthorities(b, g.now)
 		next.crls[name] = newCRLs(b, next.authorities[name], slices.Contains(d.Capabilities, backend.CapCRL), g.now)
+		next.ocsp[name] = newOCSPAnswers(b, next.authorities[name], slices.Contains(d.Capabilities, backend.CapOCSP), g.now)
 	}
 	for name, e := range rt.Endpoints {
 		if e.Name != name || e.Profile == nil {
@@ -37,6 +39,13 @@ func (g *Gateway) Prepare(ctx context.Context, rt *Runtime) (*Gateway, error) {
 		}
 		if next.Backends[e.Profile.Backend] == nil {
 			return nil, fmt.Errorf("endpoint %s: profile %s names the backend %q, which is not configured", name, e.Profile.Name, e.Profile.Backend)
+		}
+		for _, p := range append([]*Profile{e.Profile}, slices.Collect(maps.Values(e.Profiles))...) {
+			for i, r := range p.Routes() {
+				if next.Backends[r.Backend] == nil || slices.ContainsFunc(p.Routes()[:i], func(o Route) bool { return o.Backend == r.Backend }) {
+					return nil, fmt.Errorf("endpoint %s: profile %s names the backend %q, which is not configured, or twice", name, p.Name, r.Backend)
+				}
+			}
 		}
 		for op, p := range e.Pipelines {
 			if len(p) == 0 {

@@ -25,6 +25,7 @@ const (
 func (g *Gateway) Run(ctx context.Context) {
 	var both sync.WaitGroup
 	both.Go(func() { g.keepHouse(ctx) })
+	both.Go(func() { g.keepChecking(ctx) })
 	g.keepWorking(ctx)
 	both.Wait()
 	g.SumUp(context.WithoutCancel(ctx))
@@ -188,26 +189,38 @@ func (g *Gateway) settleWork(ctx context.Context, a *ask) error {
 		}
 		return g.settled(ctx, a, found.Issuance, nil)
 	case backend.OutcomeNever:
-		if err := g.beginsAgain(ctx, a.t); err != nil {
-			return g.stillUnknown(ctx, a, fmt.Errorf("issue: %w", err))
-		}
-		if a.desc.Idempotency == backend.IdempotencyLookup { // the next Lookup has to know of this call
-			if err := g.store.AskAgain(ctx, a.t.ID, a.epoch, g.now()); err != nil {
-				return fmt.Errorf("not asked again: %w", err)
-			}
-		}
-		issuance, err := shielded(g, func() (*backend.Issuance, error) { return a.backend.Issue(ctx, a.t.Intent) })
-		if err != nil && !backend.Definite(err) {
-			return g.stillUnknown(ctx, a, fmt.Errorf("issue: %w", err))
-		}
-		return g.settled(ctx, a, issuance, err)
+		return g.issueAfterAll(ctx, a)
 	}
 	return g.stillUnknown(ctx, a, errors.New("the CA cannot say yet"))
 }
 
+// issueAfterAll asks for what a CA has said that it never issued: that CA, or another of the profile's where it cannot be asked.
+func (g *Gateway) issueAfterAll(ctx context.Context, a *ask) error {
+	defer func() { a.call.drop() }()
+	if why := g.cannot(g.runtime.Load(), a.t.Backend); why != nil && g.reroute(ctx, a, why) {
+		return g.issueAfterAll(ctx, a)
+	}
+	if err := g.beginsAgain(ctx, a.t); err != nil {
+		return g.stillUnknown(ctx, a, fmt.Errorf("issue: %w", err))
+	}
+	if a.desc.Idempotency == backend.IdempotencyLookup { // the next Lookup has to know of this call
+		if err := g.store.AskAgain(ctx, a.t.ID, a.epoch, g.now()); err != nil {
+			return fmt.Errorf("not asked again: %w", err)
+		}
+	}
+	issuance, err := g.callIssue(ctx, a)
+	if notNow(err) && g.reroute(ctx, a, err) {
+		return g.issueAfterAll(ctx, a)
+	}
+	if err != nil && !backend.Definite(err) {
+		return g.stillUnknown(ctx, a, fmt.Errorf("issue: %w", err))
+	}
+	return g.settled(ctx, a, issuance, err)
+}
+
 // asked is the intent as a CA is asked about it that may have been asked for it.
 func (a *ask) asked() *backend.IssueRequest {
-	r := *a.t.Intent
+	r := *a.request()
 	r.Asked = a.t.Updated
 	return &r
 }

@@ -138,10 +138,11 @@ func (w *world) swap() {
 		e.Protocol = w.protocol
 	}
 	backends := map[string]backend.Backend{"ca": described{w.ca, w.desc}}
+	e.Profiles = map[string]*gateway.Profile{}
 	for name, b := range w.more {
 		own := *profile
-		own.Name, own.Backend = name, name
-		e.Profiles = map[string]*gateway.Profile{name: &own}
+		own.Name, own.Backend, own.Standby = name, name, nil
+		e.Profiles[name] = &own
 		backends[name] = b
 	}
 	err := w.gw.Swap(w.t.Context(), &gateway.Runtime{

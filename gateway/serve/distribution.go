@@ -17,11 +17,12 @@ import (
 	"github.com/muster-pki/muster/gateway"
 )
 
-// Distribution hands out CRLs and CA certificates over HTTP, to anybody, under the URLs that certificates carry:
+// Distribution hands out CRLs, CA certificates and OCSP answers over HTTP, to anybody, under the URLs that certificates carry:
 //
 //	/crl/BACKEND/NAME.crl  the CRL, DER (RFC 5280 section 4.2.1.13, RFC 2585)
 //	/ca/BACKEND/NAME.crt   the issuing certificate, DER (RFC 5280 section 4.2.2.1)
 //	/ca/BACKEND/NAME.p7c   it, those of the CA's earlier keys, and the links between its roots, in a certs-only message
+//	/ocsp/BACKEND/NAME     OCSP (RFC 6960 appendix A.1), by POST, and by GET with /BASE64 behind
 //
 // NAME is a CA's name, or that of the CRL of one of its earlier keys.
 type Distribution struct {
@@ -32,11 +33,13 @@ type Distribution struct {
 	Log       *slog.Logger
 }
 
-// Publisher is what Distribution hands out. Both errors wrap gateway.ErrNotFound when there is no such thing, else they
+// Publisher is what Distribution hands out. All errors wrap gateway.ErrNotFound when there is no such thing, else they
 // are a *gateway.Error.
 type Publisher interface {
 	CRL(ctx context.Context, backend, name string) (der []byte, info gateway.CRLInfo, err error)
 	Issuers(ctx context.Context, backend, name string) ([]*x509.Certificate, error)
+	// OCSP's info is nil for an answer without a signature.
+	OCSP(ctx context.Context, backend, issuer string, request []byte) (der []byte, info *gateway.OCSPInfo, err error)
 }
 
 const (
@@ -45,9 +48,13 @@ const (
 	certificateFor      = time.Hour        // and a CA certificate, in whose place another comes at a rollover
 )
 
-// Handler answers what lies below /crl/ and /ca/, and passes everything else on.
+// Handler answers what lies below /crl/, /ca/ and /ocsp/, and passes everything else on.
 func (d *Distribution) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if rest, ok := strings.CutPrefix(r.URL.EscapedPath(), "/ocsp/"); ok {
+			d.ocsp(w, r, rest)
+			return
+		}
 		serve := d.crl
 		rest, ok := strings.CutPrefix(r.URL.Path, "/crl/")
 		if !ok {
@@ -107,14 +114,18 @@ func (d *Distribution) crl(ctx context.Context, backend, file string) (*publishe
 	if err != nil {
 		return nil, err
 	}
-	until := info.Planned
-	if soon := d.Clock().Add(overdueFor); until.Before(soon) {
-		until = soon
+	return &published{der, "application/pkix-crl", info.Tag, info.ThisUpdate, d.until(info.Planned, info.NextUpdate)}, nil
+}
+
+// until is how long caches may keep something of which the next is planned.
+func (d *Distribution) until(planned, end time.Time) time.Time {
+	if soon := d.Clock().Add(overdueFor); planned.Before(soon) {
+		planned = soon
 	}
-	if until.After(info.NextUpdate) {
-		until = info.NextUpdate
+	if planned.After(end) {
+		return end
 	}
-	return &published{der, "application/pkix-crl", info.Tag, info.ThisUpdate, until}, nil
+	return planned
 }
 
 // certificate is a CA certificate, or a bundle of them.
@@ -151,11 +162,15 @@ func (d *Distribution) certificate(ctx context.Context, backend, file string) (*
 
 // write answers with the file, or that the client has it already.
 func (p *published) write(w http.ResponseWriter, r *http.Request, now time.Time) {
-	h := w.Header()
+	p.tell(w.Header(), now)
+	http.ServeContent(w, r, "", p.modified, bytes.NewReader(p.body))
+}
+
+// tell sets what caches go by.
+func (p *published) tell(h http.Header, now time.Time) {
 	h.Set("Content-Type", p.contentType)
 	h.Set("ETag", `"`+p.tag+`"`)
 	h.Set("Cache-Control", fmt.Sprintf("public, max-age=%d, must-revalidate, no-transform", max(int64(p.until.Sub(now)/time.Second), 0)))
 	h.Set("Expires", p.until.UTC().Format(http.TimeFormat))
 	h.Set("X-Content-Type-Options", "nosniff")
-	http.ServeContent(w, r, "", p.modified, bytes.NewReader(p.body))
 }

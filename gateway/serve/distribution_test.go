@@ -42,6 +42,18 @@ func (s *shelf) Issuers(_ context.Context, backend, name string) ([]*x509.Certif
 	return s.certs, s.err
 }
 
+func (s *shelf) OCSP(_ context.Context, backend, issuer string, request []byte) ([]byte, *gateway.OCSPInfo, error) {
+	switch {
+	case backend != "local" || issuer != "ec":
+		return nil, nil, fmt.Errorf("%w: %s", gateway.ErrNotFound, issuer)
+	case s.err != nil:
+		return nil, nil, s.err
+	case string(request) == "stranger":
+		return []byte{0x30, 3, 0x0a, 1, 6}, nil, nil
+	}
+	return append([]byte("about "), request...), &gateway.OCSPInfo{ThisUpdate: s.info.ThisUpdate, Planned: s.info.Planned, NextUpdate: s.info.NextUpdate, Tag: "abc"}, nil
+}
+
 func TestDistribution(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

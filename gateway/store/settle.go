@@ -149,6 +149,11 @@ func (u unit) settle(st *gateway.Settlement) error {
 	if err != nil {
 		return fmt.Errorf("repeat key: %w", err)
 	}
+	if !st.Ends.IsZero() {
+		if err := u.activeUntil(st.Transaction, st.Ends); err != nil {
+			return err
+		}
+	}
 	if st.Release {
 		return u.release(st.Transaction, st.Certificate != nil)
 	}

@@ -1,18 +1,20 @@
 package scep
 
 import (
+	"crypto"
 	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/protocols/cms"
 	"github.com/muster-pki/muster/protocols/wire"
 )
 
 // ra is an identity that can do what SCEP asks of it.
 type ra struct {
-	key  *rsa.PrivateKey
+	key  crypto.Signer // *rsa.PrivateKey or cms.HeldKey
 	cert *x509.Certificate
 }
 
@@ -22,11 +24,19 @@ func checkIdentity(id *gateway.Identity) (ra, error) {
 	if id.Certificate == nil {
 		return ra{}, errors.New("the RA has no certificate")
 	}
-	key, ok := id.Key.(*rsa.PrivateKey)
-	if !ok || key == nil {
+	var of *rsa.PublicKey
+	switch key := id.Key.(type) {
+	case *rsa.PrivateKey:
+		if key != nil {
+			of = &key.PublicKey
+		}
+	case cms.HeldKey:
+		of, _ = key.Public().(*rsa.PublicKey)
+	}
+	if of == nil {
 		return ra{}, fmt.Errorf("the RA key is no RSA key but %T: SCEP encrypts requests to it", id.Key)
 	}
-	if pub, ok := id.Certificate.PublicKey.(*rsa.PublicKey); !ok || !pub.Equal(&key.PublicKey) {
+	if pub, ok := id.Certificate.PublicKey.(*rsa.PublicKey); !ok || !pub.Equal(of) {
 		return ra{}, errors.New("the RA certificate is not that of the RA key")
 	}
 	// Absent, it allows everything (RFC 5280 section 4.2.1.3).
@@ -34,7 +44,7 @@ func checkIdentity(id *gateway.Identity) (ra, error) {
 	if u := id.Certificate.KeyUsage; u != 0 && u&needed != needed {
 		return ra{}, errors.New("the RA certificate's keyUsage lacks digitalSignature or keyEncipherment: it has to have both")
 	}
-	return ra{key, id.Certificate}, nil
+	return ra{id.Key, id.Certificate}, nil
 }
 
 // identify sets the identity to answer with.

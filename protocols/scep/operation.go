@@ -161,6 +161,9 @@ func (x *exchange) open(signer *rsa.PublicKey) (*pkix.CSR, *wire.Refusal) {
 	}
 	started := time.Now()
 	content, sealed := envelope.Decrypt(x.ra.key, x.ra.cert)
+	if errors.Is(sealed, cms.ErrKey) {
+		return nil, wire.Refused(gateway.Unavailable, "the RA's key cannot be used now", sealed)
+	}
 	csr, err := x.h.readCSR(content, config.judges())
 	if csr == nil {
 		stand, failed := standIn(signer, s.Signer.RawSubjectPublicKeyInfo)

@@ -43,6 +43,9 @@ func (x *exchange) query() *wire.Refusal {
 	}
 	started := time.Now()
 	content, err := envelope.Decrypt(x.ra.key, x.ra.cert)
+	if errors.Is(err, cms.ErrKey) {
+		return wire.Refused(gateway.Unavailable, "the RA's key cannot be used now", err)
+	}
 	target, unread := readIssuerAndSerial(content)
 	if err = errors.Join(err, unread); err == nil {
 		r.Target = target

@@ -60,7 +60,7 @@ type Options struct {
 	Gateway   Gateway
 	Endpoints []Endpoint
 	// Identity returns an endpoint's RA key and certificate: it decrypts requests and signs answers, and is not the
-	// issuing CA's (RFC 8894 section 2.1.2). The key is an *rsa.PrivateKey. nil while there is none; it may change.
+	// issuing CA's (RFC 8894 section 2.1.2). The key is an *rsa.PrivateKey or a cms.HeldKey. nil while there is none; it may change.
 	Identity func(endpoint string) *gateway.Identity
 	Clock    func() time.Time
 	Log      *slog.Logger

@@ -138,6 +138,11 @@ func (x *exchange) caCert() *wire.Refusal {
 			raw = append(raw, c.Raw)
 		}
 	}
+	for _, c := range ca.Standby { // which may have issued what the client gets
+		if x.endpoint.shows(c) {
+			raw = append(raw, c.Raw)
+		}
+	}
 	der, err := cms.CertsOnly(raw...)
 	if err != nil {
 		return wire.Refused(gateway.Internal, "", err)

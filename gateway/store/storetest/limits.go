@@ -265,6 +265,16 @@ func testActiveDates(e *env) {
 	e.wantUsed("f", 1)
 	e.clock.Advance(time.Second)
 	e.wantUsed("f", 0)
+	// One whose CA has made it end later than it was asked to.
+	claim = e.active("d", 1)
+	longer, epoch := e.begun(claim)
+	issued := e.issued(longer, epoch)
+	issued.Ends = claim.Until.Add(time.Hour)
+	e.must(e.s.Settle(e.ctx(), issued))
+	e.clock.Advance(issued.Ends.Sub(e.clock.Now()) - time.Second)
+	e.wantUsed("d", 1)
+	e.clock.Advance(time.Second)
+	e.wantUsed("d", 0)
 }
 
 // testRaceForLimit: as many as there are uses left have one, of two keys that all take, and with more that has lapsed.
