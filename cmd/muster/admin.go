@@ -133,7 +133,7 @@ func (p *process) backendStates(ctx context.Context) []admin.Backend {
 		if d, err := plugin.Describe(ctx); err == nil {
 			b.Idempotency = string(d.Idempotency)
 		}
-		if err := plugin.Healthy(); err != nil {
+		if err := p.faultOf(rt.plugins[name], name); err != nil {
 			b.Error = err.Error()
 		}
 		all = append(all, b)

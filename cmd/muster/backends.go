@@ -20,6 +20,7 @@ import (
 
 	"github.com/muster-pki/muster/backends/acme"
 	cmpca "github.com/muster-pki/muster/backends/cmp"
+	"github.com/muster-pki/muster/backends/ejbca"
 	"github.com/muster-pki/muster/backends/est"
 	execca "github.com/muster-pki/muster/backends/exec"
 	"github.com/muster-pki/muster/backends/local"
@@ -50,6 +51,9 @@ func shippedBackends() map[string]shipped {
 		}},
 		"cmp": {paths: cmpca.Paths, make: func(log *slog.Logger) backend.Backend {
 			return cmpca.New(cmpca.Options{Log: log, Version: version()})
+		}},
+		"ejbca": {paths: ejbca.Paths, make: func(log *slog.Logger) backend.Backend {
+			return ejbca.New(ejbca.Options{Log: log, Version: version()})
 		}},
 		"est": {paths: est.Paths, make: func(log *slog.Logger) backend.Backend {
 			return est.New(est.Options{Log: log, Version: version()})
@@ -96,6 +100,9 @@ func (c *Config) hostConfig(name, runDir string, log *slog.Logger) (host.Config,
 	}
 	if s := shippedBackends()[b.Plugin]; s.moves != nil {
 		h.StartTimeout = host.StartTimeout + s.moves(config)
+	}
+	if keysInToken(b.Config) {
+		h.StartTimeout = host.StartTimeout + keyTime
 	}
 	return h, nil
 }

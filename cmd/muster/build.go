@@ -142,7 +142,9 @@ func (p *process) furnish(ctx context.Context, rt, old *Runtime, ras map[string]
 		p.log.Warn("the MEF's CA may have no name constraints, which oneM2M TS-0003 clause 10.1.1.5 demands (allow: unconstrained-ca)", "endpoint", name)
 	}
 	for name, r := range rt.plugins {
-		rt.gateway.Backends[name] = r.plugin
+		if !holdsOnly(r.plugin.Description()) {
+			rt.gateway.Backends[name] = r.plugin
+		}
 	}
 	var addresses []string
 	for _, name := range byName(cfg.Listeners) {
@@ -157,6 +159,9 @@ func (p *process) furnish(ctx context.Context, rt, old *Runtime, ras map[string]
 		names := serve.NamesOf(p.hostname, addresses, cfg.ServerCertificate.Names)
 		rt.gateway.Endpoints[selfEndpoint] = makeSelf(cfg.ServerCertificate, names, p.instance)
 		rt.owns = append(rt.owns, p.tlsKey(names))
+	}
+	if err := rt.openKeys(ctx, ras); err != nil {
+		return err
 	}
 	if err := p.furnishRAs(rt, ras); err != nil {
 		return err
@@ -242,6 +247,9 @@ func (c *Config) holds(name string) []string {
 	var dirs []string
 	if n == nil {
 		return nil
+	}
+	if keysInToken(n) { // the local CA by another program
+		s = shippedBackends()["local"]
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if slices.Contains(s.holds, n.Content[i].Value) {

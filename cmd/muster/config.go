@@ -102,8 +102,8 @@ type Metrics struct {
 	Listeners []string `yaml:"listeners,required"`
 }
 
-// Distribution says where CRLs (RFC 5280 section 4.2.1.13) and CA certificates (section 4.2.2.1) are served:
-// /crl/BACKEND/NAME.crl, /ca/BACKEND/NAME.crt and NAME.p7c, by the names of the backend's CAs.
+// Distribution says where CRLs (RFC 5280 section 4.2.1.13), CA certificates (section 4.2.2.1) and OCSP (RFC 6960) are served:
+// /crl/BACKEND/NAME.crl, /ca/BACKEND/NAME.crt and NAME.p7c, /ocsp/BACKEND/NAME, by the names of the backend's CAs.
 type Distribution struct {
 	// Listeners by name. Their URLs in certificates are http: who checks a certificate cannot check another for it
 	// (RFC 5280 section 8), so that one without TLS is the place.
@@ -116,6 +116,9 @@ type ProfileConfig struct {
 	Backend string `yaml:"backend,required"`
 	// Issuer of the backend, for one that has several. Default: the backend's default.
 	Issuer string `yaml:"issuer"`
+	// Standby are further CAs, asked in this order while those before cannot be: names of backends, or {backend: NAME, issuer: NAME}.
+	// docs/routing.md. Default: none.
+	Standby []*StandbyConfig `yaml:"standby"`
 	// Keys that are certified: P-256, P-384, P-521, Ed25519, RSA-3072 (exactly), RSA>=3072. Default: all of them, RSA
 	// from 2048 on.
 	Keys []string `yaml:"keys"`
@@ -176,7 +179,9 @@ type RAConfig struct {
 	// keyEncipherment.
 	Cert string `yaml:"cert,required"`
 	// Key is a PEM file with the private key of Cert.
-	Key string `yaml:"key,required"`
+	Key string `yaml:"key"`
+	// Token is where the private key of Cert is, when it is in no file.
+	Token *TokenKey `yaml:"token"`
 }
 
 // stages returns an operation's pipeline as it stands in the file, and whether its key is there.

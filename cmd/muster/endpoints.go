@@ -89,7 +89,7 @@ func (p *ProfileConfig) profile(name string) (*gateway.Profile, error) {
 	}
 	validity := p.validity()
 	made := &gateway.Profile{
-		Name: name, Backend: p.Backend, Issuer: p.Issuer, Validity: validity, Backdate: time.Duration(p.Backdate), Jitter: p.Jitter.Of(validity),
+		Name: name, Backend: p.Backend, Issuer: p.Issuer, Standby: p.standbys(), Validity: validity, Backdate: time.Duration(p.Backdate), Jitter: p.Jitter.Of(validity),
 		KeyUsage: usage, ExtKeyUsage: extended, Keys: p.Keys,
 	}
 	return made, p.furnish(made)

@@ -8,6 +8,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	x509name "crypto/x509/pkix"
 	"encoding/asn1"
@@ -306,13 +307,23 @@ func loadRAs(c *Config, endpoints map[string]*gateway.Endpoint, now time.Time) (
 }
 
 func (c *Config) loadRA(r *RAConfig, now time.Time) (*gateway.Identity, error) {
-	pair, err := serve.KeyPair("", c.path(r.Cert), c.path(r.Key))
-	if err != nil {
-		return nil, err
+	var pair tls.Certificate
+	var err error
+	switch {
+	case r.Token != nil:
+		if pair, err = c.heldPair(r); err != nil {
+			return nil, err
+		}
+	case r.Key == "":
+		return nil, errors.New("key: required: a file; or token: {backend: NAME, label: LABEL} where the key is in an HSM")
+	default:
+		if pair, err = serve.KeyPair("", c.path(r.Cert), c.path(r.Key)); err != nil {
+			return nil, err
+		}
 	}
 	id := &gateway.Identity{}
 	switch pair.PrivateKey.(type) {
-	case *rsa.PrivateKey, *ecdsa.PrivateKey, ed25519.PrivateKey:
+	case *rsa.PrivateKey, *ecdsa.PrivateKey, ed25519.PrivateKey, *backend.HeldKey:
 		id.Key = pair.PrivateKey.(crypto.Signer)
 	default:
 		return nil, fmt.Errorf("key: a key of type %T does not sign", pair.PrivateKey)

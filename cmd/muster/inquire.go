@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/grpc/status"
+
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/plugins/backend"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
@@ -21,7 +23,9 @@ func (rt *Runtime) inquire(ctx context.Context) error {
 		d, err := rt.plugins[name].plugin.Describe(ctx)
 		if err == nil {
 			described[name] = d
-			rt.cas[name], err = casOf(ctx, rt.plugins[name].plugin)
+			if rt.cas[name], err = casOf(ctx, rt.plugins[name].plugin); err != nil {
+				err = fmt.Errorf("its CA has to answer when the gateway starts, and does not: %s", status.Convert(err).Message())
+			}
 		}
 		if err != nil {
 			errs = append(errs, rt.cfg.fault(at("backends", name), "%v", err))
@@ -31,15 +35,17 @@ func (rt *Runtime) inquire(ctx context.Context) error {
 		return errors.Join(errs...)
 	}
 	for _, name := range byName(rt.cfg.Profiles) {
-		p := rt.cfg.Profiles[name]
-		if passesOnly(described[p.Backend]) && p.Issuer == "" { // what it has to certify is the endpoints' to say
-			continue
-		}
-		if err := rt.issuer(at("profiles", name, "issuer"), p.Backend, p.Issuer); err != nil {
-			errs = append(errs, err)
-		}
-		if err := certifies(described[p.Backend], p); err != nil {
-			errs = append(errs, rt.cfg.fault(at("profiles", name), "%v", err))
+		for i, p := range rt.cfg.Profiles[name].each() {
+			path := atCA(name, i)
+			if passesOnly(described[p.Backend]) && p.Issuer == "" { // what it has to certify is the endpoints' to say
+				continue
+			}
+			if err := rt.issuer(append(path, "issuer"), p.Backend, p.Issuer); err != nil {
+				errs = append(errs, err)
+			}
+			if err := certifies(described[p.Backend], p); err != nil {
+				errs = append(errs, rt.cfg.fault(path, "%v", err))
+			}
 		}
 	}
 	if len(errs) > 0 {
@@ -131,10 +137,15 @@ func (c *Config) templatesHere(e *EndpointConfig) (bodies []string) {
 	return bodies
 }
 
-// suits reports why an endpoint's protocol cannot be served with the backend of a profile that it offers.
+// suits reports why an endpoint's protocol cannot be served with the CAs of a profile that it offers.
 func (rt *Runtime) suits(name, profileName string, described map[string]*backend.Description) error {
+	return rt.cfg.Profiles[profileName].forEach(func(one *ProfileConfig) error { return rt.suitsCA(name, profileName, one, described) })
+}
+
+// suitsCA reports it of one of them, which profile names (ProfileConfig.each).
+func (rt *Runtime) suitsCA(name, profileName string, profile *ProfileConfig, described map[string]*backend.Description) error {
 	e := rt.cfg.Endpoints[name]
-	profile, path := rt.cfg.Profiles[profileName], e.profilePath(name, profileName)
+	path := e.profilePath(name, profileName)
 	d := described[profile.Backend]
 	if rt.cfg.certifiesHere(e) && passesOnly(d) {
 		return rt.cfg.fault(path, "backend %s (%s) passes messages on and certifies nothing itself: end each pipeline with the stage forward, or name another backend", profile.Backend, d.Name)

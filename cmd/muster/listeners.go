@@ -23,7 +23,7 @@ import (
 
 // makeListeners makes what each listener serves.
 func (p *process) makeListeners(rt *Runtime) (map[string]serve.Spec, error) {
-	specs := map[string]serve.Spec{}
+	specs, own := map[string]serve.Spec{}, p.stapler(rt).Certificate
 	for _, name := range byName(rt.cfg.Listeners) {
 		l := rt.cfg.Listeners[name]
 		spec := serve.Spec{Address: l.Address, Connections: l.Connections, PerAddress: l.PerAddress}
@@ -40,7 +40,7 @@ func (p *process) makeListeners(rt *Runtime) (map[string]serve.Spec, error) {
 			if len(cas) > 0 {
 				cas = append(cas, clients.CAs()...)
 			}
-			if spec.TLS, err = l.TLS.Policy(rt.cfg.dir, p.own.Certificate, cas, p.clock); err != nil {
+			if spec.TLS, err = l.TLS.Policy(rt.cfg.dir, own, cas, p.clock); err != nil {
 				return nil, rt.cfg.fault(at("listeners", name, "tls"), "%v", err)
 			}
 		}
@@ -64,6 +64,14 @@ func (p *process) makeListeners(rt *Runtime) (map[string]serve.Spec, error) {
 		specs[name] = spec
 	}
 	return specs, p.addAdmin(rt.cfg, specs)
+}
+
+// stapler sends OCSP answers with the gateway's own TLS certificate, where that names a responder.
+func (p *process) stapler(rt *Runtime) *serve.Stapler {
+	return &serve.Stapler{Own: p.own.Certificate, Clock: p.clock, Log: p.log, OCSP: func(ctx context.Context, request []byte) ([]byte, *gateway.OCSPInfo, error) {
+		s := rt.cfg.ServerCertificate
+		return rt.answers.OCSP(ctx, s.Backend, s.Issuer, request)
+	}}
 }
 
 // unopened says where the configuration has the listener that cannot be opened.
@@ -176,13 +184,15 @@ func (rt *Runtime) advertised(listener string) ([]*x509.Certificate, error) {
 			})
 		}
 		for _, profile := range e.offered() {
-			for _, ca := range rt.cas[rt.cfg.Profiles[profile].Backend] {
-				for _, der := range append(slices.Clone(ca.Chain), ca.Rollover...) {
-					c, err := x509.ParseCertificate(der)
-					if err != nil {
-						return nil, fmt.Errorf("CA %s: %w", ca.Name, err)
+			for _, one := range rt.cfg.Profiles[profile].each() {
+				for _, ca := range rt.cas[one.Backend] {
+					for _, der := range append(slices.Clone(ca.Chain), ca.Rollover...) {
+						c, err := x509.ParseCertificate(der)
+						if err != nil {
+							return nil, fmt.Errorf("CA %s: %w", ca.Name, err)
+						}
+						cas = append(cas, c)
 					}
-					cas = append(cas, c)
 				}
 			}
 		}
@@ -193,7 +203,7 @@ func (rt *Runtime) advertised(listener string) ([]*x509.Certificate, error) {
 	return cas, nil
 }
 
-// ready is /readyz: the gateway can record and issue, and every plugin runs.
+// ready is /readyz: the gateway can record, and of each profile's CAs one can issue.
 func (p *process) ready(ctx context.Context) error {
 	if p.ending.Err() != nil {
 		return &serve.NotReady{Words: "it is stopping", Err: serve.ErrStopping}
@@ -203,10 +213,8 @@ func (p *process) ready(ctx context.Context) error {
 		errs = append(errs, &serve.NotReady{Words: "requests cannot be recorded", Err: err})
 	}
 	if rt := p.runtime.Load(); rt != nil {
-		for _, name := range byName(rt.plugins) {
-			if err := rt.plugins[name].plugin.Healthy(); err != nil {
-				errs = append(errs, &serve.NotReady{Words: "a CA cannot issue", Err: fmt.Errorf("backend %s: %w", name, err)})
-			}
+		for _, err := range p.unable(rt) {
+			errs = append(errs, &serve.NotReady{Words: "a CA cannot issue", Err: err})
 		}
 	} else {
 		errs = append(errs, &serve.NotReady{Words: "it is starting", Err: errors.New("no configuration is in force yet")})

@@ -249,6 +249,9 @@ func (c *Config) profileView(name string, further bool) stageView {
 	if b := c.Backends[p.Backend]; b != nil && b.Plugin != p.Backend {
 		ca += " (plugin " + b.Plugin + ")"
 	}
+	if len(p.Standby) > 0 {
+		ca += ", while it cannot be asked: " + p.shownStandbys()
+	}
 	v.Checks = append(v.Checks, lint, ca)
 	if b := c.Backends[p.Backend]; b != nil && b.Rate != nil {
 		v.Checks = append(v.Checks, fmt.Sprintf("at most %d in %s asked of it; others wait, or are told when to come back", b.Rate.Issued, b.Rate.Per))

@@ -117,6 +117,7 @@ func (f *review) profiles() {
 	for _, name := range byName(f.c.Profiles) {
 		p, path := f.c.Profiles[name], at("profiles", name)
 		known(f, append(path, "backend"), "backend", p.Backend, f.c.Backends)
+		f.standby(name)
 		if p.Validity < 0 || time.Duration(p.Validity) > maxValidity || p.Validity != 0 && time.Duration(p.Validity) < time.Minute {
 			f.fail(append(path, "validity"), "want 1m to %s", strictyaml.Duration(maxValidity))
 		}

@@ -67,9 +67,11 @@ func (f *review) speaks(name string, e *EndpointConfig) {
 			f.fail(path, "profile %s certifies no RSA keys, and SCEP's clients have no others (answers are encrypted to them): add RSA>=2048 to its keys, or name another profile", offered)
 		}
 		// Other backends are asked when they run.
-		if b := f.c.Backends[profile.Backend]; b != nil {
-			if s := shippedBackends()[b.Plugin]; s.notRSA(profile.Issuer) {
-				f.fail(path, "%s", notRSA(offered, profile.Backend, s.rsa))
+		for _, one := range profile.each() {
+			if b := f.c.Backends[one.Backend]; b != nil {
+				if s := shippedBackends()[b.Plugin]; s.notRSA(one.Issuer) {
+					f.fail(path, "%s", notRSA(offered, one.Backend, s.rsa))
+				}
 			}
 		}
 	}

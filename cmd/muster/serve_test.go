@@ -221,6 +221,10 @@ func TestStartErrors(t *testing.T) {
 		{name: "an address is taken", old: "plain: {address: 127.0.0.1:0", new: "plain: {address: " + taken.Addr().String(), want: "bind: address already in use: another program listens there"},
 		{name: "no such issuer", old: "backend: local\n", new: "backend: local\n    issuer: rsb\n", want: `profiles.base-station.issuer: backend local has no CA "rsb" (did you mean "rsa"?)`},
 		{name: "the store cannot be opened", old: "sqlite:muster.db", new: "sqlite:muster.yaml", want: "muster.yaml:7: store: "},
+		{
+			name: "a CA is away", old: "backends:\n", new: "backends:\n  away: {plugin: vault, config: {url: 'http://127.0.0.1:1', auth: {token: token}}}\n",
+			want: "backends.away: its CA has to answer when the gateway starts, and does not: away: issuer default: not asked: ",
+		},
 		{name: "log format", args: []string{"--log-format", "xml"}, want: "want text or json"},
 		{name: "log level", args: []string{"--log-level", "inof"}, want: `did you mean "info"?`},
 		{name: "address flag", args: []string{"--http", "8080"}, want: "want host:port"},
@@ -316,9 +320,10 @@ func TestExamplesStart(t *testing.T) {
 			{"tls", "/.well-known/est/lab/cacerts", 200}, {"plain", "/scep?operation=GetCACert", 200}, {"ops", "/.well-known/cmp", 404},
 		},
 	}
+	elsewhere := []string{"stepca.yaml"} // before the CA that it needs: e2e/cas
 	files, err := filepath.Glob("../../configs/*.yaml")
-	if err != nil || len(files) != len(examples) {
-		t.Errorf("%d examples, %d are started: %v", len(files), len(examples), err)
+	if err != nil || len(files) != len(examples)+len(elsewhere) {
+		t.Errorf("%d examples, %d are started here, %d in e2e/cas: %v", len(files), len(examples), len(elsewhere), err)
 	}
 	for name, paths := range examples {
 		t.Run(name, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/muster-pki/muster/cmd/muster/words"
+	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
 )
 
@@ -75,7 +76,11 @@ func readFinding(name string) (string, error) {
 func settled(x *admin.Transaction) string {
 	a := &story{}
 	if c := x.Certificate; c != nil {
-		a.printf("Settled: the certificate is recorded, and the device gets it when it asks again\n\n")
+		if x.State == string(gateway.StateFailed) { // by the lints, which look at what a CA has made
+			a.printf("Settled: the certificate is recorded, and revoked: %s\n\n", x.Note)
+		} else {
+			a.printf("Settled: the certificate is recorded, and the device gets it when it asks again\n\n")
+		}
 		whatWasAsked(a, x)
 		a.row("Serial", c.Serial)
 		a.row("Period", words.Moment(c.NotBefore)+" to "+words.Moment(c.NotAfter))

@@ -13,8 +13,10 @@ func TestSettle(t *testing.T) {
 	issued, failed := heldTransaction(), heldTransaction()
 	issued.State, issued.Certificate = "issued", &admin.Certificate{Serial: "abcd", NotBefore: received, NotAfter: received.AddDate(1, 0, 0)}
 	failed.State = "failed"
+	linted := issued
+	linted.State, linted.Note = "failed", "the lint said no"
 	dir, asked := fakeAPI(t, map[string]any{
-		"POST /v1/transactions/one/settle": issued, "POST /v1/transactions/two/settle": failed,
+		"POST /v1/transactions/one/settle": issued, "POST /v1/transactions/two/settle": failed, "POST /v1/transactions/three/settle": linted,
 		"POST /v1/transactions/other/settle": refusedWith{409, admin.Failure{Error: "it is not the certificate that was asked for: another public key"}},
 	})
 	file := filepath.Join(t.TempDir(), "found.pem")
@@ -34,6 +36,10 @@ func TestSettle(t *testing.T) {
 		t.Error(err)
 	}
 	says(t, out, "Settled: nothing was issued; the device may ask anew\n")
+	if out, err = run("three", "--issued", file); err != nil {
+		t.Error(err)
+	}
+	says(t, out, "Settled: the certificate is recorded, and revoked: the lint said no\n")
 	if _, err := run("other", "--issued", file); err == nil || !strings.Contains(err.Error(), "another public key") {
 		t.Error(err)
 	}

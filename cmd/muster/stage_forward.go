@@ -85,11 +85,11 @@ func passesOnly(d *backend.Description) bool {
 		!slices.Contains(d.Forms, backend.FormTemplate) && !slices.Contains(d.Forms, backend.FormPKCS10)
 }
 
-// casOf asks a backend for its CAs. One that only passes messages on need not know any.
+// casOf asks a backend for its CAs. One that only passes messages on, or holds keys, need not know any.
 func casOf(ctx context.Context, b backend.Backend) ([]backend.CA, error) {
 	cas, err := b.CACertificates(ctx)
 	if status.Code(err) == codes.Unimplemented {
-		if d, failed := b.Describe(ctx); failed == nil && passesOnly(d) {
+		if d, failed := b.Describe(ctx); failed == nil && (passesOnly(d) || holdsOnly(d)) {
 			return nil, nil
 		}
 	}

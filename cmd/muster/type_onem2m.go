@@ -153,7 +153,12 @@ func (rt *Runtime) suitsMEF(name, profileName string) error {
 	if !e.isMEF() {
 		return nil
 	}
-	profile, path := rt.cfg.Profiles[profileName], e.profilePath(name, profileName)
+	path := e.profilePath(name, profileName)
+	return rt.cfg.Profiles[profileName].forEach(func(one *ProfileConfig) error { return rt.suitsMEFCA(path, one) })
+}
+
+// suitsMEFCA reports it of one of the profile's CAs.
+func (rt *Runtime) suitsMEFCA(path []string, profile *ProfileConfig) error {
 	_, chain, err := issuerOf(rt.cas, profile.Backend, profile.Issuer)
 	if err != nil {
 		return rt.cfg.fault(path, "%v", err)

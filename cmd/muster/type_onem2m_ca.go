@@ -40,7 +40,12 @@ func (rt *Runtime) constrained(name, profileName string) error {
 	if mefType(e) == "" {
 		return nil
 	}
-	profile, path := rt.cfg.Profiles[profileName], e.profilePath(name, profileName)
+	path := e.profilePath(name, profileName)
+	return rt.cfg.Profiles[profileName].forEach(func(one *ProfileConfig) error { return rt.constrainedCA(e, path, one) })
+}
+
+// constrainedCA wants it of one of the profile's CAs.
+func (rt *Runtime) constrainedCA(e *EndpointConfig, path []string, profile *ProfileConfig) error {
 	ca, chain, err := issuerOf(rt.cas, profile.Backend, profile.Issuer)
 	if err != nil {
 		return rt.cfg.fault(path, "%v", err)
