@@ -15,6 +15,8 @@ var crashTests = map[string]string{
 	"gateway.after-issue":       "TestCrashPoints",
 	"gateway.after-settle":      "TestCrashPoints",
 	"gateway.after-conclude":    "TestCMPCrashPoints",
+	"gateway.before-reroute":    "TestStandbyCrashPoints",
+	"gateway.after-reroute":     "TestStandbyCrashPoints",
 	"gateway.rollover-ordered":  "TestCrashInARekey",
 	"gateway.rollover-done":     "TestCrashInARekey",
 	"gateway.rollover-recorded": "TestCrashInARekey",

@@ -16,6 +16,8 @@ const module = "github.com/muster-pki/muster/"
 // docs/architecture.md draws the same.
 var rules = map[string][]string{
 	"cmd/muster":                  {"*"},
+	"cmd/muster-pkcs11":           {"cmd/muster-pkcs11/token", "backends/local", "plugins/backend", "plugins/backend/strictyaml"},
+	"cmd/muster-pkcs11/token":     {"plugins/backend/strictyaml"},
 	"cmd/muster/words":            {},
 	"cmd/muster/decode":           {"cmd/muster/words", "gateway/pkix", "protocols/cms", "protocols/cmp/cmpmsg"},
 	"cmd/muster/devicefile":       {"cmd/muster/words", "gateway", "gateway/admin", "gateway/passhash", "plugins/backend/strictyaml"},

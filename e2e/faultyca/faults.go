@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
@@ -40,6 +41,30 @@ func (c *ca) late() time.Duration { return time.Duration(c.Late) * time.Millisec
 func (c *ca) holds() bool {
 	_, err := os.Stat(filepath.Join(c.Dir, "hold"))
 	return err == nil
+}
+
+// mood is what stands in the file "mood": how all calls go wrong, whatever their names.
+func (c *ca) mood() string {
+	b, err := os.ReadFile(filepath.Join(c.Dir, "mood"))
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+// down is the error of a call that is not even begun: "unreached" says that the CA was not asked, "hang" says nothing at all. "drop"
+// fails what is no Issue, and an Issue once it has signed.
+func (c *ca) down(ctx context.Context, issue bool) error {
+	switch mood := c.mood(); {
+	case mood == "unreached" && issue:
+		return backend.Exhausted(5*time.Second, "not asked: the CA cannot be reached")
+	case mood == "hang":
+		<-ctx.Done()
+		return ctx.Err()
+	case mood == "unreached", mood == "drop" && !issue:
+		return backend.Refuse(codes.Unavailable, "the CA cannot be reached")
+	}
+	return nil
 }
 
 // failing are the codes of "fail": none proves that nothing was issued. RESOURCE_EXHAUSTED names no delay, ALREADY_EXISTS and

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -38,6 +39,7 @@ type config struct {
 	Dir         string `yaml:"dir"`         // absolute; it exists. While there is a file "hold" in it, no Lookup is answered that met a fault, and faults stay
 	Idempotency string `yaml:"idempotency"` // native, lookup or none
 	Late        int    `yaml:"late"`        // ms after which an answer comes too late
+	Name        string `yaml:"name"`        // of the CA
 }
 
 func (*ca) Validate(_ context.Context, text []byte) error {
@@ -83,7 +85,7 @@ func (c *ca) identity() error {
 	}
 	now := time.Now().UTC().Truncate(time.Second)
 	root := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Faulty CA"}, NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(10, 0, 0),
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: cmp.Or(c.Name, "Faulty CA")}, NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(10, 0, 0),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	if der, err = x509.CreateCertificate(rand.Reader, root, root, c.key.Public(), c.key); err != nil {
@@ -104,7 +106,10 @@ func (c *ca) Describe(context.Context) (*backend.Description, error) {
 	}, nil
 }
 
-func (c *ca) CACertificates(context.Context) ([]backend.CA, error) {
+func (c *ca) CACertificates(ctx context.Context) ([]backend.CA, error) {
+	if err := c.down(ctx, false); err != nil {
+		return nil, err
+	}
 	return []backend.CA{{Name: "faulty", Chain: [][]byte{c.cert.Raw}}}, nil
 }
 
@@ -114,7 +119,10 @@ func (c *ca) issuance(der []byte) *backend.Issuance {
 
 // Issue signs, has the ledger, and then goes wrong. Where it is not described as native it signs whenever it is asked: who asks twice
 // stands in the ledger twice.
-func (c *ca) Issue(_ context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
+func (c *ca) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
+	if err := c.down(ctx, true); err != nil {
+		return nil, err
+	}
 	name, err := commonName(r.Template.Subject)
 	if err != nil {
 		return nil, backend.Refuse(codes.InvalidArgument, "%v", err)
@@ -137,6 +145,9 @@ func (c *ca) Issue(_ context.Context, r *backend.IssueRequest) (*backend.Issuanc
 	}
 	if err := c.fault(name, before); err != nil {
 		return nil, err
+	}
+	if c.mood() == "drop" {
+		return nil, backend.Refuse(codes.Unavailable, "the answer was lost")
 	}
 	return c.issuance(der), nil
 }
@@ -169,7 +180,10 @@ func (c *ca) certify(r *backend.IssueRequest, name string) ([]byte, error) {
 }
 
 // Lookup is Backend.Lookup.
-func (c *ca) Lookup(_ context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
+func (c *ca) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
+	if err := c.down(ctx, false); err != nil {
+		return nil, err
+	}
 	if c.Idempotency == string(backend.IdempotencyNone) {
 		return nil, backend.Refuse(codes.Unimplemented, "it keeps no record by ID")
 	}
