@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"math/big"
 	"os"
@@ -96,9 +95,7 @@ func startEdge(t *testing.T) (edge, central *instance, dir string) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	plugin := filepath.Join(dir, "forwarder")
-	if out, err := exec.Command("go", "build", "-o", plugin, "./forwarder").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	sum := buildPlugin(t, "forwarder", plugin)
 	read := func(name string) string {
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
@@ -108,8 +105,7 @@ func startEdge(t *testing.T) (edge, central *instance, dir string) {
 	}
 	vendor, secret := read("vendor-ca.pem"), "the factory's, at both"
 	central = configured(t, centralConfig, "vendor-ca.pem", vendor, "factory.secret", secret)
-	sum := sha256.Sum256([]byte(read("forwarder")))
-	edge = configured(t, fmt.Sprintf(edgeConfig, plugin, fmt.Sprintf("%x", sum), central.env["MUSTER_HTTP"]),
+	edge = configured(t, fmt.Sprintf(edgeConfig, plugin, sum, central.env["MUSTER_HTTP"]),
 		"vendor-ca.pem", vendor, "factory.secret", secret, "another.secret", "of another of the edge's clients", "serials.csv", "SN0001\n", "ra.pem", read("ra.pem"), "ra.key", read("ra.key"))
 	return edge, central, dir
 }

@@ -70,11 +70,7 @@ type faulty struct {
 // buildFaulty makes the plugin.
 func buildFaulty(t *testing.T) (plugin string) {
 	t.Helper()
-	plugin = filepath.Join(t.TempDir(), "faultyca")
-	if out, err := exec.Command("go", "build", "-o", plugin, "./faultyca").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return plugin
+	return built(t, "faultyca")
 }
 
 // startFaulty starts one, whose CA is described with the idempotency.

@@ -38,10 +38,7 @@ type attack struct {
 
 // TestReliabilityHonest measures how long honest enrollments take, in pairs of windows without and with all kinds of attack beside them.
 func TestReliabilityHonest(t *testing.T) {
-	attacker := filepath.Join(t.TempDir(), "attacker")
-	if out, err := exec.Command("go", "build", "-o", attacker, "./attacker").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	attacker := built(t, "attacker")
 	dir := filepath.Join(t.TempDir(), "data")
 	hash, err := passhash.Password([]byte("a person's password"))
 	if err != nil {

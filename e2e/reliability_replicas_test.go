@@ -13,7 +13,6 @@ import (
 	"math/big"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -120,20 +119,6 @@ func challenged(t *testing.T, replicas []*instance, uses int) {
 	for _, g := range replicas {
 		g.env["MUSTER_SCEP_CHALLENGE"] = c.Challenge
 	}
-}
-
-// buildPlugin builds the plugin of a folder of this package and returns its SHA-256.
-func buildPlugin(t *testing.T, folder, path string) (sum string) {
-	t.Helper()
-	if out, err := exec.Command("go", "build", "-o", path, "./"+folder).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	program, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := sha256.Sum256(program)
-	return hex.EncodeToString(h[:])
 }
 
 // scepRAPEM is an RA certificate of SCEP with its key.

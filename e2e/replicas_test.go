@@ -63,14 +63,7 @@ func startReplicasOn(t *testing.T, ca, dir string, config func(dsn, plugin, sum,
 func startReplicasAt(t *testing.T, dsn, ca, dir string, config func(dsn, plugin, sum, journal string) string, env func(*instance) map[string]string) (replicas []*instance, journals []string) {
 	t.Helper()
 	plugin := filepath.Join(dir, ca)
-	if out, err := exec.Command("go", "build", "-o", plugin, "./"+ca).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	program, err := os.ReadFile(plugin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256(program)
+	sum := buildPlugin(t, ca, plugin)
 	for _, name := range []string{"a", "b"} {
 		data := filepath.Join(dir, name)
 		if err := os.Mkdir(data, 0o700); err != nil {
@@ -79,7 +72,7 @@ func startReplicasAt(t *testing.T, dsn, ca, dir string, config func(dsn, plugin,
 		journal := filepath.Join(data, "journal")
 		journals = append(journals, journal)
 		file := filepath.Join(data, "gateway.yaml")
-		if err := os.WriteFile(file, []byte(config(dsn, plugin, hex.EncodeToString(sum[:]), journal)), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(config(dsn, plugin, sum, journal)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		g := &instance{t: t, dir: data}

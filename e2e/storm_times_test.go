@@ -1,11 +1,8 @@
 package e2e
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -24,15 +21,7 @@ type timedCA struct {
 func buildTimedCA(t testing.TB) *timedCA {
 	t.Helper()
 	c := &timedCA{t: t, program: filepath.Join(t.TempDir(), "timedca")}
-	if out, err := exec.Command("go", "build", "-o", c.program, "./timedca").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	program, err := os.ReadFile(c.program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256(program)
-	c.sum = hex.EncodeToString(sum[:])
+	c.sum = buildPlugin(t, "timedca", c.program)
 	return c
 }
 
