@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -28,6 +29,9 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	binary = filepath.Join(dir, "muster")
+	if flag.Parse(); flag.Lookup("test.bench").Value.String() == "" {
+		os.Setenv("MUSTER_FAULT_RSA", "RSA-2048") //nolint:errcheck // it is a name
+	}
 	build := exec.Command("go", "build", "-tags", "faults", "-o", binary, "../cmd/muster")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {

@@ -37,7 +37,6 @@ type hostile struct {
 	raw    string // instead of all of these
 	// answers is to how many requests it is; 0: one.
 	answers int
-	guess   bool // at a person's password, with the limit on wrong ones lifted
 }
 
 // tlv is one DER element, its length in as many bytes as it takes.
@@ -290,7 +289,6 @@ func hostiles(t testing.TB, g *instance) []hostile {
 		add("EST "+op, estBombs(t), est, in64)
 		for _, user := range []string{"factory", "person"} {
 			h := est
-			h.guess = true
 			h.header = append(slices.Clone(est.header), "Authorization: Basic "+toBase64([]byte(user+":"+strings.Repeat("x", 1000))))
 			add("EST "+op+", a wrong password of "+user, map[string][]byte{"RSA-8192": estBombs(t)["RSA-8192"]}, h, in64)
 		}

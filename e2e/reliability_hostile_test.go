@@ -24,7 +24,6 @@ import (
 // The bounds of docs/hostile.md.
 const (
 	mostCPU    = 20 * time.Millisecond // of gateway and CA together, for a stranger's request
-	guessCPU   = 30 * time.Millisecond // likewise for a guess at a person's password: docs/hostile.md says what is known of it
 	mostMemory = 64 << 10              // KiB beyond the baseline
 )
 
@@ -87,7 +86,7 @@ func (g *instance) assault(t *testing.T, all []hostile, times int, f *finding) (
 		if cost > worst {
 			worst, dearest = cost, h.name
 		}
-		if long && cost > mostCPU && (!h.guess || cost > guessCPU) {
+		if long && cost > mostCPU {
 			t.Errorf("%s costs %v of CPU", h.name, cost)
 		}
 		t.Logf("%-60s %v, %d KiB", h.name, cost, rss(t, g, "VmHWM")-memory)

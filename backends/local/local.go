@@ -55,6 +55,7 @@ type Options struct {
 	Crash   func(point string) // called at each crash point, to die there; nil for never
 	Log     *slog.Logger       // nil for none
 	Version string             // for Describe; "" for "devel"
+	RSAKey  string             // the kind of key of the CA "rsa" where the configuration names none; "" for RSA-3072
 	// OpenToken opens the token that the configuration names; nil in a program without PKCS #11, which refuses such a configuration.
 	OpenToken func(PKCS11) (Token, error)
 }
@@ -112,7 +113,14 @@ func (c *CA) Validate(_ context.Context, config []byte) error {
 
 // parse is parseConfig, and refuses what this program cannot do.
 func (c *CA) parse(config []byte) (given, full *Config, err error) {
-	if given, full, err = parseConfig(config); err == nil && full.PKCS11 != nil && c.o.OpenToken == nil {
+	if given, full, err = parseConfig(config); err == nil && c.o.RSAKey != "" {
+		is, asked := full.Issuers[IssuerRSA], given.Issuers[IssuerRSA]
+		if asked.keyKind() == "" {
+			is.Key = c.o.RSAKey
+			full.Issuers[IssuerRSA] = is
+		}
+	}
+	if err == nil && full.PKCS11 != nil && c.o.OpenToken == nil {
 		err = errNoToken
 	}
 	return given, full, err

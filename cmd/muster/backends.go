@@ -62,7 +62,7 @@ func shippedBackends() map[string]shipped {
 			return execca.New(execca.Options{Log: log, Version: version()})
 		}},
 		"local": {paths: []string{"dir", "issuers.*.import.cert", "issuers.*.import.key"}, holds: []string{"dir"}, issuers: []string{"", local.IssuerEC, local.IssuerRSA}, rsa: []string{local.IssuerRSA}, ledger: true, moves: local.MoveTime, make: func(log *slog.Logger) backend.Backend {
-			return local.New(local.Options{Log: log, Crash: crashFunc(), Version: version()})
+			return local.New(local.Options{Log: log, Crash: crashFunc(), Version: version(), RSAKey: rsaKey()})
 		}},
 		"scep": {paths: scep.Paths, make: func(log *slog.Logger) backend.Backend {
 			return scep.New(scep.Options{Log: log, Version: version()})

@@ -4,8 +4,10 @@ package main
 
 import "time"
 
-// crashFunc, faultEnv, lookUps and issueTimeout do nothing but in a build for fault tests (faults_on.go).
+// crashFunc, rsaKey, faultEnv, lookUps and issueTimeout do nothing but in a build for fault tests (faults_on.go).
 func crashFunc() func(point string) { return nil }
+
+func rsaKey() string { return "" }
 
 func faultEnv() []string { return nil }
 

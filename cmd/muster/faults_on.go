@@ -26,6 +26,8 @@ const (
 	bothVariable = "MUSTER_CRASH_BOTH"
 	// deafVariable names a file: while it exists, no stage gets an answer from the store.
 	deafVariable = "MUSTER_STAGES_DEAF"
+	// rsaVariable is a kind of key, such as RSA-2048.
+	rsaVariable = "MUSTER_FAULT_RSA"
 	// issueVariable is for how long a CA may take to answer, a Go duration.
 	issueVariable = "MUSTER_ISSUE_TIMEOUT"
 )
@@ -71,10 +73,13 @@ func crashFunc() func(point string) {
 	}
 }
 
+// rsaKey is the kind of key of a local CA's issuer rsa: RSA-3072 takes a second to make, and tests make hundreds.
+func rsaKey() string { return os.Getenv(rsaVariable) }
+
 // faultEnv passes the settings on to plugins, which inherit no environment.
 func faultEnv() []string {
 	var env []string
-	for _, name := range []string{crashVariable, onceVariable, bothVariable} {
+	for _, name := range []string{crashVariable, onceVariable, bothVariable, rsaVariable} {
 		if v := os.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
 		}
