@@ -221,7 +221,8 @@ func tell(t *testing.T, s story, text string) {
 }
 
 func (a *telling) environment() []string {
-	return append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"), "HOME="+a.dir, "LC_ALL=C.UTF-8", "TZ=UTC")
+	return append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"), "HOME="+a.dir, "LC_ALL=C.UTF-8", "TZ=UTC",
+		"MUSTER_FAULT_RSA=") // the pages show the default
 }
 
 // run has the shell run a command, and returns what it prints, with the page's ports.
