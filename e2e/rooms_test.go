@@ -51,17 +51,18 @@ var rules = map[string][]string{
 	"plugins/backend/groupcommit": {},
 	"plugins/backend/pgprimary":   {},
 	"plugins/backend/strictyaml":  {},
+	"plugins/backend/frame":       {"plugins/backend"},
 	"plugins/backend/upstream":    {"plugins/backend", "plugins/backend/strictyaml"},
 	"plugins/backend/command":     {},
 	"plugins/backend/backendtest": {"plugins/backend", "plugins/host"},
 	"plugins/host":                {"plugins/backend"},
-	"backends":                    {"plugins/backend", "plugins/backend/upstream", "plugins/backend/strictyaml"},
-	"backends/exec":               {"plugins/backend", "plugins/backend/command", "plugins/backend/strictyaml"},
+	"backends":                    {"plugins/backend", "plugins/backend/frame", "plugins/backend/upstream", "plugins/backend/strictyaml"},
+	"backends/exec":               {"plugins/backend", "plugins/backend/frame", "plugins/backend/command", "plugins/backend/strictyaml"},
 	"backends/acme":               {"plugins/backend", "plugins/backend/command", "plugins/backend/upstream", "plugins/backend/strictyaml"},
 	"backends/local":              {"plugins/backend", "plugins/backend/groupcommit", "plugins/backend/pgprimary", "plugins/backend/strictyaml"},
-	"backends/cmp":                {"plugins/backend", "plugins/backend/upstream", "plugins/backend/strictyaml", "protocols/cmp/cmpmsg", "gateway/pkix"}, // gateway/pkix: signatures
-	"backends/est":                {"plugins/backend", "plugins/backend/upstream", "plugins/backend/strictyaml", "protocols/cms"},
-	"backends/scep":               {"plugins/backend", "plugins/backend/upstream", "plugins/backend/strictyaml", "protocols/cms"},
+	"backends/cmp":                {"plugins/backend", "plugins/backend/frame", "plugins/backend/upstream", "plugins/backend/strictyaml", "protocols/cmp/cmpmsg", "gateway/pkix"}, // gateway/pkix: signatures
+	"backends/est":                {"plugins/backend", "plugins/backend/frame", "plugins/backend/upstream", "plugins/backend/strictyaml", "protocols/cms"},
+	"backends/scep":               {"plugins/backend", "plugins/backend/frame", "plugins/backend/upstream", "plugins/backend/strictyaml", "protocols/cms"},
 }
 
 // Echo is a matter of those who speak HTTP.

@@ -18,16 +18,13 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/frame"
 	"github.com/muster-pki/muster/plugins/backend/strictyaml"
 	"github.com/muster-pki/muster/plugins/backend/upstream"
 )
 
 // Options of New. The zero value works.
-type Options struct {
-	Clock   func() time.Time // nil for time.Now
-	Log     *slog.Logger     // nil for none
-	Version string           // for Describe; "" for "devel"
-}
+type Options = frame.Options
 
 // CA implements backend.Backend and backend.Exchanger. Calls are concurrent.
 type CA struct {
@@ -47,16 +44,7 @@ type running struct {
 
 // New makes a backend that is to be configured.
 func New(o Options) *CA {
-	if o.Clock == nil {
-		o.Clock = time.Now
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Version == "" {
-		o.Version = "devel"
-	}
-	return &CA{o: o}
+	return &CA{o: o.Filled()}
 }
 
 // Validate is backend.Backend.

@@ -25,7 +25,7 @@ type authority struct {
 // CACertificates asks for the active chain of the CA (/v1/ca and /v1/ca/{subject_dn}/certificate/download). It fails while EJBCA does not know
 // the profiles, or does not let this role search.
 func (c *CA) CACertificates(ctx context.Context) ([]backend.CA, error) {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (r *running) authority(ctx context.Context, fresh bool) (*authority, error)
 
 // CRL is the latest complete one of partition 0 (/v1/ca/{issuer_dn}/getLatestCrl).
 func (c *CA) CRL(ctx context.Context, issuer string, w io.Writer) error {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	switch {
 	case err != nil:
 		return err

@@ -41,7 +41,7 @@ type enrollment struct {
 // EJBCA answers 400 to nearly all that goes wrong, also to what went wrong in it (RaMasterApiSessionBean.createCertificateRest), so that a
 // refusal is one when the search finds nothing, and its text does not speak of EJBCA itself.
 func (c *CA) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ const maxFound = 10
 // sure: no call is under way any more (Config.Settle since the last), and EJBCA shows what it issues, which it may not store, or not show
 // to this role. Seeing one certificate proves that.
 func (c *CA) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	if err != nil {
 		return nil, err
 	}

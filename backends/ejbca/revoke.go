@@ -22,7 +22,7 @@ var reasons = map[int]string{
 // Revoke revokes as of now (PUT /v1/certificate/{issuer_dn}/{serial}/revoke): a date of the past is one that a certificate profile has to allow. 409 is a
 // certificate that is revoked already (AlreadyRevokedException), 404 one that EJBCA does not have, 202 a revocation that somebody has to approve.
 func (c *CA) Revoke(ctx context.Context, r *backend.RevokeRequest) error {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ const maxCRL = 32 << 20
 
 // CACertificates asks for cacerts (RFC 7030 section 4.1.3), or reads the file `chain`.
 func (c *CA) CACertificates(ctx context.Context) ([]backend.CA, error) {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func readChain(path string) (upstream.Bag, error) {
 
 // CRL fetches the URL `crl`: one that the issuing CA has signed.
 func (c *CA) CRL(ctx context.Context, issuer string, w io.Writer) error {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	switch {
 	case err != nil:
 		return err

@@ -27,7 +27,7 @@ const (
 // Issue posts the device's PKCS#10 to simpleenroll (RFC 7030 section 4.2.1). What the CA answers with 4xx it has not issued; what was
 // sent and has no answer, or another one, is not known.
 func (c *CA) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func (c *CA) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issua
 // same PKCS#10. It can do so only while that while is not over, counted from the first moment at which the CA may have issued; then nobody
 // can tell any more.
 func (c *CA) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	switch {
 	case err != nil:
 		return nil, err
@@ -99,7 +99,7 @@ func (r *running) anotherRA(than time.Time) bool {
 // The ticket is when the CA last said so. What it has issued since it gives for `repeat`; when that may be over, it would take an
 // equal request for a new one, so nothing is asked any more.
 func (c *CA) Poll(ctx context.Context, r *backend.IssueRequest, ticket string) (*backend.Issuance, error) {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	if err != nil {
 		return nil, err
 	}

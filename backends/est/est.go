@@ -7,30 +7,24 @@ package est
 
 import (
 	"context"
-	"log/slog"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/frame"
 	"github.com/muster-pki/muster/plugins/backend/upstream"
 )
 
 // Options of New. The zero value works.
-type Options struct {
-	Clock   func() time.Time // nil for time.Now
-	Log     *slog.Logger     // nil for none
-	Version string           // for Describe; "" for "devel"
-}
+type Options = frame.Options
 
 // CA implements backend.Backend. Calls are concurrent.
 type CA struct {
 	backend.Unimplemented
 	o       Options
-	running atomic.Pointer[running]
+	running frame.Once[running]
 }
 
 // running is what Configure makes.
@@ -46,31 +40,20 @@ const Issuer = "est"
 
 // New makes a CA that waits for Configure.
 func New(o Options) *CA {
-	if o.Clock == nil {
-		o.Clock = time.Now
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Version == "" {
-		o.Version = "devel"
-	}
-	return &CA{o: o}
+	return &CA{o: o.Filled()}
 }
 
 // Validate checks the configuration without touching a file. It fails with INVALID_ARGUMENT.
 func (c *CA) Validate(_ context.Context, config []byte) error {
-	if _, err := parseConfig(config); err != nil {
-		return backend.Refuse(codes.InvalidArgument, "%v", err)
-	}
-	return nil
+	_, err := frame.Parsed(parseConfig(config))
+	return err
 }
 
 // Configure reads the files. The CA itself need not answer yet.
 func (c *CA) Configure(_ context.Context, config []byte) error {
-	parsed, err := parseConfig(config)
+	parsed, err := frame.Parsed(parseConfig(config))
 	if err != nil {
-		return backend.Refuse(codes.InvalidArgument, "%v", err)
+		return err
 	}
 	parsed.Once = parsed.Repeat == 0
 	r := &running{config: parsed}
@@ -92,23 +75,7 @@ func (c *CA) Configure(_ context.Context, config []byte) error {
 			return backend.Refuse(codes.FailedPrecondition, "crl: %v", err)
 		}
 	}
-	if !c.running.CompareAndSwap(nil, r) {
-		return backend.Refuse(codes.FailedPrecondition, "the CA is configured already")
-	}
-	return nil
-}
-
-// configured returns what Configure made, and the error of a call whose context is over: it has asked nobody, but an error that
-// refuses is not for it to give.
-func (c *CA) configured(ctx context.Context) (*running, error) {
-	r := c.running.Load()
-	if r == nil {
-		return nil, backend.Refuse(codes.Unavailable, "not configured yet")
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, status.FromContextError(err).Err()
-	}
-	return r, nil
+	return c.running.Set(r)
 }
 
 // Describe says what an EST CA can do, and what the configuration declares of this one.

@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -19,14 +18,11 @@ import (
 
 	"github.com/muster-pki/muster/plugins/backend"
 	"github.com/muster-pki/muster/plugins/backend/command"
+	"github.com/muster-pki/muster/plugins/backend/frame"
 )
 
-// Options are what the process gives.
-type Options struct {
-	Clock   func() time.Time // nil for time.Now
-	Log     *slog.Logger     // nil for none
-	Version string           // for Describe; "" for "devel"
-}
+// Options of New. The zero value works.
+type Options = frame.Options
 
 // CA implements backend.Backend. Calls are concurrent.
 type CA struct {
@@ -42,31 +38,20 @@ var _ backend.Backend = (*CA)(nil)
 
 // New makes a backend that is not configured yet.
 func New(o Options) *CA {
-	if o.Clock == nil {
-		o.Clock = time.Now
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Version == "" {
-		o.Version = "devel"
-	}
-	return &CA{o: o}
+	return &CA{o: o.Filled()}
 }
 
 // Validate is backend.Backend.Validate.
 func (c *CA) Validate(_ context.Context, config []byte) error {
-	if _, err := parseConfig(config); err != nil {
-		return backend.Refuse(codes.InvalidArgument, "%v", err)
-	}
-	return nil
+	_, err := frame.Parsed(parseConfig(config))
+	return err
 }
 
 // Configure is backend.Backend.Configure. It looks whether the programs are there, and runs none.
 func (c *CA) Configure(_ context.Context, config []byte) error {
-	full, err := parseConfig(config)
+	full, err := frame.Parsed(parseConfig(config))
 	if err != nil {
-		return backend.Refuse(codes.InvalidArgument, "%v", err)
+		return err
 	}
 	var errs []error
 	for _, cmd := range full.commands() {

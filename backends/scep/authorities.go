@@ -19,7 +19,7 @@ const maxCRL = 32 << 20
 
 // CACertificates asks for GetCACert, and for GetCACaps with it.
 func (c *CA) CACertificates(ctx context.Context) ([]backend.CA, error) {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +32,7 @@ func (c *CA) CACertificates(ctx context.Context) ([]backend.CA, error) {
 
 // CRL asks by GetCRL (RFC 8894 section 3.3.4) or fetches the URL: what comes has to be signed by the issuing CA.
 func (c *CA) CRL(ctx context.Context, issuer string, w io.Writer) error {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	switch {
 	case err != nil:
 		return err

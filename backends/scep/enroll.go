@@ -43,7 +43,7 @@ func (a *answer) failed() string {
 // Issue sends a PKCSReq (RFC 8894 section 3.3.1) with the device's PKCS#10. A FAILURE that the CA has signed refuses: nothing was
 // issued for that message.
 func (c *CA) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (c *CA) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issua
 // Poll sends a CertPoll (RFC 8894 section 3.3.3). A FAILURE of it refuses only where it is about the request: badRequest. With
 // badCertId the CA knows nothing of the transaction (any more), and what it did is not known.
 func (c *CA) Poll(ctx context.Context, r *backend.IssueRequest, ticket string) (*backend.Issuance, error) {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (c *CA) Poll(ctx context.Context, r *backend.IssueRequest, ticket string) (
 // badCertId says that nothing was issued only after a while, since the CA may know nothing yet of what is under way to it; and only to
 // whom it would have given the certificate: the RA's certificate has to be older than the request.
 func (c *CA) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
-	run, err := c.configured(ctx)
+	run, err := c.running.Get(ctx)
 	switch {
 	case err != nil:
 		return nil, err

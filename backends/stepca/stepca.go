@@ -13,16 +13,15 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/frame"
 	"github.com/muster-pki/muster/plugins/backend/upstream"
 )
 
@@ -30,11 +29,7 @@ import (
 const caName = "ca"
 
 // Options of New. The zero value works.
-type Options struct {
-	Log     *slog.Logger     // nil for none
-	Version string           // for Describe; "" for "devel"
-	Clock   func() time.Time // of tokens; nil for time.Now
-}
+type Options = frame.Options
 
 // CA implements backend.Backend. Calls are concurrent.
 type CA struct {
@@ -63,32 +58,21 @@ type view struct {
 
 // New makes a CA that waits for Configure.
 func New(o Options) *CA {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Version == "" {
-		o.Version = "devel"
-	}
-	if o.Clock == nil {
-		o.Clock = time.Now
-	}
-	return &CA{o: o}
+	return &CA{o: o.Filled()}
 }
 
 // Validate checks the configuration without touching a file. It fails with INVALID_ARGUMENT.
 func (c *CA) Validate(_ context.Context, config []byte) error {
-	if _, err := parseConfig(config); err != nil {
-		return backend.Refuse(codes.InvalidArgument, "%v", err)
-	}
-	return nil
+	_, err := frame.Parsed(parseConfig(config))
+	return err
 }
 
 // Configure reads the files and asks the CA for its certificates: what Describe says depends on them. A CA that does not answer is
 // UNAVAILABLE, and files that will not do are FAILED_PRECONDITION.
 func (c *CA) Configure(ctx context.Context, config []byte) error {
-	cfg, err := parseConfig(config)
+	cfg, err := frame.Parsed(parseConfig(config))
 	if err != nil {
-		return backend.Refuse(codes.InvalidArgument, "%v", err)
+		return err
 	}
 	if c.open.Load() != nil {
 		return backend.Refuse(codes.FailedPrecondition, "configured already")

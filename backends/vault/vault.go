@@ -11,24 +11,19 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"os"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/frame"
 )
 
 // Options of New. The zero value works.
-type Options struct {
-	Clock   func() time.Time // nil for time.Now
-	Log     *slog.Logger     // nil for none
-	Version string           // for Describe; "" for "devel"
-}
+type Options = frame.Options
 
 // CA implements backend.Backend. Calls are concurrent.
 type CA struct {
@@ -50,32 +45,21 @@ type engine struct {
 
 // New makes a CA that waits for Configure.
 func New(o Options) *CA {
-	if o.Clock == nil {
-		o.Clock = time.Now
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Version == "" {
-		o.Version = "devel"
-	}
-	return &CA{o: o}
+	return &CA{o: o.Filled()}
 }
 
 // Validate checks the configuration without touching a file. It fails with INVALID_ARGUMENT.
 func (c *CA) Validate(_ context.Context, config []byte) error {
-	if _, err := parseConfig(config); err != nil {
-		return backend.Refuse(codes.InvalidArgument, "%v", err)
-	}
-	return nil
+	_, err := frame.Parsed(parseConfig(config))
+	return err
 }
 
 // Configure reads the files, and asks the server for the role, if it answers: one under which a request could not be found again is
 // FAILED_PRECONDITION. That the server is away, or sealed, is no error here.
 func (c *CA) Configure(ctx context.Context, config []byte) error {
-	cfg, err := parseConfig(config)
+	cfg, err := frame.Parsed(parseConfig(config))
 	if err != nil {
-		return backend.Refuse(codes.InvalidArgument, "%v", err)
+		return err
 	}
 	cfg.Once = cfg.Lookup == lookupNone
 	e := &engine{cfg: cfg, o: c.o, inventory: newInventory()}
