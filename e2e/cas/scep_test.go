@@ -17,7 +17,7 @@ import (
 func TestSCEPMuster(t *testing.T) {
 	up := upstream(t)
 	scep := func(endpoint string) string {
-		return fmt.Sprintf(`scep, config: {url: "%s/scep/%s", ra: {cert: ra.pem, key: ra.key}, roots: root.pem, lookup: certpoll, settle: 3s, poll: 1s, crl: "%s/crl/local/rsa.crl"}`, up.URL, endpoint, up.URL)
+		return fmt.Sprintf(`scep, config: {url: "%s/scep/%s", ra: {cert: ra.pem, key: ra.key}, roots: root.pem, lookup: certpoll, settle: 3s, timeout: 3s, poll: 1s, crl: "%s/crl/local/rsa.crl"}`, up.URL, endpoint, up.URL)
 	}
 	g := front(t, up.File("shared"), scep("scep-at-once"), scep("scep-approved"))
 	threeDevices(g)
