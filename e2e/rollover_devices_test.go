@@ -184,11 +184,11 @@ func (g *instance) as(dir string, v *veteran, scripts map[string]string) {
 
 // checkScript verifies the certificate in $1, trusting the roots in $2, by what its own URLs give: its issuer's certificates
 // and the CRL of the key that signed it.
-const checkScript = `cdp=$(openssl x509 -in "$1" -noout -ext crlDistributionPoints | sed -n 's/.*URI://p')
-	aia=$(openssl x509 -in "$1" -noout -ext authorityInfoAccess | sed -n 's/.*CA Issuers - URI://p')
-	curl -sS --fail "$cdp" | openssl crl -inform DER -out check.crl
-	curl -sS --fail "$aia" | openssl pkcs7 -inform DER -print_certs -out check.issuers
-	openssl verify -x509_strict -crl_check -CAfile "$2" -untrusted check.issuers -CRLfile check.crl "$1"`
+const checkScript = `uris=$(openssl x509 -in "$1" -noout -ext crlDistributionPoints,authorityInfoAccess | sed -n 's/.*URI://p')
+	curl -sS --fail -o check.1 -o check.2 $uris
+	case "$uris" in */crl/*/crl/*|*/ca/*/ca/*) echo "not a CRL and CA certificates: $uris"; exit 1;; */crl/*/ca/*) crl=check.1 ca=check.2;; *) crl=check.2 ca=check.1;; esac
+	openssl pkcs7 -in $ca -inform DER -print_certs -out check.issuers
+	openssl verify -x509_strict -crl_check -CAfile "$2" -untrusted check.issuers -CRLfile $crl "$1"`
 
 // good verifies a device's certificate under the roots, by checkScript.
 func (g *instance) good(dir, cert, roots string) {

@@ -30,8 +30,11 @@ func TestRollover(t *testing.T) {
 	}
 	allGood := func(epochs ...string) {
 		t.Helper()
-		for _, epoch := range epochs {
-			for _, file := range issued[epoch] {
+		for n, epoch := range epochs {
+			for i, file := range issued[epoch] {
+				if n < len(epochs)-1 && i%scaled(3, 1) != 0 { // of those that were all good at their time, some
+					continue
+				}
 				g.good(dir, file, now)
 				g.good(dir, file, filepath.Join(dir, "first-roots.pem")) // by the links, where there are
 			}

@@ -190,7 +190,7 @@ func TestBareKeyOfHeldOverCrash(t *testing.T) {
 
 // Several copies come for a key at once, at two replicas: one certificate is valid in the end, and its key was handed out.
 func TestBareKeyOfHeldAtOnce(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Volatile)
+	c := pgtest.Shared(t)
 	one, two := replicas(t, c, backendtest.FaultPlan{}, backend.IdempotencyNative)
 	heldOnce(one)
 	two.enroll = one.enroll

@@ -127,7 +127,7 @@ func (w *world) lastOf(given []*gateway.Result, errs []error) (last string) {
 
 // Two replicas on one database: whoever asks at both has one valid certificate, the one of the last answer.
 func TestBareKeyAtTwoReplicas(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Volatile)
+	c := pgtest.Shared(t)
 	one, two := replicas(t, c, backendtest.FaultPlan{}, backend.IdempotencyNative)
 	judged := 0
 	countedOnce(&judged)(one)

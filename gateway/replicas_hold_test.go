@@ -29,7 +29,7 @@ func heldAtTwo(t *testing.T, c *pgtest.Cluster) (one, two *world, id string) {
 
 // A person approves at one replica what the worker of another gives up: the first commit counts.
 func TestHoldEndsAtTwoReplicas(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Volatile)
+	c := pgtest.Shared(t)
 	t.Run("expired before the approval's commit", func(t *testing.T) {
 		one, two, id := heldAtTwo(t, c)
 		one.opts.Crash = func(point string) {

@@ -23,7 +23,7 @@ func replicas(t *testing.T, c *pgtest.Cluster, plan backendtest.FaultPlan, i bac
 }
 
 func TestReplicas(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Volatile)
+	c := pgtest.Shared(t)
 	t.Run("the same request at both", func(t *testing.T) {
 		one, two := replicas(t, c, backendtest.FaultPlan{}, backend.IdempotencyLookup)
 		for range 10 {

@@ -149,7 +149,7 @@ func TestCopy(t *testing.T) {
 			t.Errorf("table %s has no rows to move", table)
 		}
 	}
-	c := pgtest.Start(t, pgtest.Volatile)
+	c := pgtest.Shared(t)
 	target := newPostgres(t, c)
 	var last, total int64
 	copied, err := store.Copy(t.Context(), source.dsn, target.dsn, store.CopyOptions{Progress: func(done, of int64) { last, total = done, of }})
@@ -181,7 +181,7 @@ func TestCopy(t *testing.T) {
 // TestCopyBrokenOff: whatever breaks a run off, the target is as empty as before, and the next run moves all.
 func TestCopyBrokenOff(t *testing.T) {
 	source := newSource(t, 40)
-	target := newPostgres(t, pgtest.Start(t, pgtest.Volatile))
+	target := newPostgres(t, pgtest.Shared(t))
 	tables := schemaTables(t, source.rawDB(t))
 	for _, after := range []int64{1, 100, 400} {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -207,7 +207,7 @@ func TestCopyBrokenOff(t *testing.T) {
 
 func TestCopyRefused(t *testing.T) {
 	source, other := newSource(t, 1), newSQLite(t)
-	c := pgtest.Start(t, pgtest.Volatile)
+	c := pgtest.Shared(t)
 	used, running := newPostgres(t, c), newPostgres(t, c)
 	s := used.Open(t, "one", nil)
 	if err := errors.Join(s.Record(t.Context(), gateway.AuditEvent{Kind: "started"}), s.Close()); err != nil {

@@ -12,7 +12,7 @@ import (
 // TestDeadlock: PostgreSQL ends one of two transactions that wait for each other. The store's is run again.
 func TestDeadlock(t *testing.T) {
 	ctx := t.Context()
-	d := newPostgres(t, pgtest.Start(t, pgtest.Volatile))
+	d := newPostgres(t, pgtest.Shared(t))
 	raw := d.raw
 	d.dsn += "&deadlock_timeout=1s" // in which the other one has to join; then the store's session is the victim
 	s := d.Open(t, "one", nil)

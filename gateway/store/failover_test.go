@@ -174,7 +174,7 @@ func TestUnreplicated(t *testing.T) {
 
 // TestCommitsOnTheStandby: a role or a database that commits for its own host alone does not for the gateway.
 func TestCommitsOnTheStandby(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Volatile)
+	c := pgtest.Shared(t)
 	for _, setting := range []string{"off", "local"} {
 		name := c.NewDatabase(t)
 		d := postgresAt(c, name)

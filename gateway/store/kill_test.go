@@ -18,6 +18,7 @@ import (
 	"github.com/muster-pki/muster/gateway/audit"
 	"github.com/muster-pki/muster/gateway/store"
 	"github.com/muster-pki/muster/gateway/store/storetest"
+	"github.com/muster-pki/muster/gateway/store/storetest/pgtest"
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(1)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(pgtest.Main{M: m})
 }
 
 // writeUntilKilled prints a line after each commit that was acknowledged.

@@ -31,7 +31,7 @@ func TestLapsedIndex(t *testing.T) {
 // TestLapsingLock: on PostgreSQL whoever takes claims that lapse, or gives them back, waits for who does so, before anything of them
 // is read; others do not.
 func TestLapsingLock(t *testing.T) {
-	d := newPostgres(t, pgtest.Start(t, pgtest.Volatile))
+	d := newPostgres(t, pgtest.Shared(t))
 	s, ctx := d.Open(t, "one", nil), t.Context()
 	db, err := sql.Open("pgx", d.raw)
 	if err != nil {

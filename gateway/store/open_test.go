@@ -85,7 +85,7 @@ func TestSQLiteFiles(t *testing.T) {
 // each runs a test on an empty database of both kinds.
 func each(t *testing.T, test func(t *testing.T, d *database)) {
 	t.Run("SQLite", func(t *testing.T) { test(t, newSQLite(t)) })
-	t.Run("PostgreSQL", func(t *testing.T) { test(t, newPostgres(t, pgtest.Start(t, pgtest.Volatile))) })
+	t.Run("PostgreSQL", func(t *testing.T) { test(t, newPostgres(t, pgtest.Shared(t))) })
 }
 
 func TestSchemaVersions(t *testing.T) {
@@ -120,7 +120,7 @@ func TestSchemaVersions(t *testing.T) {
 }
 
 func TestReplicasStartTogether(t *testing.T) {
-	d := newPostgres(t, pgtest.Start(t, pgtest.Volatile))
+	d := newPostgres(t, pgtest.Shared(t))
 	var wg sync.WaitGroup
 	for i := range 4 {
 		wg.Go(func() {
@@ -139,7 +139,7 @@ func TestReplicasStartTogether(t *testing.T) {
 
 // TestConnectionLost: PostgreSQL restarts, or the network fails; nothing but the calls under way is lost.
 func TestConnectionLost(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Volatile)
+	c := pgtest.Shared(t)
 	d := newPostgres(t, c)
 	s := d.Open(t, "one", nil)
 	record := func() error { return s.Record(t.Context(), gateway.AuditEvent{Kind: "strangers"}) }

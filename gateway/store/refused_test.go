@@ -27,7 +27,7 @@ func TestNoPrivileges(t *testing.T) {
 
 // TestPooled: a pooler that gives one session to several connections is refused.
 func TestPooled(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Volatile)
+	c := pgtest.Shared(t)
 	dsn := c.DSN(c.NewDatabase(t))
 	var pools []*sql.DB
 	for range 2 {
@@ -49,7 +49,7 @@ func TestPooled(t *testing.T) {
 
 // TestFullServer: PostgreSQL whose disk is full refuses a statement, not the COMMIT. The store is not ready until it has room.
 func TestFullServer(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Volatile)
+	c := pgtest.Shared(t)
 	d := postgresAt(c, c.NewDatabase(t))
 	s := openStore(t, d.dsn, "one")
 	d.Exec(t, `CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE disk_full; END $$`)

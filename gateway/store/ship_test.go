@@ -83,7 +83,7 @@ func shipped(t *testing.T, test func(t *testing.T, open func() *store.Store)) {
 	}
 	t.Run("SQLite", func(t *testing.T) { at(newSQLite(t))(t) })
 	t.Run("PostgreSQL", func(t *testing.T) {
-		c := pgtest.Start(t, pgtest.Volatile)
+		c := pgtest.Shared(t)
 		at(postgresAt(c, c.NewDatabase(t)))(t)
 	})
 }
@@ -260,7 +260,7 @@ func TestShipPruned(t *testing.T) {
 func TestShipGone(t *testing.T) {
 	for name, db := range map[string]func(t *testing.T) *database{
 		"SQLite":     func(t *testing.T) *database { return newSQLite(t) },
-		"PostgreSQL": func(t *testing.T) *database { return newPostgres(t, pgtest.Start(t, pgtest.Volatile)) },
+		"PostgreSQL": func(t *testing.T) *database { return newPostgres(t, pgtest.Shared(t)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, clock := db(t), storetest.NewClock()

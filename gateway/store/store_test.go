@@ -19,7 +19,7 @@ func TestSQLite(t *testing.T) {
 }
 
 func TestPostgreSQL(t *testing.T) {
-	c := pgtest.Start(t, pgtest.Volatile)
+	c := pgtest.Shared(t)
 	// Each test begins with a schema that is there: its migrations have tests of their own.
 	schema := c.NewDatabase(t)
 	s, err := store.Open(t.Context(), c.DSN(schema), store.Options{Instance: "schema"})
@@ -29,7 +29,8 @@ func TestPostgreSQL(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	storetest.Run(t, func(t testing.TB) storetest.Database { return postgresAt(c, c.CopyDatabase(t, schema)) })
+	pool := c.NewPool(t, schema)
+	storetest.Run(t, func(t testing.TB) storetest.Database { return postgresAt(c, pool.Take(t)) })
 }
 
 // database is what both have in common.

@@ -165,14 +165,6 @@ func (c *Cluster) NewDatabase(t testing.TB) string {
 	return name
 }
 
-// CopyDatabase is NewDatabase with what another one has, to which nobody is connected.
-func (c *Cluster) CopyDatabase(t testing.TB, from string) string {
-	t.Helper()
-	name := "test" + strconv.FormatInt(c.last.Add(1), 10)
-	c.exec(t, `CREATE DATABASE `+name+` TEMPLATE `+from)
-	return name
-}
-
 // Cut ends the sessions on a database whose application name is the given one, as a network failure would, and
 // returns when the server has ended them.
 func (c *Cluster) Cut(t testing.TB, database, application string) {
