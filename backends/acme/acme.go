@@ -3,13 +3,14 @@
 // Exactly once: an order without a certificate harms nobody, and a certificate comes of an order's finalization alone, once. So Issue
 // only makes an order, and its URL is the ticket; Poll, which the gateway calls when it has recorded the ticket, finalizes it. An order
 // whose ticket was lost is never finalized, and expires. That is why Lookup, which the gateway asks while it has recorded no ticket, can
-// say that nothing was issued, whatever became of Issue. Nothing is kept here but the account's key.
+// say that nothing was issued, whatever became of Issue. The ticket also says whether a finalization may have been sent: that tells of an
+// order that the CA does not know any more whether it can have led to a certificate. Nothing is kept here but the account's key.
 package acme
 
 import (
+	"bytes"
 	"context"
 	"io"
-	"log/slog"
 	"net/http"
 	"time"
 
@@ -17,21 +18,25 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/frame"
+	"github.com/muster-pki/muster/plugins/backend/upstream"
 )
 
-// Options are what the process gives.
-type Options struct {
-	Clock   func() time.Time // nil for time.Now
-	Log     *slog.Logger     // nil for none
-	Version string           // for Describe; "" for "devel"
-
-	pace time.Duration // between polls; 0: a second. Tests do not wait
-}
+// Options of New. The zero value works.
+type Options = frame.Options
 
 // CA implements backend.Backend. Calls are concurrent.
 type CA struct {
 	backend.Unimplemented
+	o       Options
+	pace    time.Duration // between polls. Tests do not wait
+	running frame.Once[running]
+}
+
+// running is what Configure makes.
+type running struct {
 	o      Options
+	pace   time.Duration
 	config *Config
 	http   *http.Client
 	key    *accountKey
@@ -43,36 +48,20 @@ type CA struct {
 var _ backend.Backend = (*CA)(nil)
 
 // New makes a backend that is not configured yet.
-func New(o Options) *CA {
-	if o.Clock == nil {
-		o.Clock = time.Now
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Version == "" {
-		o.Version = "devel"
-	}
-	if o.pace == 0 {
-		o.pace = time.Second
-	}
-	return &CA{o: o}
-}
+func New(o Options) *CA { return &CA{o: o.Filled(), pace: time.Second} }
 
 // Validate is backend.Backend.Validate.
 func (c *CA) Validate(_ context.Context, config []byte) error {
-	if _, err := parseConfig(config); err != nil {
-		return backend.Refuse(codes.InvalidArgument, "%v", err)
-	}
-	return nil
+	_, err := frame.Parsed(parseConfig(config))
+	return err
 }
 
 // Configure is backend.Backend.Configure. It makes the account's key where there is none, and does not ask the CA: one that is down
 // keeps no gateway from starting.
 func (c *CA) Configure(_ context.Context, config []byte) error {
-	full, err := parseConfig(config)
+	full, err := frame.Parsed(parseConfig(config))
 	if err != nil {
-		return backend.Refuse(codes.InvalidArgument, "%v", err)
+		return err
 	}
 	client, err := full.New()
 	if err != nil {
@@ -94,11 +83,10 @@ func (c *CA) Configure(_ context.Context, config []byte) error {
 	if err != nil {
 		return backend.Refuse(codes.InvalidArgument, "account-key: %v", err)
 	}
-	bounded := *client.HTTP()
-	bounded.Transport = boundedTransport{bounded.Transport}
-	c.config, c.http, c.key, c.solve, c.account = full, &bounded, key, solve, make(chan *acme.Client, 1)
-	c.account <- nil
-	return nil
+	r := &running{o: c.o, pace: c.pace, config: full, key: key, solve: solve, account: make(chan *acme.Client, 1)}
+	r.http = &http.Client{Transport: transport{client}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	r.account <- nil
+	return c.running.Set(r)
 }
 
 // Describe is backend.Backend.Describe. The order of names, and whether the first becomes the common name, is the CA's, as are dates and
@@ -111,21 +99,23 @@ func (c *CA) Describe(context.Context) (*backend.Description, error) {
 	}, nil
 }
 
-// maxAnswer bounds a body, in bytes: the library reads what comes.
+// maxAnswer bounds a body, in bytes.
 const maxAnswer = 1 << 20
 
-// boundedTransport cuts answers off.
-type boundedTransport struct{ http.RoundTripper }
+// transport has the library ask by upstream.Client: answers are bounded, and errors say whether anybody was asked. Connections are kept
+// (no upstream.Config.Once): any request may be sent again. An order whose answer was lost is never finalized, and of one that was
+// finalized the state says so (RFC 8555 section 7.1.6), where a connection for each of an order's dozen requests would be felt.
+type transport struct{ client *upstream.Client }
 
-func (t boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	res, err := t.RoundTripper.RoundTrip(r)
-	if err == nil {
-		res.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(res.Body, maxAnswer), res.Body}
+func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	a, err := t.client.Do(r.Context(), r, maxAnswer)
+	if err != nil {
+		return nil, err
 	}
-	return res, err
+	return &http.Response{
+		Status: http.StatusText(a.Status), StatusCode: a.Status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: a.Header, Body: io.NopCloser(bytes.NewReader(a.Body)), ContentLength: int64(len(a.Body)), Request: r,
+	}, nil
 }
 
 // nonces is how often a request is sent again whose nonce the CA did not take (RFC 8555 section 6.5).
@@ -140,7 +130,7 @@ func again(n int, _ *http.Request, res *http.Response) time.Duration {
 }
 
 // client is the CA's, with the account known: registered by the first who asks, found by all later ones (RFC 8555 section 7.3).
-func (c *CA) client(ctx context.Context) (*acme.Client, error) {
+func (c *running) client(ctx context.Context) (*acme.Client, error) {
 	select {
 	case have := <-c.account:
 		if have == nil {
@@ -158,12 +148,12 @@ func (c *CA) client(ctx context.Context) (*acme.Client, error) {
 }
 
 // forget has the account be looked for again: the CA does not know it any more.
-func (c *CA) forget() {
+func (c *running) forget() {
 	<-c.account
 	c.account <- nil
 }
 
-func (c *CA) register(ctx context.Context) (*acme.Client, error) {
+func (c *running) register(ctx context.Context) (*acme.Client, error) {
 	client := &acme.Client{Key: c.key, HTTPClient: c.http, DirectoryURL: c.config.URL, RetryBackoff: again, UserAgent: "muster/" + c.o.Version}
 	dir, err := client.Discover(ctx)
 	if err != nil {
@@ -172,7 +162,7 @@ func (c *CA) register(ctx context.Context) (*acme.Client, error) {
 	have, err := client.GetReg(ctx, "")
 	if err == nil {
 		if have.Status != "" && have.Status != acme.StatusValid {
-			return nil, backend.Refuse(codes.FailedPrecondition, "the account %s is %s: give account-key another file", have.URI, have.Status)
+			return nil, backend.Refuse(codes.FailedPrecondition, "the account %s is %s: give account-key another file", upstream.Line(have.URI), upstream.Line(have.Status))
 		}
 		client.KID = acme.KeyID(have.URI)
 		return client, nil
@@ -183,7 +173,7 @@ func (c *CA) register(ctx context.Context) (*acme.Client, error) {
 	want := &acme.Account{Contact: c.config.Contact}
 	switch {
 	case dir.Terms != "" && !c.config.TermsAgreed:
-		return nil, backend.Refuse(codes.FailedPrecondition, "the CA has terms of service, %.200s: read them, and say `terms-agreed: true`", printable(dir.Terms))
+		return nil, backend.Refuse(codes.FailedPrecondition, "the CA has terms of service, %s: read them, and say `terms-agreed: true`", upstream.Line(dir.Terms))
 	case dir.ExternalAccountRequired && c.config.ExternalAccount == nil:
 		return nil, backend.Refuse(codes.FailedPrecondition, "the CA binds accounts to its customers' (RFC 8555 section 7.3.4): say `external-account`")
 	case c.config.ExternalAccount != nil:

@@ -21,7 +21,9 @@ import (
 )
 
 func newBackend() backend.Backend {
-	return New(Options{Log: backend.Logger(), pace: time.Millisecond})
+	c := New(Options{Log: backend.Logger()})
+	c.pace = time.Millisecond
+	return c
 }
 
 func TestMain(m *testing.M) {
@@ -50,7 +52,8 @@ func TestConformance(t *testing.T) {
 // configured is a backend before the fake.
 func configured(t *testing.T, f *fake, more ...string) *CA {
 	t.Helper()
-	c := New(Options{pace: time.Millisecond, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	c := New(Options{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	c.pace = time.Millisecond
 	if err := c.Configure(t.Context(), f.config(t, more...)); err != nil {
 		t.Fatal(err)
 	}
@@ -148,6 +151,9 @@ func TestPolledAtOnce(t *testing.T) {
 	r := request(t, "twice.example.org")
 	replicas := []*CA{New(Options{}), New(Options{})}
 	for _, c := range replicas {
+		c.pace = time.Millisecond
+	}
+	for _, c := range replicas {
 		if err := c.Configure(t.Context(), config); err != nil {
 			t.Fatal(err)
 		}
@@ -160,10 +166,15 @@ func TestPolledAtOnce(t *testing.T) {
 	certs := make([][]byte, 8)
 	for i := range certs {
 		all.Go(func() {
+			ticket := a.Ticket
 			for range 20 {
-				if got, err := replicas[i%2].Poll(t.Context(), r, a.Ticket); err == nil && got.Certificate != nil {
+				got, err := replicas[i%2].Poll(t.Context(), r, ticket)
+				switch {
+				case err == nil && got.Certificate != nil:
 					certs[i] = got.Certificate
 					return
+				case err == nil:
+					ticket = got.Ticket
 				}
 			}
 		})
@@ -190,7 +201,7 @@ func TestAnotherAccount(t *testing.T) {
 	if _, err := configured(t, f).Poll(t.Context(), r, a.Ticket); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "account-key") {
 		t.Error(err)
 	}
-	for _, ticket := range []string{"", "nonsense", "0 http://elsewhere", "0 https://"} {
+	for _, ticket := range []string{"", "nonsense", "0 http://elsewhere", "0 https://", "0 https://elsewhere/ x", finalizes} {
 		if _, err := configured(t, f).Poll(t.Context(), r, ticket); status.Code(err) != codes.Unavailable {
 			t.Errorf("%q: %v", ticket, err)
 		}
@@ -223,7 +234,7 @@ func TestProblems(t *testing.T) {
 		{"/finalize/", "rateLimited", 429, codes.ResourceExhausted},
 		{"/finalize/", "serverInternal", 500, codes.Unavailable},
 		{"/challenge/", "malformed", 400, codes.Unavailable},
-		{"/order/", "malformed", 404, codes.Unavailable},
+		{"/authz/", "malformed", 404, codes.Unavailable},
 	} {
 		t.Run(fmt.Sprint(strings.Trim(test.path, "/"), " ", test.kind, " ", test.status), func(t *testing.T) {
 			f := newFake(t)
@@ -318,7 +329,7 @@ func TestDown(t *testing.T) {
 	}
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := c.Poll(over, request(t, "down.example.org"), c.key.id+" "+f.url("/order/1")); backend.Definite(err) {
+	if _, err := c.Poll(over, request(t, "down.example.org"), c.running.Load().key.id+" "+f.url("/order/1")); backend.Definite(err) {
 		t.Errorf("Poll refuses: %v", err)
 	}
 }
@@ -327,14 +338,14 @@ func TestDown(t *testing.T) {
 func TestForeignChain(t *testing.T) {
 	f, other := newFake(t), newFake(t)
 	c := configured(t, f)
-	if err := os.WriteFile(c.config.Chain, toPEM(other.root.Raw), 0o600); err != nil {
+	if err := os.WriteFile(c.running.Load().config.Chain, toPEM(other.root.Raw), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	a, err := enroll(t, c, request(t, "foreign.example.org"))
 	if err != nil || !bytes.Equal(a.Chain[0], other.root.Raw) {
 		t.Fatalf("%+v, %v", a, err)
 	}
-	if err := os.Remove(c.config.Chain); err != nil {
+	if err := os.Remove(c.running.Load().config.Chain); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := enroll(t, c, request(t, "without.example.org")); status.Code(err) != codes.Unavailable {

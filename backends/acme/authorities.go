@@ -73,7 +73,11 @@ func selfSigned(c *x509.Certificate) bool {
 }
 
 // CACertificates is backend.Backend.CACertificates.
-func (c *CA) CACertificates(context.Context) ([]backend.CA, error) {
+func (ca *CA) CACertificates(ctx context.Context) ([]backend.CA, error) {
+	c, err := ca.running.Get(ctx)
+	if err != nil {
+		return nil, err
+	}
 	a, err := readAuthorities(c.config.Chain)
 	if err != nil {
 		return nil, backend.Refuse(codes.Unavailable, "%v", err)
@@ -90,7 +94,7 @@ func raw(certs []*x509.Certificate) (ders [][]byte) {
 
 // issuance is a certificate with the chain to a root of the configured file. Of one that leads nowhere the chain is the file's, which
 // did not issue it: the gateway sees that, revokes the certificate, and raises the alarm.
-func (c *CA) issuance(answer [][]byte) (*backend.Issuance, error) {
+func (c *running) issuance(answer [][]byte) (*backend.Issuance, error) {
 	a, err := readAuthorities(c.config.Chain)
 	if err != nil { // the order keeps its certificate
 		return nil, backend.Refuse(codes.Unavailable, "%v", err)
@@ -104,7 +108,7 @@ func (c *CA) issuance(answer [][]byte) (*backend.Issuance, error) {
 }
 
 // path leads from a certificate, the first, to a configured root by configured certificates, and by those that the CA sent.
-func (a *authorities) path(answer [][]byte, c *CA) ([]*x509.Certificate, error) {
+func (a *authorities) path(answer [][]byte, c *running) ([]*x509.Certificate, error) {
 	leaf, err := x509.ParseCertificate(answer[0])
 	if err != nil {
 		return nil, err

@@ -84,6 +84,10 @@ func TestTerms(t *testing.T) {
 		t.Error(err)
 	}
 	config, _, _ = strings.Cut(config, "external-account")
+	if err := c.Configure(t.Context(), []byte(config)); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("configured twice: %v", err)
+	}
+	c = New(Options{})
 	if err := c.Configure(t.Context(), []byte(config)); err != nil {
 		t.Fatal(err)
 	}

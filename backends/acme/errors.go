@@ -3,7 +3,6 @@ package acme
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -18,9 +17,8 @@ import (
 )
 
 const (
-	problems  = "urn:ietf:params:acme:error:" // RFC 8555 section 6.7
-	limited   = time.Minute                   // when a rate limit names no time
-	maxDetail = 512
+	problems = "urn:ietf:params:acme:error:" // RFC 8555 section 6.7
+	limited  = time.Minute                   // when a rate limit names no time
 )
 
 // kind is the type of a problem within ACME's namespace, "" for another.
@@ -29,19 +27,22 @@ func kind(e *acme.Error) string {
 	return k
 }
 
+// rpcError is one that says itself what it means: ours, and upstream.Client's below the library's.
+type rpcError interface {
+	error
+	GRPCStatus() *status.Status
+}
+
 // failed makes the error of Issue. An order may have been made, and no certificate: the code says who can mend it.
-func (c *CA) failed(ctx context.Context, err error) error {
+func (c *running) failed(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return backend.Refuse(codes.Unavailable, "%v", ctx.Err())
 	}
-	if _, ours := status.FromError(err); ours {
-		return err
+	if ours, ok := errors.AsType[rpcError](err); ok {
+		return ours.GRPCStatus().Err()
 	}
 	e, ok := errors.AsType[*acme.Error](err)
 	if !ok {
-		if op, dial := errors.AsType[*net.OpError](err); dial && op.Op == "dial" {
-			return upstream.NotAsked(err)
-		}
 		return backend.Refuse(codes.Unavailable, "%s", said(err))
 	}
 	switch kind(e) {
@@ -62,7 +63,7 @@ func (c *CA) failed(ctx context.Context, err error) error {
 }
 
 // pollFailed makes the error of Poll: none refuses the request, which is what the order's state alone does.
-func (c *CA) pollFailed(ctx context.Context, err error) error {
+func (c *running) pollFailed(ctx context.Context, err error) error {
 	err = c.failed(ctx, err)
 	if _, later := backend.RetryAfter(err); later {
 		return err
@@ -71,28 +72,16 @@ func (c *CA) pollFailed(ctx context.Context, err error) error {
 }
 
 // exhausted says when to come again: Retry-After in seconds or as a date (RFC 8555 section 6.6).
-func (c *CA) exhausted(e *acme.Error) error {
+func (c *running) exhausted(e *acme.Error) error {
 	a := upstream.Answer{Status: e.StatusCode, Header: e.Header}
 	return backend.Exhausted(a.RetryAfter(limited, c.o.Clock()), said(e))
 }
 
-// said is an error in one line for the operator, without the URL of the request.
+// said is an error, perhaps in the CA's words, in one line for the operator, without the URL of the request. There is nothing to hide in it
+// (upstream.Answer.Hide): what a CA is sent are signatures (RFC 8555 section 6.2), a MAC by the binding's key, its own tokens, and CSRs.
 func said(err error) string {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
-	return printable(err.Error())
-}
-
-func printable(s string) string {
-	s = strings.ToValidUTF8(s, "?")
-	if len(s) > maxDetail {
-		s = strings.ToValidUTF8(s[:maxDetail], "") + "..."
-	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, s)
+	return upstream.Line(err.Error())
 }

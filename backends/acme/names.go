@@ -26,7 +26,7 @@ var dnsName = regexp.MustCompile(`^(?:\*\.)?(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9
 
 // identifiers are what the order is for: the names of the template, which are the CSR's (RFC 8555 section 7.4). Its error says what is
 // not for an ACME CA.
-func (c *CA) identifiers(r *backend.IssueRequest) ([]acme.AuthzID, error) {
+func (c *running) identifiers(r *backend.IssueRequest) ([]acme.AuthzID, error) {
 	if r.Issuer != "" && r.Issuer != name {
 		return nil, fmt.Errorf("there is no CA %.40q", r.Issuer)
 	}
@@ -72,7 +72,7 @@ func (c *CA) identifiers(r *backend.IssueRequest) ([]acme.AuthzID, error) {
 var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
 
 // parseNames reads GeneralNames (RFC 5280 section 4.2.1.6): dNSName and iPAddress (RFC 8738) alone.
-func (c *CA) parseNames(san []byte) ([]acme.AuthzID, error) {
+func (c *running) parseNames(san []byte) ([]acme.AuthzID, error) {
 	in, list := cryptobyte.String(san), cryptobyte.String(nil)
 	if len(san) == 0 {
 		return nil, errors.New("there is no subjectAltName: an ACME CA certifies DNS names and IP addresses")

@@ -96,11 +96,11 @@ func TestRefusedBeforeAsking(t *testing.T) {
 	if len(f.accounts)+len(f.orders) > 0 {
 		t.Error("the CA was asked")
 	}
-	c.solve = map[string]solver{dns01: folder(f.dir)}
+	c.running.Load().solve = map[string]solver{dns01: folder(f.dir)}
 	if _, err := c.Issue(t.Context(), requestOf(t, &x509.CertificateRequest{IPAddresses: []net.IP{{192, 0, 2, 1}}})); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("an address by dns-01: %v", err)
 	}
-	ids, err := c.parseNames(requestOf(t, &x509.CertificateRequest{DNSNames: []string{"*.example.org"}}).Template.SubjectAltName)
+	ids, err := c.running.Load().parseNames(requestOf(t, &x509.CertificateRequest{DNSNames: []string{"*.example.org"}}).Template.SubjectAltName)
 	if err != nil || len(ids) != 1 || ids[0].Value != "*.example.org" {
 		t.Errorf("a wildcard by dns-01: %v, %v", ids, err)
 	}

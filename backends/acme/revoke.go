@@ -15,7 +15,11 @@ import (
 
 // Revoke is backend.Backend.Revoke (RFC 8555 section 7.6): by the account that ordered the certificate. One that is revoked already is
 // success, which the library says.
-func (c *CA) Revoke(ctx context.Context, r *backend.RevokeRequest) error {
+func (ca *CA) Revoke(ctx context.Context, r *backend.RevokeRequest) error {
+	c, err := ca.running.Get(ctx)
+	if err != nil {
+		return err
+	}
 	if r.Certificate == nil {
 		return backend.Refuse(codes.NotFound, "an ACME CA is asked with the certificate, and there is none")
 	}

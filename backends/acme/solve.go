@@ -76,7 +76,7 @@ func (c *Config) solvers(log *slog.Logger) (map[string]solver, error) {
 var tokens = regexp.MustCompile(`^[A-Za-z0-9_-]{1,200}$`)
 
 // challengeOf takes a challenge that the CA set.
-func (c *CA) challengeOf(client *acme.Client, authz *acme.Authorization, ch *acme.Challenge) (*challenge, error) {
+func (c *running) challengeOf(client *acme.Client, authz *acme.Authorization, ch *acme.Challenge) (*challenge, error) {
 	if !tokens.MatchString(ch.Token) {
 		return nil, errors.New("the CA's token is not of base64url (RFC 8555 section 8.3)")
 	}

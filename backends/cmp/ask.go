@@ -22,7 +22,7 @@ var oidReasonCode = asn1.ObjectIdentifier{2, 5, 29, 21} // RFC 5280 section 5.3.
 
 // Revoke is backend.Backend: rr (RFC 9810 section 5.3.9).
 func (ca *CA) Revoke(ctx context.Context, q *backend.RevokeRequest) error {
-	r, err := ca.asks("Revoke")
+	r, err := ca.asks(ctx, "Revoke")
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ type Options = frame.Options
 // CA implements backend.Backend and backend.Exchanger. Calls are concurrent.
 type CA struct {
 	o    Options
-	open atomic.Pointer[running]
+	open frame.Once[running]
 }
 
 // running is what Configure opens.
@@ -84,21 +84,12 @@ func (ca *CA) Configure(_ context.Context, text []byte) error {
 			return backend.Refuse(codes.InvalidArgument, "%v", err)
 		}
 	}
-	ca.open.Store(r)
-	return nil
-}
-
-// running is what is configured.
-func (ca *CA) running() (*running, error) {
-	if r := ca.open.Load(); r != nil {
-		return r, nil
-	}
-	return nil, backend.Refuse(codes.FailedPrecondition, "not configured")
+	return ca.open.Set(r)
 }
 
 // asks is running for a call that needs protection of the RA's own.
-func (ca *CA) asks(call string) (*running, error) {
-	r, err := ca.running()
+func (ca *CA) asks(ctx context.Context, call string) (*running, error) {
+	r, err := ca.open.Get(ctx)
 	if err == nil && !r.isRA() {
 		return nil, backend.Refuse(codes.Unimplemented, "%s: it has no protection of its own (sign or mac), and passes messages on alone", call)
 	}
@@ -106,8 +97,8 @@ func (ca *CA) asks(call string) (*running, error) {
 }
 
 // Describe is backend.Backend.
-func (ca *CA) Describe(context.Context) (*backend.Description, error) {
-	r, err := ca.running()
+func (ca *CA) Describe(ctx context.Context) (*backend.Description, error) {
+	r, err := ca.open.Get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +128,7 @@ func (ca *CA) Describe(context.Context) (*backend.Description, error) {
 
 // CACertificates is backend.Backend.
 func (ca *CA) CACertificates(ctx context.Context) ([]backend.CA, error) {
-	r, err := ca.running()
+	r, err := ca.open.Get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +144,7 @@ func (ca *CA) CACertificates(ctx context.Context) ([]backend.CA, error) {
 
 // CRL is backend.Backend.
 func (ca *CA) CRL(ctx context.Context, issuer string, w io.Writer) error {
-	r, err := ca.asks("CRL")
+	r, err := ca.asks(ctx, "CRL")
 	switch {
 	case err != nil:
 		return err

@@ -13,7 +13,7 @@ import (
 // Exchange is backend.Exchanger: the message as it is, or within a nested one that the RA signs (RFC 9810 section 5.1.3.5). What the CA
 // answers is for the device, and given back as it is; whether it fits the message is looked at by the gateway.
 func (ca *CA) Exchange(ctx context.Context, _ string, message []byte) ([]byte, error) {
-	r, err := ca.running()
+	r, err := ca.open.Get(ctx)
 	if err != nil {
 		return nil, err
 	}

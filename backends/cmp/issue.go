@@ -18,7 +18,7 @@ import (
 
 // Issue is backend.Backend: one transaction, the confirmation included.
 func (ca *CA) Issue(ctx context.Context, i *backend.IssueRequest) (*backend.Issuance, error) {
-	r, err := ca.asks("Issue")
+	r, err := ca.asks(ctx, "Issue")
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (ca *CA) Issue(ctx context.Context, i *backend.IssueRequest) (*backend.Issu
 //
 // A refusal says nothing of what came before it: the CA may have issued the first time, and refuse by now.
 func (ca *CA) Lookup(ctx context.Context, i *backend.IssueRequest) (*backend.Outcome, error) {
-	r, err := ca.asks("Lookup")
+	r, err := ca.asks(ctx, "Lookup")
 	switch {
 	case err != nil:
 		return nil, err
@@ -208,7 +208,7 @@ func (d *dialogue) ticket(q *request, after time.Duration) (*backend.Issuance, e
 
 // Poll is backend.Backend.
 func (ca *CA) Poll(ctx context.Context, i *backend.IssueRequest, text string) (*backend.Issuance, error) {
-	r, err := ca.asks("Poll")
+	r, err := ca.asks(ctx, "Poll")
 	if err != nil {
 		return nil, err
 	}

@@ -51,6 +51,9 @@ func (r *running) call(ctx context.Context, method, path string, query url.Value
 		q.Header.Set("Authorization", "Bearer "+token)
 	}
 	a, err := r.client.Do(ctx, q, limit)
+	if e, ok := body.(*enrollment); ok && a != nil {
+		a.Hide(e.Password)
+	}
 	if err != nil && ctx.Err() != nil && backend.Definite(err) {
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
@@ -69,7 +72,7 @@ func bearer(path string) (string, error) {
 	return string(text), nil
 }
 
-// said is the text of a refusal: error_message (ExceptionErrorRestResponse), "" when there is none.
+// said is the text of a refusal: error_message (ExceptionErrorRestResponse), "" when there is none, or null, which the cause of an exception may say.
 func said(a *upstream.Answer) string {
 	var e struct {
 		Message string `json:"error_message"`

@@ -62,7 +62,7 @@ func (r *running) authority(ctx context.Context, fresh bool) (*authority, error)
 		names = append(names, ca.Name)
 	}
 	if found.dn == "" {
-		return nil, backend.Refuse(codes.Unavailable, "authority: EJBCA shows this role no CA %q; it shows: %s", r.config.Authority, strings.Join(names[:min(len(names), 20)], ", "))
+		return nil, backend.Refuse(codes.Unavailable, "authority: EJBCA shows this role no CA %q; it shows: %s", r.config.Authority, upstream.Line(strings.Join(names[:min(len(names), 20)], ", ")))
 	}
 	a, err := r.call(ctx, http.MethodGet, "/v1/ca/"+url.PathEscape(found.dn)+"/certificate/download", nil, nil, maxAnswer)
 	switch {
@@ -125,7 +125,7 @@ func (c *CA) CRL(ctx context.Context, issuer string, w io.Writer) error {
 			return err
 		}
 		if list.CheckSignatureFrom(known.chain[0]) != nil {
-			return backend.Refuse(codes.Unavailable, "a CRL that is not signed by %s", known.chain[0].Subject)
+			return backend.Refuse(codes.Unavailable, "a CRL that is not signed by %s", upstream.Line(known.chain[0].Subject.String()))
 		}
 	}
 	_, err = w.Write(der)

@@ -61,6 +61,7 @@ func (c *CA) Configure(_ context.Context, config []byte) error {
 	if err != nil {
 		return err
 	}
+	parsed.Once = true // whether a lost pkcs10enroll issued is known after Config.Settle at the earliest
 	r := &running{config: parsed, clock: c.o.Clock}
 	if r.client, err = parsed.New(); err != nil {
 		return backend.Refuse(codes.FailedPrecondition, "%v", err)

@@ -252,7 +252,7 @@ func (f *fakeCA) search(w http.ResponseWriter, r *http.Request) {
 		Max      int `json:"max_number_of_results"`
 		Criteria []struct{ Property, Value, Operation string }
 	}
-	if json.NewDecoder(r.Body).Decode(&q) != nil || q.Max < 1 || q.Max > 400 || len(q.Criteria) == 0 {
+	if json.NewDecoder(r.Body).Decode(&q) != nil || q.Max < 1 || q.Max > 400 || len(q.Criteria) == 0 { // as ValidSearchCertificateMaxNumberOfResults says
 		refuse(w, http.StatusBadRequest, "Malformed request.")
 		return
 	}
@@ -261,8 +261,16 @@ func (f *fakeCA) search(w http.ResponseWriter, r *http.Request) {
 	f.searches++
 	matches := func(*issued) bool { return true }
 	named := map[string]bool{}
+	texts := 0 // ValidSearchCertificateCriteriaRestRequestList: one of them, since 8.2.1
 	for _, c := range q.Criteria {
 		named[c.Property] = true
+		switch c.Property {
+		case "QUERY", "EXTERNAL_ACCOUNT_BINDING_ID":
+			if texts++; texts > 1 {
+				refuse(w, http.StatusBadRequest, "Invalid criteria value, multiple string criteria are not allowed.")
+				return
+			}
+		}
 		switch c.Property {
 		case "QUERY": // UPPER(a.username) LIKE :username, among others
 			matches = func(i *issued) bool { return strings.EqualFold(i.user, c.Value) }

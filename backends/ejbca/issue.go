@@ -174,7 +174,9 @@ func safe(text string) string {
 var (
 	approvals = "approvals are enabled"                       // CertificateRequestSessionBean.addOrEditUser
 	offline   = []string{"offline", "off-line", "not active"} // CAOfflineException, CryptoTokenOfflineException
-	internal  = []string{"ca with name", "transaction", "rollback", "rolled back", "jdbc", "sql", "ejbexception", "nullpointer", "timeout", "timed out", "time-out", "connection", "unavailable"}
+	internal  = []string{"ca with name", "transaction", "rollback", "rolled back", "jdbc", "sql", "ejbexception", "nullpointer", "timeout", "timed out", "time-out", "connection", "unavailable",
+		// A RuntimeException's own text is the answer (RaMasterApiSessionBean.createCertificateRest, INTERNAL_ERROR): Hibernate's, MariaDB's, PostgreSQL's.
+		"hibernate", "persistence", "could not execute", "could not extract", "could not commit", "deadlock", "lock wait"}
 )
 
 // refused is what an answer means that is not 201.
@@ -189,7 +191,7 @@ func (r *running) refused(ctx context.Context, q *backend.IssueRequest, a *upstr
 	} else if err != nil {
 		return nil, backend.Refuse(codes.Unavailable, "%s; and whether it has issued it does not say: %s", text, status.Convert(err).Message())
 	}
-	small := strings.ToLower(said(a))
+	small := strings.ToLower(said(a)) // all of it: what is looked for may stand behind what is repeated
 	has := func(words []string) bool {
 		for _, w := range words {
 			if strings.Contains(small, w) {

@@ -33,9 +33,11 @@ var (
 	downloaded = exchange{`GET /ejbca/ejbca-rest-api/v1/ca/DN/certificate/download`, 200, `CHAIN`}
 	enrolled   = exchange{`POST /ejbca/ejbca-rest-api/v1/certificate/pkcs10enroll {"certificate_request":"CSR","certificate_profile_name":"Device","end_entity_profile_name":"Muster","certificate_authority_name":"Devices CA","username":"id-one","password":"PASSWORD","include_chain":false,"response_format":"DER"}`,
 		201, `{"certificate":"LEAF","serial_number":"1234567890ABCDEF","response_format":"DER"}`}
-	refused = exchange{enrolled.asks, 400, `{"error_code":400,"error_message":"User password may not be null."}`}
-	denied  = exchange{enrolled.asks, 403, `{"error_code":403,"error_message":"Administrator not authorized to resource /ca/12345678."}`}
-	found   = exchange{`POST /ejbca/ejbca-rest-api/v1/certificate/search {"max_number_of_results":10,"criteria":[{"property":"QUERY","value":"id-one","operation":"EQUAL"},{"property":"CA","value":"Devices CA","operation":"EQUAL"},{"property":"END_ENTITY_PROFILE","value":"Muster","operation":"EQUAL"},{"property":"CERTIFICATE_PROFILE","value":"Device","operation":"EQUAL"}]}`,
+	refused  = exchange{enrolled.asks, 400, `{"error_code":400,"error_message":"User password may not be null."}`}
+	nameless = exchange{enrolled.asks, 400, `{"error_code":400,"error_message":null}`} // an exception whose cause has no text: NullPointerException
+	database = exchange{enrolled.asks, 400, `{"error_code":400,"error_message":"could not execute statement"}`}
+	denied   = exchange{enrolled.asks, 403, `{"error_code":403,"error_message":"Administrator not authorized to resource /ca/12345678."}`}
+	found    = exchange{`POST /ejbca/ejbca-rest-api/v1/certificate/search {"max_number_of_results":10,"criteria":[{"property":"QUERY","value":"id-one","operation":"EQUAL"},{"property":"CA","value":"Devices CA","operation":"EQUAL"},{"property":"END_ENTITY_PROFILE","value":"Muster","operation":"EQUAL"},{"property":"CERTIFICATE_PROFILE","value":"Device","operation":"EQUAL"}]}`,
 		200, `{"certificates":[{"certificate":"TWICE","serial_number":"1234567890ABCDEF","response_format":"DER","certificate_profile":"Device","end_entity_profile":"Muster"}],"more_results":false}`}
 	empty    = exchange{found.asks, 200, `{"certificates":[],"more_results":false}`}
 	timedOut = exchange{found.asks, 200, `{"certificates":[],"more_results":true}`}
@@ -97,6 +99,8 @@ func TestRecordedEnrollment(t *testing.T) {
 		"refused":               {[]exchange{listed, downloaded, refused, empty}, codes.InvalidArgument},
 		"refused, and issued":   {[]exchange{listed, downloaded, refused, found}, codes.OK},
 		"refused, and not said": {[]exchange{listed, downloaded, refused, timedOut}, codes.Unavailable},
+		"failed without a word": {[]exchange{listed, downloaded, nameless, empty}, codes.Unavailable},
+		"failed in its store":   {[]exchange{listed, downloaded, database, empty}, codes.Unavailable},
 		"denied":                {[]exchange{listed, downloaded, denied}, codes.PermissionDenied},
 	} {
 		r := request("one")

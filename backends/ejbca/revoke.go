@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/upstream"
 )
 
 // reasons are EJBCA's names (RevocationReasons). Nothing here takes a certificate off the CRL again.
@@ -36,7 +37,7 @@ func (c *CA) Revoke(ctx context.Context, r *backend.RevokeRequest) error {
 	}
 	serial := hex.EncodeToString(bytes.TrimLeft(r.Serial, "\x00"))
 	if !bytes.Equal(known.chain[0].RawSubject, r.Issuer) || serial == "" {
-		return backend.Refuse(codes.NotFound, "not a certificate of %s", known.chain[0].Subject)
+		return backend.Refuse(codes.NotFound, "not a certificate of %s", upstream.Line(known.chain[0].Subject.String()))
 	}
 	a, err := run.call(ctx, http.MethodPut, "/v1/certificate/"+url.PathEscape(known.dn)+"/"+serial+"/revoke", url.Values{"reason": {reason}}, nil, maxAnswer)
 	if err != nil {
@@ -54,7 +55,7 @@ func (c *CA) Revoke(ctx context.Context, r *backend.RevokeRequest) error {
 	case http.StatusConflict:
 		return nil
 	case http.StatusNotFound:
-		return backend.Refuse(codes.NotFound, "HTTP 404: %s", said(a))
+		return backend.Refuse(codes.NotFound, "HTTP 404: %s", a.Said(said(a)))
 	case http.StatusAccepted:
 		return backend.Refuse(codes.Unavailable, "the revocation waits for an approval at EJBCA")
 	}

@@ -34,7 +34,8 @@ func (s standIn) serve() {
 		defer f.mu.Unlock()
 		var lines bytes.Buffer
 		for _, i := range f.ledger {
-			fmt.Fprintf(&lines, "%s %s\n", must(x509.ParseCertificate(i.der)).Subject, i.user)
+			c := must(x509.ParseCertificate(i.der))
+			fmt.Fprintf(&lines, "%s %X %s\n", c.Subject, c.SerialNumber, i.user)
 		}
 		s.write("ledger.txt", lines.Bytes())
 		return false

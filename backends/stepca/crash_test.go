@@ -129,7 +129,7 @@ func TestNeverIsKept(t *testing.T) {
 	f := newFake(t, rsaKey(2))
 	c := configured(t, f)
 	r := ask(t, "0190-late", "device-1")
-	run, err := c.running()
+	run, err := c.open.Get(t.Context())
 	f.ok(err)
 	q, err := run.view.Load().prepare(r, templateMuster)
 	f.ok(err)

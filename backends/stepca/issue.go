@@ -22,7 +22,7 @@ import (
 // the jti used. With a deterministic issuing key it then signs by another token: serial number, dates and content are the same and so
 // is the certificate, byte for byte. Otherwise it ends unknown: the answer to the first call is lost.
 func (c *CA) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issuance, error) {
-	run, err := c.running()
+	run, err := c.open.Get(ctx)
 	if err != nil {
 		return nil, err
 	}

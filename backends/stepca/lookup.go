@@ -25,7 +25,7 @@ const clockSlack = 2 * time.Minute
 // Without a database a CA that started anew has forgotten the jti. It refuses tokens from before its start, and the one here is: its
 // request is asked for again, which is the same certificate too.
 func (c *CA) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
-	run, err := c.running()
+	run, err := c.open.Get(ctx)
 	if err != nil {
 		return nil, err
 	}

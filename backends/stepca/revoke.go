@@ -19,7 +19,7 @@ const saidRevoked = "is already revoked" // with 400 (authority.Revoke)
 // Revoke revokes by serial number. step-ca takes any (authority.Revoke), so that what it cannot have issued is NOT_FOUND here: another
 // issuer's, and a serial number that is not of Muster's making, unless the certificate is given and verifies.
 func (c *CA) Revoke(ctx context.Context, r *backend.RevokeRequest) error {
-	run, err := c.running()
+	run, err := c.open.Get(ctx)
 	if err != nil {
 		return err
 	}

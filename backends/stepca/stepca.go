@@ -35,7 +35,7 @@ type Options = frame.Options
 type CA struct {
 	backend.Unimplemented
 	o    Options
-	open atomic.Pointer[running]
+	open frame.Once[running]
 }
 
 // running is what Configure makes.
@@ -73,9 +73,6 @@ func (c *CA) Configure(ctx context.Context, config []byte) error {
 	cfg, err := frame.Parsed(parseConfig(config))
 	if err != nil {
 		return err
-	}
-	if c.open.Load() != nil {
-		return backend.Refuse(codes.FailedPrecondition, "configured already")
 	}
 	r := &running{config: cfg}
 	if r.signer, err = newSigner(cfg); err != nil {
@@ -116,8 +113,7 @@ func (c *CA) Configure(ctx context.Context, config []byte) error {
 			return err
 		}
 	}
-	c.open.Store(r)
-	return nil
+	return c.open.Set(r)
 }
 
 // reached is an error of Configure: what Exhausted says of an Issue is of no meaning there.
@@ -126,8 +122,8 @@ func reached(err error) error {
 }
 
 // Describe says `lookup` when the CA's signature algorithm is deterministic and the provisioner has Muster's template.
-func (c *CA) Describe(context.Context) (*backend.Description, error) {
-	r, err := c.running()
+func (c *CA) Describe(ctx context.Context) (*backend.Description, error) {
+	r, err := c.open.Get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -135,16 +131,9 @@ func (c *CA) Describe(context.Context) (*backend.Description, error) {
 	return &d, nil
 }
 
-func (c *CA) running() (*running, error) {
-	if r := c.open.Load(); r != nil {
-		return r, nil
-	}
-	return nil, backend.Refuse(codes.FailedPrecondition, "not configured")
-}
-
 // CACertificates asks the CA.
 func (c *CA) CACertificates(ctx context.Context) ([]backend.CA, error) {
-	r, err := c.running()
+	r, err := c.open.Get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +146,7 @@ func (c *CA) CACertificates(ctx context.Context) ([]backend.CA, error) {
 
 // CRL passes the CA's CRL on.
 func (c *CA) CRL(ctx context.Context, issuer string, w io.Writer) error {
-	r, err := c.running()
+	r, err := c.open.Get(ctx)
 	switch {
 	case err != nil:
 		return err

@@ -49,6 +49,8 @@ type fake struct {
 	seen    []http.Header
 	bodies  []map[string]any
 
+	reading func() // called before a certificate is read; nil for nothing
+
 	// fault is called in sign with what is left to do: it may do it, and answer in its place.
 	fault func(w http.ResponseWriter, sign func() map[string]any) (answered bool)
 }
@@ -231,6 +233,9 @@ func (f *fake) list(w http.ResponseWriter, r *http.Request) {
 }
 
 func (f *fake) cert(w http.ResponseWriter, serial string) {
+	if f.reading != nil {
+		f.reading()
+	}
 	f.mu.Lock()
 	f.reads++
 	key := strings.ReplaceAll(serial, ":", "-")

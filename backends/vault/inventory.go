@@ -20,14 +20,23 @@ import (
 )
 
 // inventory is what is known of the engine's certificates: the key of each. Certificates do not change, so each is read once in the life of a
-// process, however often a request is looked for, and what this process issued is not read at all. 100 bytes each.
+// process, however often a request is looked for, and what this process issued is not read at all. 150 bytes each.
 type inventory struct {
-	page int           // pageSize
-	turn chan struct{} // held by who takes stock
+	page int // pageSize
 
 	mu     sync.Mutex
 	keys   map[string]item // by serial number, big-endian
 	listed time.Time       // when the list was asked for of which all certificates are known; zero for never
+	taking *stock          // under way; nil for none
+}
+
+// stock is one taking of stock. It goes on when those who wait for it have gone: the first may take longer than a Lookup has.
+type stock struct {
+	began time.Time     // by the backend's clock
+	done  chan struct{} // closed when it has ended
+	err   error         // with what
+	all   atomic.Int64  // certificates to be read; 0 before the list has come
+	read  atomic.Int64  // of them, those that have been
 }
 
 // item is one certificate.
@@ -38,7 +47,7 @@ type item struct {
 }
 
 func newInventory() *inventory {
-	return &inventory{page: pageSize, turn: make(chan struct{}, 1), keys: map[string]item{}}
+	return &inventory{page: pageSize, keys: map[string]item{}}
 }
 
 func short(b []byte) [16]byte {
@@ -73,34 +82,78 @@ const (
 	pageSize  = 10_000          // serial numbers of an answer of OpenBao; Vault gives all
 	serialMax = 64              // bytes of one in JSON: 20 octets with colons, quotes and a comma
 	fresh     = 2 * time.Second // a list so young is not asked for again: many requests are looked for at once, after a crash
+
+	longest = 2 * time.Hour // of one taking of stock: a million certificates at 140 in a second
+	answers = time.Second   // before its caller's end a Lookup says how far it is, since the end itself has no words
 )
 
-// takeStock makes the inventory whole: it lists the serial numbers, and reads what it does not know. When it is not done before ctx ends, the
-// next call goes on where it stopped. A list asked for at or after the time given is as good as a new one. It returns when that was.
+// takeStock makes the inventory whole: it lists the serial numbers, and reads what it does not know. There is one at a time, which all wait for;
+// whoever has no time left is told how far it is, and it goes on. A list asked for at or after the time given is as good as a new one. It
+// returns when that was.
 func (e *engine) takeStock(ctx context.Context, after time.Time) (time.Time, error) {
-	v := e.inventory
-	select {
-	case v.turn <- struct{}{}:
-		defer func() { <-v.turn }()
-	case <-ctx.Done():
-		return time.Time{}, ended(ctx)
+	wait := ctx
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		wait, cancel = context.WithDeadline(ctx, end.Add(-answers))
+		defer cancel()
 	}
-	began := e.o.Clock()
+	for first := true; ; first = false {
+		if err := ended(ctx); err != nil {
+			return time.Time{}, err
+		}
+		s, listed := e.stock(ctx, after)
+		if s == nil {
+			return listed, nil
+		}
+		select {
+		case <-s.done:
+		case <-wait.Done():
+			return time.Time{}, backend.Refuse(codes.Unavailable, "unknown: the engine's certificates are being read, which goes on: %d of %d", s.read.Load(), s.all.Load())
+		}
+		// One that was under way already may be older than the time given: then another is due, which has little left to read.
+		if s.err != nil || !first || !s.began.Before(after) || e.o.Clock().Before(after) {
+			return s.began, s.err
+		}
+	}
+}
+
+// stock is the taking that is under way, or a new one; or nil, when the inventory was made whole a moment ago, and when that was.
+func (e *engine) stock(ctx context.Context, after time.Time) (*stock, time.Time) {
+	v, now := e.inventory, e.o.Clock()
 	v.mu.Lock()
-	listed := v.listed
-	v.mu.Unlock()
-	if age := began.Sub(listed); !listed.IsZero() && age >= 0 && age < fresh && (!listed.Before(after) || began.Before(after)) {
-		return listed, nil
+	defer v.mu.Unlock()
+	if v.taking != nil {
+		return v.taking, time.Time{}
 	}
+	if age := now.Sub(v.listed); !v.listed.IsZero() && age >= 0 && age < fresh && (!v.listed.Before(after) || now.Before(after)) {
+		return nil, v.listed
+	}
+	s := &stock{began: now, done: make(chan struct{})}
+	v.taking = s
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), longest)
+	go func() {
+		defer cancel()
+		s.err = e.take(ctx, s)
+		v.mu.Lock()
+		v.taking = nil
+		v.mu.Unlock()
+		close(s.done)
+	}()
+	return s, time.Time{}
+}
+
+func (e *engine) take(ctx context.Context, s *stock) error {
 	serials, err := e.list(ctx)
 	if err != nil {
-		return time.Time{}, err
+		return err
 	}
-	if err := e.read(ctx, v.missing(serials)); err != nil {
-		return time.Time{}, err
+	missing := e.inventory.missing(serials)
+	s.all.Store(int64(len(missing)))
+	if err := e.read(ctx, missing, &s.read); err != nil {
+		return err
 	}
-	v.whole(serials, began)
-	return began, nil
+	e.inventory.whole(serials, s.began)
+	return nil
 }
 
 // missing are those that are not known.
@@ -169,8 +222,8 @@ func (e *engine) list(ctx context.Context) (map[string]bool, error) {
 	}
 }
 
-// read learns the keys of certificates.
-func (e *engine) read(ctx context.Context, serials []string) error {
+// read learns the keys of certificates, and counts them.
+func (e *engine) read(ctx context.Context, serials []string, done *atomic.Int64) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var next atomic.Int64
@@ -188,6 +241,7 @@ func (e *engine) read(ctx context.Context, serials []string) error {
 					return
 				}
 				e.inventory.learn(serials[i], c)
+				done.Add(1)
 			}
 		})
 	}

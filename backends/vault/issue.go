@@ -20,7 +20,7 @@ func (c *CA) Issue(ctx context.Context, r *backend.IssueRequest) (*backend.Issua
 	if err := ended(ctx); err != nil {
 		return nil, err
 	}
-	e, err := c.engine()
+	e, err := c.open.Get(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ import (
 
 // Lookup says what became of a request.
 func (c *CA) Lookup(ctx context.Context, r *backend.IssueRequest) (*backend.Outcome, error) {
-	e, err := c.engine()
+	e, err := c.open.Get(ctx)
 	if err != nil {
 		return nil, err
 	}

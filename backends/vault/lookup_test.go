@@ -282,11 +282,16 @@ func TestStock(t *testing.T) {
 			if o, err := small.Lookup(t.Context(), r); err == nil {
 				t.Errorf("%+v beyond the limit", o)
 			}
-			f.denies = "pki/cert/"
+			denies := func(path string) {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				f.denies = path
+			}
+			denies("pki/cert/")
 			if o, err := started(t, f.config(t, ""), c).Lookup(t.Context(), r); err == nil {
 				t.Errorf("%+v without reading", o)
 			}
-			f.denies = "pki/certs"
+			denies("pki/certs")
 			if o, err := started(t, f.config(t, ""), c).Lookup(t.Context(), r); err == nil {
 				t.Errorf("%+v without a list", o)
 			}

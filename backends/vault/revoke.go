@@ -18,7 +18,7 @@ import (
 
 // Revoke revokes by serial number, and a certificate that the engine has not stored (no_store) by itself. The engine knows no reasons.
 func (c *CA) Revoke(ctx context.Context, r *backend.RevokeRequest) error {
-	e, err := c.engine()
+	e, err := c.open.Get(ctx)
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ type Options = frame.Options
 type CA struct {
 	backend.Unimplemented
 	o    Options
-	open atomic.Pointer[engine]
+	open frame.Once[engine]
 }
 
 // engine is what Configure opens: one PKI secrets engine, and a session at its server.
@@ -79,17 +79,7 @@ func (c *CA) Configure(ctx context.Context, config []byte) error {
 			return backend.Refuse(codes.FailedPrecondition, "%s: say `lookup: none`, or change the role", why)
 		}
 	}
-	if !c.open.CompareAndSwap(nil, e) {
-		return backend.Refuse(codes.FailedPrecondition, "the backend is configured already")
-	}
-	return nil
-}
-
-func (c *CA) engine() (*engine, error) {
-	if e := c.open.Load(); e != nil {
-		return e, nil
-	}
-	return nil, backend.Refuse(codes.Unavailable, "not configured")
+	return c.open.Set(e)
 }
 
 // Describe says what the engine can do under the configuration; before there is one, what it can do by default.
@@ -119,7 +109,7 @@ func (c *CA) Describe(context.Context) (*backend.Description, error) {
 
 // CACertificates asks for each issuer, and sees to it that the session does not end for want of use: the gateway asks once a minute.
 func (c *CA) CACertificates(ctx context.Context) ([]backend.CA, error) {
-	e, err := c.engine()
+	e, err := c.open.Get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +176,7 @@ const maxCRL = 64 << 20
 
 // CRL writes the issuer's complete CRL as the engine has it.
 func (c *CA) CRL(ctx context.Context, issuer string, w io.Writer) error {
-	e, err := c.engine()
+	e, err := c.open.Get(ctx)
 	if err != nil {
 		return err
 	}
