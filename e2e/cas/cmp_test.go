@@ -3,18 +3,17 @@
 package cas
 
 import (
-	"io"
-	"net"
+	"crypto/x509"
+	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os/exec"
+	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/muster-pki/muster/e2e/running"
+	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
 
 // The CA certifies with its local CA, for RAs alone; at slow once somebody has approved.
@@ -129,49 +128,21 @@ done
 printf 'the secret of the factory' > factory.secret; chmod 600 factory.secret
 `
 
-// lossy is what stands between RA and CA, and can be told what to do once an answer of the CA's has come.
-type lossy struct {
-	*httptest.Server
-	mu     sync.Mutex
-	target string
-	then   func() // once; the answer is lost
-}
-
-func newLossy(t *testing.T) *lossy {
-	b := new(lossy)
-	b.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		q, err := http.NewRequest(r.Method, b.target+r.URL.Path, r.Body)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		q.Header = r.Header
-		a, err := http.DefaultClient.Do(q)
-		if err != nil {
-			panic(http.ErrAbortHandler)
-		}
-		defer a.Body.Close()
-		text, _ := io.ReadAll(a.Body)
-		b.mu.Lock()
-		then := b.then
-		b.then = nil
-		b.mu.Unlock()
-		if then != nil {
-			then()
-			panic(http.ErrAbortHandler)
-		}
-		w.Header().Set("Content-Type", a.Header.Get("Content-Type"))
-		w.WriteHeader(a.StatusCode)
-		w.Write(text) //nolint:errcheck // the RA may be gone
-	}))
-	t.Cleanup(b.Close)
-	return b
-}
-
-func (b *lossy) once(then func()) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.then = then
+// certified is issues for CMP: the certificate in an ip or cp (RFC 9810 section 5.3.4).
+func certified(_ *http.Response, body []byte) ([]*x509.Certificate, bool) {
+	m, err := cmpmsg.Parse(body)
+	if err != nil {
+		return nil, false
+	}
+	rep, ok := m.Body.(*cmpmsg.CertRepMessage)
+	if !ok || len(rep.Responses) != 1 || rep.Responses[0].Certificate == nil {
+		return nil, false
+	}
+	c, err := x509.ParseCertificate(rep.Responses[0].Certificate)
+	if err != nil {
+		return nil, true
+	}
+	return []*x509.Certificate{c}, true
 }
 
 // copies writes files of one gateway's folder into another's.
@@ -184,23 +155,11 @@ func copies(t *testing.T, from string, names ...string) string {
 	return script
 }
 
-// until waits for a state of the newest transaction of a name: what an outage leaves open the gateway ends by itself.
-func until(g *running.Gateway, name, state string) {
-	g.T.Helper()
-	for range 600 {
-		if g.State(name) == state {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	g.T.Fatalf("%s is %q, not %s\n%s", name, g.State(name), state, g.Log)
-}
-
 // Muster behind Muster: an LRA passes on to an RA, which asks a CA, three gateways, with openssl as the device.
 func TestCMPChain(t *testing.T) {
+	t.Parallel()
 	ca := running.Start(t, binary, nil, cmpCentral, cmpFiles)
-	proxy := newLossy(t)
-	proxy.target = ca.URL
+	proxy := newBetween(t, ca.URL, nil, certified)
 	shared := copies(t, ca.Dir, "ra-ca.pem", "ra.pem", "ra.key", "lra.pem", "lra.key", "factory.secret", "ca/roots.pem")
 	ra := running.Start(t, binary, nil, strings.ReplaceAll(cmpRA, "CA/", proxy.URL+"/"), shared)
 	lra := running.Start(t, binary, nil, strings.ReplaceAll(cmpLRA, "RA/", ra.URL+"/"), shared)
@@ -236,15 +195,11 @@ secret() { cmp -ref factory -secret "pass:the secret of the factory" "$@"; }
 	serial := strings.TrimSpace(lra.Sh(`openssl x509 -in b.pem -noout -serial | cut -d= -f2`))
 	listed := func(serial string) {
 		t.Helper()
-		for range 200 {
+		waits(t, func() string { return serial + " is on no CRL\n" + ra.Log.String() }, func() bool {
 			out, _ := ca.Run("sh", "-euc", `curl -sf "$URL/crl/local/ec.crl" | openssl crl -inform DER -noout -text`)
 			mine, _ := ra.Run("sh", "-euc", `curl -sf "$URL/crl/ca/cmp.crl" | openssl crl -inform DER -noout -text`)
-			if strings.Contains(out, serial) && strings.Contains(mine, serial) {
-				return
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
-		t.Errorf("%s is on no CRL\n%s", serial, ra.Log)
+			return strings.Contains(out, serial) && strings.Contains(mine, serial)
+		})
 	}
 	listed(serial)
 
@@ -252,19 +207,18 @@ secret() { cmp -ref factory -secret "pass:the secret of the factory" "$@"; }
 	if out, ok := lra.Run("sh", "-euc", device+`key r.key; secret -cmd ir -newkey r.key -subject /CN=romeo -certout r.pem -out_trusted ra-ca.pem`); ok {
 		t.Errorf("a certificate that does not verify was taken\n%s", out)
 	}
-	until(ra, "romeo", "rejected")
+	inState(ra, "romeo", "rejected")
 
 	// Approval at the CA: the device polls at the LRA, the RA at the CA.
 	done := make(chan string, 1)
 	go func() {
-		out, ok := lra.Run("sh", "-euc", device+`AT=slow; key s.key; secret -cmd ir -newkey s.key -subject /CN=sierra -certout s.pem -total_timeout 50`)
+		out, ok := lra.Run("sh", "-euc", device+`AT=slow; key s.key; secret -cmd ir -newkey s.key -subject /CN=sierra -certout s.pem -total_timeout 150`)
 		if ok {
 			out = ""
 		}
 		done <- out
 	}()
-	until(ca, "sierra", "held")
-	ca.Muster("approve", ca.Transactions("sierra")[0].ID)
+	ca.Muster("approve", inState(ca, "sierra", "held"))
 	if out := <-done; out != "" {
 		t.Errorf("polling: %s\n%s", out, ra.Log)
 	}
@@ -276,7 +230,7 @@ secret() { cmp -ref factory -secret "pass:the secret of the factory" "$@"; }
 		t.Error("a certificate from an RA that was killed")
 	}
 	ra.Again()
-	until(ca, "kilo", "issued") // the RA has settled it, and confirmed
+	inState(ca, "kilo", "issued") // the RA has settled it, and confirmed
 	lra.Sh(device + `secret -cmd ir -newkey k.key -subject /CN=kilo -certout k.pem; openssl verify -CAfile roots.pem -untrusted chain.pem k.pem`)
 	issued("kilo", 1)
 
@@ -284,16 +238,63 @@ secret() { cmp -ref factory -secret "pass:the secret of the factory" "$@"; }
 	proxy.once(func() {})
 	lra.Sh(device + `key l.key; secret -cmd ir -newkey l.key -subject /CN=lima -certout l.pem`)
 	issued("lima", 1)
+
+	// A gateway of EST devices asks the same CA.
+	g := cmpFront(t, ca, proxy)
+	died := crashes(t, g, accidents{at: atMuster(ca), lose: proxy.lose})
 	row(t, backendRow{
 		Backend: "cmp (Muster: LRA -> RA -> CA)", PKCS10: "yes: a device's p10cr, asked for as cr", CRMF: "yes: ir, raVerified, template equal",
 		Renew: "yes: kur of the device, a new cr to the CA", Revoke: "yes: rr, by the device and for a certificate that it rejected",
 		Poll: "yes: approved at the CA, pollReq of RA and device", CRL: "yes: genm currentCRL", CAChain: "yes: genm caCerts",
-		IdempotentRetry: "native: RA killed after the CA issued, and an answer lost: one certificate",
+		Describe: describes(g, "up"), Crashes: died,
 	})
+}
+
+// cmpFront is a gateway of EST devices that asks a CA which is a gateway with cmpCentral, by way of a proxy.
+func cmpFront(t *testing.T, ca *running.Gateway, proxy *between) *running.Gateway {
+	t.Helper()
+	files := &running.Gateway{T: t, Dir: t.TempDir()}
+	files.Sh(raFiles + "\nmkdir shared; cp ops-ca.pem ra.pem ra.key shared/; cp '" + ca.Dir + "/ca/roots.pem' shared/root.pem; cp '" + ca.Dir + "/ra.pem' shared/cmp-ra.pem; cp '" + ca.Dir + "/ra.key' shared/cmp-ra.key")
+	up := "cmp, config: {url: '" + proxy.URL + "/.well-known/cmp/p/ra', sign: {cert: cmp-ra.pem, key: cmp-ra.key}, trust: root.pem, repeats: true, confirm: explicit, crl: true}"
+	config, _, _ := strings.Cut(fmt.Sprintf(frontConfig, up, up), "  phones:\n")
+	g := frontOf(t, files.File("shared"), strings.ReplaceAll(config, ", key-usage: [digitalSignature, keyEncipherment], ext-key-usage: [clientAuth, serverAuth]", ""))
+	chain(g)
+	return g
+}
+
+// The CA gets a new root key. What its caCerts then holds, both generations and the links between them, is no chain to the RA: requests are
+// certified, the RA names the old chain to devices, and the log says what to do: name the new one in `chain`. docs/backends/cmp.md.
+func TestCMPRootRollover(t *testing.T) {
+	t.Parallel()
+	ca := running.Start(t, binary, nil, cmpCentral, cmpFiles)
+	g := cmpFront(t, ca, newBetween(t, ca.URL, nil, certified))
+	eventually(g, "", "before")
+	issuer := func(name string) string {
+		return g.Sh("openssl x509 -noout -ext authorityKeyIdentifier -in " + name + ".pem")
+	}
+	ca.Muster("ca", "rekey", "local/ec", "--root", "--yes")
+	if out, ok := device(g, "", "between"); !strings.HasPrefix(out, "200") {
+		t.Errorf("between: %v %s", ok, out)
+	}
+	g.Stop()
+	if out, ok := g.Run(binary, "serve", "--config", g.File("gateway.yaml"), "--data", g.Dir); ok || !strings.Contains(out, "certificates is the issuing CA's is not clear") {
+		t.Errorf("started without the new chain: %s", out)
+	}
+	g.Sh(`cp '` + ca.Dir + `/ca/roots.pem' root.pem; curl -sS --fail '` + ca.URL + `/ca/local/ec.crt' | openssl x509 -inform DER -out chain.pem
+awk '/BEGIN/ {n++} {print > "root-" n ".pem"}' root.pem
+for f in root-*.pem; do if openssl verify -CAfile "$f" chain.pem; then cat "$f" >> chain.pem; break; fi; done; test "$(grep -c BEGIN chain.pem)" = 2
+sed -i 's/trust: root.pem/trust: root.pem, chain: chain.pem/' gateway.yaml`)
+	g.Again()
+	chain(g)
+	eventually(g, "", "after")
+	if issuer("after") == issuer("before") {
+		t.Error("the old key certifies")
+	}
 }
 
 // openssl's mock server as the CA: it answers with a certificate that it was given.
 func TestCMPOpenSSL(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	prepare := exec.Command("sh", "-euc", cmpFiles+`
 key mock.key; openssl req -x509 -new -key mock.key -subj "/CN=Mock CA" -addext keyUsage=keyCertSign,digitalSignature -days 365 -out mock.pem
@@ -313,12 +314,7 @@ openssl x509 -req -in device.csr -CA mock.pem -CAkey mock.key -CAcreateserial -d
 		"ir, polled for, by MAC": {[]string{"-poll_count", "2", "-check_after", "1"}, "request: ir, decides: [validity]"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			address := l.Addr().String()
-			l.Close()
+			address := running.Address(t)
 			protection := "sign: {cert: ra.pem, key: ra.key}, trust: mock.pem"
 			args := []string{"cmp", "-config", "", "-port", address[strings.LastIndex(address, ":")+1:], "-srv_cert", "mock.pem", "-srv_key", "mock.key", "-srv_trusted", "ra-ca.pem",
 				"-rsp_cert", "rsp.pem", "-rsp_extracerts", "mock.pem", "-accept_raverified"}
@@ -327,25 +323,7 @@ openssl x509 -req -in device.csr -CA mock.pem -CAkey mock.key -CAcreateserial -d
 				args = []string{"cmp", "-config", "", "-port", address[strings.LastIndex(address, ":")+1:], "-srv_ref", "ref", "-srv_secret", "pass:the secret of the factory",
 					"-rsp_cert", "rsp.pem", "-rsp_extracerts", "mock.pem", "-rsp_capubs", "mock.pem", "-accept_raverified"}
 			}
-			mock := exec.Command("openssl", append(args, more.mock...)...)
-			mock.Dir = dir
-			log := &running.Output{}
-			mock.Stdout, mock.Stderr = log, log
-			mock.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-			if err := mock.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				mock.Process.Kill() //nolint:errcheck // it may have ended
-				mock.Wait()         //nolint:errcheck // it was killed
-			})
-			for range 200 {
-				if c, err := net.Dial("tcp", address); err == nil {
-					c.Close()
-					break
-				}
-				time.Sleep(50 * time.Millisecond)
-			}
+			log := mock(t, dir, address, append(args, more.mock...)...)
 			bodies := ""
 			if strings.HasPrefix(name, "p10cr") {
 				bodies = ", bodies: [p10cr]"
@@ -369,14 +347,54 @@ endpoints:
     cmp: {retry-after: 1s, unconfirmed: keep`+bodies+`}
 `, "cp '"+dir+"'/* .; chmod 600 *")
 			out, ok := g.Run("sh", "-euc", `openssl cmp -config '' -batch -cmd p10cr -csr device.csr -server "${URL#http://}" -path .well-known/cmp/p/ran \
-				-ref factory -secret "pass:the secret of the factory" -certout out.pem -total_timeout 40; cmp out.pem rsp.pem`)
+				-ref factory -secret "pass:the secret of the factory" -certout out.pem -total_timeout 150; cmp out.pem rsp.pem`)
 			if !ok || g.State("mike") != "issued" {
 				t.Errorf("%s\n%s\n%s", out, g.Log, log)
 			}
 		})
 	}
+	files := &running.Gateway{T: t, Dir: t.TempDir()}
+	files.Sh(raFiles + "\nmkdir shared; cp ops-ca.pem ra.pem ra.key shared/; cd '" + dir + "'; cp mock.pem '" + files.File("shared") + "/root.pem'; cp ra.pem '" + files.File("shared") + "/cmp-ra.pem'; cp ra.key '" + files.File("shared") + "/cmp-ra.key'")
+	address := running.Address(t)
+	mock(t, dir, address, "cmp", "-config", "", "-port", address[strings.LastIndex(address, ":")+1:], "-srv_cert", "mock.pem", "-srv_key", "mock.key", "-srv_trusted", "ra-ca.pem",
+		"-rsp_cert", "rsp.pem", "-rsp_extracerts", "mock.pem", "-accept_raverified", "-grant_implicitconf")
+	b := newBetween(t, "http://"+address, nil, certified)
+	up := "cmp, config: {url: '" + b.URL + "/pkix/', sign: {cert: cmp-ra.pem, key: cmp-ra.key}, trust: root.pem, chain: root.pem, request: p10cr, decides: [validity, keyUsage, extKeyUsage]}"
+	front, _, _ := strings.Cut(fmt.Sprintf(frontConfig, up, up), "  phones:\n")
+	g := frontOf(t, files.File("shared"), strings.ReplaceAll(front, ", keyEncipherment", "")) // its one certificate has an EC key
+	chain(g)
+	// It has one certificate, whoever asks: each accident is a gateway's that has not asked for it before, and each answer with it counts.
+	fresh := func(string) string {
+		g.Stop()
+		g.Sh("rm -f muster.db* mike.pem; openssl req -in '" + dir + "/device.csr' -outform DER -out mike.csr")
+		g.Again()
+		return "mike"
+	}
+	fresh("")
+	eventually(g, "", "mike")
+	crmf, poll, crl := refusesCRMF(g, "device"), atOnce(g, "mike"), noCRL(g, "up/cmp.crl")
+	serial := serialOf(g, "mike.pem")
+	revoked := g.Muster("revoke", "--yes", serial, "--reason", "keyCompromise")
+	if !strings.Contains(revoked, "keyCompromise") || strings.Contains(revoked, "has not answered") {
+		t.Errorf("muster revoke: %s", revoked)
+	}
+	died := crashes(t, g, accidents{lose: b.lose, device: fresh, at: func(string) []string {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return slices.Repeat([]string{serial}, b.asked)
+	}})
 	row(t, backendRow{
-		Backend: "cmp (openssl cmp -port)", PKCS10: "yes: p10cr", CRMF: "yes: cr, ir; raVerified", Renew: "as an issuance", Revoke: "not tried: the mock revokes its one certificate alone",
-		Poll: "yes: -poll_count 2", CRL: "no: it has none", CAChain: "from a file: it tells none", IdempotentRetry: "none: it keeps nothing",
+		Backend: "cmp (openssl cmp -port)", PKCS10: "yes: p10cr", CRMF: "yes: cr, ir; raVerified. With `request: p10cr` " + crmf, Renew: notTried, Revoke: "yes: rr, of its one certificate",
+		Poll: "yes: -poll_count 2; else " + poll, CRL: crl, CAChain: "from a file: it tells none", Describe: describes(g, "up"), Crashes: died,
 	})
+}
+
+// mock runs openssl's server in a folder, and waits until it listens.
+func mock(t *testing.T, dir, address string, args ...string) *running.Output {
+	t.Helper()
+	cmd := exec.Command("openssl", args...)
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	serves(t, address, cmd)
+	return cmd.Stdout.(*running.Output)
 }

@@ -3,23 +3,28 @@
 package cas
 
 import (
+	"crypto/x509"
+	"encoding/base64"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/muster-pki/muster/e2e/running"
+	"github.com/muster-pki/muster/protocols/cms"
 )
 
 // A gateway whose CA is another gateway, over EST: three devices, an approval upstream, and deaths at each crash point.
 func TestESTMuster(t *testing.T) {
+	t.Parallel()
 	up := upstream(t)
+	b := newBetween(t, "https://"+up.Listener("tls"), pair(t, up.Dir, "ra.pem", "ra.key"), post("/simpleenroll", 200))
 	est := func(label, more string) string {
-		return fmt.Sprintf(`est, config: {url: "https://%s", ca: ops-ca.pem, cert: ra.pem, key: ra.key, label: %s%s}`, up.Listener("tls"), label, more)
+		return fmt.Sprintf(`est, config: {url: "%s", ca: ops-ca.pem, cert: ra.pem, key: ra.key, label: %s%s}`, b.URL, label, more)
 	}
 	g := front(t, up.File("shared"), est("at-once", ", repeat: 10m, crl: "+up.URL+"/crl/local/rsa.crl"), est("approved", ", repeat: 10m"))
 	threeDevices(g)
@@ -37,37 +42,38 @@ func TestESTMuster(t *testing.T) {
 	up.Muster("deny", inState(up, "held-2", "held"), "--reason", "not on the list")
 	inState(g, "held-2", "failed")
 
-	crashes(t, g, up, crashPoints)
+	crmf, revoked := refusesCRMF(g, "device"), noRevocation(g, "gw-1b.pem")
+	died := crashes(t, g, accidents{at: atMuster(up), lose: b.lose})
 	row(t, backendRow{
 		Backend: "est (Muster, `repeat: 10m`)",
-		PKCS10:  "yes: CMP p10cr, EST and SCEP by one configuration", CRMF: "no: `Describe` has pkcs10 alone (CMP by p10cr)", Renew: "yes: a new simpleenroll by the RA",
-		Revoke: "no: EST has none", Poll: "yes: 202, approved and denied upstream", CRL: "yes: by URL", CAChain: "yes: `cacerts`",
-		IdempotentRetry: "lookup: asked again within `repeat`; 4 crash points, one certificate each",
+		PKCS10:  "yes: CMP p10cr, EST and SCEP by one configuration", CRMF: crmf, Renew: "yes: a new simpleenroll by the RA",
+		Revoke: revoked, Poll: "yes: 202, approved and denied upstream", CRL: "yes: by URL", CAChain: "yes: `cacerts`",
+		Describe: describes(g, "up"), Crashes: died,
 	})
 }
 
 // The same without `repeat`: what the death of the gateway leaves open is for the operator, and never asked again.
 func TestESTNone(t *testing.T) {
+	t.Parallel()
 	up := upstream(t)
-	est := fmt.Sprintf(`est, config: {url: "https://%s", ca: ops-ca.pem, cert: ra.pem, key: ra.key, label: at-once}`, up.Listener("tls"))
-	g := front(t, up.File("shared"), est, est)
-	t.Setenv("MUSTER_CRASH_AT", "gateway.after-issue")
-	t.Setenv("MUSTER_CRASH_ONCE", g.File("once"))
-	g.Again()
-	device(g, "", "lost-1")
-	g.Again()
-	inState(g, "lost-1", "stuck")
-	if n := issued(up, "lost-1"); n != 1 {
-		t.Errorf("the CA issued %d certificates", n)
-	}
+	b := newBetween(t, "https://"+up.Listener("tls"), pair(t, up.Dir, "ra.pem", "ra.key"), post("/simpleenroll", 200))
+	est := fmt.Sprintf(`est, config: {url: "%s", ca: ops-ca.pem, cert: ra.pem, key: ra.key, label: at-once}`, b.URL)
+	g := front(t, up.File("shared"), est, strings.Replace(est, "at-once", "approved", 1))
+	chain(g)
+	eventually(g, "", "gw-1")
+	crmf, poll, crl, revoked := refusesCRMF(g, "device"), atOnce(g, "gw-1"), noCRL(g, "up/est.crl"), noRevocation(g, "gw-1.pem")
+	out, _ := device(g, "waits/", "held-1")
+	inState(g, "held-1", "stuck")
+	died := crashes(t, g, accidents{at: atMuster(up), lose: b.lose})
 	row(t, backendRow{
-		Backend: "est (Muster, nothing declared)", PKCS10: "yes", CRMF: "no: `Describe` has pkcs10 alone (CMP by p10cr)", Renew: "yes: a new simpleenroll by the RA", Revoke: "no: EST has none",
-		Poll: "no: 202 is for the operator", CRL: "no URL given", CAChain: "yes: `cacerts`", IdempotentRetry: "none: killed after the CA had issued, it is stuck, with one certificate at the CA",
+		Backend: "est (Muster, nothing declared)", PKCS10: "yes", CRMF: crmf, Renew: notTried, Revoke: revoked,
+		Poll: poll + "; where the CA says 202 the device is told " + out[:3] + ", and the request is stuck", CRL: crl, CAChain: "yes: `cacerts`", Describe: describes(g, "up"), Crashes: died,
 	})
 }
 
 // globalsign/est's own server, with its mock CA.
 func TestESTGlobalSign(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	prepare := &running.Gateway{T: t, Dir: dir}
 	prepare.Sh(raFiles + `
@@ -76,18 +82,15 @@ openssl req -new -newkey rsa:2048 -nodes -keyout issuing.key -subj '/CN=Mock Iss
 printf 'basicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n' > issuing.ext
 openssl x509 -req -in issuing.csr -CA root.pem -CAkey root.key -CAcreateserial -days 20 -extfile issuing.ext -out issuing.pem
 cat issuing.pem root.pem > bundle.pem; mkdir shared; cp ops-ca.pem ra.pem ra.key root.pem shared/`)
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := free.Addr().String()
-	free.Close()
+	address := running.Address(t)
 	prepare.Write("est.json", fmt.Sprintf(`{"mock_ca": {"certificates": %q, "private_key": %q}, "tls": {"listen_address": %q, "certificates": %q, "private_key": %q, "client_cas": [%q]},
 "allowed_hosts": ["127.0.0.1", %q], "healthcheck_password": "xyzzy", "rate_limit": 150, "timeout": 30, "log_file": %q}`,
 		prepare.File("bundle.pem"), prepare.File("issuing.key"), address, prepare.File("ra.pem"), prepare.File("ra.key"), prepare.File("ops-ca.pem"), address, prepare.File("est.log")))
 	serves(t, address, exec.Command(filepath.Join(tools, "bin", "estserver"), "-config", prepare.File("est.json")))
 
-	est := fmt.Sprintf(`est, config: {url: "https://%s", ca: ops-ca.pem, cert: ra.pem, key: ra.key}`, address)
+	// It keeps no list of what it has issued: that is read off its answers.
+	b := newBetween(t, "https://"+address, pair(t, dir, "ra.pem", "ra.key"), enrolled)
+	est := fmt.Sprintf(`est, config: {url: "%s", ca: ops-ca.pem, cert: ra.pem, key: ra.key}`, b.URL)
 	held := strings.Replace(est, "key: ra.key", "key: ra.key, label: triggererrors, chain: chain.pem", 1)
 	prepare.Sh("cp bundle.pem shared/chain.pem")
 	g := front(t, prepare.File("shared"), est, held)
@@ -101,10 +104,32 @@ cat issuing.pem root.pem > bundle.pem; mkdir shared; cp ops-ca.pem ra.pem ra.key
 	if err != nil || !strings.Contains(string(log), "simpleenroll") {
 		t.Errorf("estserver's log: %v\n%s", err, log)
 	}
+	crmf, poll, crl, revoked := refusesCRMF(g, "device"), atOnce(g, "gw-1"), noCRL(g, "up/est.crl"), noRevocation(g, "gw-1b.pem")
+	died := crashes(t, g, accidents{at: b.at, lose: b.lose})
 	row(t, backendRow{
-		Backend: "est (globalsign/est 1.0.6)", PKCS10: "yes: CMP p10cr, EST and SCEP by one configuration", CRMF: "no: `Describe` has pkcs10 alone (CMP by p10cr)", Renew: "yes: a new simpleenroll by the RA",
-		Revoke: "no: EST has none", Poll: "no: nothing declared", CRL: "no: it has none", CAChain: "yes: `cacerts`, and by file", IdempotentRetry: "none: not tried with it",
+		Backend: "est (globalsign/est 1.0.6)", PKCS10: "yes: CMP p10cr, EST and SCEP by one configuration", CRMF: crmf, Renew: "yes: a new simpleenroll by the RA",
+		Revoke: revoked, Poll: poll, CRL: crl, CAChain: "yes: `cacerts`, and by file", Describe: describes(g, "up"), Crashes: died,
 	})
+}
+
+// enrolled is issues for EST: the certificate in an answer to simpleenroll (RFC 7030 section 4.2.3).
+func enrolled(res *http.Response, body []byte) ([]*x509.Certificate, bool) {
+	if !strings.HasSuffix(res.Request.URL.Path, "/simpleenroll") || res.StatusCode != http.StatusOK {
+		return nil, false
+	}
+	der, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(string(body)), ""))
+	if err != nil {
+		return nil, true
+	}
+	all, err := cms.ParseCertsOnly(der, cms.Limits{})
+	if err != nil || len(all) == 0 {
+		return nil, true
+	}
+	leaf, err := x509.ParseCertificate(all[0])
+	if err != nil {
+		return nil, true
+	}
+	return []*x509.Certificate{leaf}, true
 }
 
 // serves starts a CA's program, and waits until it listens.
@@ -122,12 +147,11 @@ func serves(t *testing.T, address string, cmd *exec.Cmd) {
 			t.Logf("the CA's log:\n%s", log)
 		}
 	})
-	for range 1000 {
-		if c, err := net.Dial("tcp", address); err == nil {
+	waits(t, func() string { return "the CA does not listen\n" + log.String() }, func() bool {
+		c, err := net.Dial("tcp", address)
+		if err == nil {
 			c.Close()
-			return
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("the CA does not listen\n%s", log)
+		return err == nil
+	})
 }

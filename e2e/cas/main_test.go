@@ -5,6 +5,7 @@
 package cas
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,6 +38,11 @@ func prepared(m *testing.M) (int, error) {
 	binary = filepath.Join(dir, "muster")
 	if out, err := exec.Command("go", "build", "-o", binary, "../../cmd/muster").CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	// The tests wait more than they compute, for CAs that take their time.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "3"); err != nil {
+		return 1, err
 	}
 	code := m.Run()
 	printTable(os.Stdout)

@@ -85,6 +85,7 @@ chmod 600 users challenges secret`
 // TestPKCS11: the local CA and both RAs with their keys in SoftHSM 2. Real clients of three protocols, a restart, kill -9 of plugin and gateway
 // under load, a rollover, and a token that is away and comes back.
 func TestPKCS11(t *testing.T) {
+	t.Parallel()
 	plugin := filepath.Join(filepath.Dir(binary), "muster-pkcs11")
 	if out, err := exec.Command("go", "build", "-o", plugin, "../../cmd/muster-pkcs11").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -97,7 +98,11 @@ func TestPKCS11(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	g := running.Start(t, binary, []string{"PKCS11=" + plugin}, fmt.Sprintf(pkcs11Config, plugin, fmt.Sprintf("%x", sha256.Sum256(program)), dir),
+	front, err := crashing()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := running.Start(t, front, []string{"PKCS11=" + plugin}, fmt.Sprintf(pkcs11Config, plugin, fmt.Sprintf("%x", sha256.Sum256(program)), dir),
 		`cd '`+dir+`'`+pkcs11Files+`
 cp ra.pem ra.key ops-ca.pem ops-ca.key cmp-ra.pem scep-ra.pem users challenges secret "$OLDPWD"`)
 
@@ -108,7 +113,7 @@ cp ra.pem ra.key ops-ca.pem ops-ca.key cmp-ra.pem scep-ra.pem users challenges s
 openssl verify -CAfile root.pem -untrusted untrusted.pem gw-1b.pem`)
 	serial := strings.TrimSpace(g.Sh(`openssl x509 -noout -serial -in gw-1.pem | cut -d= -f2`))
 	g.Muster("revoke", strings.ToLower(serial), "--reason", "superseded", "--yes")
-	g.Sh(`curl -sS --fail "$URL/crl/ca/ec.crl" | openssl crl -inform DER -noout -text | grep -i ` + serial)
+	soon(g, `curl -sS --fail "$URL/crl/ca/ec.crl" | openssl crl -inform DER -noout -text | grep -i `+serial)
 	g.Again()
 	tokenDevices(g, "2")
 
@@ -152,7 +157,7 @@ openssl verify -CAfile root.pem -untrusted untrusted.pem gw-1b.pem`)
 		if _, ok := device(g, "", "away-"+strconv.Itoa(i)); !ok {
 			break
 		}
-		if i == 50 {
+		if i == 150 {
 			t.Fatal("a token that is away signs")
 		}
 	}
@@ -167,9 +172,11 @@ openssl verify -CAfile root.pem -untrusted untrusted.pem gw-1b.pem`)
 	if log := g.Log.String(); strings.Contains(log, "4711") {
 		t.Error("the PIN is in the log")
 	}
+	poll := atOnce(g, "gw-1")
+	died := crashes(t, g, accidents{backend: "ca", at: func(name string) []string { return issuedFor(name, ledger(g, filepath.Join(dir, "ca"))) }})
 	row(t, backendRow{
-		Backend: "local by muster-pkcs11 (SoftHSM 2.6.1)", PKCS10: "yes: CMP p10cr, EST and SCEP", CRMF: "yes: CMP ir", Renew: "yes", Revoke: "yes", Poll: "no: it decides at once",
-		CRL: "yes: signed in the token", CAChain: "yes", IdempotentRetry: "native, by the ledger: plugin and gateway killed under load, one certificate each",
+		Backend: "local by muster-pkcs11 (SoftHSM 2.6.1)", PKCS10: "yes: CMP p10cr, EST and SCEP", CRMF: "yes: CMP ir", Renew: "yes", Revoke: "yes", Poll: poll,
+		CRL: "yes: signed in the token", CAChain: "yes", Describe: describes(g, "ca"), Crashes: died,
 	})
 }
 
@@ -179,11 +186,9 @@ func tokenDevices(g *running.Gateway, n string) {
 	g.Sh(`curl -sS --fail --cacert ops-ca.pem https://` + g.Listener("tls") + `/.well-known/est/cacerts | openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs -out untrusted.pem
 curl -sS --fail "$URL/ca/ca/rsa.crt" | openssl x509 -inform DER >> untrusted.pem
 cp "$(sed -n 's/^ *dir: //p' gateway.yaml)/roots.pem" root.pem; cat root.pem untrusted.pem ops-ca.pem > trusted.pem`)
-	if out, ok := device(g, "", "gw-"+n); !ok {
-		g.T.Fatalf("%s\n%s", out, g.Log)
-	}
+	eventually(g, "", "gw-"+n)
 	g.Sh(strings.ReplaceAll(`openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out st-%d.key
-openssl cmp -config '' -batch -cmd ir -server "${URL#http://}" -path .well-known/cmp -ref factory -secret 'pass:a secret of the factory' -trusted trusted.pem -newkey st-%d.key -subject /CN=st-%d -certout st-%d.pem -total_timeout 60 -implicit_confirm 2>cmp.log || { cat cmp.log; exit 1; }
+openssl cmp -config '' -batch -cmd ir -server "${URL#http://}" -path .well-known/cmp -ref factory -secret 'pass:a secret of the factory' -trusted trusted.pem -newkey st-%d.key -subject /CN=st-%d -certout st-%d.pem -total_timeout 150 -implicit_confirm 2>cmp.log || { cat cmp.log; exit 1; }
 openssl verify -CAfile root.pem -untrusted untrusted.pem st-%d.pem
 mkdir ph-%d; '`+filepath.Join(tools, "bin", "scepclient")+`' -server-url "$URL/scep" -challenge 'challenge %d of 128 bits and more' -private-key ph-%d/key.pem -certificate ph-%d/cert.pem -cn ph-%d
 openssl verify -CAfile root.pem -untrusted untrusted.pem ph-%d/cert.pem`, "%d", n))

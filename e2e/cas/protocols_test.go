@@ -4,13 +4,11 @@ package cas
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/muster-pki/muster/e2e/running"
 )
@@ -31,7 +29,7 @@ listeners:
   tls: {address: "localhost:0", tls: {cert: ra.pem, key: ra.key}}
 store: sqlite:muster.db
 backends:
-  local: {plugin: local, config: {dir: ca}}
+  local: {plugin: local, config: {dir: ca, issuers: {rsa: {bits: 2048}}}}
 distribution: {listeners: [http]}
 profiles:
   device: {backend: local, issuer: rsa, validity: 30d, key-usage: [digitalSignature, keyEncipherment]}
@@ -118,11 +116,23 @@ var crashing = sync.OnceValues(func() (string, error) {
 // front starts a gateway before a CA: up and held are what stands behind `plugin: `. from is a folder with the operator's files.
 func front(t *testing.T, from, up, held string) *running.Gateway {
 	t.Helper()
+	return frontOf(t, from, fmt.Sprintf(frontConfig, up, held))
+}
+
+// estFront is one without SCEP, whose clients want a CA with an RSA key.
+func estFront(t *testing.T, from, up string) *running.Gateway {
+	t.Helper()
+	config, _, _ := strings.Cut(fmt.Sprintf(frontConfig, up, up), "  phones:\n")
+	return frontOf(t, from, config)
+}
+
+func frontOf(t *testing.T, from, config string) *running.Gateway {
+	t.Helper()
 	program, err := crashing()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return running.Start(t, program, nil, fmt.Sprintf(frontConfig, up, held), `cp `+from+`/* . 2>/dev/null || true; rm -f muster.db*; chmod 600 ra.key
+	return running.Start(t, program, nil, config, `cp `+from+`/* . 2>/dev/null || true; rm -f muster.db*; chmod 600 ra.key
 printf 'factory:%s\n' "$(printf 'pass word\n' | "$MUSTER" password)" > users
 printf 'phone:{sha256}%s\n' "$(printf 'a challenge of 128 bits and more' | openssl dgst -sha256 -r | cut -d' ' -f1)" > challenges
 printf "a secret of the factory" > secret
@@ -144,7 +154,7 @@ for f in ca[0-9]*.pem; do openssl x509 -in $f -noout -subject 2>/dev/null | grep
 func device(g *running.Gateway, endpoint, name string) (string, bool) {
 	g.T.Helper()
 	return g.Run("sh", "-euc", fmt.Sprintf(`test -s %[2]s.csr || openssl req -new -newkey rsa:2048 -nodes -keyout %[2]s.key -subj /CN=%[2]s -outform DER -out %[2]s.csr 2>/dev/null
-openssl base64 -in %[2]s.csr | curl -sS --max-time 20 --cacert ops-ca.pem --user 'factory:pass word' -H 'Content-Type: application/pkcs10' --data-binary @- -w '%%{http_code}' -o %[2]s.b64 https://%[3]s/.well-known/est/%[1]ssimpleenroll > %[2]s.status
+openssl base64 -in %[2]s.csr | curl -sS --max-time 60 --cacert ops-ca.pem --user 'factory:pass word' -H 'Content-Type: application/pkcs10' --data-binary @- -w '%%{http_code}' -o %[2]s.b64 https://%[3]s/.well-known/est/%[1]ssimpleenroll > %[2]s.status
 cat %[2]s.status; test "$(cat %[2]s.status)" = 200 || { cat %[2]s.b64; exit 1; }
 openssl base64 -d -A -in %[2]s.b64 | openssl pkcs7 -inform DER -print_certs -out %[2]s.pem; openssl verify -CAfile root.pem -untrusted untrusted.pem %[2]s.pem`, endpoint, name, g.Listener("tls")))
 }
@@ -155,31 +165,28 @@ func chain(g *running.Gateway) string {
 	return g.Sh(`curl -sS --fail --cacert ops-ca.pem https://` + g.Listener("tls") + `/.well-known/est/cacerts | openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs -out untrusted.pem; grep subject untrusted.pem`)
 }
 
-// eventually wants a certificate for the name within a minute.
+// eventually wants a certificate for the name.
 func eventually(g *running.Gateway, endpoint, name string) {
 	g.T.Helper()
 	var out string
-	for range 60 {
-		var ok bool
-		if out, ok = device(g, endpoint, name); ok {
-			return
-		}
-		time.Sleep(time.Second)
-	}
-	g.T.Errorf("%s has no certificate: %s\n%s", name, out, g.Log)
+	waits(g.T, func() string { return fmt.Sprintf("%s has no certificate: %s\n%s", name, out, g.Log) }, func() (ok bool) {
+		out, ok = device(g, endpoint, name)
+		return ok
+	})
 }
 
-// held waits until a gateway has a request for the name in that state.
-func inState(g *running.Gateway, name, state string) string {
+// inState waits until a gateway has a request for the name in that state, and returns its ID.
+func inState(g *running.Gateway, name, state string) (id string) {
 	g.T.Helper()
-	for range 300 {
-		if all := g.Transactions(name); len(all) > 0 && all[0].State == state {
-			return all[0].ID
+	waits(g.T, func() string { return fmt.Sprintf("%s is %q, not %s\n%s", name, g.State(name), state, g.Log) }, func() bool {
+		all := g.Transactions(name)
+		if len(all) == 0 || all[0].State != state {
+			return false
 		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	g.T.Fatalf("%s is %q, not %s\n%s", name, g.State(name), state, g.Log)
-	return ""
+		id = all[0].ID
+		return true
+	})
+	return id
 }
 
 // issued counts the certificates that a gateway issued for the name.
@@ -197,44 +204,13 @@ func issued(g *running.Gateway, name string) (n int) {
 func threeDevices(g *running.Gateway) {
 	g.T.Helper()
 	chain(g)
-	for _, name := range []string{"gw-1"} {
-		if out, ok := device(g, "", name); !ok {
-			g.T.Fatalf("%s: %s\n%s", name, out, g.Log)
-		}
-	}
+	eventually(g, "", "gw-1")
 	g.Sh(`cat root.pem untrusted.pem ops-ca.pem > trusted.pem
 openssl req -new -newkey rsa:2048 -nodes -keyout gw-1b.key -subj /CN=gw-1 -outform DER -out gw-1b.csr; openssl base64 -in gw-1b.csr | curl -sS --fail --cacert ops-ca.pem --cert gw-1.pem --key gw-1.key -H 'Content-Type: application/pkcs10' --data-binary @- https://` + g.Listener("tls") + `/.well-known/est/simplereenroll | openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs -out gw-1b.pem
 openssl verify -CAfile root.pem -untrusted untrusted.pem gw-1b.pem; test "$(openssl x509 -noout -serial -in gw-1.pem)" != "$(openssl x509 -noout -serial -in gw-1b.pem)"
 openssl req -new -newkey rsa:2048 -nodes -keyout st-1.key -subj /CN=st-1 -out st-1.csr
-openssl cmp -config '' -batch -cmd p10cr -server "${URL#http://}" -path .well-known/cmp -ref factory -secret 'pass:a secret of the factory' -trusted trusted.pem -csr st-1.csr -certout st-1.pem -total_timeout 60 2>cmp.log || { cat cmp.log; exit 1; }
+openssl cmp -config '' -batch -cmd p10cr -server "${URL#http://}" -path .well-known/cmp -ref factory -secret 'pass:a secret of the factory' -trusted trusted.pem -csr st-1.csr -certout st-1.pem -total_timeout 150 2>cmp.log || { cat cmp.log; exit 1; }
 openssl verify -CAfile root.pem -untrusted untrusted.pem st-1.pem
 '` + filepath.Join(tools, "bin", "scepclient") + `' -server-url "$URL/scep" -challenge 'a challenge of 128 bits and more' -private-key ph-1.key -certificate ph-1.pem -cn ph-1
 openssl verify -CAfile root.pem -untrusted untrusted.pem ph-1.pem`)
 }
-
-// crashes kills the front at each point of an enrollment, starts it again, and wants one certificate at the CA and in the device.
-func crashes(t *testing.T, g, up *running.Gateway, points []string) {
-	t.Helper()
-	for _, point := range points {
-		name := strings.ReplaceAll(strings.TrimPrefix(point, "gateway."), ".", "-")
-		once := filepath.Join(g.Dir, name+".once")
-		os.Setenv("MUSTER_CRASH_AT", point) //nolint:errcheck // it cannot fail on these; t.Setenv would last too long
-		os.Setenv("MUSTER_CRASH_ONCE", once)
-		g.Again()
-		os.Unsetenv("MUSTER_CRASH_AT")
-		os.Unsetenv("MUSTER_CRASH_ONCE")
-		if out, ok := device(g, "", name); ok {
-			t.Errorf("%s: the gateway did not die: %s", point, out)
-		}
-		if _, err := os.Stat(once); err != nil {
-			t.Errorf("%s: %v", point, err)
-		}
-		g.Again()
-		eventually(g, "", name)
-		if n := issued(up, name); n != 1 {
-			t.Errorf("%s: the CA issued %d certificates", point, n)
-		}
-	}
-}
-
-var crashPoints = []string{"gateway.before-intent", "gateway.after-intent", "gateway.after-issue", "gateway.after-settle"}

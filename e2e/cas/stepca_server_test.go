@@ -3,7 +3,6 @@
 package cas
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -13,19 +12,12 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
-	"io"
-	"log"
 	"math/big"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -87,10 +79,7 @@ func startStepCA(t *testing.T, newKey func() crypto.Signer) *stepCA {
 	text, err = json.Marshal(plain)
 	s.ok(err)
 	s.write("plain.jwk", text)
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	s.ok(err)
-	s.Address = free.Addr().String()
-	s.ok(free.Close())
+	s.Address = running.Address(t)
 	text, err = json.MarshalIndent(map[string]any{
 		"root": s.file("root.pem"), "crt": s.file("issuing.pem"), "key": s.file("issuing.key"),
 		"address": s.Address, "dnsNames": []string{"127.0.0.1"}, "logger": map[string]any{"format": "text"},
@@ -163,25 +152,25 @@ func (s *stepCA) start() {
 	pool := x509.NewCertPool()
 	pool.AddCert(s.root)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}, Timeout: 5 * time.Second}
-	for range 3000 {
-		if res, err := client.Get("https://" + s.Address + "/health"); err == nil {
+	waits(s.t, func() string { return "step-ca does not answer\n" + s.log.String() }, func() bool {
+		res, err := client.Get("https://" + s.Address + "/health")
+		if err == nil {
 			res.Body.Close()
-			return
 		}
 		select {
 		case <-s.exited:
 			s.t.Fatalf("step-ca ended\n%s", s.log)
-		case <-time.After(10 * time.Millisecond):
+		default:
 		}
-	}
-	s.t.Fatalf("step-ca does not answer\n%s", s.log)
+		return err == nil
+	})
 }
 
 func (s *stepCA) stop() {
 	s.cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended
 	select {
 	case <-s.exited:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		s.cmd.Process.Kill() //nolint:errcheck // as above
 		<-s.exited
 	}
@@ -190,58 +179,42 @@ func (s *stepCA) stop() {
 	}
 }
 
-// between is a proxy in front of step-ca that loses answers to signs, and knows what step-ca made.
-type between struct {
-	Address string
-	mu      sync.Mutex
-	lose    int             // that many answers from now on
-	signed  int             // answers with a certificate
-	made    map[string]bool // certificates, PEM
-}
-
+// between is what stands before step-ca. It keeps no list that could be read while it runs: what it has issued is read off its answers.
 func (s *stepCA) between() *between {
 	s.t.Helper()
-	b := &between{made: map[string]bool{}}
-	pool := x509.NewCertPool()
-	pool.AddCert(s.root)
-	target, err := url.Parse("https://" + s.Address)
-	s.ok(err)
-	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
-	proxy.ErrorLog = log.New(io.Discard, "", 0)
-	proxy.ModifyResponse = func(res *http.Response) error {
+	key := s.ec()
+	leaf := s.certify(&x509.Certificate{Subject: pkix.Name{CommonName: "proxy"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature}, s.issuing, key.Public(), s.key)
+	shown := &tls.Certificate{Certificate: [][]byte{leaf.Raw, s.issuing.Raw}, PrivateKey: key}
+	return newBetween(s.t, "https://"+s.Address, shown, func(res *http.Response, body []byte) ([]*x509.Certificate, bool) {
 		if res.Request.URL.Path != "/1.0/sign" || res.StatusCode != http.StatusCreated {
-			return nil
+			return nil, false
 		}
-		body, err := io.ReadAll(res.Body)
-		if err != nil {
-			return err
-		}
-		res.Body = io.NopCloser(bytes.NewReader(body))
 		var answer struct {
 			Certificate string `json:"crt"`
 		}
 		if err := json.Unmarshal(body, &answer); err != nil {
-			return err
+			return nil, true
 		}
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.signed++
-		b.made[answer.Certificate] = true
-		if b.lose > 0 {
-			b.lose--
-			return errors.New("lost")
+		block, _ := pem.Decode([]byte(answer.Certificate))
+		if block == nil {
+			return nil, true
 		}
-		return nil
-	}
-	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
-	server := httptest.NewUnstartedServer(proxy)
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	key := s.ec()
-	leaf := s.certify(&x509.Certificate{Subject: pkix.Name{CommonName: "proxy"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature}, s.issuing, key.Public(), s.key)
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw, s.issuing.Raw}, PrivateKey: key}}}
-	server.StartTLS()
-	s.t.Cleanup(server.Close)
-	b.Address = server.Listener.Addr().String()
-	return b
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, true
+		}
+		return []*x509.Certificate{c}, true
+	})
+}
+
+// died has a gateway before this CA, by the configuration of its backend, killed and its answers lost.
+func (s *stepCA) died(config string) (refused string, died deaths, promise string) {
+	s.t.Helper()
+	files := &running.Gateway{T: s.t, Dir: s.t.TempDir()}
+	files.Sh(raFiles + "\nmkdir shared; cp ops-ca.pem ra.pem ra.key shared/; cp '" + s.file("root.pem") + "' shared/root.pem")
+	b := s.between()
+	g := estFront(s.t, files.File("shared"), "stepca, config: {url: '"+b.URL+"', root: root.pem, "+config+"}")
+	chain(g)
+	eventually(g, "", "gw-1")
+	return refusesCRMF(g, "device"), crashes(s.t, g, accidents{at: b.at, lose: b.lose}), describes(g, "up")
 }

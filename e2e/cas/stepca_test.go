@@ -93,6 +93,7 @@ func (s *stepCA) has(text, want string) {
 
 // One configuration, a CMP device, an EST device and a SCEP device, all certified by one real step-ca: enrolled, renewed, revoked.
 func TestStepCA(t *testing.T) {
+	t.Parallel()
 	s := startStepCA(t, newRSA)
 	g := s.gateway()
 	s.secret(g)
@@ -120,7 +121,7 @@ func TestStepCA(t *testing.T) {
 `
 	estURL := "https://" + strings.Replace(g.Listener("tls"), "127.0.0.1", "localhost", 1) + "/.well-known/est"
 	g.Sh(est + `openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout gw.key -subj /CN=gw-0001 -out gw.csr
-		openssl req -in gw.csr -outform DER | openssl base64 | est --user 'factory:pass word' ` + estURL + `/simpleenroll | openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs -out gw.pem
+		openssl req -in gw.csr -outform DER | openssl base64 | est --user 'factory:pass word' -w '%{stderr}%{http_code}' ` + estURL + `/simpleenroll 2>gw.status | openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs -out gw.pem
 		curl -sS --fail --cacert root.pem ` + estURL + `/cacerts | openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs -out cacerts.pem`)
 	verify("gw.pem", "CN = gw-0001")
 	s.has(g.Sh("cat cacerts.pem"), "E2E Root CA")
@@ -148,52 +149,18 @@ func TestStepCA(t *testing.T) {
 	// Muster's copy is the CA's own.
 	s.has(g.Sh(`curl -sS --fail "$URL/crl/stepca/ca.crl" | openssl crl -inform DER -noout -issuer`), "E2E Intermediate CA")
 
+	refused, died, promise := s.died("provisioner: muster, jwk: {key: '" + s.file("muster.jwk") + "'}")
 	row(t, backendRow{
 		Backend: "stepca (step-ca 0.30.2, RSA)",
-		PKCS10:  "yes: CMP p10cr, EST and SCEP by one configuration", CRMF: s.refusesCRMF(), Renew: "yes: a new sign with a fresh token, over each protocol",
-		Revoke: "yes: rr and `muster revoke`; on step-ca's CRL at once", Poll: "no: step-ca decides at once", CRL: "yes: `/1.0/crl`, passed on",
-		CAChain: "yes: `/1.0/intermediates` to the pinned root", IdempotentRetry: s.lostAnswers(),
+		PKCS10:  "yes: CMP p10cr, EST and SCEP by one configuration", CRMF: refused, Renew: "yes: a new sign with a fresh token, over each protocol",
+		Revoke: "yes: rr and `muster revoke`; on step-ca's CRL at once", Poll: atOnce(g, "gw"), CRL: "yes: `/1.0/crl`, passed on",
+		CAChain: "yes: `/1.0/intermediates` to the pinned root", Describe: promise, Crashes: died,
 	})
-}
-
-// refusesCRMF starts the gateway with a body that is a CRMF: it does not start, and says why.
-func (s *stepCA) refusesCRMF() string {
-	s.t.Helper()
-	dir := s.t.TempDir()
-	g := &running.Gateway{T: s.t, Dir: dir}
-	g.Write("gateway.yaml", s.config("bodies: [p10cr]", "bodies: [ir, p10cr]"))
-	if out, ok := (&running.Gateway{T: s.t, Dir: dir, URL: ""}).Run("sh", "-euc", `MUSTER='`+binary+`'; `+s.files()); !ok {
-		s.t.Fatal(out)
-	}
-	out, ok := g.Run(binary, "serve", "--config", g.File("gateway.yaml"), "--data", dir)
-	if ok {
-		s.t.Errorf("a CRMF body before step-ca was loaded:\n%s", out)
-	}
-	s.has(out, "certifies PKCS#10 requests only, and CMP's ir are none")
-	return "refused when loaded: `certifies PKCS#10 requests only, and CMP's ir are none`"
 }
 
 const cmpDevice = `cmp() { openssl cmp -config '' -batch -server "${URL#http://}" -path .well-known/cmp -trusted root.pem "$@" 2>cmp.log || { cat cmp.log; return 1; }; }
 	openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout station.key -subj /CN=station-0001 -out station.csr
 	cmp -cmd p10cr -ref SN0001 -secret "pass:$(cat cmp.secret)" -csr station.csr -certout station.pem `
-
-// lostAnswers has two answers to a sign lost between step-ca and Muster: the device gets its one certificate.
-func (s *stepCA) lostAnswers() string {
-	s.t.Helper()
-	b := s.between()
-	g := s.gateway("ca.example.com:9000", b.Address)
-	s.secret(g)
-	b.mu.Lock()
-	b.lose, b.signed, b.made = 2, 0, map[string]bool{}
-	b.mu.Unlock()
-	g.Sh(cmpDevice + `-total_timeout 55`) // it polls once, after the half minute that it is told
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.lose != 0 || b.signed < 3 || len(b.made) != 1 {
-		s.t.Errorf("step-ca answered %d times with %d different certificates, and %d answers are still to be lost", b.signed, len(b.made), b.lose)
-	}
-	return fmt.Sprintf("`lookup`: two answers lost, asked %d times, one certificate, byte for byte", b.signed)
-}
 
 func (s *stepCA) secret(g *running.Gateway) {
 	s.t.Helper()
@@ -204,11 +171,12 @@ func (s *stepCA) secret(g *running.Gateway) {
 // With an ECDSA chain, the X5C provisioner and the root by its fingerprint. SCEP is refused when the configuration is loaded, and
 // a request whose answer was lost waits for the operator: there is no second certificate.
 func TestStepCAECDSA(t *testing.T) {
+	t.Parallel()
 	s := startStepCA(t, newEC)
 	b := s.between()
 	sum := sha256.Sum256(s.root.Raw)
 	x5c := []string{"root: stepca-root.pem ", "fingerprint: " + hex.EncodeToString(sum[:]) + " ", "provisioner: muster ", "provisioner: x5c ",
-		"jwk: {key: stepca-muster.jwk} ", "x5c: {cert: " + s.file("x5c.pem") + ", key: " + s.file("x5c.key") + "} ", "ca.example.com:9000", b.Address}
+		"jwk: {key: stepca-muster.jwk} ", "x5c: {cert: " + s.file("x5c.pem") + ", key: " + s.file("x5c.key") + "} ", "ca.example.com:9000", strings.TrimPrefix(b.URL, "https://")}
 	dir := t.TempDir()
 	g := &running.Gateway{T: t, Dir: dir}
 	g.Write("gateway.yaml", s.config(x5c...))
@@ -234,30 +202,18 @@ func TestStepCAECDSA(t *testing.T) {
 		t.Error("it is not on step-ca's CRL")
 	}
 
-	b.mu.Lock()
-	b.lose, b.signed, b.made = 1, 0, map[string]bool{}
-	b.mu.Unlock()
-	if out, ok := g.Run("sh", "-euc", strings.ReplaceAll(cmpDevice, "station-0001", "station-0002")+"-total_timeout 4"); ok {
-		t.Errorf("a certificate came\n%s", out)
-	}
-	if state := g.State("station-0002"); state != "stuck" {
-		t.Errorf("the transaction is %q, not stuck", state)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.signed != 1 {
-		t.Errorf("step-ca was asked %d times", b.signed)
-	}
+	refused, died, promise := s.died("provisioner: x5c, x5c: {cert: '" + s.file("x5c.pem") + "', key: '" + s.file("x5c.key") + "'}")
 	row(t, backendRow{
-		Backend: "stepca (step-ca 0.30.2, ECDSA, X5C)", PKCS10: "yes: CMP p10cr; SCEP refused when loaded", CRMF: s.refusesCRMF(), Renew: "yes: a p10cr signed with the certificate",
-		Revoke: "yes; on step-ca's CRL at once", Poll: "no", CRL: "yes", CAChain: "yes, to the root by its fingerprint",
-		IdempotentRetry: "`none`: one answer lost, step-ca asked once, the transaction is stuck and waits for the operator",
+		Backend: "stepca (step-ca 0.30.2, ECDSA, X5C)", PKCS10: "yes: CMP p10cr; SCEP refused when loaded", CRMF: refused, Renew: "yes: a p10cr signed with the certificate",
+		Revoke: "yes; on step-ca's CRL at once", Poll: notTried, CRL: "yes", CAChain: "yes, to the root by its fingerprint",
+		Describe: promise, Crashes: died,
 	})
 }
 
 // What the backend relies on, of a real step-ca: a jti that was not used is used up by Lookup; a provisioner without Muster's template is
 // noticed, and its certificate revoked; with `template: default` the certificate is what the backend says it will be.
 func TestStepCATemplates(t *testing.T) {
+	t.Parallel()
 	s := startStepCA(t, newRSA)
 	configured := func(provisioner, more string) *stepca.CA {
 		t.Helper()

@@ -4,21 +4,16 @@ package cas
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/json"
-	"errors"
+	"encoding/pem"
 	"fmt"
 	"io"
-	"log"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -41,14 +36,8 @@ type vault struct {
 func startVault(t *testing.T) *vault {
 	t.Helper()
 	v := &vault{t: t, dir: t.TempDir()}
-	free := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		v.ok(err)
-		defer l.Close()
-		return l.Addr().String()
-	}
-	v.Address = free()
-	cluster := free()
+	v.Address = running.Address(t)
+	cluster := running.Address(t)
 	v.ok(os.Mkdir(filepath.Join(v.dir, "storage"), 0o700))
 	v.write("vault.hcl", fmt.Sprintf(`
 storage "raft" {
@@ -150,20 +139,19 @@ func (v *vault) open() {
 func (v *vault) until(path string, status int) {
 	v.t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
-	for range 6000 {
-		if res, err := client.Get("http://" + v.Address + path); err == nil {
-			res.Body.Close()
-			if res.StatusCode == status {
-				return
-			}
-		}
+	waits(v.t, func() string { return fmt.Sprintf("vault does not answer %s with %d\n%s", path, status, v.log) }, func() bool {
 		select {
 		case <-v.exited:
 			v.t.Fatalf("vault ended\n%s", v.log)
-		case <-time.After(10 * time.Millisecond):
+		default:
 		}
-	}
-	v.t.Fatalf("vault does not answer %s with %d\n%s", path, status, v.log)
+		res, err := client.Get("http://" + v.Address + path)
+		if err != nil {
+			return false
+		}
+		res.Body.Close()
+		return res.StatusCode == status
+	})
 }
 
 func (v *vault) kill() {
@@ -304,6 +292,7 @@ func (v *vault) listed(g *running.Gateway, file string) bool {
 
 // A CMP device (p10cr) and an EST device before a real server: enrolled, renewed, revoked; its tokens end, it is sealed, killed, and answers are lost.
 func TestVault(t *testing.T) {
+	t.Parallel()
 	v := startVault(t)
 	g := v.gateway(v.Address)
 	has := func(text, want string) {
@@ -336,8 +325,9 @@ func TestVault(t *testing.T) {
 	}
 	g.Sh(cmp + `cmp -cmd rr -cert station2.pem -key station.key -oldcert station2.pem -revreason 4`)
 
-	has(g.Sh(est+`est gw-0001 simpleenroll`+password+`; cp gw-0001.pem gw-0001.first.pem; curl -sS --fail --cacert root.pem "$EST/cacerts" | openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs`), "E2E Root CA")
+	has(g.Sh(est+`est gw-0001 simpleenroll`+password+` > gw-0001.status; cp gw-0001.pem gw-0001.first.pem; curl -sS --fail --cacert root.pem "$EST/cacerts" | openssl base64 -d -A | openssl pkcs7 -inform DER -print_certs`), "E2E Root CA")
 	verify("gw-0001.pem", "CN = gw-0001")
+	poll := atOnce(g, "gw-0001")
 	g.Sh(est + `est gw-0001 simplereenroll --cert gw-0001.first.pem --key gw-0001.key`)
 	verify("gw-0001.pem", "CN = gw-0001")
 	if serial("gw-0001.pem") == serial("gw-0001.first.pem") {
@@ -379,69 +369,42 @@ func TestVault(t *testing.T) {
 		t.Errorf("%d certificates, not 2", n-before)
 	}
 
+	refused, died, promise := v.died()
 	row(t, backendRow{
 		Backend: "vault (Vault 1.21.4, sign-verbatim)",
-		PKCS10:  "yes: CMP p10cr and EST", CRMF: v.refusesCRMF(), Renew: "yes: another sign-verbatim, over both protocols",
-		Revoke: "yes: rr and `muster revoke`; on the engine's CRL at once", Poll: "no: the engine decides at once", CRL: "yes: `issuer/devices/crl/der`, passed on",
-		CAChain: "yes: `issuer/devices/json`, to the root", IdempotentRetry: v.lostAnswer(),
+		PKCS10:  "yes: CMP p10cr and EST", CRMF: refused, Renew: "yes: another sign-verbatim, over both protocols",
+		Revoke: "yes: rr and `muster revoke`; on the engine's CRL at once", Poll: poll, CRL: "yes: `issuer/devices/crl/der`, passed on",
+		CAChain: "yes: `issuer/devices/json`, to the root", Describe: promise, Crashes: died,
 	})
 }
 
-// refusesCRMF starts the gateway with a body that is a CRMF: it does not start, and says why.
-func (v *vault) refusesCRMF() string {
+// died has another gateway before this server killed, and its answers lost. Whether a call is still under way only time tells: settle.
+func (v *vault) died() (refused string, died deaths, promise string) {
 	v.t.Helper()
-	g := &running.Gateway{T: v.t, Dir: v.t.TempDir()}
-	g.Write("gateway.yaml", v.config(v.Address, "bodies: [p10cr]", "bodies: [ir, p10cr]"))
-	if out, ok := g.Run("sh", "-euc", `MUSTER='`+binary+`'; `+v.files()); !ok {
-		v.t.Fatal(out)
-	}
-	const want = "certifies PKCS#10 requests only, and CMP's ir are none"
-	if out, ok := g.Run(binary, "serve", "--config", g.File("gateway.yaml"), "--data", g.Dir); ok || !strings.Contains(out, want) {
-		v.t.Errorf("a CRMF body: %s", out)
-	}
-	return "refused when loaded: `" + want + "`"
+	files := &running.Gateway{T: v.t, Dir: v.t.TempDir()}
+	files.Sh(raFiles + "\nmkdir shared; cp ops-ca.pem ra.pem ra.key shared/; cp '" + v.dir + "/root.pem' '" + v.dir + "/secret-id' shared/; chmod 600 shared/secret-id")
+	b := newBetween(v.t, "http://"+v.Address, nil, func(res *http.Response, _ []byte) ([]*x509.Certificate, bool) {
+		return nil, strings.Contains(res.Request.URL.Path, "/sign-verbatim") && res.StatusCode == http.StatusOK
+	})
+	g := front(v.t, files.File("shared"), "vault, config: {url: '"+b.URL+"', mount: pki, issuers: [devices], settle: 2m, auth: {approle: {role-id: "+v.read("role-id")+", secret-id: secret-id}}}", "local, config: {dir: ca, issuers: {rsa: {bits: 2048}}}")
+	chain(g)
+	eventually(g, "", "gw-1")
+	died = crashes(v.t, g, accidents{at: v.issuedFor, lose: b.lose, ends: 3 * patience})
+	return refusesCRMF(g, "device"), died, describes(g, "up")
 }
 
-// lostAnswer has the answer to a sign-verbatim lost between the server and Muster: the certificate is found among the engine's.
-func (v *vault) lostAnswer() string {
+// issuedFor is accidents.at: of all that the engine has.
+func (v *vault) issuedFor(name string) []string {
 	v.t.Helper()
-	target, err := url.Parse("http://" + v.Address)
-	v.ok(err)
-	var mu sync.Mutex
-	var lose, signed int
-	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.ErrorLog = log.New(io.Discard, "", 0)
-	proxy.ModifyResponse = func(res *http.Response) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if !strings.Contains(res.Request.URL.Path, "/sign-verbatim") || res.StatusCode != http.StatusOK {
-			return nil
+	var all []*x509.Certificate
+	for _, serial := range v.data("LIST", "pki/certs", nil)["keys"].([]any) {
+		block, _ := pem.Decode([]byte(v.data("GET", "pki/cert/"+serial.(string), nil)["certificate"].(string)))
+		if block == nil {
+			v.t.Fatalf("%s is no PEM", serial)
 		}
-		signed++
-		if lose > 0 {
-			lose--
-			return errors.New("lost")
-		}
-		return nil
+		c, err := x509.ParseCertificate(block.Bytes)
+		v.ok(err)
+		all = append(all, c)
 	}
-	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
-	server := httptest.NewUnstartedServer(proxy)
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	server.Start()
-	v.t.Cleanup(server.Close)
-	g := v.gateway(server.Listener.Addr().String())
-	before := v.certificates()
-	mu.Lock()
-	lose, signed = 1, 0
-	mu.Unlock()
-	out := g.Sh(estAt(g) + `for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do s=$(est gw-0004 simpleenroll --user 'factory:pass word'); echo "$s"; [ "$s" = 202 ] || break; sleep 1; done; openssl x509 -noout -subject -in gw-0004.pem`)
-	if !strings.Contains(out, "202\n") || !strings.Contains(out, "gw-0004") {
-		v.t.Errorf("what the device was told:\n%s", out)
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if n := v.certificates() - before; n != 1 || signed != 1 || lose != 0 {
-		v.t.Errorf("%d certificates of %d calls", n, signed)
-	}
-	return "lookup: the certificate whose answer was lost was found among the engine's by its key; one call, one certificate"
+	return issuedFor(name, all)
 }

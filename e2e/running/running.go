@@ -5,12 +5,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -47,13 +51,40 @@ func (o *Output) String() string {
 	return o.buf.String()
 }
 
-// Start runs the binary of cmd/muster on a configuration, in a folder that the scripts prepare first. Its listener `http` is at
-// 127.0.0.1:0: the port becomes a fixed one when the gateway has been started. env is added to what commands see: with URL and MUSTER.
+// patience is for how long anything here may take: a machine that runs other tests too is slow, and who waits looks again and again.
+const patience = 3 * time.Minute
+
+// The ports of Address lie below those that Linux gives by chance (net.ipv4.ip_local_port_range, 32768 to 60999): one of those, let go
+// while its program is started anew, is soon another test's, or a connection's.
+const firstPort, ports = 15000, 17000
+
+var nextPort = func() *atomic.Int64 {
+	n := new(atomic.Int64)
+	n.Store(rand.Int64N(ports)) // test programs run beside each other
+	return n
+}()
+
+// Address is 127.0.0.1:PORT at which nobody listens, and which nobody else in this process is given.
+func Address(t testing.TB) string {
+	t.Helper()
+	for range ports {
+		address := net.JoinHostPort("127.0.0.1", strconv.FormatInt(firstPort+nextPort.Add(1)%ports, 10))
+		if l, err := net.Listen("tcp", address); err == nil {
+			l.Close()
+			return address
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
+}
+
+// Start runs the binary of cmd/muster on a configuration, in a folder that the scripts prepare first. The first 127.0.0.1:0 in it, which
+// is the listener `http`, becomes a fixed address. env is added to what commands see: with URL and MUSTER.
 func Start(t testing.TB, binary string, env []string, config string, scripts ...string) *Gateway {
 	t.Helper()
 	g := &Gateway{T: t, Dir: t.TempDir(), binary: binary, env: env}
 	t.Cleanup(g.Stop)
-	g.Write("gateway.yaml", config)
+	g.Write("gateway.yaml", strings.Replace(config, "127.0.0.1:0", Address(t), 1))
 	for _, s := range scripts {
 		g.Sh(s)
 	}
@@ -74,11 +105,12 @@ func (g *Gateway) File(name string) string { return filepath.Join(g.Dir, name) }
 
 var listening = regexp.MustCompile(`msg=listening listener=http address=(\S+)`)
 
-// Again starts the gateway, after stopping the one that runs. It is reached where it was.
-func (g *Gateway) Again() {
+// Again starts the gateway, after stopping the one that runs, with more in its environment (NAME=VALUE). It is reached where it was.
+func (g *Gateway) Again(env ...string) {
 	g.T.Helper()
 	g.Stop()
 	g.cmd = exec.Command(g.binary, "serve", "--config", g.File("gateway.yaml"), "--data", g.Dir)
+	g.cmd.Env = append(os.Environ(), env...)
 	g.exited, g.Log = make(chan struct{}), &Output{}
 	g.cmd.Stdout, g.cmd.Stderr = g.Log, g.Log
 	if err := g.cmd.Start(); err != nil {
@@ -89,15 +121,9 @@ func (g *Gateway) Again() {
 		cmd.Wait() //nolint:errcheck // how it ended is in ProcessState
 		close(exited)
 	}()
-	for range 6000 {
+	for began := time.Now(); time.Since(began) < patience; {
 		if log := g.Log.String(); strings.Contains(log, "msg=ready") {
-			address := listening.FindStringSubmatch(log)[1]
-			g.URL = "http://" + address
-			config, err := os.ReadFile(g.File("gateway.yaml"))
-			if err != nil {
-				g.T.Fatal(err)
-			}
-			g.Write("gateway.yaml", strings.Replace(string(config), "127.0.0.1:0", address, 1))
+			g.URL = "http://" + listening.FindStringSubmatch(log)[1]
 			return
 		}
 		select {
@@ -117,7 +143,7 @@ func (g *Gateway) Stop() {
 	g.cmd.Process.Signal(syscall.SIGINT) //nolint:errcheck // it may have ended
 	select {
 	case <-g.exited:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		g.cmd.Process.Kill() //nolint:errcheck // as above
 		<-g.exited
 		g.T.Errorf("the gateway did not stop on SIGINT\n%s", g.Log)
@@ -140,7 +166,7 @@ func (g *Gateway) Kill() {
 // Run runs a command in the gateway's folder: what it printed, and whether it succeeded.
 func (g *Gateway) Run(name string, args ...string) (string, bool) {
 	g.T.Helper()
-	ctx, cancel := context.WithTimeout(g.T.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(g.T.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = g.Dir
