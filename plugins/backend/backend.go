@@ -6,6 +6,7 @@
 package backend
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -43,7 +44,8 @@ type Backend interface {
 	Poll(ctx context.Context, r *IssueRequest, ticket string) (*Issuance, error)
 	// Revoke revokes; a certificate already revoked is success, an unknown one is NOT_FOUND. Optional.
 	Revoke(ctx context.Context, r *RevokeRequest) error
-	// CRL writes the issuer's current CRL, DER, to w. issuer is one of CA.CRLs, such as CA.Name, "" for the default. NOT_FOUND
+	// CRL writes the issuer's current CRL, DER, to w. issuer is one of CA.CRLs, such as CA.Name, "" for the default, which lists all
+	// that the CA has revoked; or the name of one of CA.Shards, which lists what is revoked of the shard's certificates. NOT_FOUND
 	// when there is none. Optional.
 	CRL(ctx context.Context, issuer string, w io.Writer) error
 }
@@ -163,11 +165,19 @@ type Description struct {
 
 // CA is one issuing CA of a backend.
 type CA struct {
-	Name     string   // selects the CA in IssueRequest.Issuer, e.g. "ec"
-	Chain    [][]byte // DER, the issuing certificate first, the root last
-	Rollover [][]byte // DER: OldWithOld, OldWithNew, NewWithOld while keys change over (RFC 7030 section 4.1.3), and earlier issuing certificates that still have unexpired certificates below them
-	CRLs     []string // what CRL takes for this CA: Name, always its newest key's; then names that stay with one key each while it has unexpired certificates. nil is as Name alone
-	Next     [][]byte // DER, announced and not in use yet: the chain to follow Chain, in the same order; nil while nothing is announced
+	Name     string     // selects the CA in IssueRequest.Issuer, e.g. "ec"
+	Chain    [][]byte   // DER, the issuing certificate first, the root last
+	Rollover [][]byte   // DER: OldWithOld, OldWithNew, NewWithOld while keys change over (RFC 7030 section 4.1.3), and earlier issuing certificates that still have unexpired certificates below them
+	CRLs     []string   // what CRL takes for this CA: Name, always its newest key's; then names that stay with one key each while it has unexpired certificates. nil is as Name alone
+	Next     [][]byte   // DER, announced and not in use yet: the chain to follow Chain, in the same order; nil while nothing is announced
+	Shards   []CRLShard // the CRLs of some of its certificates each, beside CRLs; nil for none
+}
+
+// CRLShard is a CRL of some of a CA's certificates (RFC 5280 section 5.2.5): those whose cRLDistributionPoints have one of the URIs.
+// Its issuingDistributionPoint, critical, has them all.
+type CRLShard struct {
+	Name string   // for CRL; it stays with these certificates as long as any of them has not expired
+	URIs []string // at least one, no other shard's
 }
 
 // Template is what is to be certified. The certificate must equal it, but for what Description.Decides names: the gateway compares.
@@ -201,6 +211,16 @@ type Issuance struct {
 	Chain       [][]byte      // DER, without the certificate: its issuer first, the root last
 	Ticket      string        // for Poll
 	RetryAfter  time.Duration // when to poll
+
+	leaf *x509.Certificate // Certificate, as Client has parsed it, of bytes of its own; nil elsewhere
+}
+
+// Leaf is Certificate, parsed. Of what came from a plugin that is done already, unless Certificate has been changed since.
+func (i *Issuance) Leaf() (*x509.Certificate, error) {
+	if i.leaf != nil && bytes.Equal(i.leaf.Raw, i.Certificate) {
+		return i.leaf, nil
+	}
+	return x509.ParseCertificate(i.Certificate)
 }
 
 // OutcomeState is what Lookup knows of an ID.

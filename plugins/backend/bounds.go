@@ -10,7 +10,10 @@ const (
 	MaxChain       = 10       // certificates
 	MaxCAs         = 16       // of one backend
 	MaxRollover    = 64       // certificates and CRLs of one CA: CA.Rollover, CA.CRLs
-	MaxName        = 256      // any name: an ID, a CA, a version, a device
+	MaxShards      = 1024     // of one CA: CA.Shards
+	MaxURIs        = 8        // of one shard
+	MaxURI         = 1 << 10
+	MaxName        = 256 // any name: an ID, a CA, a version, a device
 	MaxTicket      = 1 << 10
 	MaxContent     = 1 << 20  // SignCMS and Exchange, both ways
 	MaxCRL         = 64 << 20 // in all

@@ -33,7 +33,7 @@ type Client struct {
 
 // NewClient makes the facade of the plugin that answers on the connection. name begins every error.
 func NewClient(conn grpc.ClientConnInterface, name string) *Client {
-	return &Client{name: name, rpc: pb.NewBackendClient(conn)}
+	return &Client{name: name, rpc: pb.NewBackendClient(tracing{conn})}
 }
 
 // messageBounds caps what one answer may be, whatever the connection was dialled with.

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"bytes"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -244,19 +245,19 @@ func issuanceFromWire(w *pb.Issuance) (*Issuance, error) {
 	if w.Ticket != "" {
 		return nil, errors.New("both certificate and ticket")
 	}
-	if err := checkCertificate(w.Certificate); err != nil {
+	leaf, err := parseCertificate(bytes.Clone(w.Certificate)) // what is parsed stays what it was, whatever becomes of the other
+	if err != nil {
 		return nil, fmt.Errorf("certificate: %w", err)
 	}
-	return &Issuance{Certificate: w.Certificate, Chain: w.Chain}, nil
+	return &Issuance{Certificate: w.Certificate, Chain: w.Chain, leaf: leaf}, nil
 }
 
-// checkCertificate wants one well-formed certificate within the bounds.
-func checkCertificate(der []byte) error {
+// parseCertificate wants one well-formed certificate within the bounds.
+func parseCertificate(der []byte) (*x509.Certificate, error) {
 	if len(der) > MaxCertificate {
-		return fmt.Errorf("%d bytes, more than %d", len(der), MaxCertificate)
+		return nil, fmt.Errorf("%d bytes, more than %d", len(der), MaxCertificate)
 	}
-	_, err := x509.ParseCertificate(der)
-	return err
+	return x509.ParseCertificate(der)
 }
 
 func checkChain(chain [][]byte) error {
@@ -268,7 +269,7 @@ func checkCertificates(what string, chain [][]byte, limit int) error {
 		return fmt.Errorf("a %s of %d certificates, more than %d", what, len(chain), limit)
 	}
 	for i, der := range chain {
-		if err := checkCertificate(der); err != nil {
+		if _, err := parseCertificate(der); err != nil {
 			return fmt.Errorf("%s, certificate %d: %w", what, i, err)
 		}
 	}
@@ -276,7 +277,11 @@ func checkCertificates(what string, chain [][]byte, limit int) error {
 }
 
 func caToWire(ca *CA) *pb.CA {
-	return &pb.CA{Name: ca.Name, Chain: ca.Chain, Rollover: ca.Rollover, Crls: ca.CRLs, Next: ca.Next}
+	w := &pb.CA{Name: ca.Name, Chain: ca.Chain, Rollover: ca.Rollover, Crls: ca.CRLs, Next: ca.Next}
+	for _, s := range ca.Shards {
+		w.Shards = append(w.Shards, &pb.CRLShard{Name: s.Name, Uris: s.URIs})
+	}
+	return w
 }
 
 // caFromWire re-parses a CA that a plugin names.
@@ -307,5 +312,36 @@ func caFromWire(w *pb.CA) (*CA, error) {
 		}
 		seen[crl] = true
 	}
-	return &CA{Name: name, Chain: w.Chain, Rollover: w.Rollover, CRLs: w.Crls, Next: w.Next}, nil
+	shards, err := shardsFromWire(w.Shards, seen)
+	if err != nil {
+		return nil, fmt.Errorf("CA %s: %w", name, err)
+	}
+	return &CA{Name: name, Chain: w.Chain, Rollover: w.Rollover, CRLs: w.Crls, Next: w.Next, Shards: shards}, nil
+}
+
+// shardsFromWire checks the shards of a CA: each has a name of its own among the CA's CRLs, and URIs of its own.
+func shardsFromWire(w []*pb.CRLShard, names map[string]bool) ([]CRLShard, error) {
+	if len(w) > MaxShards {
+		return nil, fmt.Errorf("%d CRL shards, more than %d", len(w), MaxShards)
+	}
+	var shards []CRLShard
+	taken := map[string]bool{}
+	for _, s := range w {
+		name := s.GetName()
+		if name == "" || !printable(name, MaxName) || names[name] {
+			return nil, errors.New("a CRL shard without a name of its own")
+		}
+		names[name] = true
+		if len(s.Uris) == 0 || len(s.Uris) > MaxURIs {
+			return nil, fmt.Errorf("the CRL shard %s with %d URIs, not 1 to %d", name, len(s.Uris), MaxURIs)
+		}
+		for _, uri := range s.Uris {
+			if uri == "" || !printable(uri, MaxURI) || taken[uri] {
+				return nil, fmt.Errorf("the CRL shard %s without URIs of its own", name)
+			}
+			taken[uri] = true
+		}
+		shards = append(shards, CRLShard{Name: name, URIs: s.Uris})
+	}
+	return shards, nil
 }

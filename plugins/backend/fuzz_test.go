@@ -54,7 +54,7 @@ func FuzzFromWire(f *testing.F) {
 		}
 		var ca pb.CA
 		if proto.Unmarshal(b, &ca) == nil {
-			if got, err := caFromWire(&ca); err == nil && (got.Name == "" || len(got.Chain) == 0 || len(got.Chain) > MaxChain || len(got.Next) > MaxChain || len(got.Rollover) > MaxRollover || len(got.CRLs) > MaxRollover) {
+			if got, err := caFromWire(&ca); err == nil && (got.Name == "" || len(got.Chain) == 0 || len(got.Chain) > MaxChain || len(got.Next) > MaxChain || len(got.Rollover) > MaxRollover || len(got.CRLs) > MaxRollover || len(got.Shards) > MaxShards) {
 				t.Errorf("%+v", got)
 			}
 		}

@@ -59,7 +59,7 @@ func serve[T any](s *server, ctx context.Context, method string, n need, fn func
 			out, err = nil, status.Errorf(codes.Internal, "%s panicked", method)
 		}
 	}()
-	out, err = fn(receiveRequestID(ctx))
+	out, err = fn(receiveTrace(receiveRequestID(ctx)))
 	if err != nil {
 		return nil, asStatus(err)
 	}

@@ -181,7 +181,8 @@ func (a *answering) OCSP(_ context.Context, issuer string, request []byte) ([]by
 // TestRolloverArrives: what is asked of a Roller, and what it answers, to the last field.
 func TestRolloverArrives(t *testing.T) {
 	good := certificate(t, 0)
-	d := &double{cas: []CA{{Name: "ec", Chain: many(2, good), Rollover: many(MaxRollover, good), CRLs: []string{"ec", "ec.2", "ec.1"}, Next: many(2, good)}}}
+	d := &double{cas: []CA{{Name: "ec", Chain: many(2, good), Rollover: many(MaxRollover, good), CRLs: []string{"ec", "ec.2", "ec.1"}, Next: many(2, good),
+		Shards: []CRLShard{{Name: "ec.1.1", URIs: []string{"http://a/ec.1.1.crl", "http://b/ec.1.1.crl"}}, {Name: "ec.2.2", URIs: []string{"http://a/ec.2.2.crl"}}}}}}
 	c := serving(t, d)
 	for _, r := range []RolloverRequest{{ID: "id-1", Issuer: "ec", Kind: RolloverRekey, Root: true}, {ID: "id-2", Kind: RolloverRenew}, {ID: "id-3", Kind: RolloverRenew, Announce: true}} {
 		ca, err := c.Rollover(t.Context(), &r)

@@ -41,6 +41,8 @@ type Config struct {
 	Key  string `yaml:"key"` // not accessible to others
 	// Timeout of one call, answer included. Default 15s, at most 10m.
 	Timeout strictyaml.Duration `yaml:"timeout"`
+	// Traceparent tells the CA, in the header of that name (W3C Trace Context), what trace a request is part of, where it is of one. Default: false.
+	Traceparent bool `yaml:"traceparent"`
 	// Roots in place of CA, of a backend that finds them itself.
 	Roots *x509.CertPool `yaml:"-"`
 	// Once is for a CA that nobody can ask what became of a request: each goes over a connection of its own. One that waited for the next
@@ -107,12 +109,15 @@ func (c *Config) New() (*Client, error) {
 	client := func(fresh bool) *http.Client {
 		own := t.Clone()
 		own.DynamicRecordSizingDisabled = fresh // a request of up to 16 KiB goes in one write: a second one may fail before the server's alert is read
+		var by http.RoundTripper = &http.Transport{
+			WriteBufferSize: 64 << 10, TLSClientConfig: own, ForceAttemptHTTP2: !fresh, MaxIdleConnsPerHost: 32, IdleConnTimeout: 30 * time.Second,
+			TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10, DisableKeepAlives: fresh,
+		}
+		if c.Traceparent {
+			by = telling{by}
+		}
 		return &http.Client{
-			Timeout: timeout,
-			Transport: &http.Transport{
-				WriteBufferSize: 64 << 10, TLSClientConfig: own, ForceAttemptHTTP2: !fresh, MaxIdleConnsPerHost: 32, IdleConnTimeout: 30 * time.Second,
-				TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10, DisableKeepAlives: fresh,
-			},
+			Timeout: timeout, Transport: by,
 			// A credential goes where it was meant for.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
