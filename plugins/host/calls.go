@@ -22,15 +22,24 @@ var (
 
 // call makes one call: deadline, wait for the plugin, hooks. A call whose plugin dies under it fails with
 // UNAVAILABLE at once.
-func call[T any](p *Plugin, ctx context.Context, method string, fn func(ctx context.Context, api *backend.Client) (T, error)) (out T, err error) {
+func call[T any](p *Plugin, ctx context.Context, method string, fn func(ctx context.Context, api *backend.Client) (T, error)) (T, error) {
+	return called(p, ctx, method, false, fn)
+}
+
+// called is call, past a Hold if it says so.
+func called[T any](p *Plugin, ctx context.Context, method string, past bool, fn func(ctx context.Context, api *backend.Client) (T, error)) (out T, err error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, p.cfg.CallTimeout)
 		defer cancel()
 	}
 	start := p.cfg.Clock()
-	defer func() { p.cfg.OnCall(p.cfg.Name, method, status.Code(err), p.cfg.Clock().Sub(start)) }()
-	i, err := p.acquire(ctx)
+	ctx, end := p.cfg.OnBegin(ctx, p.cfg.Name, method)
+	defer func() {
+		end(status.Code(err))
+		p.cfg.OnCall(p.cfg.Name, method, status.Code(err), p.cfg.Clock().Sub(start))
+	}()
+	i, err := p.acquire(ctx, past)
 	if err != nil {
 		return out, err
 	}

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -33,6 +34,11 @@ type Config struct {
 	// SSL_CERT_FILE, SSL_CERT_DIR and GODEBUG, which are the host's. Nothing else of the host's reaches it.
 	Env []string
 
+	// Assume is what the plugin described itself as when it last ran with this Config, nil where that is not known. With it, a plugin that
+	// runs and whose Configure is UNAVAILABLE is started all the same, as one that has just died: it is launched again until it can be
+	// configured, and used when it describes itself like that.
+	Assume *backend.Description
+
 	// Dir holds private run directories: sockets, and the copy of a third party's executable. It is made if
 	// missing, mode 0700; "" takes the system's directory for temporary files.
 	Dir string
@@ -58,6 +64,8 @@ type Config struct {
 
 	// OnRestart is called after each restart that succeeded.
 	OnRestart func(name string)
+	// OnBegin is called before each call, which has the context that it returns; end is called after it.
+	OnBegin func(ctx context.Context, name, method string) (_ context.Context, end func(code codes.Code))
 	// OnCall is called after each call, with the status that the caller got.
 	OnCall func(name, method string, code codes.Code, took time.Duration)
 
@@ -108,6 +116,11 @@ func (c Config) withDefaults() (Config, error) {
 	c.lines = &lineBudget{clock: c.Clock}
 	if c.OnRestart == nil {
 		c.OnRestart = func(string) {}
+	}
+	if c.OnBegin == nil {
+		c.OnBegin = func(ctx context.Context, _, _ string) (context.Context, func(codes.Code)) {
+			return ctx, func(codes.Code) {}
+		}
 	}
 	if c.OnCall == nil {
 		c.OnCall = func(string, string, codes.Code, time.Duration) {}

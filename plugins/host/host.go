@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -23,6 +22,8 @@ type Plugin struct {
 	run         *runDir
 	exe         executable
 	description *backend.Description
+	ran         bool               // one that is assumed has; restart's alone
+	assumed     bool               // it is Config.Assume: the plugin had not said it when Start returned
 	stop        context.CancelFunc // ends supervise
 	ended       chan struct{}      // supervise has
 
@@ -30,6 +31,7 @@ type Plugin struct {
 	current  *instance     // nil while none runs
 	up       chan struct{} // closed while one runs
 	reason   error         // why none runs
+	held     error         // why calls are kept from it, nil while they are not
 	unable   error         // of the newest Issue whose end counts: the CA can issue nothing
 	unableAt time.Time
 	restarts int
@@ -39,13 +41,18 @@ type Plugin struct {
 }
 
 // Start launches the plugin, configures it and asks what it is, within ctx and Config.StartTimeout. The plugin then
-// lives until Close, whatever becomes of ctx. An error of the plugin's own keeps its status.
+// lives until Close, whatever becomes of ctx. An error of the plugin's own keeps its status. With Config.Assume, one whose CA does not
+// answer (IsUnanswered) is no error.
 func Start(ctx context.Context, c Config) (*Plugin, error) {
 	p, err := newPlugin(c)
 	if err != nil {
 		return nil, err
 	}
 	i, d, err := p.launch(ctx)
+	if p.cfg.Assume != nil && IsUnanswered(err) {
+		p.assume(err)
+		return p, nil
+	}
 	if err != nil {
 		p.run.remove()
 		return nil, fmt.Errorf("starting plugin %s: %w", p.cfg.Name, err)
@@ -171,9 +178,10 @@ func (p *Plugin) restart(life context.Context, failures *int) *instance {
 			return nil
 		}
 		i, d, err := p.launch(life)
-		if err == nil && !reflect.DeepEqual(d, p.description) {
-			i.stop()
-			err = fmt.Errorf("it describes itself as %+v now, as %+v before", *d, *p.description)
+		if err == nil {
+			if err = p.describes(d); err != nil {
+				i.stop()
+			}
 		}
 		if err != nil {
 			if life.Err() != nil {
@@ -182,8 +190,18 @@ func (p *Plugin) restart(life context.Context, failures *int) *instance {
 			p.mu.Lock()
 			p.reason = err
 			p.mu.Unlock()
-			p.cfg.Log.Error("plugin does not restart", "error", err, "attempt", *failures)
+			level := slog.LevelError
+			if p.assumed && !p.ran && IsUnanswered(err) {
+				level = slog.LevelDebug // it was said
+			}
+			p.cfg.Log.Log(life, level, "plugin does not restart", "error", err, "attempt", *failures)
 			continue
+		}
+		if p.assumed && !p.ran { // its start, at last
+			p.ran = true
+			p.setUp(i)
+			p.cfg.Log.Info("plugin started", "pid", i.proc.pid(), "backend", d.Name, "version", d.Version)
+			return i
 		}
 		p.mu.Lock()
 		p.restarts++
@@ -195,14 +213,18 @@ func (p *Plugin) restart(life context.Context, failures *int) *instance {
 	}
 }
 
-// acquire waits for an instance and counts a call.
-func (p *Plugin) acquire(ctx context.Context) (*instance, error) {
+// acquire waits for an instance and counts a call. past: one that Hold does not keep.
+func (p *Plugin) acquire(ctx context.Context, past bool) (*instance, error) {
 	for {
 		p.mu.Lock()
 		up, reason := p.up, p.reason
 		if p.isClosing() {
 			p.mu.Unlock()
 			return nil, status.Errorf(codes.Unavailable, "%s: the plugin is being stopped", p.cfg.Name)
+		}
+		if p.held != nil && !past {
+			defer p.mu.Unlock()
+			return nil, backend.NotAsked(status.Errorf(codes.Unavailable, "%s: the plugin is not used: %v", p.cfg.Name, p.held))
 		}
 		if p.current != nil {
 			defer p.mu.Unlock()
@@ -277,6 +299,8 @@ func (p *Plugin) Healthy() error {
 	switch {
 	case p.isClosing():
 		return fmt.Errorf("plugin %s is being stopped", p.cfg.Name)
+	case p.held != nil:
+		return p.held
 	case p.current == nil:
 		return fmt.Errorf("plugin %s does not run: %w", p.cfg.Name, p.reason)
 	case p.unable != nil && p.cfg.Clock().Sub(p.unableAt) < unableFor:

@@ -90,7 +90,7 @@ func (i *instance) connect() error {
 // ready configures the plugin and asks what it is.
 func (i *instance) ready(ctx context.Context) (*backend.Description, error) {
 	if err := i.api.Configure(ctx, i.cfg.Config); err != nil {
-		return nil, err
+		return nil, i.judged(ctx, err)
 	}
 	return i.api.Describe(ctx)
 }

@@ -59,6 +59,9 @@ type scriptedConfig struct {
 	Version string `yaml:"version"`
 	// FIFO holds an Issue whose ID begins with "wait" until it has been opened and closed for writing.
 	FIFO string `yaml:"fifo"`
+	// Away is a file: while it exists, the CA does not answer Configure. An empty one is UNAVAILABLE, one that says "refuse" a refusal, one
+	// that says "die" ends the process.
+	Away string `yaml:"away"`
 	// Hang makes Configure never return.
 	Hang bool `yaml:"hang"`
 }
@@ -82,6 +85,15 @@ func (s *scripted) Configure(ctx context.Context, config []byte) error {
 	}
 	if _, err := os.Stat(s.c.Broken); err == nil {
 		os.Exit(3)
+	}
+	if how, err := os.ReadFile(s.c.Away); err == nil {
+		switch string(how) {
+		case "die":
+			os.Exit(3)
+		case "refuse":
+			return backend.Refuse(codes.FailedPrecondition, "no such profile")
+		}
+		return backend.Refuse(codes.Unavailable, "the CA is away")
 	}
 	if s.c.Hang {
 		<-make(chan struct{})
