@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ const (
 	crlTTL     = time.Minute      // how old a CRL may be: what another replica revoked shows after that
 	crlTimeout = 30 * time.Second // for a CA to give one
 	crlPause   = 5 * time.Second  // after it could not, where there is none to serve
+	crlLook    = 5 * time.Second  // between looks for a shard that the CA may have opened since it named its CRLs last
 	crlAhead   = 5 * time.Minute  // by which a CA's clock may be ahead of ours
 
 	maxCRLMemory = 256 << 20 // bytes of DER kept of one backend's CRLs
@@ -50,8 +52,9 @@ type crls struct {
 	published bool // the backend has CRLs
 	now       func() time.Time
 
-	mu   sync.Mutex
-	kept map[string]*keptCRL // by name: those that the backend's CAs name, and no others
+	mu     sync.Mutex
+	kept   map[string]*keptCRL // by name: those that the backend's CAs name, and no others
+	looked time.Time           // when a CRL was last asked for that may be a new shard's
 }
 
 type keptCRL struct {
@@ -64,7 +67,7 @@ func newCRLs(b backend.Backend, cas *authorities, published bool, now func() tim
 	return &crls{backend: b, cas: cas, published: published, now: now, kept: map[string]*keptCRL{}}
 }
 
-// CRL returns a CRL of a backend, by one of the names that its CAs give (backend.CA.CRLs): not older than a minute, made
+// CRL returns a CRL of a backend, by one of the names that its CAs give (backend.CA.CRLs and Shards): not older than a minute, made
 // after every revocation through this gateway, or, when the CA does not answer, the last one until it ends. The error
 // wraps ErrNotFound when there is no such one, else it is an *Error.
 func (g *Gateway) CRL(ctx context.Context, backend, name string) (der []byte, info CRLInfo, err error) {
@@ -88,7 +91,7 @@ type CurrentCRL struct {
 	Info CRLInfo
 }
 
-// CRLs returns the CRLs of the CA that certifies for an endpoint, each as CRL does, one by each key: the current one's, then those of earlier
+// CRLs returns the complete CRLs of the CA that certifies for an endpoint, each as CRL does, one by each key: the current one's, then those of earlier
 // ones. None where the CA publishes none. When one of them cannot be had there is no answer at all: half of it would pass for the
 // whole. The error is an *Error.
 func (g *Gateway) CRLs(ctx context.Context, endpoint string) ([]CurrentCRL, error) {
@@ -124,6 +127,37 @@ func (g *Gateway) CRLs(ctx context.Context, endpoint string) ([]CurrentCRL, erro
 		}
 	}
 	return list, nil
+}
+
+// shardCRL returns the CRL of the shard that a certificate is in, as CRL does: by the URIs that both name. nil when it is in none of
+// the CAs that certify for the endpoint: then those of CRLs are of it. The error is an *Error.
+func (g *Gateway) shardCRL(ctx context.Context, endpoint string, cert *x509.Certificate) (*CurrentCRL, error) {
+	rt := g.runtime.Load()
+	e := rt.Endpoints[endpoint]
+	if e == nil || len(cert.CRLDistributionPoints) == 0 {
+		return nil, nil
+	}
+	for _, r := range e.Profile.Routes() {
+		list, err := rt.authorities[r.Backend].current(ctx)
+		if err != nil {
+			return nil, unavailable("the CA cannot be reached", err)
+		}
+		for _, ca := range list.cas {
+			for n := range ca.Shards {
+				if !slices.ContainsFunc(ca.Shards[n].URIs, func(uri string) bool { return slices.Contains(cert.CRLDistributionPoints, uri) }) {
+					continue
+				}
+				der, info, err := g.CRL(ctx, r.Backend, ca.Shards[n].Name)
+				switch {
+				case err != nil:
+					return nil, unavailable("the CRL is not at hand", err)
+				case cert.CheckSignatureFrom(info.Signer) == nil:
+					return &CurrentCRL{der, info}, nil
+				}
+			}
+		}
+	}
+	return nil, nil
 }
 
 // crlOf names a CRL.
@@ -196,6 +230,12 @@ func (c *crls) get(ctx context.Context, name string) (*publishedCRL, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !list.publishes(name) && c.mayBeNew(list, name) {
+		c.cas.forget()
+		if list, err = c.cas.current(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if !list.publishes(name) {
 		return nil, fmt.Errorf("%w: no CA has a CRL %q", ErrNotFound, cut(name, 64))
 	}
@@ -209,7 +249,25 @@ func (c *crls) get(ctx context.Context, name string) (*publishedCRL, error) {
 
 // publishes reports whether a CRL has the name: a CA's own, or one that it gives.
 func (l *caList) publishes(name string) bool {
-	return slices.ContainsFunc(l.cas, func(ca *Authority) bool { return ca.Name == name || slices.Contains(ca.CRLs, name) })
+	_, ok := l.crls[name]
+	return ok
+}
+
+// mayBeNew reports whether a CRL that no CA names may be that of a shard which was opened since, and is in certificates already: it
+// is named after one that there is. The CA is asked so once in crlLook at most, however many ask.
+func (c *crls) mayBeNew(list *caList, name string) bool {
+	dot := strings.LastIndexByte(name, '.')
+	if dot < 0 || !list.publishes(name[:dot]) {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	if since := now.Sub(c.looked); since >= 0 && since < crlLook {
+		return false
+	}
+	c.looked = now
+	return true
 }
 
 // keep is where the CRL with the name is kept. Those that no CA names any more are dropped.
@@ -272,7 +330,7 @@ func (c *crls) fetch(ctx context.Context, k *keptCRL, name string) (*publishedCR
 	if err := c.backend.CRL(ctx, name, &der); err != nil {
 		return nil, err
 	}
-	fresh, err := checkCRL(der.data, list.certificates(), c.now())
+	fresh, err := checkCRL(der.data, list.certificates(), c.now(), list.crls[name])
 	if err != nil {
 		return nil, fmt.Errorf("what the CA gave: %w", err)
 	}
@@ -295,8 +353,9 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// checkCRL judges a CRL before it is handed out: it is whole, signed by one of the CA certificates, and current.
-func checkCRL(der []byte, cas []*x509.Certificate, now time.Time) (*publishedCRL, error) {
+// checkCRL judges a CRL before it is handed out: it is whole, signed by one of the CA certificates, and current. That of a shard says
+// that it is the shard's, and of nothing less: another one would hide what is revoked.
+func checkCRL(der []byte, cas []*x509.Certificate, now time.Time, shard *crlShard) (*publishedCRL, error) {
 	head, err := pkix.ParseCRL(der)
 	if err != nil {
 		return nil, err
@@ -315,6 +374,14 @@ func checkCRL(der []byte, cas []*x509.Certificate, now time.Time) (*publishedCRL
 		return nil, fmt.Errorf("its thisUpdate, %s, is in the future", head.ThisUpdate.Format(time.RFC3339))
 	case !now.Before(head.NextUpdate):
 		return nil, fmt.Errorf("it ended on %s", head.NextUpdate.Format(time.RFC3339))
+	}
+	if shard != nil {
+		switch p := head.Point; {
+		case p == nil || !p.Critical:
+			return nil, errors.New("it is to be that of a shard, and has no issuingDistributionPoint that is critical")
+		case p.Narrower || slices.ContainsFunc(shard.URIs, func(uri string) bool { return !slices.Contains(p.URIs, uri) }):
+			return nil, fmt.Errorf("it is not of all certificates of the shard %s: its issuingDistributionPoint has %q", shard.Name, p.URIs)
+		}
 	}
 	sum := sha256.Sum256(der)
 	return &publishedCRL{der: der, info: CRLInfo{

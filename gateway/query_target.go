@@ -22,7 +22,7 @@ func (g *Gateway) QueryCertificate(ctx context.Context, r *Request) (*Result, er
 }
 
 // QueryCRL is QueryCertificate for a CRL, in Result.Answer, DER (SCEP GetCRL, RFC 8894 section 4.6): the most recent one of the CA
-// of the endpoint that r.Target names as its issuer, by the key that signed the certificate with that serial number, or, where none
+// of the endpoint that r.Target names as its issuer, of the shard that the certificate with that serial number is in, else the complete one by the key that signed it, or, where none
 // was issued here under it, by the current key. It is public; that somebody may ask here is the pipeline's to say. UnknownCert when r.Target is nil,
 // or names another CA, or one without a CRL.
 func (g *Gateway) QueryCRL(ctx context.Context, r *Request) (*Result, error) {
@@ -92,6 +92,24 @@ func (g *Gateway) ownTarget(ctx context.Context, r *Request, wanted *CertID, gra
 
 // crlOfTarget finds the CRL.
 func (g *Gateway) crlOfTarget(ctx context.Context, r *Request, wanted *CertID, _ *Grant) (*Result, error) {
+	var cert *x509.Certificate
+	c, err := g.issuedUnder(ctx, wanted.Issuer, wanted.Serial)
+	switch {
+	case errors.Is(err, ErrNotFound):
+	case err != nil:
+		return nil, unavailable("the store cannot be read", err)
+	default:
+		if cert, err = x509.ParseCertificate(c.DER); err != nil {
+			return nil, Errorf(Internal, "", "certificate %x: %w", c.Serial, err)
+		}
+		one, err := g.shardCRL(ctx, r.Endpoint, cert)
+		if err != nil {
+			return nil, err
+		}
+		if one != nil {
+			return &Result{Answer: one.DER}, nil
+		}
+	}
 	list, err := g.CRLs(ctx, r.Endpoint)
 	if err != nil {
 		return nil, err
@@ -102,20 +120,11 @@ func (g *Gateway) crlOfTarget(ctx context.Context, r *Request, wanted *CertID, _
 	if len(list) == 0 {
 		return nil, nil
 	}
-	c, err := g.issuedUnder(ctx, wanted.Issuer, wanted.Serial)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return &Result{Answer: list[0].DER}, nil
-	case err != nil:
-		return nil, unavailable("the store cannot be read", err)
-	}
-	cert, err := x509.ParseCertificate(c.DER)
-	if err != nil {
-		return nil, Errorf(Internal, "", "certificate %x: %w", c.Serial, err)
-	}
-	for _, one := range list {
-		if cert.CheckSignatureFrom(one.Info.Signer) == nil {
-			return &Result{Answer: one.DER}, nil
+	if cert != nil {
+		for _, one := range list {
+			if cert.CheckSignatureFrom(one.Info.Signer) == nil {
+				return &Result{Answer: one.DER}, nil
+			}
 		}
 	}
 	return &Result{Answer: list[0].DER}, nil

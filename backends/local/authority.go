@@ -32,6 +32,7 @@ type issuer struct {
 	announced   *generation         // the one to follow, which does not issue yet; nil for none
 	constraints *NameConstraints    // as configured; nil for nothing
 	limited     []*x509.Certificate // what constrains names: see limits
+	crlURLs     []string            // Issuer.CRL
 }
 
 // numbered finds a generation, nil when there is none with the number.
@@ -152,6 +153,7 @@ func readAuthority(dir string, given, full *Config) (*authority, error) {
 			return nil, err
 		}
 		i.constraints, i.limited = conf.NameConstraints, i.limits(conf.NameConstraints)
+		i.crlURLs = configured.CRL
 		if i.own, err = ownExtensions(i.generation, &configured); err != nil {
 			return nil, err
 		}

@@ -37,6 +37,10 @@ type Config struct {
 	// CRLValidity is the time from a CRL's thisUpdate to its nextUpdate; half of it later the next CRL is made.
 	// 1h to 366d. Default 7d.
 	CRLValidity strictyaml.Duration `yaml:"crl-validity"`
+	// CRLShardSize is how many certificates share a CRL (RFC 5280 section 5.2.5): those of an issuer whose `crl` is given are put into
+	// shards of so many from then on, and each names the CRL of its shard, beside which there is the complete one. 10 to 1000000.
+	// Default: 0, the complete CRL is the only one.
+	CRLShardSize int `yaml:"crl-shard-size"`
 	// OCSP is how questions about certificates are answered (docs/ocsp.md).
 	OCSP OCSP `yaml:"ocsp"`
 	// Issuers are the issuing CAs, by name: 1 to 32 of a-z, 0-9 and hyphen. "ec", the default one, and "rsa" are always there;
@@ -83,7 +87,8 @@ type Issuer struct {
 	// Import takes an issuing CA that exists, instead of making one.
 	Import *Import `yaml:"import"`
 	// CRL is where its CRL is served (RFC 5280 section 4.2.1.13). {name} stands for the name of the issuing key's CRL, as
-	// CA.CRLs lists it: NAME.1, after a new key NAME.2 or later. Without {name} a new key breaks the URL in older certificates.
+	// CA.CRLs lists it: NAME.1, after a new key NAME.2 or later; or of its shard's CRL: NAME.1.1, NAME.1.2 and so on. Without {name} a
+	// new key breaks the URL in older certificates.
 	CRL []string `yaml:"crl"`
 	// OCSP is where its OCSP responder is (RFC 5280 section 4.2.2.1).
 	OCSP []string `yaml:"ocsp"`
@@ -310,6 +315,7 @@ func (c *Config) check() error {
 	if crl := time.Duration(c.CRLValidity); crl < minCRLValidity || crl > maxCRLValidity {
 		fail("crl-validity: 1h to 366d")
 	}
+	errs = append(errs, c.checkShards())
 	if v := time.Duration(c.OCSP.Validity); v < minOCSPValidity || v > maxOCSPValidity {
 		fail("ocsp.validity: 1h to 30d")
 	}

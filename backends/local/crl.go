@@ -15,49 +15,60 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// crlMaker lets one call at a time make the CRL of a key, and keeps the newest one.
+// crlMaker lets one call at a time make a CRL, and keeps the newest one where it is a key's.
 type crlMaker struct {
 	mu     sync.Mutex
 	number int64 // of der, 0 for none yet
 	der    []byte
 }
 
-// crlState is the row of a key.
+// crlScope is what a CRL lists: what is revoked of all certificates of an issuer, or of those of a shard. The key signs it.
+type crlScope struct {
+	issuer *issuer
+	key    *generation
+	shard  *shard // nil for all
+}
+
+func (s *crlScope) name() string {
+	if s.shard != nil {
+		return s.shard.name
+	}
+	return s.key.crlName()
+}
+
+// crlState is the row of a CRL.
 type crlState struct {
 	revocations, number, covers int64
 	made, next                  time.Time
 }
 
 // CRL writes a CRL (RFC 5280 section 5), DER: under an issuer's name that of its newest key, under one of CA.CRLs that of
-// this key, as long as it has unexpired certificates. It is made anew after a revocation and when half of its validity is
+// this key, under the name of one of CA.Shards that shard's, each as long as it has unexpired certificates. It is made anew after a revocation and when half of its validity is
 // over; else the last one is written again. NOT_FOUND: no such CRL.
 //
 // The CRL of every key lists the revoked certificates of all generations with its name. For a relying party, RFC 5280 makes
-// the name and not the key the CA: whichever of the CRLs it takes as complete, it finds them.
+// the name and not the key the CA: whichever of the CRLs it takes as complete, it finds them. It lists those of shards too.
 func (c *CA) CRL(ctx context.Context, name string, w io.Writer) error {
 	r, err := c.running()
 	if err != nil {
 		return err
 	}
 	now := c.o.Clock().UTC().Truncate(time.Second)
-	i, key := r.crlNamed(name)
-	switch {
-	case i == nil:
-		return backend.Refuse(codes.NotFound, "there is no CRL %q", name)
-	case !r.publishes(i, key, now):
-		return backend.Refuse(codes.NotFound, "the CRL %q has ended: all certificates under its key have expired", name)
+	s, err := r.scopeNamed(ctx, name, now)
+	if err != nil {
+		return err
 	}
-	der, err := r.crl(ctx, i, key, now)
+	der, err := r.crl(ctx, s, now)
 	if missing, ok := errors.AsType[*missingError](err); ok {
 		// It lists what another replica has issued by a newer generation.
 		if err = c.follow(ctx, r, missing); err == nil {
 			if r, err = c.running(); err != nil {
 				return err
 			}
-			if i, key = r.crlNamed(name); i == nil {
-				return backend.Refuse(codes.NotFound, "there is no CRL %q", name)
+			if s, err = r.scopeNamed(ctx, name, now); err != nil {
+				return err
 			}
-			der, err = r.crl(ctx, i, key, now)
+			der, err = r.crl(ctx, s, now)
 		}
 	}
 	if err != nil {
@@ -65,6 +76,26 @@ func (c *CA) CRL(ctx context.Context, name string, w io.Writer) error {
 	}
 	_, err = w.Write(der)
 	return err
+}
+
+// scopeNamed finds what the CRL with the name lists. It fails with NOT_FOUND when there is none (any more).
+func (r *running) scopeNamed(ctx context.Context, name string, now time.Time) (*crlScope, error) {
+	if i, key := r.crlNamed(name); i != nil {
+		if !r.publishes(i, key, now) {
+			return nil, backend.Refuse(codes.NotFound, "the CRL %q has ended: all certificates under its key have expired", name)
+		}
+		return &crlScope{issuer: i, key: key}, nil
+	}
+	s, err := r.shardNamed(ctx, name)
+	switch {
+	case err != nil:
+		return nil, backend.Refuse(codes.Unavailable, "CRL: %v", err)
+	case s == nil:
+		return nil, backend.Refuse(codes.NotFound, "there is no CRL %q", name)
+	case !r.publishesShard(s.issuer, s.shard, now):
+		return nil, backend.Refuse(codes.NotFound, "the CRL %q has ended: all certificates of the shard have expired", name)
+	}
+	return s, nil
 }
 
 // crlNamed finds the issuer and the newest generation of the key whose CRL has the name; nil when there is none.
@@ -82,13 +113,21 @@ func (r *running) crlNamed(name string) (*issuer, *generation) {
 	return nil, nil
 }
 
-func (r *running) crl(ctx context.Context, i *issuer, key *generation, now time.Time) ([]byte, error) {
-	m := r.crls[key.crlName()]
+func (r *running) crl(ctx context.Context, s *crlScope, now time.Time) ([]byte, error) {
+	m := r.crls[s.name()]
+	if s.shard != nil {
+		// It is not kept: there may be many shards, the ledger has their CRLs, and the gateway keeps what is asked for.
+		kept, _ := r.shardCRLs.LoadOrStore(s.name(), new(crlMaker))
+		m = kept.(*crlMaker)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for try := 0; ; try++ {
-		der, err := r.newest(ctx, m, i, key, now)
+		der, err := r.newest(ctx, m, s, now)
 		if !errors.Is(err, errAnotherCRL) || try == crlTries {
+			if s.shard != nil {
+				m.number, m.der = 0, nil
+			}
 			return der, err
 		}
 	}
@@ -100,14 +139,14 @@ const crlTries = 8
 var errAnotherCRL = errors.New("another CRL came between")
 
 // newest returns the CRL that the ledger has, or makes the next. It fails with errAnotherCRL when another replica did meanwhile.
-func (r *running) newest(ctx context.Context, m *crlMaker, i *issuer, key *generation, now time.Time) ([]byte, error) {
-	s, err := r.ledger.crlState(ctx, key.crlName())
+func (r *running) newest(ctx context.Context, m *crlMaker, of *crlScope, now time.Time) ([]byte, error) {
+	s, err := r.ledger.crlState(ctx, of.name())
 	if err != nil {
 		return nil, err
 	}
 	current := s.number > 0 && s.covers == s.revocations && !now.Before(s.made) && now.Before(s.made.Add(s.next.Sub(s.made)/2))
 	if !current {
-		der, err := r.makeCRL(ctx, i, key, s, now)
+		der, err := r.makeCRL(ctx, of, s, now)
 		if err != nil {
 			return nil, err
 		}
@@ -115,7 +154,7 @@ func (r *running) newest(ctx context.Context, m *crlMaker, i *issuer, key *gener
 		return der, nil
 	}
 	if m.number != s.number { // another process made it, or our commit was reported as failed
-		if err := r.ledger.read.QueryRowContext(ctx, `SELECT crl_number, crl FROM keys WHERE name = $1`, key.crlName()).Scan(&m.number, &m.der); err != nil {
+		if err := r.ledger.read.QueryRowContext(ctx, `SELECT crl_number, crl FROM keys WHERE name = $1`, of.name()).Scan(&m.number, &m.der); err != nil {
 			return nil, err
 		}
 	}
@@ -123,8 +162,9 @@ func (r *running) newest(ctx context.Context, m *crlMaker, i *issuer, key *gener
 }
 
 // makeCRL makes the CRL after s and records it before anyone sees it. Revocations that come meanwhile are for the next.
-func (r *running) makeCRL(ctx context.Context, i *issuer, key *generation, s *crlState, now time.Time) ([]byte, error) {
-	listed, err := r.ledger.revoked(ctx, i.name)
+func (r *running) makeCRL(ctx context.Context, of *crlScope, s *crlState, now time.Time) ([]byte, error) {
+	i, key := of.issuer, of.key
+	listed, err := r.ledger.revoked(ctx, of)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +176,15 @@ func (r *running) makeCRL(ctx context.Context, i *issuer, key *generation, s *cr
 	if list.NextUpdate.After(key.cert.NotAfter) && now.Before(key.cert.NotAfter) {
 		list.NextUpdate = key.cert.NotAfter
 	}
+	if of.shard != nil {
+		point, err := issuingDistributionPoint(of.shard.uris)
+		if err != nil {
+			return nil, err
+		}
+		list.ExtraExtensions = append(list.ExtraExtensions, point)
+	}
 	var over []int64
+	var shards map[int64]bool // that have CRLs of their own; nil before they were looked at
 	for _, e := range listed {
 		by := i.numbered(e.generation)
 		if by == nil && r.ledger.shared {
@@ -145,9 +193,20 @@ func (r *running) makeCRL(ctx context.Context, i *issuer, key *generation, s *cr
 		if by == nil || !bytes.Equal(by.cert.RawSubject, key.cert.RawSubject) {
 			continue // an imported CA that had another name then
 		}
-		// Its own key's CRL takes it off, and another one only when that is not made any more.
-		if e.notAfter.Before(now) && (by.keyFirst == key.keyFirst || !r.publishes(i, by, now)) {
-			over = append(over, e.number)
+		if e.notAfter.Before(now) {
+			// Its own shard's or else its own key's CRL takes it off, and another one only when that is not made any more.
+			own := by.keyFirst == key.keyFirst || !r.publishes(i, by, now)
+			if e.shard > 0 && of.shard == nil {
+				if shards == nil {
+					if shards, err = r.publishedShards(ctx, i, now); err != nil {
+						return nil, err
+					}
+				}
+				own = !shards[e.shard]
+			}
+			if own {
+				over = append(over, e.number)
+			}
 		}
 		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{
 			SerialNumber:   new(big.Int).SetBytes(e.serial),
@@ -159,10 +218,10 @@ func (r *running) makeCRL(ctx context.Context, i *issuer, key *generation, s *cr
 	if err != nil {
 		return nil, err
 	}
-	return der, r.ledger.recordCRL(ctx, key.crlName(), s, list, der, over)
+	return der, r.ledger.recordCRL(ctx, of.name(), s, list, der, over)
 }
 
-// crlState reads what is known of a key's CRL. It is read before the revoked certificates: so a CRL never claims to
+// crlState reads what is known of a CRL. It is read before the revoked certificates: so a CRL never claims to
 // cover a revocation that it does not list.
 func (l *ledger) crlState(ctx context.Context, name string) (*crlState, error) {
 	var s crlState
@@ -176,16 +235,21 @@ func (l *ledger) crlState(ctx context.Context, name string) (*crlState, error) {
 type revokedRow struct {
 	number     int64
 	generation int
+	shard      int64
 	serial     []byte
 	at         time.Time
 	reason     int
 	notAfter   time.Time
 }
 
-// revoked lists the issuer's revoked certificates that belong on the next CRLs.
-func (l *ledger) revoked(ctx context.Context, issuer string) ([]revokedRow, error) {
-	rows, err := l.read.QueryContext(ctx, `SELECT number, generation, serial, revoked_at, reason, not_after FROM certificates
-		WHERE issuer = $1 AND revoked_at IS NOT NULL AND delisted = 0 ORDER BY number`, issuer)
+// revoked lists the revoked certificates that belong on the next CRL.
+func (l *ledger) revoked(ctx context.Context, of *crlScope) ([]revokedRow, error) {
+	one, args := "", []any{of.issuer.name}
+	if of.shard != nil {
+		one, args = "AND shard = $2", append(args, of.shard.number)
+	}
+	rows, err := l.read.QueryContext(ctx, `SELECT number, generation, shard, serial, revoked_at, reason, not_after FROM certificates
+		WHERE issuer = $1 `+one+` AND revoked_at IS NOT NULL AND delisted = 0 ORDER BY shard, number`, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +258,7 @@ func (l *ledger) revoked(ctx context.Context, issuer string) ([]revokedRow, erro
 	for rows.Next() {
 		var e revokedRow
 		var at, notAfter int64
-		if err := rows.Scan(&e.number, &e.generation, &e.serial, &at, &e.reason, &notAfter); err != nil {
+		if err := rows.Scan(&e.number, &e.generation, &e.shard, &e.serial, &at, &e.reason, &notAfter); err != nil {
 			return nil, err
 		}
 		e.at, e.notAfter = time.Unix(at, 0).UTC(), time.Unix(notAfter, 0).UTC()

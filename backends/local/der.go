@@ -8,28 +8,27 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"net/url"
-	"strings"
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 var (
-	oidSubjectKeyID      = asn1.ObjectIdentifier{2, 5, 29, 14}
-	oidKeyUsage          = asn1.ObjectIdentifier{2, 5, 29, 15}
-	oidSubjectAltName    = asn1.ObjectIdentifier{2, 5, 29, 17}
-	oidBasicConstraints  = asn1.ObjectIdentifier{2, 5, 29, 19}
-	oidNameConstraints   = asn1.ObjectIdentifier{2, 5, 29, 30}
-	oidCRLDistribution   = asn1.ObjectIdentifier{2, 5, 29, 31}
-	oidPolicyMappings    = asn1.ObjectIdentifier{2, 5, 29, 33}
-	oidAuthorityKeyID    = asn1.ObjectIdentifier{2, 5, 29, 35}
-	oidPolicyConstraints = asn1.ObjectIdentifier{2, 5, 29, 36}
-	oidExtKeyUsage       = asn1.ObjectIdentifier{2, 5, 29, 37}
-	oidInhibitAnyPolicy  = asn1.ObjectIdentifier{2, 5, 29, 54}
-	oidAuthorityInfo     = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 1}
-	oidOCSP              = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1}
-	oidCAIssuers         = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 2}
+	oidSubjectKeyID        = asn1.ObjectIdentifier{2, 5, 29, 14}
+	oidKeyUsage            = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidSubjectAltName      = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidBasicConstraints    = asn1.ObjectIdentifier{2, 5, 29, 19}
+	oidIssuingDistribution = asn1.ObjectIdentifier{2, 5, 29, 28}
+	oidNameConstraints     = asn1.ObjectIdentifier{2, 5, 29, 30}
+	oidCRLDistribution     = asn1.ObjectIdentifier{2, 5, 29, 31}
+	oidPolicyMappings      = asn1.ObjectIdentifier{2, 5, 29, 33}
+	oidAuthorityKeyID      = asn1.ObjectIdentifier{2, 5, 29, 35}
+	oidPolicyConstraints   = asn1.ObjectIdentifier{2, 5, 29, 36}
+	oidExtKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 37}
+	oidInhibitAnyPolicy    = asn1.ObjectIdentifier{2, 5, 29, 54}
+	oidAuthorityInfo       = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 1}
+	oidOCSP                = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1}
+	oidCAIssuers           = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 2}
 )
 
 // checkName reads a Name and reports whether it is empty (RFC 5280 section 4.1.2.4):
@@ -187,6 +186,45 @@ func purposes(b *cryptobyte.Builder, ids []asn1.ObjectIdentifier) {
 	})
 }
 
+func uri(b *cryptobyte.Builder, s string) {
+	b.AddASN1(choice(6), func(b *cryptobyte.Builder) { b.AddBytes([]byte(s)) })
+}
+
+// distributionPoint writes the first field of a DistributionPoint and of an IssuingDistributionPoint: all the URLs lead to the same CRL.
+//
+//	distributionPoint [0] DistributionPointName OPTIONAL
+//	DistributionPointName ::= CHOICE { fullName [0] GeneralNames, nameRelativeToCRLIssuer [1] }
+func distributionPoint(b *cryptobyte.Builder, urls []string) {
+	b.AddASN1(choice(0).Constructed(), func(b *cryptobyte.Builder) {
+		b.AddASN1(choice(0).Constructed(), func(b *cryptobyte.Builder) {
+			for _, u := range urls {
+				uri(b, u)
+			}
+		})
+	})
+}
+
+// crlDistributionPoints is the extension of a certificate whose CRL is at any of the URLs (RFC 5280 section 4.2.1.13).
+func crlDistributionPoints(urls []string) (pkix.Extension, error) {
+	return extension(oidCRLDistribution, false, func(b *cryptobyte.Builder) {
+		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { distributionPoint(b, urls) })
+		})
+	})
+}
+
+// issuingDistributionPoint is the extension of a CRL of the certificates which name one of the URLs (RFC 5280 section 5.2.5):
+//
+//	IssuingDistributionPoint ::= SEQUENCE { distributionPoint [0], onlyContainsUserCerts [1] BOOLEAN DEFAULT FALSE, ... }
+func issuingDistributionPoint(urls []string) (pkix.Extension, error) {
+	return extension(oidIssuingDistribution, true, func(b *cryptobyte.Builder) {
+		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			distributionPoint(b, urls)
+			b.AddASN1(choice(1), func(b *cryptobyte.Builder) { b.AddUint8(0xff) }) // no CA is certified here
+		})
+	})
+}
+
 // ownExtensions makes what every certificate of the issuer carries: the authority key identifier, and where its CRL,
 // its OCSP responder and its certificate are, as configured (RFC 5280 sections 4.2.1.1, 4.2.1.13, 4.2.2.1).
 func ownExtensions(g *generation, c *Issuer) ([]pkix.Extension, error) {
@@ -199,24 +237,8 @@ func ownExtensions(g *generation, c *Issuer) ([]pkix.Extension, error) {
 		return nil, err
 	}
 	own := []pkix.Extension{aki}
-	uri := func(b *cryptobyte.Builder, s string) {
-		b.AddASN1(choice(6), func(b *cryptobyte.Builder) { b.AddBytes([]byte(s)) })
-	}
 	if len(c.CRL) > 0 {
-		// One distribution point: all the URLs lead to the same CRL.
-		crl, err := extension(oidCRLDistribution, false, func(b *cryptobyte.Builder) {
-			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-					b.AddASN1(choice(0).Constructed(), func(b *cryptobyte.Builder) { // distributionPoint
-						b.AddASN1(choice(0).Constructed(), func(b *cryptobyte.Builder) { // fullName
-							for _, u := range c.CRL {
-								uri(b, strings.ReplaceAll(u, crlPlaceholder, url.PathEscape(g.crlName())))
-							}
-						})
-					})
-				})
-			})
-		})
+		crl, err := crlDistributionPoints(crlURIs(c.CRL, g.crlName()))
 		if err != nil {
 			return nil, err
 		}

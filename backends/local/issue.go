@@ -114,10 +114,17 @@ func (c *CA) sign(r *running, i *issuer, t *template, q *backend.IssueRequest, a
 	if err != nil {
 		return nil, backend.Refuse(codes.Internal, "serial number: %v", err)
 	}
+	shard, err := r.place(i, now)
+	if err != nil {
+		return nil, backend.Unable("the ledger gives no place on a CRL: %v", err)
+	}
+	if err := t.listedBy(shard); err != nil {
+		return nil, backend.Refuse(codes.Internal, "%v", err)
+	}
 	e := &entry{
 		id: q.ID, issuer: i.name, generation: i.number, device: q.Device,
 		serial: serial, template: t.digest,
-		issuedAt: now, notAfter: t.NotAfter, asked: asked,
+		issuedAt: now, notAfter: t.NotAfter, asked: asked, shard: shard.number,
 	}
 	c.o.Crash(CrashBeforeSign)
 	der, err := i.sign(t, e.serial)

@@ -51,6 +51,7 @@ type entry struct {
 	certificate        []byte
 	issuedAt, notAfter time.Time
 	asked              int64 // find's, when the ID had no certificate
+	shard              int64 // shard.number, 0 for none
 }
 
 // identity returns the identity of the CA that the ledger belongs to, nil for a new ledger's.
@@ -122,7 +123,7 @@ func (l *ledger) record(e *entry) (*entry, error) {
 }
 
 func (e *entry) columns() []any {
-	return []any{e.id, e.issuer, e.generation, e.serial, e.device, e.template, e.certificate, e.issuedAt.Unix(), e.notAfter.Unix()}
+	return []any{e.id, e.issuer, e.generation, e.serial, e.device, e.template, e.certificate, e.issuedAt.Unix(), e.notAfter.Unix(), e.shard}
 }
 
 // close waits for the writes under way and closes the ledger.

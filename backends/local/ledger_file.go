@@ -56,6 +56,16 @@ INSERT INTO generations (issuer, number) SELECT name, 1 FROM issuers;
 ALTER TABLE issuers RENAME TO keys;
 ALTER TABLE keys ADD COLUMN issuer TEXT NOT NULL DEFAULT ''; -- issuer.name
 UPDATE keys SET issuer = name, name = name || '.1';          -- name: generation.crlName
+`, `
+ALTER TABLE certificates ADD COLUMN shard INTEGER NOT NULL DEFAULT 0; -- keys.shard: the CRL that lists it beside the complete ones; 0: none
+CREATE INDEX sharded ON certificates (issuer, shard, not_after) WHERE shard > 0;
+DROP INDEX listed;
+CREATE INDEX listed ON certificates (issuer, shard) WHERE revoked_at IS NOT NULL AND delisted = 0;
+-- A row is a CRL's from here on: the complete one of each key, and those of shards.
+ALTER TABLE keys ADD COLUMN shard INTEGER NOT NULL DEFAULT 0; -- counts from 1 for each issuer; 0: a complete CRL
+ALTER TABLE keys ADD COLUMN uris  TEXT    NOT NULL DEFAULT ''; -- of a shard: in its certificates and its CRL, one a line
+ALTER TABLE keys ADD COLUMN taken INTEGER NOT NULL DEFAULT 0; -- of a shard: how many places were given out
+CREATE UNIQUE INDEX shards ON keys (issuer, shard) WHERE shard > 0;
 `}
 
 // dsn names the ledger's file for the driver, with pragmas that hold for each connection.
@@ -90,7 +100,9 @@ func openLedger(ctx context.Context, dir string, log *slog.Logger) (_ *ledger, e
 			_ = l.close()
 		}
 	}()
-	if l.write, err = sql.Open("sqlite", dsn(path, "_pragma", "journal_mode(WAL)", "_txlock", "immediate")); err != nil {
+	if l.write, err = sql.Open("sqlite", dsn(path, "_pragma", "journal_mode(WAL)", "_txlock", "immediate",
+		// As the gateway's store: what savepoints undo stays in memory, and 16 MB of log become pages of the file at once.
+		"_pragma", "temp_store(2)", "_pragma", "wal_autocheckpoint(4000)", "_pragma", "journal_size_limit(67108864)")); err != nil {
 		return nil, err
 	}
 	l.write.SetMaxOpenConns(1)
@@ -115,7 +127,7 @@ func openLedger(ctx context.Context, dir string, log *slog.Logger) (_ *ledger, e
 var inFile = ledgerDialect{
 	byID: `SELECT issuer, generation, template, certificate, 0 FROM certificates WHERE id = $1`,
 	insert: `INSERT INTO certificates
-		(id, issuer, generation, serial, device, template, certificate, issued_at, not_after) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+		(id, issuer, generation, serial, device, template, certificate, issued_at, not_after, shard) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 		ON CONFLICT (id) DO NOTHING`,
 	known: `SELECT issuer, number, ends, NULL FROM generations`,
 }

@@ -37,12 +37,12 @@ var inPostgres = ledgerDialect{
 	timeout: postgresTimeout,
 	byID:    `SELECT issuer, generation, template, certificate, asked FROM certificates WHERE id = $1`,
 	insert: `WITH issuing AS (SELECT number FROM generations WHERE issuer = $2 AND number = $3 AND ends IS NULL FOR SHARE)
-		INSERT INTO certificates (id, issuer, generation, serial, device, template, certificate, issued_at, not_after)
-		SELECT $1::text, $2::text, $3::bigint, $4::bytea, $5::text, $6::bytea, $7::bytea, $8::bigint, $9::bigint FROM issuing
+		INSERT INTO certificates (id, issuer, generation, serial, device, template, certificate, issued_at, not_after, shard)
+		SELECT $1::text, $2::text, $3::bigint, $4::bytea, $5::text, $6::bytea, $7::bytea, $8::bigint, $9::bigint, $10::bigint FROM issuing
 		ON CONFLICT (id) DO UPDATE SET issuer = excluded.issuer, generation = excluded.generation, serial = excluded.serial,
 			device = excluded.device, template = excluded.template, certificate = excluded.certificate,
-			issued_at = excluded.issued_at, not_after = excluded.not_after
-		WHERE certificates.certificate IS NULL AND certificates.asked = $10`,
+			issued_at = excluded.issued_at, not_after = excluded.not_after, shard = excluded.shard
+		WHERE certificates.certificate IS NULL AND certificates.asked = $11`,
 	known: `SELECT issuer, number, ends, hash FROM generations`,
 }
 
@@ -96,6 +96,13 @@ CREATE TABLE keys (
 	crl_next    BIGINT NOT NULL DEFAULT 0,
 	crl         BYTEA
 );
+`, `
+ALTER TABLE certificates ADD COLUMN shard BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX sharded ON certificates (issuer, shard, not_after) WHERE shard > 0;
+DROP INDEX listed;
+CREATE INDEX listed ON certificates (issuer, shard) WHERE revoked_at IS NOT NULL AND delisted = 0;
+ALTER TABLE keys ADD COLUMN shard BIGINT NOT NULL DEFAULT 0, ADD COLUMN uris TEXT NOT NULL DEFAULT '', ADD COLUMN taken BIGINT NOT NULL DEFAULT 0;
+CREATE UNIQUE INDEX shards ON keys (issuer, shard) WHERE shard > 0;
 `}
 
 // defaultLedgerName is the ledger's name where none is configured.

@@ -81,6 +81,8 @@ type running struct {
 	given, full *Config
 	flights     *flights
 	crls        map[string]*crlMaker // by generation.crlName
+	shardCRLs   *sync.Map            // *crlMaker by the name of a shard's CRL
+	places      map[string]*places   // by issuer.name
 	ocsp        *answers
 	ocspKeys    ocspKeys
 	ends        map[generationID]time.Time // of generations that issue no more: when the last certificate of each expires
@@ -213,7 +215,7 @@ func (c *CA) openDir(ctx context.Context, given, full *Config) (r *running, err 
 	if err := c.addMissing(ctx, ledger, full); err != nil {
 		return nil, unreachable(err)
 	}
-	r = &running{ledger: ledger, given: given, full: full, crlValidity: time.Duration(full.CRLValidity), flights: new(flights), ocsp: newAnswers(&full.OCSP)}
+	r = &running{ledger: ledger, given: given, full: full, crlValidity: time.Duration(full.CRLValidity), flights: new(flights), shardCRLs: new(sync.Map), ocsp: newAnswers(&full.OCSP)}
 	next, err := c.read(ctx, r)
 	return next, unreachable(err)
 }
@@ -344,7 +346,7 @@ func (c *CA) read(ctx context.Context, r *running) (*running, error) {
 		return nil, err
 	}
 	next := *r
-	next.authority, next.crls = a, map[string]*crlMaker{}
+	next.authority, next.crls, next.places = a, map[string]*crlMaker{}, map[string]*places{}
 	if next.ocspKeys, err = readOCSPKeys(a); err != nil {
 		return nil, err
 	}
@@ -354,6 +356,9 @@ func (c *CA) read(ctx context.Context, r *running) (*running, error) {
 	for _, i := range a.issuers {
 		if changed := i.constraints.changed(i.generation); changed != "" {
 			c.o.Log.Warn("issuers."+i.name+".name-constraints: "+changed, "ca", i.name)
+		}
+		if next.places[i.name] = r.places[i.name]; next.places[i.name] == nil {
+			next.places[i.name] = new(places)
 		}
 		for _, key := range i.keys() {
 			name := key.crlName()
@@ -423,7 +428,11 @@ func (c *CA) CACertificates(ctx context.Context) ([]backend.CA, error) {
 	}
 	var cas []backend.CA
 	for _, i := range r.issuers {
-		cas = append(cas, r.describe(i, c.o.Clock()))
+		ca, err := r.describeSharded(ctx, i, c.o.Clock())
+		if err != nil {
+			return nil, err
+		}
+		cas = append(cas, *ca)
 	}
 	return cas, nil
 }

@@ -230,7 +230,7 @@ func TestDamagedIsRefused(t *testing.T) {
 			execLedger(t, dir, `UPDATE authority SET identity = x'00'`)
 		}, "another CA"},
 		"ledger of a newer version": {func(t *testing.T, dir string) {
-			execLedger(t, dir, `PRAGMA user_version = 3`)
+			execLedger(t, dir, `PRAGMA user_version = 99`)
 		}, "newer version"},
 		"not a ledger": {func(t *testing.T, dir string) {
 			if err := os.WriteFile(filepath.Join(dir, ledgerFile), bytes.Repeat([]byte("x"), 8192), 0o600); err != nil {

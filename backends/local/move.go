@@ -93,9 +93,9 @@ var movedTables = []struct {
 	name    string
 	columns []string
 }{
-	{"certificates", []string{"number", "id", "issuer", "generation", "serial", "device", "template", "certificate", "issued_at", "not_after", "revoked_at", "reason", "delisted"}},
+	{"certificates", []string{"number", "id", "issuer", "generation", "serial", "device", "template", "certificate", "issued_at", "not_after", "revoked_at", "reason", "delisted", "shard"}},
 	{"generations", []string{"issuer", "number", "ends"}},
-	{"keys", []string{"name", "issuer", "revocations", "crl_number", "crl_covers", "crl_made", "crl_next", "crl"}},
+	{"keys", []string{"name", "issuer", "revocations", "crl_number", "crl_covers", "crl_made", "crl_next", "crl", "shard", "uris", "taken"}},
 }
 
 func (c *CA) copyInto(ctx context.Context, l, from *ledger, whose []byte, count, revoked int64) error {

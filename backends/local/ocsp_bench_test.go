@@ -106,6 +106,31 @@ func BenchmarkCRL(b *testing.B) {
 	}
 }
 
+// BenchmarkShardCRL: that of a shard, where so many certificates are revoked in all.
+func BenchmarkShardCRL(b *testing.B) {
+	const n = 100_000
+	for _, size := range []int{1000, 10_000} {
+		b.Run(fmt.Sprintf("%d of %d", size, n), func(b *testing.B) {
+			dir := standing(b)
+			many(b, dir, n, true)
+			execLedger(b, dir, fmt.Sprintf(`UPDATE certificates SET shard = 1 + (number %% %d);
+				INSERT INTO keys (name, issuer, shard, uris, revocations) SELECT DISTINCT 'ec.1.' || shard, 'ec', shard, 'http://pki.test/ec.1.' || shard || '.crl', 1 FROM certificates`, n/size))
+			clock := now
+			c := open(b, dir, Options{Clock: func() time.Time { return clock }})
+			b.ReportAllocs()
+			b.ResetTimer()
+			for range b.N {
+				clock = clock.Add(4 * day) // the next is due
+				var size counting
+				if err := c.CRL(b.Context(), "ec.1.2", &size); err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(size), "B/CRL")
+			}
+		})
+	}
+}
+
 type counting int
 
 func (c *counting) Write(p []byte) (int, error) { *c += counting(len(p)); return len(p), nil }

@@ -62,7 +62,8 @@ func (l *ledger) revoke(ctx context.Context, issuer string, generations []int, s
 	return l.writer.Do(ctx, func(ctx context.Context, tx *groupcommit.Tx) error {
 		var revoked sql.NullInt64
 		var generation int
-		err := tx.QueryRowContext(ctx, `SELECT revoked_at, generation FROM certificates WHERE issuer = $1 AND serial = $2`, issuer, serial).Scan(&revoked, &generation)
+		var shard int64
+		err := tx.QueryRowContext(ctx, `SELECT revoked_at, generation, shard FROM certificates WHERE issuer = $1 AND serial = $2`, issuer, serial).Scan(&revoked, &generation, &shard)
 		switch {
 		case errors.Is(err, sql.ErrNoRows), err == nil && !slices.Contains(generations, generation):
 			return errNoSuchSerial
@@ -79,8 +80,8 @@ func (l *ledger) revoke(ctx context.Context, issuer string, generations []int, s
 		if n, err := result.RowsAffected(); err != nil || n == 0 {
 			return err // another replica was first
 		}
-		// It belongs on the CRLs of all keys: CRL.
-		_, err = tx.ExecContext(ctx, `UPDATE keys SET revocations = revocations + 1 WHERE issuer = $1`, issuer)
+		// It belongs on the complete CRLs of all keys, and on its shard's: CRL.
+		_, err = tx.ExecContext(ctx, `UPDATE keys SET revocations = revocations + 1 WHERE issuer = $1 AND (shard = 0 OR shard = $2)`, issuer, shard)
 		return err
 	})
 }

@@ -202,11 +202,11 @@ func TestRevokeWhileMakingCRL(t *testing.T) {
 		t.Fatal(err)
 	}
 	revoke(t, c, leaf, 1, now) // between the look at the state and the CRL's record
-	der, err := r.makeCRL(t.Context(), r.issuers[0], r.issuers[0].generation, s, now)
+	der, err := r.makeCRL(t.Context(), &crlScope{issuer: r.issuers[0], key: r.issuers[0].generation}, s, now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.makeCRL(t.Context(), r.issuers[0], r.issuers[0].generation, s, now); err == nil {
+	if _, err := r.makeCRL(t.Context(), &crlScope{issuer: r.issuers[0], key: r.issuers[0].generation}, s, now); err == nil {
 		t.Error("two CRLs with one number")
 	}
 	if list, err := x509.ParseRevocationList(der); err != nil || len(list.RevokedCertificateEntries) != 1 {

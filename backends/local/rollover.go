@@ -59,8 +59,7 @@ func (c *CA) Rollover(ctx context.Context, q *backend.RolloverRequest) (*backend
 	if r, err = c.running(); err != nil {
 		return nil, err
 	}
-	ca := r.describe(r.issuer(i.name), c.o.Clock())
-	return &ca, nil
+	return r.describeSharded(ctx, r.issuer(i.name), c.o.Clock())
 }
 
 func originOf(q *backend.RolloverRequest) origin {

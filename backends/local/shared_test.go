@@ -109,6 +109,7 @@ func TestShared(t *testing.T) {
 		"never is never":                     testSharedNever,
 		"revocations and CRLs":               testSharedCRL,
 		"OCSP":                               testSharedOCSP,
+		"CRL shards":                         testSharedShards,
 		"first starts":                       testSharedFirstStarts,
 		"a first start that broke off":       testSharedHalfMade,
 		"another authority":                  testSharedOtherAuthority,

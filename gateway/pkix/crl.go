@@ -14,10 +14,11 @@ import (
 // CRL is what a certificate revocation list says of itself. What it lists is not taken apart: a list may have a million
 // entries, and who hands it out needs none of them.
 type CRL struct {
-	Issuer     []byte    // DER Name
-	ThisUpdate time.Time // UTC
-	NextUpdate time.Time // UTC
-	Number     *big.Int  // nil when it has none
+	Issuer     []byte                    // DER Name
+	ThisUpdate time.Time                 // UTC
+	NextUpdate time.Time                 // UTC
+	Number     *big.Int                  // nil when it has none
+	Point      *IssuingDistributionPoint // nil when it has none: then it is of all certificates of its issuer
 
 	tbs       []byte
 	algorithm []byte // DER AlgorithmIdentifier
@@ -86,6 +87,12 @@ func ParseCRL(der []byte) (*CRL, error) {
 		return nil, err
 	}
 	for _, e := range all {
+		if e.Id.Equal(oidIssuingDistributionPoint) {
+			if c.Point, err = parseIssuingDistributionPoint(e.Value); err != nil {
+				return nil, err
+			}
+			c.Point.Critical = e.Critical
+		}
 		if !e.Id.Equal(oidCRLNumber) {
 			continue
 		}

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"math/big"
 	"slices"
 	"testing"
@@ -139,6 +140,47 @@ func TestParseCRL(t *testing.T) {
 	}
 	if _, err := ParseCRL(crlOf(t, g, func(l *x509.RevocationList) { l.NextUpdate = l.ThisUpdate })); err == nil {
 		t.Error("a nextUpdate that is the thisUpdate")
+	}
+}
+
+// TestParseCRLPoint: which certificates a CRL is of (RFC 5280 section 5.2.5).
+func TestParseCRLPoint(t *testing.T) {
+	g := newGeneration(t)
+	with := func(critical bool, value string) (*CRL, error) {
+		return ParseCRL(crlOf(t, g, func(l *x509.RevocationList) {
+			l.ExtraExtensions = []pkix.Extension{{Id: oidIssuingDistributionPoint, Critical: critical, Value: []byte(value)}}
+		}))
+	}
+	if c, err := ParseCRL(crlOf(t, g, nil)); err != nil || c.Point != nil {
+		t.Errorf("without: %+v, %v", c.Point, err)
+	}
+	for _, x := range []struct {
+		name, value string
+		uris        []string
+		narrower    bool
+	}{
+		{"empty", "\x30\x00", nil, false},
+		{"user certificates", "\x30\x03\x81\x01\xff", nil, false},
+		{"two URIs", "\x30\x0d\xa0\x08\xa0\x06\x86\x01a\x86\x01b\x81\x01\xff", []string{"a", "b"}, false},
+		{"a directory name", "\x30\x08\xa0\x06\xa0\x04\xa4\x02\x30\x00", nil, true},
+		{"a relative name", "\x30\x04\xa0\x02\xa1\x00", nil, true},
+		{"CA certificates", "\x30\x03\x82\x01\xff", nil, true},
+		{"some reasons", "\x30\x04\x83\x02\x06\x40", nil, true},
+		{"indirect", "\x30\x03\x84\x01\xff", nil, true},
+		{"attribute certificates", "\x30\x03\x85\x01\xff", nil, true},
+	} {
+		for _, critical := range []bool{true, false} {
+			c, err := with(critical, x.value)
+			if err != nil || c.Point == nil || c.Point.Critical != critical || c.Point.Narrower != x.narrower || !slices.Equal(c.Point.URIs, x.uris) {
+				t.Errorf("%s: %+v, %v", x.name, c, err)
+			}
+		}
+	}
+	for _, value := range []string{"", "\x30\x01", "\x31\x00", "\x30\x00\x00", "\x30\x02\xa0\x00", "\x30\x02\x86\x00", "\x30\x05\xa0\x03\xa0\x01\x86",
+		"\x30\x06\xa0\x04\xa0\x00\xa0\x00", "\x30\x06\x82\x01\xff\x81\x01\xff"} {
+		if _, err := with(true, value); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%x: %v", value, err)
+		}
 	}
 }
 

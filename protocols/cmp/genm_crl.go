@@ -72,10 +72,10 @@ func (g *general) newCRLs(q *question) ([]byte, *refusal) {
 			if ref != nil {
 				return nil, ref
 			}
-			if der == nil || info.Signer != nil && keys[string(info.Signer.RawSubjectPublicKeyInfo)] {
+			if der == nil || info.Signer != nil && k.uris == nil && keys[string(info.Signer.RawSubjectPublicKeyInfo)] {
 				continue
 			}
-			if info.Signer != nil {
+			if info.Signer != nil && k.uris == nil {
 				keys[string(info.Signer.RawSubjectPublicKeyInfo)] = true
 			}
 			newer := list[i].ThisUpdate.IsZero() || info.ThisUpdate.After(list[i].ThisUpdate)
@@ -93,28 +93,36 @@ func (g *general) newCRLs(q *question) ([]byte, *refusal) {
 // knownCRL is a CRL that a client may mean.
 type knownCRL struct {
 	crlSource
-	issuer []byte // DER Name
+	issuer []byte   // DER Name
+	uris   []string // of a shard's; nil of one that lists all that the CA has revoked
 }
 
 // crlSources are the CRLs of the CAs behind the endpoint's profiles.
 func (g *general) crlSources() ([]knownCRL, *refusal) {
 	var list []knownCRL
+	seen := map[crlSource]bool{}
 	for _, p := range g.profiles {
 		ca, ref := g.authority(p)
 		if ref != nil {
 			return nil, ref
 		}
 		for _, name := range ca.CRLs {
-			k := knownCRL{crlSource{p.Backend, name}, ca.Chain[0].RawSubject}
-			if !slices.ContainsFunc(list, func(o knownCRL) bool { return o.crlSource == k.crlSource }) {
-				list = append(list, k)
+			if k := (crlSource{p.Backend, name}); !seen[k] {
+				seen[k] = true
+				list = append(list, knownCRL{k, ca.Chain[0].RawSubject, nil})
+			}
+		}
+		for _, s := range ca.Shards {
+			if k := (crlSource{p.Backend, s.Name}); !seen[k] {
+				seen[k] = true
+				list = append(list, knownCRL{k, ca.Chain[0].RawSubject, s.URIs})
 			}
 		}
 	}
 	return list, nil
 }
 
-// isMeant reports whether a client's source is this CRL: the issuing CA by its name, or a distribution point by the URI under
+// isMeant reports whether a client's source is this CRL: the issuing CA by its name, which means what it has revoked in all, or a distribution point by the URI under
 // which the gateway serves it, whatever the host. Nothing is fetched from there (RFC 9810 section 5.3.19.17).
 func (k *knownCRL) isMeant(s *cmpmsg.CRLStatus) bool {
 	names := s.Issuer
@@ -132,7 +140,7 @@ func (k *knownCRL) isMeant(s *cmpmsg.CRLStatus) bool {
 			return false
 		}
 		switch {
-		case tag == contextTag(4).Constructed() && pkix.SameName(content, k.issuer): // directoryName
+		case tag == contextTag(4).Constructed() && k.uris == nil && pkix.SameName(content, k.issuer): // directoryName
 			return true
 		case tag == contextTag(6) && s.Issuer == nil && k.isAt(string(content)): // uniformResourceIdentifier
 			return true
@@ -142,6 +150,9 @@ func (k *knownCRL) isMeant(s *cmpmsg.CRLStatus) bool {
 }
 
 func (k *knownCRL) isAt(uri string) bool {
+	if slices.Contains(k.uris, uri) {
+		return true
+	}
 	u, err := url.Parse(uri)
 	return err == nil && strings.HasSuffix(u.Path, "/crl/"+k.backend+"/"+k.name+".crl")
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/plugins/backend"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
 
@@ -209,7 +210,10 @@ func TestCRLStatusList(t *testing.T) {
 	earlier := newTestCA(t, "Earlier", newP256())
 	w.gateway.tells.authorities = map[string]*gateway.Authority{"base-station": {
 		Name: "ec", Chain: []*x509.Certificate{w.ca.issuer, w.ca.root}, CRLs: []string{"ec", "ec.2", "ec.1", "ec.0"},
+		Shards: []backend.CRLShard{{Name: "ec.1.1", URIs: []string{"http://pki.test/1"}}, {Name: "ec.2.2", URIs: []string{"http://pki.test/2", "ldap://pki.test/2"}}},
 	}}
+	w.publish("ec.1.1", earlier, testTime, 1)
+	shard := w.publish("ec.2.2", w.ca, testTime, 1)
 	now := w.publish("ec", w.ca, testTime, 1)
 	w.publish("ec.2", w.ca, testTime, 1)                             // by the same key under its own name, signed anew
 	old := w.publish("ec.1", earlier, testTime.Add(-time.Minute), 1) // by the key before; of ec.0 there is none any more
@@ -227,6 +231,9 @@ func TestCRLStatusList(t *testing.T) {
 		{"another issuer", []cmpmsg.CRLStatus{{Issuer: issuer(w.ca.root.RawSubject)}}, nil},
 		{"URI", []cmpmsg.CRLStatus{{DistributionPoint: uri("http://elsewhere.example/crl/local/ec.1.crl")}}, [][]byte{old}},
 		{"another URI", []cmpmsg.CRLStatus{{DistributionPoint: uri("http://elsewhere.example/crl/local/ec.9.crl")}}, nil},
+		{"a shard's URI", []cmpmsg.CRLStatus{{DistributionPoint: uri("ldap://pki.test/2")}}, [][]byte{shard}},
+		{"a shard's file", []cmpmsg.CRLStatus{{DistributionPoint: uri("http://elsewhere.example/crl/local/ec.2.2.crl")}}, [][]byte{shard}},
+		{"a shard, and the issuer", []cmpmsg.CRLStatus{{DistributionPoint: uri("http://pki.test/2")}, {Issuer: issuer(w.ca.issuer.RawSubject)}}, [][]byte{shard, now, old}},
 		{"a URI that ends alike", []cmpmsg.CRLStatus{{DistributionPoint: uri("http://elsewhere.example/crl/notlocal/ec.1.crl")}}, nil},
 		{"no URI at all", []cmpmsg.CRLStatus{{DistributionPoint: uri(":%zz")}}, nil},
 		{"a distribution point that is the issuer", []cmpmsg.CRLStatus{{DistributionPoint: element(0xa0, cmpmsg.GeneralDirectoryName(w.ca.issuer.RawSubject))}}, [][]byte{now, old}},
