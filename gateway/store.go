@@ -18,10 +18,12 @@ const (
 	StateHeld    State = "held"    // waits for approval
 	// StateApproved: it was held, and its key is made when its requester comes for it, since it is not kept; then the CA is asked.
 	StateApproved State = "approved"
-	StateIssuing  State = "issuing" // the intent is recorded, the CA is being asked
-	StateUnknown  State = "unknown" // the CA was asked and it is not known what it did; the worker finds out
-	StateWaiting  State = "waiting" // the CA gave a ticket; the worker polls
-	StateStuck    State = "stuck"   // unknown, and the CA can neither be asked again nor asked what it did: the operator decides
+	// StateQueued: the CA has nothing of it and cannot be asked now; it is asked, in the order of arrival, when it can (Offline).
+	StateQueued  State = "queued"
+	StateIssuing State = "issuing" // the intent is recorded, the CA is being asked
+	StateUnknown State = "unknown" // the CA was asked and it is not known what it did; the worker finds out
+	StateWaiting State = "waiting" // the CA gave a ticket; the worker polls
+	StateStuck   State = "stuck"   // unknown, and the CA can neither be asked again nor asked what it did: the operator decides
 	// StateUnconfirmed: issued, and the requester has yet to say that it takes the certificate.
 	StateUnconfirmed State = "unconfirmed"
 	StateIssued      State = "issued"
@@ -36,7 +38,7 @@ const (
 // Open reports whether the transaction will still change.
 func (s State) Open() bool {
 	switch s {
-	case StateHeld, StateApproved, StateIssuing, StateUnknown, StateWaiting, StateStuck, StateUnconfirmed, StateForwarded:
+	case StateHeld, StateApproved, StateIssuing, StateQueued, StateUnknown, StateWaiting, StateStuck, StateUnconfirmed, StateForwarded:
 		return true
 	}
 	return false
@@ -74,6 +76,7 @@ type Transaction struct {
 	Ticket      string          // waiting
 	Hold        *HoldRecord     // held, and what was; nil for others
 	Delivery    *Delivery       // of a key that is made at delivery and not kept; nil for others
+	Queue       *QueueRecord    // of a request whose CA's backend keeps those that cannot be asked for; nil for others
 	Facts       json.RawMessage // Facts, as they were when it was decided; nil for none, and in lists
 	Changes     []string        // what is granted otherwise than asked for, a line each, for the operator
 
@@ -115,6 +118,7 @@ type WorkKind string
 
 const (
 	WorkSettle  WorkKind = "settle"  // find out what the CA did with an intent
+	WorkQueue   WorkKind = "queue"   // its CA is asked, or asked again, when its turn in the queue comes
 	WorkPoll    WorkKind = "poll"    // ask the CA with a ticket
 	WorkRevoke  WorkKind = "revoke"  // revoke a certificate, retried until the CA has
 	WorkConfirm WorkKind = "confirm" // nobody has confirmed in time: revoke
@@ -124,7 +128,9 @@ const (
 )
 
 // AsksCA reports whether work of the kind asks the transaction's CA.
-func (k WorkKind) AsksCA() bool { return k == WorkSettle || k == WorkPoll || k == WorkRevoke }
+func (k WorkKind) AsksCA() bool {
+	return k == WorkSettle || k == WorkQueue || k == WorkPoll || k == WorkRevoke
+}
 
 // Work is one row of the work table: something that has to be done for a transaction, by one instance at a time.
 type Work struct {
@@ -233,6 +239,7 @@ type Store interface {
 	Messages
 	Revocations
 	Paces
+	Queues
 	Sweeps
 
 	// Record commits an audit event that belongs to no transaction.
@@ -270,6 +277,7 @@ type Settlement struct {
 	Ends        time.Time    // with a Certificate: it ends later than its intent says, and counts as valid until then; zero otherwise
 	RepeatUntil time.Time    // StateIssued, StateRevoked: until then a repeat gets this certificate, by either key
 	Release     bool         // give the claims back: nothing was issued, or what was counts no more. Uses of a number per time stay where there is a certificate
+	Queue       *QueueRecord // StateQueued, StateUnknown: takes the place of the transaction's; nil: it stays
 	Next        WorkKind     // work that follows, due after Delay; "" for none
 	Delay       time.Duration
 	Now         time.Time

@@ -188,3 +188,7 @@ var OwnSessions, ErrPooled = ownSessions, errPooled
 func SweptRefused() string { return sweptRefused }
 func SweptEnded() string   { return sweptEnded }
 func LapsedKeys() string   { return lapsedKeys }
+
+// Counting and Counted are what an overview asks.
+func Counting() string { return counting }
+func Counted() string  { return counted }

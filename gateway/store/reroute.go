@@ -10,9 +10,9 @@ import (
 
 // The statements of this file run when a CA cannot be asked: too seldom to be kept prepared.
 const (
-	rerouteWork = `UPDATE work SET backend = $4 WHERE tx = $1 AND owner = $2 AND epoch = $3 AND kind = 'settle'`
+	rerouteWork = `UPDATE work SET backend = $4 WHERE tx = $1 AND owner = $2 AND epoch = $3 AND kind IN ('settle', 'queue')`
 	rerouted    = `UPDATE transactions SET backend = $2, intent = $3, verdicts = $4, updated = $5, state = 'issuing'
-		WHERE id = $1 AND state IN ('issuing', 'unknown')`
+		WHERE id = $1 AND state IN ('issuing', 'unknown', 'queued')`
 )
 
 // Reroute is gateway.Store.
@@ -42,6 +42,12 @@ func (s *Store) Reroute(ctx context.Context, r *gateway.Rerouting) error {
 		if n == 0 {
 			return gateway.ErrStale
 		}
-		return nil
+		if r.Queue == nil {
+			return nil
+		}
+		if err := u.keepQueue(r.Transaction, r.Queue); err != nil {
+			return err
+		}
+		return u.activeUntil(r.Transaction, r.Intent.Template.NotAfter)
 	})
 }

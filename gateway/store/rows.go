@@ -17,14 +17,14 @@ import (
 const (
 	transactionColumns = `id, wire_id, protocol, endpoint, operation, state, source, credentials, requester, device, subject,
 		verdicts, repeat, backend, profile, replaces, intent, reason, note, received, updated, ticket,
-		resume, confirm_wait, exchange, hold, changes, sealed_key, delivery, facts`
+		resume, confirm_wait, exchange, hold, changes, sealed_key, delivery, facts, queue`
 	certificateColumns = `issuer, serial, tx, backend, endpoint, profile, device, requester, subject, subject_raw, key_hash,
 		not_before, not_after, der, chain, revoked_at, revocation, replaces`
 
 	// c.issuer is NULL where a transaction has no certificate.
 	readTransactionColumns = `t.id, t.wire_id, t.protocol, t.endpoint, t.operation, t.state, t.source, t.credentials,
 		t.requester, t.device, t.subject, t.verdicts, t.repeat, t.backend, t.profile, t.replaces, t.intent, t.reason,
-		t.note, t.received, t.updated, t.ticket, t.resume, t.confirm_wait, t.hold, t.changes, t.delivery`
+		t.note, t.received, t.updated, t.ticket, t.resume, t.confirm_wait, t.hold, t.changes, t.delivery, t.queue`
 	readCertificateColumns = `c.issuer, c.serial, c.tx, c.backend, c.endpoint, c.profile, c.device, c.requester, c.subject,
 		c.subject_raw, c.key_hash, c.not_before, c.not_after, c.revoked_at, c.revocation, c.replaces`
 
@@ -75,7 +75,7 @@ func transactionArgs(t *gateway.Transaction) ([]any, error) {
 			return nil, fmt.Errorf("intent: %w", err)
 		}
 	}
-	hold, changes, delivery := "", "", ""
+	hold, changes, delivery, queue := "", "", "", ""
 	if t.Hold != nil {
 		if hold, err = marshal(t.Hold); err != nil {
 			return nil, fmt.Errorf("hold: %w", err)
@@ -87,6 +87,11 @@ func transactionArgs(t *gateway.Transaction) ([]any, error) {
 		}
 		if delivery, err = marshal(t.Delivery); err != nil {
 			return nil, fmt.Errorf("delivery: %w", err)
+		}
+	}
+	if t.Queue != nil {
+		if queue, err = marshal(t.Queue); err != nil {
+			return nil, fmt.Errorf("queue: %w", err)
 		}
 	}
 	if len(t.Changes) > 0 {
@@ -103,7 +108,7 @@ func transactionArgs(t *gateway.Transaction) ([]any, error) {
 		text(t.Source), credentials, text(t.Requester), text(t.Device), text(t.Subject), verdicts, string(t.Repeat),
 		text(t.Backend), text(t.Profile), nullable(t.Replaces), intent, string(t.Reason), text(t.Note),
 		micros(t.Received), micros(updated), text(t.Ticket), string(t.Resume), t.ConfirmWait.Microseconds(), nullable(t.Exchange),
-		hold, changes, nullable(t.SealedKey), delivery, sql.NullString{String: text(string(t.Facts)), Valid: len(t.Facts) > 0},
+		hold, changes, nullable(t.SealedKey), delivery, sql.NullString{String: text(string(t.Facts)), Valid: len(t.Facts) > 0}, queue,
 	}, nil
 }
 
@@ -127,14 +132,14 @@ func certificateArgs(c *gateway.Certificate) (args []any, hash []byte, body stri
 // transactionRow scans a row of selectTransaction or listTransactions.
 func transactionRow(scan func(...any) error) (*gateway.Transaction, error) {
 	var t gateway.Transaction
-	var credentials, verdicts, intent, hold, changes, delivery string
+	var credentials, verdicts, intent, hold, changes, delivery, queue string
 	var received, updated, confirmWait int64
 	var facts sql.NullString
 	var c certificateRow
 	dest := append([]any{
 		&t.ID, &t.WireID, &t.Protocol, &t.Endpoint, &t.Operation, &t.State, &t.Source, &credentials,
 		&t.Requester, &t.Device, &t.Subject, &verdicts, &t.Repeat, &t.Backend, &t.Profile, &t.Replaces, &intent, &t.Reason,
-		&t.Note, &received, &updated, &t.Ticket, &t.Resume, &confirmWait, &hold, &changes, &delivery,
+		&t.Note, &received, &updated, &t.Ticket, &t.Resume, &confirmWait, &hold, &changes, &delivery, &queue,
 	}, c.dest()...)
 	if err := scan(append(dest, &t.Exchange, &t.SealedKey, &facts)...); err != nil {
 		return nil, notFound(err)
@@ -156,6 +161,9 @@ func transactionRow(scan func(...any) error) (*gateway.Transaction, error) {
 	}
 	if delivery != "" {
 		err = errors.Join(err, json.Unmarshal([]byte(delivery), &t.Delivery))
+	}
+	if queue != "" {
+		err = errors.Join(err, json.Unmarshal([]byte(queue), &t.Queue))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("transaction %s in the store: %w", t.ID, err)

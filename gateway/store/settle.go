@@ -83,6 +83,10 @@ func sensible(st *gateway.Settlement) error {
 		return errors.New("a settlement says where the transaction stands")
 	case gateway.StateDenied:
 		return errors.New("what is held is denied by Deny alone")
+	case gateway.StateQueued:
+		if st.Next != gateway.WorkQueue || st.Certificate != nil {
+			return fmt.Errorf("what waits for its CA does not wait for %q, and has no certificate", st.Next)
+		}
 	default:
 		if st.Certificate != nil {
 			return fmt.Errorf("a certificate only with an outcome that has one: not %q", st.State)
@@ -148,6 +152,9 @@ func (u unit) settle(st *gateway.Settlement) error {
 	}
 	if err != nil {
 		return fmt.Errorf("repeat key: %w", err)
+	}
+	if err := u.keepQueue(st.Transaction, st.Queue); err != nil {
+		return err
 	}
 	if !st.Ends.IsZero() {
 		if err := u.activeUntil(st.Transaction, st.Ends); err != nil {

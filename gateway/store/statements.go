@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"time"
 
+	"github.com/muster-pki/muster/gateway/trace"
 	"github.com/muster-pki/muster/plugins/backend/groupcommit"
 )
 
@@ -91,7 +93,7 @@ const (
 const firstRead = readRepeat
 
 // open are the states of State.Open; a test compares them.
-const open = `('held', 'approved', 'issuing', 'unknown', 'waiting', 'stuck', 'unconfirmed', 'forwarded')`
+const open = `('held', 'approved', 'issuing', 'queued', 'unknown', 'waiting', 'stuck', 'unconfirmed', 'forwarded')`
 
 // settleable is where a transaction stands that can become $2: an open one, by an outcome that brings its certificate or has
 // none; an unconfirmed one, which has its certificate, by an outcome that takes it as given ($7); one that was passed on, which may
@@ -110,7 +112,7 @@ const keysOf = `((SELECT repeat FROM transactions WHERE id = $1), (SELECT resume
 const ofWireID = `SELECT id FROM transactions WHERE wire_id = $2 AND endpoint = $1 AND wire_id <> '' AND length(wire_id) <= 500 AND `
 
 // asking are the kinds of work that ask a CA; a test compares them.
-const asking = `('settle', 'poll', 'revoke')`
+const asking = `('settle', 'queue', 'poll', 'revoke')`
 
 // theCA is the backend of the transaction $1: what work that asks a CA has in its column backend, and other work does not.
 const theCA = `COALESCE((SELECT backend FROM transactions WHERE id = $1), '')`
@@ -134,7 +136,7 @@ var texts = [statements]string{
 	giveBack: `UPDATE claims SET used = used - $2 WHERE key = $1`,
 	insertTransaction: `INSERT INTO transactions (` + transactionColumns + `)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-			$23, $24, $25, $26, $27, $28, $29, $30)`,
+			$23, $24, $25, $26, $27, $28, $29, $30, $31)`,
 	insertWork: `INSERT INTO work (tx, kind, due, owner, lease_until, epoch, attempts, note, backend)
 		VALUES ($1, $2, now($7) + $3, $4, now($7) + $5, $6, 0, '', CASE WHEN $2 IN ` + asking + ` THEN ` + theCA + ` ELSE '' END)`,
 
@@ -183,7 +185,7 @@ var texts = [statements]string{
 		WHERE tx IN (SELECT tx FROM due)
 		RETURNING tx, kind, backend, due, attempts - 1, owner, epoch, note`,
 	leaseWork: `UPDATE work SET owner = $2, lease_until = now($4) + $3, epoch = epoch + 1
-		WHERE tx = $1 AND kind IN ('settle', 'poll') AND lease_until <= now($4) RETURNING epoch`,
+		WHERE tx = $1 AND kind IN ('settle', 'queue', 'poll') AND lease_until <= now($4) RETURNING epoch`,
 	askAgain: `UPDATE transactions SET updated = $4
 		WHERE id = $1 AND EXISTS (SELECT 1 FROM work WHERE tx = $1 AND owner = $2 AND epoch = $3)`,
 	postponeWork: `UPDATE work SET owner = '', lease_until = 0, due = now($6) + $4, note = $5
@@ -257,11 +259,18 @@ type unit struct {
 // write commits a unit. What it appended to the audit trail is with every sink when it returns nil; it is committed all the same when
 // that is ErrUnaudited.
 func (s *Store) write(ctx context.Context, fn func(u unit) error) error {
+	ctx, span := trace.Start(ctx, "store commit")
+	defer span.End()
+	began := time.Now()
 	var event int64
 	err := s.writer.Do(ctx, func(ctx context.Context, tx *groupcommit.Tx) error {
 		event = 0
 		return fn(unit{s, ctx, tx, &event})
 	})
+	s.commits.Observe(time.Since(began).Seconds())
+	if err != nil {
+		span.Fail("")
+	}
 	if err != nil || event == 0 {
 		return err
 	}

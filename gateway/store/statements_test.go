@@ -13,7 +13,7 @@ import (
 func TestOpenStates(t *testing.T) {
 	var want []string
 	for _, s := range []gateway.State{
-		gateway.StateRefused, gateway.StateHeld, gateway.StateIssuing, gateway.StateUnknown, gateway.StateWaiting,
+		gateway.StateRefused, gateway.StateHeld, gateway.StateIssuing, gateway.StateQueued, gateway.StateUnknown, gateway.StateWaiting,
 		gateway.StateStuck, gateway.StateUnconfirmed, gateway.StateIssued, gateway.StateRejected, gateway.StateFailed,
 		gateway.StateDenied, gateway.StateRevoked, gateway.StateForwarded, gateway.StateApproved,
 	} {
@@ -32,7 +32,7 @@ func TestOpenStates(t *testing.T) {
 // TestAskingKinds: the kinds of work of the SQL text are those of WorkKind.AsksCA.
 func TestAskingKinds(t *testing.T) {
 	for _, k := range []gateway.WorkKind{
-		gateway.WorkSettle, gateway.WorkPoll, gateway.WorkRevoke, gateway.WorkConfirm, gateway.WorkHold, gateway.WorkForward, gateway.WorkWipe,
+		gateway.WorkSettle, gateway.WorkQueue, gateway.WorkPoll, gateway.WorkRevoke, gateway.WorkConfirm, gateway.WorkHold, gateway.WorkForward, gateway.WorkWipe,
 	} {
 		if got := strings.Contains(asking, "'"+string(k)+"'"); got != k.AsksCA() {
 			t.Errorf("%s: %t in the SQL text, %t in AsksCA", k, got, k.AsksCA())

@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/audit"
 	"github.com/muster-pki/muster/plugins/backend/groupcommit"
@@ -68,7 +70,8 @@ type Store struct {
 	paceLock chan struct{}       // holds one element while somebody reads or changes paces
 	paces    map[string]*ownPace // by backend; SQLite alone
 
-	inventory chan struct{}  // holds one element while this instance has or waits for the inventory's lock
+	inventory chan struct{} // holds one element while this instance has or waits for the inventory's lock
+	commits   prometheus.Histogram
 	behind    sync.WaitGroup // what runs beside: see sweepBehind
 	stop      func()         // ends it
 }
@@ -108,7 +111,7 @@ func (d *database) close() error {
 // connection (no transaction pooling).
 func Open(ctx context.Context, dsn string, o Options) (*Store, error) {
 	s := &Store{instance: o.Instance, clock: o.Clock, log: o.Log, key: o.AuditKey, headPath: o.AuditHead, inventory: make(chan struct{}, 1), stop: func() {},
-		paceLock: make(chan struct{}, 1), paces: map[string]*ownPace{}, after: time.After}
+		paceLock: make(chan struct{}, 1), paces: map[string]*ownPace{}, after: time.After, commits: newCommits()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -113,7 +113,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Database) {
 		{"crash between the messages of an exchange", testCrashUnconfirmed},
 		{"instance in use", testInstanceInUse},
 		{"random operations", testModel},
-	}, holdTests, revocationTests, inventoryTests, challengeTests, keyTests, deliveryTests, forwardTests, rerouteTests, paceTests, limitTests, sweepTests) {
+	}, holdTests, revocationTests, inventoryTests, challengeTests, keyTests, deliveryTests, forwardTests, rerouteTests, queueTests, paceTests, limitTests, sweepTests) {
 		t.Run(c.name, func(t *testing.T) {
 			e := &env{T: t, db: fresh(t), clock: NewClock()}
 			e.s = e.db.Open(t, "one", e.clock.Now)
