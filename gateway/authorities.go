@@ -55,7 +55,13 @@ func (a *authorities) authority(ctx context.Context, issuer string) (*Authority,
 }
 
 // caList is one answer of a backend. It is never changed.
-type caList struct{ cas []*Authority } // the default one first
+type caList struct {
+	cas  []*Authority         // the default one first
+	crls map[string]*crlShard // by the names of all CRLs
+}
+
+// crlShard is a shard of a CA; nil stands for a CRL that lists all that the CA has revoked.
+type crlShard = backend.CRLShard
 
 // Authority is one issuing CA of a backend. It is never changed.
 type Authority struct {
@@ -63,6 +69,7 @@ type Authority struct {
 	Chain    []*x509.Certificate // the issuing certificate first, the root last
 	Rollover []*x509.Certificate // backend.CA.Rollover
 	CRLs     []string            // the names of its CRLs, the current key's first
+	Shards   []backend.CRLShard  // its CRLs of some of its certificates each, beside those
 	Next     []*x509.Certificate // announced, to follow Chain (backend.CA.Next); nil while nothing is
 	Standby  []*x509.Certificate // of an endpoint's CA: those of the profile's standbys that are not among Chain and Rollover
 }
@@ -97,12 +104,16 @@ func listCAs(ctx context.Context, b backend.Backend) (*caList, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseCAs(cas)
+}
+
+func parseCAs(cas []backend.CA) (list *caList, err error) {
 	if len(cas) == 0 {
 		return nil, errors.New("the backend names no CA")
 	}
-	list := &caList{}
+	list = &caList{crls: map[string]*crlShard{}}
 	for _, ca := range cas {
-		made := &Authority{Name: ca.Name, CRLs: ca.CRLs}
+		made := &Authority{Name: ca.Name, CRLs: ca.CRLs, Shards: ca.Shards}
 		if made.Chain, err = parseAll(ca.Chain); err == nil {
 			made.Rollover, err = parseAll(ca.Rollover)
 		}
@@ -118,6 +129,18 @@ func listCAs(ctx context.Context, b backend.Backend) (*caList, error) {
 			made.CRLs = []string{ca.Name}
 		}
 		list.cas = append(list.cas, made)
+		for _, name := range append([]string{made.Name}, made.CRLs...) {
+			list.crls[name] = nil
+		}
+	}
+	for _, ca := range list.cas {
+		for n := range ca.Shards {
+			name := ca.Shards[n].Name
+			if _, taken := list.crls[name]; taken {
+				return nil, fmt.Errorf("CA %s: two CRLs are named %s", ca.Name, name)
+			}
+			list.crls[name] = &ca.Shards[n]
+		}
 	}
 	return list, nil
 }

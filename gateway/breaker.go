@@ -109,6 +109,14 @@ func (g *Gateway) Fault(name string) error {
 	return nil
 }
 
+// Breaker is whether a backend is asked to issue where others can be: "closed" (it is), "half-open", or "open" until the time beside it.
+func (g *Gateway) Breaker(name string) (string, time.Time) {
+	b := g.breakers.of(name)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.state.String(), b.until
+}
+
 // calling is one call of Issue, as the breaker sees it.
 type calling struct {
 	g       *Gateway

@@ -22,7 +22,7 @@ var (
 // with another key, name, use or date than the pipeline allowed is never handed out. The leaf is returned with the
 // error too, when it parsed, so that it can be revoked.
 func (g *Gateway) compare(intent *backend.IssueRequest, decides []backend.Field, got *backend.Issuance) (leaf *x509.Certificate, chain []*x509.Certificate, err error) {
-	leaf, err = x509.ParseCertificate(got.Certificate)
+	leaf, err = got.Leaf()
 	if err != nil {
 		return nil, nil, fmt.Errorf("it does not parse: %w", err)
 	}

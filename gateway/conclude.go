@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/muster-pki/muster/gateway/pkix"
+	"github.com/muster-pki/muster/gateway/trace"
 )
 
 // Reject takes note of a request that an adapter refused before the pipeline saw it (it did not parse, its signature
 // is wrong, ...), so that it is logged, counted and explained like any other. It returns e with its transaction set.
 func (g *Gateway) Reject(ctx context.Context, r *Request, e *Error) *Error {
-	d := &decision{request: r, endpoint: r.Endpoint, stage: string(r.Protocol), err: e}
+	d := &decision{request: r, endpoint: r.Endpoint, stage: string(r.Protocol), err: e, span: trace.Current(ctx), trace: trace.ID(ctx)}
 	if g.runtime.Load().Endpoints[r.Endpoint] == nil {
 		d.endpoint = "unknown"
 	}
@@ -51,6 +52,7 @@ func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*
 			g.strange.answered(d.endpoint + " " + outcome)
 		}
 	}
+	d.tell(id, outcome, reason)
 	g.meter.request(r.Protocol, d.endpoint, r.Operation, outcome, reason, took)
 
 	level, note := slog.LevelInfo, d.note
@@ -69,7 +71,7 @@ func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*
 		attrs = told(attrs, "device", d.grant.Device, "requester", d.grant.Requester)
 	}
 	attrs = told(attrs, "subject", d.subject(), "reason", string(reason), "stage", d.stage, "key", d.unlike(), "note", cut(cause(failure, note), maxNote))
-	attrs = told(attrs, "source", r.from(), "proxy", r.Proxy)
+	attrs = told(attrs, "source", r.from(), "proxy", r.Proxy, "trace", d.trace)
 	attrs = append(attrs, slog.Duration("duration", took))
 	g.log.LogAttrs(ctx, level, "transaction", attrs...)
 
@@ -77,6 +79,19 @@ func (g *Gateway) conclude(ctx context.Context, d *decision, start time.Time) (*
 		return nil, failure
 	}
 	return d.result, nil
+}
+
+// tell says on the request's span what became of it: of what the log line has, what the code and the configuration bound, and our ID.
+func (d *decision) tell(id, outcome string, reason Reason) {
+	d.span.Set("muster.transaction", id)
+	d.span.Set("muster.protocol", string(d.request.Protocol))
+	d.span.Set("muster.endpoint", d.endpoint)
+	d.span.Set("muster.operation", string(d.request.Operation))
+	d.span.Set("muster.decision", outcome)
+	d.span.Set("muster.reason", string(reason))
+	if reason == Internal || reason == Unavailable {
+		d.span.Fail(string(reason))
+	}
 }
 
 // told appends pairs of key and value, without those whose value is empty.
@@ -105,7 +120,7 @@ func transactionOf(d *decision, s State) *Transaction {
 	r := d.request
 	t := &Transaction{
 		ID: r.ID, WireID: r.WireID, Protocol: r.Protocol, Endpoint: r.Endpoint, Operation: r.Operation, State: s,
-		Verdicts: append(noted(r), d.trail...), Received: r.Received,
+		Verdicts: append(noted(r, d.trace), d.trail...), Received: r.Received,
 	}
 	keepFacts(t, d)
 	t.Source = r.from()
@@ -122,9 +137,15 @@ func transactionOf(d *decision, s State) *Transaction {
 	return t
 }
 
+// TraceNote is how the note begins that keeps the ID of a request's trace with its transaction.
+const TraceNote = "trace "
+
 // noted are the adapter's notes as verdicts that decide nothing, to be shown before those of the stages.
-func noted(r *Request) []Judged {
+func noted(r *Request, traceID string) []Judged {
 	var list []Judged
+	if traceID != "" {
+		list = append(list, Judged{Stage: string(r.Protocol), Decision: Allow, Note: TraceNote + traceID})
+	}
 	if r.Proxy != "" {
 		list = append(list, Judged{Stage: string(r.Protocol), Decision: Allow, Note: "came through the proxy " + r.Proxy + ", which says where from, and what the client has shown"})
 	}

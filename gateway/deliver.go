@@ -81,6 +81,8 @@ func basisOf(gr *Grant) Basis {
 // basis is that of a transaction which was held, or whose key is not kept.
 func (t *Transaction) basis() Basis {
 	switch {
+	case t.Queue != nil:
+		return t.Queue.Basis
 	case t.Delivery != nil:
 		return t.Delivery.Basis
 	case t.Hold != nil:

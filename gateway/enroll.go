@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/muster-pki/muster/gateway/trace"
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
@@ -24,7 +25,9 @@ func (g *Gateway) answer(ctx context.Context, r *Request, by func(context.Contex
 	start := g.now()
 	ctx, cancel := context.WithTimeout(ctx, g.opt.CheckTimeout)
 	defer cancel()
-	d := &decision{request: r, endpoint: r.Endpoint}
+	ctx, span := trace.Start(ctx, "request")
+	defer span.End()
+	d := &decision{request: r, endpoint: r.Endpoint, span: span, trace: trace.ID(ctx)}
 	select {
 	case g.slots <- struct{}{}:
 		defer func() { <-g.slots }()
@@ -57,6 +60,9 @@ type decision struct {
 	given    []byte // likewise, and given with this answer alone: kept nowhere
 	csr      []byte // the request's, or one for the generated key
 	made     string // kind of the generated key, "" for none
+
+	span  trace.Span // of the request
+	trace string     // ID of its trace, "" for none
 }
 
 // unlike says what is uncommon about the key, for the log: that it was not the device that made it, or not a signature that proves it.
@@ -160,7 +166,10 @@ func (g *Gateway) enroll(ctx context.Context, r *Request, d *decision) (*Result,
 func (g *Gateway) judge(ctx context.Context, d *decision, e *Endpoint, p *Profile, pipeline Pipeline) (ruling, *Error) {
 	d.judged = g.now()
 	d.grant = newGrant(d.request, e, p, d.judged)
+	ctx, span := trace.Start(ctx, "pipeline")
+	defer span.End()
 	out := pipeline.run(ctx, d.request, d.grant, g.now)
+	span.Set("muster.decision", string(out.Decision))
 	d.trail, d.stage, d.note = out.trail, out.stage, out.Note
 	g.meter.verdicts(out.trail)
 	switch out.Decision {
@@ -256,7 +265,14 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	if out.Decision == Hold && d.grant.Requester == "" {
 		claims, later = takenLater(claims)
 	}
-	if out.Decision != Hold && !g.hopeless(ctx, rt, d, backendName, claims) {
+	behind := ""
+	if out.Decision != Hold {
+		var full *Error
+		if behind, full = g.standsBehind(ctx, rt, d, backendName); full != nil {
+			return nil, full
+		}
+	}
+	if out.Decision != Hold && behind == "" && !g.hopeless(ctx, rt, d, backendName, claims) {
 		if busy := g.takeTurn(ctx, rt, d, backendName, k); busy != nil {
 			return nil, busy
 		}
@@ -269,6 +285,9 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	}
 	if d.grant.Replaces != nil {
 		t.Replaces = d.grant.Replaces.Serial
+	}
+	if _, keeps := rt.Offline[backendName]; keeps && out.Decision != Hold && !d.request.KeyGen.bare() {
+		t.Queue = &QueueRecord{Basis: basisOf(d.grant)}
 	}
 	t.Intent = intent
 	t.SealedKey = d.key
@@ -305,6 +324,9 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	d.note = out.Note
 	if out.Decision == Hold {
 		return &Result{Kind: ResultPending, Transaction: t.ID, RetryAfter: t.checkAfter(), Exchange: t.Exchange}, nil
+	}
+	if behind != "" {
+		return g.putOff(ctx, &ask{t: t, epoch: epoch, backend: b, desc: desc}, behind), nil
 	}
 	return g.issueGiven(ctx, rt, d, t, epoch, d.given, deadline)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/muster-pki/muster/gateway/trace"
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
@@ -67,6 +68,10 @@ type Runtime struct {
 	Retention Retention
 	Rates     map[string]Rate // how fast backends may be asked to issue; one without: as fast as requests come
 
+	Offline map[string]Offline // backends whose requests are kept while their CA cannot be asked
+
+	Known map[string]*Known // backends whose CAs did not answer when the Runtime was made: their breakers are open from its first moment
+
 	descriptions map[string]*backend.Description
 	authorities  map[string]*authorities
 	crls         map[string]*crls
@@ -82,6 +87,9 @@ type Options struct {
 	Crash   func(point string) // called at each named crash point; nil outside fault tests
 
 	Wait func(ctx context.Context, d time.Duration) error // until a request's turn comes; nil: on the machine's clock
+
+	// Trace begins a trace of work that no request waits for; nil: none.
+	Trace func(ctx context.Context, name string) (context.Context, trace.Span)
 
 	CAChanged func(backend string) // called after a CA was changed over through this gateway; it does not wait. nil: nobody
 
@@ -142,6 +150,7 @@ type core struct {
 	pacers  pacers
 
 	breakers breakers
+	drains   drains
 
 	making chan struct{} // RSA keys that are being made
 	turns  atomic.Int32  // requests for one: those, and who waits
@@ -161,6 +170,9 @@ func New(o Options) (*Gateway, error) {
 	}
 	if o.Crash == nil {
 		o.Crash = func(string) {}
+	}
+	if o.Trace == nil {
+		o.Trace = func(ctx context.Context, _ string) (context.Context, trace.Span) { return ctx, trace.Span{} }
 	}
 	if o.Wait == nil {
 		o.Wait = sleep

@@ -26,8 +26,11 @@ type ask struct {
 	note    string // his
 	given   []byte // a key that was made for the device, to be given with the answer to this request and kept nowhere
 
-	call *calling // of Issue, that the breaker has not had the end of; nil for none
-	left []string // backends that have nothing of it, and were left for another one
+	call    *calling // of Issue, that the breaker has not had the end of; nil for none
+	queued  bool     // it stands in its CA's queue
+	passed  bool     // it stood there, and has let the others pass
+	refused *Error   // why the CA is not asked when its turn comes; nil: it is
+	left    []string // backends that have nothing of it, and were left for another one
 }
 
 // decides are the fields that the CA sets by its own rules.
@@ -232,6 +235,15 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 		s.State, s.Ticket, s.Next, s.Delay = StateWaiting, issuance.Ticket, WorkPoll, orDefault(issuance.RetryAfter, defaultPoll)
 		s.Note = "the CA gave a ticket"
 		res = &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: s.Delay}
+	case failure != nil && notNow(failure) && g.queues(a):
+		s.State, s.Note, s.Next, s.Delay, s.Queue = StateQueued, "the CA cannot be asked: "+failure.Error(), WorkQueue, neverDue, queueRecord(a.t)
+		res = &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: pendingRetry}
+		if !a.queued {
+			g.log.Info("kept until the CA can be asked", "id", a.t.ID, "backend", a.t.Backend, "err", failure)
+		}
+	case failure != nil && a.refused != nil:
+		refusal = a.refused
+		s.State, s.Reason, s.Note, s.Release = StateFailed, refusal.Reason, refusal.Err.Error(), true
 	case failure != nil && backend.Definite(failure):
 		refusal = fromBackend(failure)
 		s.State, s.Reason, s.Note, s.Release = StateFailed, refusal.Reason, failure.Error(), true
@@ -242,6 +254,8 @@ func (g *Gateway) settle(ctx context.Context, a *ask, issuance *backend.Issuance
 		s.State, s.Note, s.Next, s.Delay = StateUnknown, failure.Error(), WorkSettle, firstSettle
 		if a.desc != nil && a.desc.Idempotency == backend.IdempotencyNone {
 			s.State, s.Next = StateStuck, ""
+		} else if g.queues(a) {
+			s.Next, s.Delay, s.Queue = WorkQueue, neverDue, queueRecord(a.t)
 		}
 		g.log.Warn("what the CA did is not known", "id", a.t.ID, "backend", a.t.Backend, "state", s.State, "err", failure)
 		res = &Result{Kind: ResultPending, Transaction: a.t.ID, RetryAfter: pendingRetry}

@@ -22,6 +22,7 @@ type meter struct {
 
 	breakers *prometheus.GaugeVec
 	reroutes *prometheus.CounterVec
+	queued   *prometheus.GaugeVec
 }
 
 func newMeter(reg prometheus.Registerer) (*meter, error) {
@@ -61,8 +62,11 @@ func newMeter(reg prometheus.Registerer) (*meter, error) {
 		reroutes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "muster_reroutes_total", Help: "Requests that went to another CA than the one that they were recorded for, which has nothing of them.",
 		}, []string{"from", "to"}),
+		queued: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "muster_queue_requests", Help: "Requests that are kept until their CA can be asked.",
+		}, []string{"backend"}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.stages, m.work, m.mismatches, m.confirmations, m.waiting, m.waits, m.away, m.breakers, m.reroutes} {
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.stages, m.work, m.mismatches, m.confirmations, m.waiting, m.waits, m.away, m.breakers, m.reroutes, m.queued} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

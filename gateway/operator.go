@@ -14,20 +14,20 @@ import (
 	"github.com/muster-pki/muster/plugins/backend"
 )
 
-// RevokeCertificate revokes a certificate that was issued through the gateway: here at once, and at its CA. done is false
-// when the CA has not said yes yet, which the worker pursues. Revoking again changes nothing. The error is an *Error:
+// RevokeCertificate revokes a certificate that was issued through the gateway: here at once, and at its CA, as
+// far as heard says. Revoking again changes nothing. The error is an *Error:
 // UnknownCert, wrapping ErrNotFound, when the certificate is not ours.
-func (g *Gateway) RevokeCertificate(ctx context.Context, issuer, serial []byte, reason int, actor, note string) (c *Certificate, done bool, err error) {
+func (g *Gateway) RevokeCertificate(ctx context.Context, issuer, serial []byte, reason int, actor, note string) (c *Certificate, heard Told, err error) {
 	c, err = g.store.Certificate(ctx, issuer, serial)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return nil, false, &Error{Reason: UnknownCert, Detail: "no such certificate was issued here", Err: err}
+		return nil, ToldLater, &Error{Reason: UnknownCert, Detail: "no such certificate was issued here", Err: err}
 	case err != nil:
-		return nil, false, unavailable("the store cannot be read", err)
+		return nil, ToldLater, unavailable("the store cannot be read", err)
 	}
 	t, err := g.store.Transaction(ctx, c.Transaction)
 	if err != nil {
-		return nil, false, unavailable("the store cannot be read", err)
+		return nil, ToldLater, unavailable("the store cannot be read", err)
 	}
 	now := g.now()
 	t.Updated, t.Note = now, note
@@ -36,12 +36,12 @@ func (g *Gateway) RevokeCertificate(ctx context.Context, issuer, serial []byte, 
 	deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.lease())
 	defer cancel()
-	_, done, err = g.carryOut(ctx, t.ID, &RevocationOrder{Issuer: issuer, Serial: serial, Reason: reason, At: now, Note: note, Audit: audit}, deadline)
+	_, heard, err = g.carryOut(ctx, t.ID, &RevocationOrder{Issuer: issuer, Serial: serial, Reason: reason, At: now, Note: note, Audit: audit}, deadline)
 	if err != nil {
-		return nil, false, unavailable("the revocation cannot be recorded", err)
+		return nil, ToldLater, unavailable("the revocation cannot be recorded", err)
 	}
 	c, err = g.certificate(ctx, issuer, serial)
-	return c, done, err
+	return c, heard, err
 }
 
 func (g *Gateway) certificate(ctx context.Context, issuer, serial []byte) (*Certificate, error) {

@@ -122,7 +122,7 @@ func TestStoreFailsARevocation(t *testing.T) {
 				w := newWorld(t, backendtest.FaultPlan{}, watch(s))
 				r := w.request("revoked")
 				cert := w.mustEnroll(r).Certificate
-				revoke := func() (done bool, err error) {
+				revoke := func() (done gateway.Told, err error) {
 					_, done, err = w.gw.RevokeCertificate(t.Context(), cert.RawIssuer, cert.SerialNumber.Bytes(), 1, "alice", "stolen")
 					return done, err
 				}
@@ -130,8 +130,8 @@ func TestStoreFailsARevocation(t *testing.T) {
 				s.fails = f.fails
 				done, err := revoke()
 				s.fails = nil
-				if !f.hit || err == nil && (done || i < 3) || err != nil && reason(err) != gateway.Unavailable {
-					t.Fatalf("done %t, %v, failed %t", done, err, f.hit)
+				if !f.hit || err == nil && (done == gateway.ToldCA || i < 3) || err != nil && reason(err) != gateway.Unavailable {
+					t.Fatalf("told %d, %v, failed %t", done, err, f.hit)
 				}
 				ordered := i > 2 || i == 2 && lost
 				if w.revoked(r.ID) != ordered {
@@ -205,8 +205,8 @@ func TestRevokedWhileUnconfirmed(t *testing.T) {
 	}})
 	r := w.exchange(w.request("device-1"), "a")
 	cert := w.mustEnroll(r).Certificate
-	if _, done, err := w.gw.RevokeCertificate(t.Context(), cert.RawIssuer, cert.SerialNumber.Bytes(), 1, "alice", "stolen"); err != nil || !done {
-		t.Fatalf("done %t, %v", done, err)
+	if _, done, err := w.gw.RevokeCertificate(t.Context(), cert.RawIssuer, cert.SerialNumber.Bytes(), 1, "alice", "stolen"); err != nil || done != gateway.ToldCA {
+		t.Fatalf("told %d, %v", done, err)
 	}
 	if _, err := w.confirm(r.ID, true); !errors.Is(err, gateway.ErrStale) {
 		t.Errorf("confirmed afterwards: %v", err)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/muster-pki/muster/gateway/trace"
 )
 
 // Pipeline is the stages that a request passes, in order: all of them have to allow it. The first that denies ends
@@ -25,7 +27,7 @@ func (p Pipeline) run(ctx context.Context, r *Request, g *Grant, clock func() ti
 	out := ruling{Verdict: Verdict{Decision: Allow}}
 	for _, s := range p {
 		start := clock()
-		v := decide(ctx, s, r, g)
+		v := traced(ctx, s, r, g)
 		v.Claims = claimedBy(s.Name(), v.Claims)
 		out.trail = append(out.trail, Judged{
 			Stage: s.Name(), Decision: v.Decision, Reason: v.Reason, Note: v.Note, Took: clock().Sub(start), Parts: v.parts,
@@ -58,6 +60,17 @@ func claimedBy(stage string, claims []Claim) []Claim {
 		claims[i].stage = orDefault(claims[i].stage, stage)
 	}
 	return claims
+}
+
+// traced is decide, as a step of the request's trace.
+func traced(ctx context.Context, s Stage, r *Request, g *Grant) Verdict {
+	ctx, span := trace.Start(ctx, "stage")
+	defer span.End()
+	v := decide(ctx, s, r, g)
+	span.Set("muster.stage", s.Name())
+	span.Set("muster.decision", string(v.Decision))
+	span.Set("muster.reason", string(v.Reason))
+	return v
 }
 
 // decide asks one stage, and turns all that is not a decision into CannotAnswer.

@@ -67,6 +67,7 @@ type Rerouting struct {
 	Backend     string
 	Intent      *backend.IssueRequest // with the same ID, names, key and dates
 	Verdicts    []Judged              // all of the transaction's
+	Queue       *QueueRecord          // takes the place of the transaction's; nil: it stays
 	At          time.Time
 }
 
@@ -74,7 +75,7 @@ type Rerouting struct {
 type Reroutes interface {
 	// Reroute commits that the CA to ask is another one from now on, by who holds the lease of the epoch: the transaction is
 	// StateIssuing with that backend, intent and verdicts, and its work asks that backend. The lease stays, with repeat keys and
-	// claims. ErrStale as Settle, and when it is neither StateIssuing nor StateUnknown; nothing is written then.
+	// claims. ErrStale as Settle, and when it is neither StateIssuing, StateQueued nor StateUnknown; nothing is written then.
 	Reroute(ctx context.Context, r *Rerouting) error
 }
 

@@ -17,7 +17,7 @@ import (
 // It fails when an endpoint names a backend that is not there or has an empty pipeline.
 func (g *Gateway) Prepare(ctx context.Context, rt *Runtime) (*Gateway, error) {
 	next := &Runtime{
-		Endpoints: rt.Endpoints, Backends: rt.Backends, Rates: rt.Rates, Retention: rt.Retention,
+		Endpoints: rt.Endpoints, Backends: rt.Backends, Rates: rt.Rates, Offline: rt.Offline, Retention: rt.Retention, Known: rt.Known,
 		descriptions: map[string]*backend.Description{}, authorities: map[string]*authorities{}, crls: map[string]*crls{}, ocsp: map[string]*ocspAnswers{},
 	}
 	if err := g.checkRates(rt); err != nil {
@@ -29,7 +29,9 @@ func (g *Gateway) Prepare(ctx context.Context, rt *Runtime) (*Gateway, error) {
 			return nil, fmt.Errorf("backend %s: %w", name, err)
 		}
 		next.descriptions[name] = d
-		next.authorities[name] = newAuthorities(b, g.now)
+		if next.authorities[name], err = seeded(newAuthorities(b, g.now), name, rt.Known[name]); err != nil {
+			return nil, err
+		}
 		next.crls[name] = newCRLs(b, next.authorities[name], slices.Contains(d.Capabilities, backend.CapCRL), g.now)
 		next.ocsp[name] = newOCSPAnswers(b, next.authorities[name], slices.Contains(d.Capabilities, backend.CapOCSP), g.now)
 	}
@@ -64,6 +66,7 @@ func (g *Gateway) Prepare(ctx context.Context, rt *Runtime) (*Gateway, error) {
 
 // Use puts what was prepared into force: it cannot fail. Requests under way end with the Runtime that they began with.
 func (g *Gateway) Use(prepared *Gateway) {
+	g.startsOpen(prepared.runtime.Load())
 	g.inForce.Store(prepared.runtime.Load())
 	g.next.CompareAndSwap(prepared, nil)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ func (g *Gateway) Run(ctx context.Context) {
 	var both sync.WaitGroup
 	both.Go(func() { g.keepHouse(ctx) })
 	both.Go(func() { g.keepChecking(ctx) })
+	both.Go(func() { g.keepDraining(ctx) })
 	g.keepWorking(ctx)
 	both.Wait()
 	g.SumUp(context.WithoutCancel(ctx))
@@ -101,14 +103,20 @@ func (g *Gateway) Work(ctx context.Context) (int, error) {
 	return g.beginWork(ctx, &doing)
 }
 
-// do does one row of work. What it cannot end it postpones; nothing is dropped. Its error says why it did not end.
+// do does one row of work. What it cannot end it postpones; nothing is dropped. Its error says why it did not end; errRevokedHere, which
+// it wraps then, that it has ended otherwise.
 func (g *Gateway) do(ctx context.Context, w Work, deadline time.Time) error {
+	ctx, span := g.opt.Trace(ctx, "work")
+	defer span.End()
 	attempt, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	_, err := shielded(g, func() (struct{}, error) { return struct{}{}, g.attempt(attempt, w) })
 	g.meter.work.WithLabelValues(string(w.Kind), outcomeOf(err)).Inc()
-	if err == nil {
-		return nil
+	span.Set("muster.transaction", w.Transaction)
+	span.Set("muster.work", string(w.Kind))
+	span.Set("muster.decision", outcomeOf(err))
+	if err == nil || errors.Is(err, errRevokedHere) {
+		return err
 	}
 	delay := backoff(w.Attempts)
 	if wait, ok := backend.RetryAfter(err); ok {
@@ -145,6 +153,8 @@ func (g *Gateway) attempt(ctx context.Context, w Work) error {
 		return g.stillUnknown(ctx, a, fmt.Errorf("%w: %s", errNoBackend, t.Backend))
 	case a.backend == nil:
 		return fmt.Errorf("%w: %s", errNoBackend, t.Backend)
+	case w.Kind == WorkSettle && t.State == StateIssuing && g.queues(a): // it broke off, and stands before those that came later
+		return g.settled(ctx, a, nil, errors.New("the gateway ended while the CA was asked"))
 	case w.Kind == WorkSettle:
 		return g.settleWork(ctx, a)
 	case w.Kind == WorkPoll:
@@ -156,7 +166,7 @@ func (g *Gateway) attempt(ctx context.Context, w Work) error {
 }
 
 func outcomeOf(err error) string {
-	if err != nil {
+	if err != nil && !errors.Is(err, errRevokedHere) {
 		return "postponed"
 	}
 	return "done"
@@ -270,17 +280,32 @@ func (g *Gateway) revokeWork(ctx context.Context, a *ask, w Work) error {
 	if !c.RevokedAt.IsZero() { // on an operator's order
 		at, reason = c.RevokedAt, c.Revocation
 	}
-	err := a.backend.Revoke(ctx, &backend.RevokeRequest{Issuer: c.Issuer, Serial: c.Serial, Reason: reason, At: at, Certificate: c.DER})
-	if err != nil && status.Code(err) != codes.NotFound {
+	err := errRevokedHere
+	if a.desc == nil || slices.Contains(a.desc.Capabilities, backend.CapRevoke) {
+		err = a.backend.Revoke(ctx, &backend.RevokeRequest{Issuer: c.Issuer, Serial: c.Serial, Reason: reason, At: at, Certificate: c.DER})
+	}
+	if status.Code(err) == codes.Unimplemented {
+		err = fmt.Errorf("%w: %w", errRevokedHere, err)
+	}
+	here := errors.Is(err, errRevokedHere)
+	if err != nil && !here && status.Code(err) != codes.NotFound {
 		return err
 	}
 	g.crlsChanged(a.t.Backend)
 	a.t.Updated = g.now()
 	e := afterwardsAudit(a.t, "revoked", c)
-	if err != nil {
+	switch {
+	case here: // it would say the same each time
+		e.Note = err.Error()
+	case err != nil:
 		e.Note = "the CA does not know the certificate: " + err.Error()
 	}
-	return g.store.MarkRevoked(ctx, &Revocation{Issuer: c.Issuer, Serial: c.Serial, Reason: reason, At: at, Work: &w, Audit: e})
+	failed := g.store.MarkRevoked(ctx, &Revocation{Issuer: c.Issuer, Serial: c.Serial, Reason: reason, At: at, Work: &w, Audit: e})
+	if failed == nil && here {
+		g.log.Warn("a certificate is revoked at this gateway alone: its CA takes no revocations from here, and somebody has to revoke it there", "id", a.t.ID, "backend", a.t.Backend, "serial", e.Serial)
+		return err
+	}
+	return failed
 }
 
 // superseded is the CRLReason (RFC 5280 section 5.3.1) of a certificate that nobody was given.

@@ -45,6 +45,8 @@ type world struct {
 	shape  func(*gateway.Profile)
 
 	rates    map[string]gateway.Rate
+	known    map[string]*gateway.Known // CAs that are silent
+	offline  map[string]gateway.Offline
 	protocol gateway.Protocol           // of the endpoint; EST when ""
 	more     map[string]backend.Backend // CAs beside "ca", each with a profile of its name
 }
@@ -146,7 +148,7 @@ func (w *world) swap() {
 		backends[name] = b
 	}
 	err := w.gw.Swap(w.t.Context(), &gateway.Runtime{
-		Endpoints: map[string]*gateway.Endpoint{"est": e}, Backends: backends, Rates: w.rates,
+		Endpoints: map[string]*gateway.Endpoint{"est": e}, Backends: backends, Rates: w.rates, Known: w.known, Offline: w.offline,
 	})
 	if err != nil {
 		w.t.Fatal(err)
