@@ -33,6 +33,8 @@ type RemoteConfig struct {
 	Certificates map[string]string `yaml:"certificates"`
 	// Tokens is a file of lines NAME:ROLE:{sha256}HEX, where HEX is the SHA-256 of a random token. Reread at a reload.
 	Tokens string `yaml:"tokens"`
+	// Console switches the pages for browsers on. Default: there are none.
+	Console *ConsoleConfig `yaml:"console"`
 }
 
 // RemoteTLS is a certificate of the operator's own.
@@ -47,7 +49,16 @@ const maxCertificates = 1000 // in RemoteConfig
 
 // Check finds what is wrong without reading a file. key is what is at fault, below the configuration's.
 func (c *RemoteConfig) Check() (key []string, err error) {
-	if c.Tokens == "" && len(c.Certificates) == 0 {
+	byProvider := c.Console != nil && c.Console.OIDC != nil
+	if c.Console != nil {
+		if key, err := c.Console.Check(); err != nil {
+			return append([]string{"console"}, key...), err
+		}
+		if len(c.Certificates) == 0 && !byProvider {
+			return []string{"console"}, errors.New("nobody could sign in: give client-ca with certificates, or oidc; tokens are not for browsers")
+		}
+	}
+	if c.Tokens == "" && len(c.Certificates) == 0 && !byProvider {
 		return nil, errors.New("nobody could come in: give tokens, or client-ca with certificates")
 	}
 	if (c.ClientCA == "") != (len(c.Certificates) == 0) {
@@ -189,7 +200,7 @@ func (a *Access) addressed(r *http.Request) error {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	if cert := a.serving(); cert == nil || cert.VerifyHostname(host) != nil {
+	if !a.Hosted(host) {
 		return &refusal{status: http.StatusMisdirectedRequest, message: "the gateway's certificate is not for the host that was asked for"}
 	}
 	return nil
@@ -205,6 +216,11 @@ func (s *Server) identify(a *Access, r *http.Request) (who caller, how string, e
 		}
 		return caller{}, "token", errUnknown
 	}
+	return s.certified(a, r)
+}
+
+// certified looks at the client certificate.
+func (s *Server) certified(a *Access, r *http.Request) (who caller, how string, err error) {
 	if a.chain == nil || len(r.TLS.PeerCertificates) == 0 {
 		return caller{}, "none", errUnknown
 	}

@@ -164,7 +164,7 @@ func (n *network) client(t *testing.T, o RemoteOptions) *Client {
 var roles = map[string]string{
 	"GET /v1/transactions": "viewer", "GET /v1/transactions/:id": "viewer", "GET /v1/certificates": "viewer", "GET /v1/devices": "viewer",
 	"GET /v1/devices/:name": "viewer", "GET /v1/challenges": "viewer", "GET /v1/secrets": "viewer", "GET /v1/cas": "viewer",
-	"GET /v1/cas/:backend/crl": "viewer", "GET /v1/status": "viewer", "GET /v1/openapi.json": "viewer", "GET /metrics": "viewer",
+	"GET /v1/cas/:backend/crl": "viewer", "GET /v1/status": "viewer", "GET /v1/overview": "viewer", "GET /v1/pipelines": "viewer", "GET /v1/openapi.json": "viewer", "GET /metrics": "viewer",
 	"POST /v1/transactions/:id/approve": "approver", "POST /v1/transactions/:id/deny": "approver",
 	"POST /v1/challenges": "approver", "DELETE /v1/challenges/:id": "approver",
 	"POST /v1/cmp": "approver", "POST /v1/cmp/:endpoint": "approver",

@@ -48,6 +48,9 @@ func (s *Server) cas(c echo.Context) error {
 // caOf shows a CA. A certificate that does not parse is told in Error.
 func caOf(name string, ca *backend.CA) CA {
 	out := CA{Backend: name, Name: ca.Name, CRLs: ca.CRLs}
+	for _, s := range ca.Shards {
+		out.CRLShards = append(out.CRLShards, s.Name)
+	}
 	parse := func(all [][]byte) []*x509.Certificate {
 		var certs []*x509.Certificate
 		for _, der := range all {

@@ -29,6 +29,15 @@ func (s *source) Messages(context.Context, string) ([]gateway.Message, error) {
 	return s.messages, s.err
 }
 
+func (s *source) Tallies(_ context.Context, from, _ time.Time) ([]gateway.Tally, error) {
+	s.tallied = append(s.tallied, from)
+	return []gateway.Tally{{Protocol: gateway.EST, State: gateway.StateIssued, Count: int64(from.Hour())}}, s.err
+}
+
+func (s *source) Endings(_ context.Context, _ time.Time, _ time.Duration, n int) ([]int64, error) {
+	return make([]int64, n), s.err
+}
+
 func (s *source) at(name string) int {
 	return slices.IndexFunc(s.devices, func(d *gateway.Device) bool { return d.Name == name })
 }
@@ -210,18 +219,19 @@ func (s *source) SettleStuck(_ context.Context, id string, got *backend.Issuance
 	return s.decided(fmt.Sprintf("settle %d+%d", len(got.Certificate), len(got.Chain)), id, actor, note, gateway.StateIssued)
 }
 
-func (s *source) RevokeCertificate(_ context.Context, issuer, serial []byte, reason int, actor, note string) (*gateway.Certificate, bool, error) {
+func (s *source) RevokeCertificate(_ context.Context, issuer, serial []byte, reason int, actor, note string) (*gateway.Certificate, gateway.Told, error) {
 	for _, c := range s.certs {
 		if bytes.Equal(c.Issuer, issuer) && bytes.Equal(c.Serial, serial) {
 			if note == "unspecified: fire" && c.Serial[0] == 2 {
-				return nil, false, &gateway.Error{Reason: gateway.Unavailable, Detail: "the store cannot be written"}
+				return nil, gateway.ToldLater, &gateway.Error{Reason: gateway.Unavailable, Detail: "the store cannot be written"}
 			}
 			c.RevokedAt, c.Revocation = noon, reason
 			s.audit = append(s.audit, gateway.AuditEvent{Kind: "revocation-ordered", Actor: actor, Note: note})
-			return c, c.Backend != "slow", nil
+			heard := map[string]gateway.Told{"slow": gateway.ToldLater, "deaf": gateway.ToldNobody}[c.Backend]
+			return c, heard, nil
 		}
 	}
-	return nil, false, &gateway.Error{Reason: gateway.UnknownCert, Detail: "no such certificate was issued here", Err: gateway.ErrNotFound}
+	return nil, gateway.ToldLater, &gateway.Error{Reason: gateway.UnknownCert, Detail: "no such certificate was issued here", Err: gateway.ErrNotFound}
 }
 
 func (s *source) Rollover(_ context.Context, name string, r *backend.RolloverRequest, actor string) (*backend.CA, error) {

@@ -31,7 +31,7 @@ func limitOf(s string) (int, error) {
 
 // states lists all of them, for the message about one that is none.
 var states = []gateway.State{
-	gateway.StateRefused, gateway.StateHeld, gateway.StateApproved, gateway.StateIssuing, gateway.StateUnknown, gateway.StateWaiting,
+	gateway.StateRefused, gateway.StateHeld, gateway.StateApproved, gateway.StateIssuing, gateway.StateQueued, gateway.StateUnknown, gateway.StateWaiting,
 	gateway.StateStuck, gateway.StateUnconfirmed, gateway.StateIssued, gateway.StateRejected, gateway.StateFailed,
 	gateway.StateRevoked, gateway.StateDenied, gateway.StateForwarded,
 }
@@ -171,7 +171,11 @@ func (s *Server) status(c echo.Context) error {
 		Version: s.config.Version, Instance: s.config.Instance, Started: s.started.UTC(),
 		Uptime: int64(now.Sub(s.started) / time.Second), Ready: true, Backends: []Backend{},
 	}
-	if err := s.config.Gateway.Ready(ctx); err != nil {
+	err := s.config.Gateway.Ready(ctx)
+	if err == nil && s.config.Ready != nil {
+		err = s.config.Ready(ctx)
+	}
+	if err != nil {
 		out.Ready, out.NotReady = false, err.Error()
 	}
 	if s.config.Started() {

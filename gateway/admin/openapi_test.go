@@ -61,6 +61,8 @@ var calls = map[string]call{
 	"POST /v1/cas/{backend}/rollover": {"Change a CA over to a new certificate or key.", nil, RolloverOrder{}, CA{}, ""},
 	"POST /v1/cmp":                    {"As POST /v1/cmp/{endpoint}, for the default CMP endpoint, or the only one.", nil, pkiMessage{}, nil, typePKIXCMP},
 	"POST /v1/cmp/{endpoint}":         {"Have a CMP endpoint answer a PKIMessage, DER, at most 262144 bytes, that somebody carried here. The answer is a PKIMessage too, be it a refusal.", nil, pkiMessage{}, nil, typePKIXCMP},
+	"GET /v1/overview":                {"Count the requests of a time by protocol and state, and the certificates that end in the coming half year.", []string{"span: \"day\", \"week\" or \"month\"; default day"}, nil, Overview{}, ""},
+	"GET /v1/pipelines":               {"Draw what requests pass at each endpoint of the running configuration.", nil, nil, PipelineList{}, ""},
 	"POST /v1/reload":                 {"Read the configuration again and put it into force, all of it or nothing.", nil, nil, Reload{}, ""},
 	"GET /v1/status":                  {"How the gateway fares.", nil, nil, Status{}, ""},
 	"GET /v1/openapi.json":            {"This document.", nil, nil, map[string]any{}, ""},

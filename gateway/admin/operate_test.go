@@ -203,7 +203,7 @@ func hierarchy(t *testing.T) (backend.CA, *authority) {
 	before := older.sign(t, template("Issuing 1"), newKey(t))
 	oldWithNew, newWithOld := newer.sign(t, template("Root"), older.key), older.sign(t, template("Root"), newer.key)
 	return backend.CA{
-		Name: "ec", Chain: [][]byte{issuing.Raw, newer.cert.Raw}, CRLs: []string{"ec", "ec-1"},
+		Name: "ec", Chain: [][]byte{issuing.Raw, newer.cert.Raw}, CRLs: []string{"ec", "ec-1"}, Shards: []backend.CRLShard{{Name: "ec-1.1", URIs: []string{"http://x"}}},
 		Rollover: [][]byte{older.cert.Raw, oldWithNew.Raw, newWithOld.Raw, before.Raw},
 	}, newer
 }
@@ -220,7 +220,7 @@ func TestCAs(t *testing.T) {
 		t.Errorf("%+v", list.CAs)
 	}
 	one := list.CAs[1]
-	if one.Backend != "local" || one.Name != "ec" || !one.Default || !one.CanRoll || !slices.Equal(one.CRLs, ca.CRLs) {
+	if one.Backend != "local" || one.Name != "ec" || !one.Default || !one.CanRoll || !slices.Equal(one.CRLs, ca.CRLs) || !slices.Equal(one.CRLShards, []string{"ec-1.1"}) {
 		t.Errorf("%+v", one)
 	}
 	kinds := func(all []CACertificate) (out []string) {
@@ -336,6 +336,13 @@ func TestRevoke(t *testing.T) {
 			}
 		})
 	}
+	reset()
+	is := one.Backend
+	one.Backend = "deaf"
+	if got, err := c.Revoke(t.Context(), RevokeQuery{Serial: "01ab"}, "", ""); err != nil || !got.Revoked[0].Alone || got.Revoked[0].Told {
+		t.Errorf("a CA that takes no revocations: %+v, %v", got, err)
+	}
+	one.Backend = is
 	reset()
 	for _, before := range []bool{false, true} {
 		if got, err := c.Revoke(t.Context(), RevokeQuery{Serial: "01ab"}, "superseded", ""); err != nil || got.Revoked[0].Already != before || s.audit[0].Note != "superseded" {

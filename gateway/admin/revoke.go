@@ -47,7 +47,7 @@ func (s *Server) revoke(c echo.Context) error {
 	}
 	for _, one := range meant {
 		already := !one.RevokedAt.IsZero()
-		revoked, told, err := s.config.Gateway.RevokeCertificate(ctx, one.Issuer, one.Serial, reason, actorOf(c), note)
+		revoked, heard, err := s.config.Gateway.RevokeCertificate(ctx, one.Issuer, one.Serial, reason, actorOf(c), note)
 		if err != nil {
 			if n := len(out.Revoked); n > 0 {
 				status, body := s.failureOf(err, c.Request().URL.Path)
@@ -55,7 +55,7 @@ func (s *Server) revoke(c echo.Context) error {
 			}
 			return err
 		}
-		out.Revoked = append(out.Revoked, Revoked{Certificate: certificateOf(revoked, false), Told: told, Already: already})
+		out.Revoked = append(out.Revoked, Revoked{Certificate: certificateOf(revoked, false), Told: heard == gateway.ToldCA, Alone: heard == gateway.ToldNobody, Already: already})
 	}
 	return c.JSON(http.StatusOK, out)
 }

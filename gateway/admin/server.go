@@ -33,6 +33,9 @@ type Store interface {
 	Certificates(ctx context.Context, f gateway.CertificateFilter) ([]*gateway.Certificate, error)
 	Certificate(ctx context.Context, issuer, serial []byte) (*gateway.Certificate, error)
 	Messages(ctx context.Context, transaction string) ([]gateway.Message, error)
+	// Tallies counts the requests of a time by protocol and state. Endings counts the certificates that end in each step.
+	Tallies(ctx context.Context, from, until time.Time) ([]gateway.Tally, error)
+	Endings(ctx context.Context, from time.Time, step time.Duration, n int) ([]int64, error)
 	gateway.Inventory
 	gateway.Challenges
 	SecretStore
@@ -50,7 +53,7 @@ type Gateway interface {
 	Approve(ctx context.Context, id, actor, reason string) (*gateway.Transaction, error)
 	Deny(ctx context.Context, id, actor, reason string) (*gateway.Transaction, error)
 	SettleStuck(ctx context.Context, id string, got *backend.Issuance, actor, note string) (*gateway.Transaction, error)
-	RevokeCertificate(ctx context.Context, issuer, serial []byte, reason int, actor, note string) (c *gateway.Certificate, told bool, err error)
+	RevokeCertificate(ctx context.Context, issuer, serial []byte, reason int, actor, note string) (c *gateway.Certificate, heard gateway.Told, err error)
 	Rollover(ctx context.Context, name string, r *backend.RolloverRequest, actor string) (*backend.CA, error)
 }
 
@@ -72,11 +75,15 @@ type Config struct {
 	// ProcessCMP has a CMP endpoint answer a message, DER; "" is the default endpoint. The error is a *gateway.Error: it wraps
 	// gateway.ErrNotFound when there is no such endpoint, and its reason is Malformed when the message is none.
 	ProcessCMP func(ctx context.Context, endpoint string, message []byte) ([]byte, error)
+	// Pipelines draws the endpoints of the running configuration, by name; nil for none.
+	Pipelines func() []PipelineDrawing
 	// Configuration says which one runs.
 	Configuration func() Configuration
 	// Reload reads the configuration again and puts it into force, on the actor's order. The error is a *NotReloadedError when
 	// it cannot be; any other means that nobody can tell now.
 	Reload func(ctx context.Context, actor string) (*Reload, error)
+	// Ready says what /readyz says, beyond Gateway's: whether a configuration runs, and CAs can issue. nil for none.
+	Ready func(ctx context.Context) error
 	// Started reports whether a configuration runs: before, nothing is changed.
 	Started  func() bool
 	Metrics  *prometheus.Registry
@@ -97,6 +104,10 @@ type Server struct {
 	importing chan struct{} // and while a list of them is taken in
 	entries   int           // that one import may have
 	imported  int64         // bytes, of them together
+
+	table  []route
+	within http.Handler // for calls from inside
+	counts overviews
 }
 
 // Bounds on what one request may take.
@@ -116,6 +127,8 @@ func New(c Config) (*Server, error) {
 	if err := c.Metrics.Register(s.denied.total); err != nil {
 		return nil, fmt.Errorf("admin: %w", err)
 	}
+	s.table = s.routes()
+	s.within = s.handler(insider)
 	s.http = &http.Server{
 		Handler: s.handler(local), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 2 * askTimeout,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelWarn),
@@ -172,6 +185,8 @@ func (s *Server) routes() []route {
 		{"POST", "/v1/cas/:backend/rollover", Admin, longTimeout, s.rollover},
 		{"POST", "/v1/cmp", Approver, longTimeout, s.processCMP},
 		{"POST", "/v1/cmp/:endpoint", Approver, longTimeout, s.processCMP},
+		{"GET", "/v1/overview", Viewer, askTimeout, s.overview},
+		{"GET", "/v1/pipelines", Viewer, askTimeout, s.pipelines},
 		{"POST", "/v1/reload", Admin, longTimeout, s.reload},
 		{"GET", "/v1/status", Viewer, askTimeout, s.status},
 		{"GET", "/v1/openapi.json", Viewer, askTimeout, s.openAPI},
@@ -207,17 +222,25 @@ func (s *Server) handler(g gate) http.Handler {
 			return next(c)
 		}
 	})
-	for _, r := range s.routes() {
+	for _, r := range s.table {
 		e.Add(r.method, r.path, s.guarded(r))
 	}
 	return e
 }
 
+// allows refuses those whose role does not suffice.
+func (r *route) allows(who caller) error {
+	if who.role < r.role {
+		return &refusal{status: http.StatusForbidden, message: fmt.Sprintf("this takes the role %s; %s has the role %s", r.role, who.actor, who.role)}
+	}
+	return nil
+}
+
 // guarded calls a route for those who have its role, in its time.
 func (s *Server) guarded(r route) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		if who := callerOf(c); who.role < r.role {
-			return &refusal{status: http.StatusForbidden, message: fmt.Sprintf("this takes the role %s; %s has the role %s", r.role, who.actor, who.role)}
+		if err := r.allows(callerOf(c)); err != nil {
+			return err
 		}
 		if r.method != http.MethodGet && !s.config.Started() {
 			return &refusal{status: http.StatusServiceUnavailable, message: "the gateway is starting: try again"}

@@ -44,6 +44,7 @@ type source struct {
 	messages  []gateway.Message
 	authority []backend.CA
 	starting  bool
+	tallied   []time.Time   // what it has counted
 	late      chan struct{} // an import tells its first entry, then fails when it is closed
 	approved  string        // what the gateway was asked
 	rolled    backend.RolloverRequest
@@ -156,7 +157,7 @@ func newServer(t *testing.T, s *source) *Server {
 	var asks atomic.Int64
 	server, err := New(Config{
 		Store: s, Gateway: s, Metrics: registry, Version: "v1.2.3", Instance: "a", Log: slog.New(slog.NewTextHandler(&s.log, nil)),
-		CAs: s.cas, CRL: s.crl, Started: func() bool { return !s.starting }, TakesChallenges: takesChallenges, ProcessCMP: s.processCMP,
+		CAs: s.cas, CRL: s.crl, Ready: s.able, Started: func() bool { return !s.starting }, TakesChallenges: takesChallenges, ProcessCMP: s.processCMP,
 		Configuration: s.configuration, Reload: s.reload,
 		Sealer: func() Sealer { return reversing{} }, TakesSecrets: func(endpoint string) error {
 			if endpoint != "ran" && endpoint != "core" {
@@ -378,6 +379,18 @@ func TestStatus(t *testing.T) {
 	if st, err = c.Status(context.Background()); err != nil || st.Ready || st.NotReady != "the disk is full" {
 		t.Errorf("%+v, %v", st, err)
 	}
+	s.notReady, s.starting = nil, true
+	if st, err = c.Status(context.Background()); err != nil || st.Ready || st.NotReady != "it is starting" {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+// able is what /readyz says.
+func (s *source) able(context.Context) error {
+	if s.starting {
+		return errors.New("it is starting")
+	}
+	return nil
 }
 
 // What a wrong request is answered, byte for byte as a script sees it.

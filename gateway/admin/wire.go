@@ -120,6 +120,13 @@ type Backend struct {
 	Restarts    int    `json:"restarts"`
 	Idempotency string `json:"idempotency,omitempty"` // native, lookup or none
 	Error       string `json:"error,omitempty"`       // why it does not answer
+	Breaker     string `json:"breaker,omitempty"`     // open: it is not asked where another CA can be; half-open: the next request tries; closed
+	// LastHeard is set while the CA has not answered since the gateway started, or read its configuration: what is known of it is of then.
+	LastHeard time.Time `json:"last_heard,omitzero"`
+	Means     string    `json:"means,omitempty"` // what that means for requests
+	// Queued is how many requests wait until the CA can be asked, and QueuedSince when the first of them came.
+	Queued      int       `json:"queued,omitempty"`
+	QueuedSince time.Time `json:"queued_since,omitzero"`
 }
 
 // Sink is the state of one sink of the audit trail.

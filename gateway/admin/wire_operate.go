@@ -94,8 +94,10 @@ type RevokeResult struct {
 // Revoked is one certificate that is revoked.
 type Revoked struct {
 	Certificate Certificate `json:"certificate"`
-	// Told: its CA has revoked it. Else the gateway goes on asking; here it is revoked at once.
+	// Told: its CA has revoked it. Else the gateway goes on asking, unless Alone is true; here it is revoked at once.
 	Told bool `json:"told"`
+	// Alone: it is revoked here, and its CA takes no revocations from the gateway: it has to be revoked there by other means.
+	Alone bool `json:"alone,omitempty"`
 	// Already: it was revoked before, at the time and for the reason that stand in it. Nothing was changed.
 	Already bool `json:"already,omitempty"`
 }
@@ -114,8 +116,10 @@ type CA struct {
 	Rollover []CACertificate `json:"rollover,omitempty"` // of other generations, still good for certificates below them
 	Next     []CACertificate `json:"next,omitempty"`     // announced, to follow Chain
 	CRLs     []string        `json:"crls,omitempty"`     // names for GET /v1/cas/{backend}/crl
-	CanRoll  bool            `json:"can_roll,omitempty"` // POST /v1/cas/{backend}/rollover is possible
-	Error    string          `json:"error,omitempty"`    // why the backend does not answer
+	// CRLShards are further such names, of CRLs of some of the CA's certificates each. The newest is the last.
+	CRLShards []string `json:"crl_shards,omitempty"`
+	CanRoll   bool     `json:"can_roll,omitempty"` // POST /v1/cas/{backend}/rollover is possible
+	Error     string   `json:"error,omitempty"`    // why the backend does not answer
 }
 
 // CACertificate is a certificate of a CA.

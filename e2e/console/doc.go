@@ -1,0 +1,2 @@
+// Package console drives the console of the real gateway with a real browser: `make console`.
+package console
