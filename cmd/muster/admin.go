@@ -53,7 +53,13 @@ func (p *process) addAdmin(cfg *Config, specs map[string]serve.Spec) error {
 	if err != nil {
 		return err
 	}
-	specs[adminListener] = serve.Spec{Address: cfg.Admin.Address, Connections: adminConnections, TLS: policy, Handler: p.admin.Remote(access)}
+	handler := p.admin.Remote(access)
+	if cfg.Admin.Console != nil {
+		if handler, err = p.withConsole(cfg, access, handler); err != nil {
+			return err
+		}
+	}
+	specs[adminListener] = serve.Spec{Address: cfg.Admin.Address, Connections: adminConnections, TLS: policy, Handler: handler}
 	return nil
 }
 
@@ -105,8 +111,8 @@ func (p *process) openAdmin() error {
 		Store: p.store, Gateway: p.gateway, Backends: p.backendStates, CAs: p.adminCAs, CRL: p.adminCRL, Sinks: p.sinkStates, Metrics: p.registry,
 		Version: version(), Instance: p.instance,
 		Sealer: func() admin.Sealer { return p.runtime.Load().sealer }, TakesSecrets: p.takesSecrets, TakesChallenges: p.takesChallenges, ProcessCMP: p.processCMP,
-		Configuration: p.reloads.configuration, Reload: p.reload,
-		Started: func() bool { return p.runtime.Load() != nil }, Clock: p.clock, Log: p.log,
+		Configuration: p.reloads.configuration, Pipelines: p.pipelineDrawings, Reload: p.reload,
+		Ready: p.ready, Started: func() bool { return p.runtime.Load() != nil }, Clock: p.clock, Log: p.log,
 	})
 	if err != nil {
 		l.Close()
@@ -130,12 +136,17 @@ func (p *process) backendStates(ctx context.Context) []admin.Backend {
 	for _, name := range byName(rt.plugins) {
 		plugin := rt.plugins[name].plugin
 		b := admin.Backend{Name: name, Plugin: rt.cfg.Backends[name].Plugin, PID: plugin.PID(), Restarts: plugin.Restarts()}
+		b.Breaker, _ = p.gateway.Breaker(name)
 		if d, err := plugin.Describe(ctx); err == nil {
 			b.Idempotency = string(d.Idempotency)
 		}
 		if err := p.faultOf(rt.plugins[name], name); err != nil {
 			b.Error = err.Error()
 		}
+		if s := rt.silence.of(name); s != nil {
+			b.LastHeard, b.Means = s.heard, rt.meaning(name)
+		}
+		p.queued(ctx, &b)
 		all = append(all, b)
 	}
 	return all

@@ -13,6 +13,7 @@ import (
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/seal"
 	"github.com/muster-pki/muster/gateway/serve"
+	"github.com/muster-pki/muster/gateway/trace"
 	"github.com/muster-pki/muster/plugins/backend"
 	"github.com/muster-pki/muster/plugins/host"
 )
@@ -22,12 +23,15 @@ type Runtime struct {
 	cfg        *Config
 	plugins    map[string]*running
 	cas        map[string][]backend.CA // by backend
+	silence    silence                 // whose cas are as they were last heard
+	recalled   map[string]recalled     // what was last heard, before it was made; by backend
 	gateway    *gateway.Runtime
 	specs      map[string]serve.Spec // by listener
 	sealer     *seal.Sealer
 	owns       []ownKey                            // certificates of the gateway's own
 	identities map[string]func() *gateway.Identity // of the endpoints' RAs
 	answers    *gateway.Gateway                    // goes by this Runtime, whichever is in force; nil until plugins run
+	tracer     *trace.Tracer                       // nil: nothing is traced
 	underway   underway                            // requests that it answers
 	before     <-chan struct{}                     // closed when the one before it has retired; nil: there is none that has not
 	retired    chan struct{}                       // closed when it has
@@ -65,8 +69,11 @@ func (p *process) build(ctx context.Context, cfg *Config, old *Runtime) (*Runtim
 		}
 	}
 	rt := &Runtime{
-		cfg: cfg, plugins: map[string]*running{}, cas: map[string][]backend.CA{}, sealer: sealer, retired: make(chan struct{}),
-		gateway: &gateway.Runtime{Endpoints: endpoints, Backends: map[string]backend.Backend{}, Rates: cfg.rates(), Retention: cfg.retention()}, identities: map[string]func() *gateway.Identity{},
+		cfg: cfg, plugins: map[string]*running{}, cas: map[string][]backend.CA{}, recalled: map[string]recalled{}, sealer: sealer, retired: make(chan struct{}),
+		gateway: &gateway.Runtime{Endpoints: endpoints, Backends: map[string]backend.Backend{}, Rates: cfg.rates(), Offline: cfg.offline(), Retention: cfg.retention()}, identities: map[string]func() *gateway.Identity{},
+	}
+	if rt.tracer, err = p.tracerOf(cfg); err != nil {
+		return nil, err
 	}
 	if err := p.furnish(ctx, rt, old, ras); err != nil {
 		p.abandon(rt, old)
@@ -134,9 +141,11 @@ func (p *process) furnish(ctx context.Context, rt, old *Runtime, ras map[string]
 	if err := p.startPlugins(ctx, rt, old); err != nil {
 		return err
 	}
-	if err := rt.inquire(ctx); err != nil {
+	rt.recollect(old, p.clock())
+	if err := rt.inquire(ctx, p.clock()); err != nil {
 		return err
 	}
+	rt.furnishSilent(old)
 	cfg := rt.cfg
 	for _, name := range cfg.unconstrained() {
 		p.log.Warn("the MEF's CA may have no name constraints, which oneM2M TS-0003 clause 10.1.1.5 demands (allow: unconstrained-ca)", "endpoint", name)
@@ -198,11 +207,22 @@ func (p *process) startPlugins(ctx context.Context, rt, old *Runtime) error {
 	}
 	for name, h := range start {
 		wg.Go(func() {
+			var known recalled
+			if rt.cfg.recallable(name) {
+				if known.heard, known.err = p.heard.recall(name, keyOf(&h)); known.err == nil {
+					h.Assume = &known.heard.Description
+				}
+			}
 			plugin, err := host.Start(ctx, h)
 			mu.Lock()
 			defer mu.Unlock()
+			rt.recalled[name] = known
 			if err != nil {
-				errs[name] = rt.cfg.fault(at("backends", name), "%v", err)
+				why := ""
+				if host.IsUnanswered(err) {
+					why = known.way(err)
+				}
+				errs[name] = rt.cfg.fault(at("backends", name), "%v%s", err, why)
 				return
 			}
 			rt.plugins[name] = &running{plugin: plugin, key: keyOf(&h), holds: rt.cfg.holds(name)}
@@ -227,7 +247,8 @@ func (rt *Runtime) reusable(cfg *Config, name, key string) (*running, error) {
 	if rt == nil {
 		return nil, nil
 	}
-	if was := rt.plugins[name]; was != nil && was.key == key {
+	// One that is held waits for somebody to look at it: that is done with a process of its own, which is used if it is found good.
+	if was := rt.plugins[name]; was != nil && was.key == key && was.plugin.Held() == nil {
 		return was, nil
 	}
 	for _, other := range byName(rt.plugins) {
@@ -268,6 +289,7 @@ func (p *process) abandon(rt, other *Runtime) {
 	if rt.answers != nil {
 		p.gateway.Drop(rt.answers)
 	}
+	p.closeTracer(rt.tracer)
 	for name, r := range rt.plugins {
 		if other == nil || other.plugins[name] != r {
 			r.plugin.Close(ctx) //nolint:errcheck // whoever asked it is told

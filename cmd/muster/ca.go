@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,7 +79,7 @@ func listCAs(w io.Writer, width int, all []admin.CA, now time.Time) error {
 				until += ", over"
 			}
 			if n == 0 {
-				crls = strings.Join(c.CRLs, ", ")
+				crls = crlNames(c)
 			} else {
 				name = ""
 			}
@@ -97,6 +98,18 @@ func listCAs(w io.Writer, width int, all []admin.CA, now time.Time) error {
 	}
 	_, err := fmt.Fprintln(w, "\n* the backend's default")
 	return err
+}
+
+// crlNames are the names of a CA's CRLs; those of many shards by the first and the last.
+func crlNames(c *admin.CA) string {
+	names := c.CRLs
+	switch n := len(c.CRLShards); {
+	case n > 3:
+		names = append(slices.Clip(names), fmt.Sprintf("%s to %s (%d shards)", c.CRLShards[0], c.CRLShards[n-1], n))
+	default:
+		names = append(slices.Clip(names), c.CRLShards...)
+	}
+	return strings.Join(names, ", ")
 }
 
 // rollFlags say which CA changes over.
@@ -276,7 +289,8 @@ func newCACRLCommand() *cobra.Command {
 	file := ""
 	cmd := &cobra.Command{
 		Use: "crl BACKEND[/NAME]", Short: "Fetch a CRL: DER into a file or a pipe, PEM on a terminal",
-		Long: `Fetches a CRL by one of the names that "muster ca ls" shows under CRL: the CA's, or that of an earlier key of its.`,
+		Long: `Fetches a CRL by one of the names that "muster ca ls" shows under CRL: the CA's, that of an earlier key of its, or that
+of a shard.`,
 		Example: `  muster ca crl local/ec -o ec.crl
   muster ca crl local/ec | openssl crl -inform DER -noout -text`,
 		Args: cobra.ExactArgs(1),

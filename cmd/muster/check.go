@@ -15,6 +15,7 @@ import (
 
 	"github.com/muster-pki/muster/authz"
 	"github.com/muster-pki/muster/gateway"
+	"github.com/muster-pki/muster/gateway/admin/console"
 	"github.com/muster-pki/muster/gateway/seal"
 	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/plugins/host"
@@ -63,6 +64,9 @@ func checkConfig(ctx context.Context, file string) (*Config, error) {
 	if c.Admin != nil {
 		if _, _, err := c.adminAccess(&serve.Own{}, time.Now); err != nil {
 			errs = append(errs, err)
+		}
+		if err := console.Check(c.Admin.Console, c.dir); err != nil {
+			errs = append(errs, c.fault(at("admin"), "%v", err))
 		}
 	}
 	for _, name := range byName(c.Listeners) {

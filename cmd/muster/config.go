@@ -42,6 +42,8 @@ type Config struct {
 	ServerCertificate *ServerCertificate `yaml:"server-certificate"`
 	// Metrics says where Prometheus finds /metrics. Default: nowhere.
 	Metrics *Metrics `yaml:"metrics"`
+	// Tracing sends traces of requests to an OpenTelemetry collector. Default: none are made.
+	Tracing *TracingConfig `yaml:"tracing"`
 	// Admin opens the admin API to operators over the network. Default: it is reached through its Unix socket only.
 	Admin *admin.RemoteConfig `yaml:"admin"`
 	// Distribution says where anybody gets CRLs and CA certificates, at /crl/ and /ca/. Default: nowhere.
@@ -80,6 +82,8 @@ type BackendConfig struct {
 	SHA256 string `yaml:"sha256"`
 	// Rate bounds how fast it is asked to issue: docs/storms.md. Default: as fast as requests come.
 	Rate *RateConfig `yaml:"rate"`
+	// Offline has requests wait while the CA cannot be asked, and go to it in the order of their arrival: docs/edge-forward.md. Default: they are refused.
+	Offline *OfflineConfig `yaml:"offline"`
 	// Config is the backend's own. Its page says what stands here. Where the store is PostgreSQL, "local" gets that for its ledger.
 	Config *yaml.Node `yaml:"config"`
 }
@@ -256,6 +260,7 @@ func parseConfig(file, dir string, data []byte) (*Config, error) {
 	f.store()
 	f.backends()
 	f.rates()
+	f.offline()
 	f.profiles()
 	f.endpoints()
 	f.spools()
@@ -263,6 +268,7 @@ func parseConfig(file, dir string, data []byte) (*Config, error) {
 	f.serverCertificate()
 	f.audit()
 	f.retention()
+	f.tracing()
 	if err := errors.Join(f.errs...); err != nil {
 		return nil, err
 	}

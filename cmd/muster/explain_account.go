@@ -9,25 +9,34 @@ import (
 	"github.com/muster-pki/muster/cmd/muster/words"
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
+	"github.com/muster-pki/muster/gateway/admin/console"
 )
 
 // account is the whole story of a transaction, for a person: what it came to in one line, then how, in the order in which
 // it happened.
-func account(t *admin.Transaction, now time.Time) string {
-	a := &story{}
+func account(t *admin.Transaction, now time.Time) string { return tell(t, now).text.String() }
+
+// accountInParts is the same for pages.
+func accountInParts(t *admin.Transaction, now time.Time) console.Account {
+	return console.Account{Summary: words.Plain(summary(t, now)), Sections: tell(t, now).parts}
+}
+
+func tell(t *admin.Transaction, now time.Time) *story {
+	a := &story{parts: []console.Section{{}}}
 	a.printf("%s\n\n", summary(t, now))
 	a.request(t)
-	a.printf("\nStages\n")
+	a.part("Stages")
 	_, stages := facts(t)
 	if len(stages) == 0 {
 		a.printf("  none was reached\n")
+		a.noted(console.Row{Value: "none was reached"})
 	}
-	a.verdicts(stages, "  ")
+	a.verdicts(stages, "  ", 0)
 	a.hold(t.Hold)
 	a.authority(t)
 	a.certificate(t.Certificate, now)
 	a.messages(t.Messages)
-	return a.text.String()
+	return a
 }
 
 // facts takes apart what the adapter noted of the message and what the stages decided.
@@ -51,6 +60,10 @@ func (a *story) request(t *admin.Transaction) {
 	a.row("Request", fmt.Sprintf("%s at endpoint %s (%s)", t.Operation, t.Endpoint, t.Protocol))
 	notes, _ := facts(t)
 	for _, n := range notes {
+		if id, ok := strings.CutPrefix(n, gateway.TraceNote); ok {
+			a.row("Trace", id)
+			continue
+		}
 		a.row("Message", n)
 	}
 	a.row("Subject", t.Subject)
@@ -79,7 +92,7 @@ func (a *story) hold(h *admin.Hold) {
 	if h == nil {
 		return
 	}
-	a.printf("\nApproval\n")
+	a.part("Approval")
 	a.below("Held by", "the stage "+h.Stage)
 	a.below("Needs", fmt.Sprintf("%d of %d approved, until %s", len(h.Approvals), h.Approvers, words.Moment(h.Until)))
 	said := func(label string, one admin.Approval) {
@@ -102,7 +115,7 @@ func (a *story) authority(t *admin.Transaction) {
 	if t.Granted == nil && t.Backend == "" {
 		return
 	}
-	a.printf("\nCA\n")
+	a.part("CA")
 	a.below("Backend", t.Backend)
 	a.below("Profile", t.Profile)
 	if g := t.Granted; g != nil {
@@ -129,7 +142,7 @@ func (a *story) certificate(c *admin.Certificate, now time.Time) {
 	if c == nil {
 		return
 	}
-	a.printf("\nCertificate\n")
+	a.part("Certificate")
 	a.below("Serial", c.Serial)
 	a.below("Subject", c.Subject)
 	a.below("Issuer", c.Issuer)
@@ -147,7 +160,7 @@ func (a *story) messages(all []admin.Message) {
 	if len(all) == 0 {
 		return
 	}
-	a.printf("\nLater messages\n")
+	a.part("Later messages")
 	for _, m := range all {
 		line := m.Kind
 		if m.Note != "" {
@@ -159,11 +172,33 @@ func (a *story) messages(all []admin.Message) {
 			when = words.Moment(m.First) + " to " + words.Moment(m.Last)
 		}
 		a.printf("  %s: %s%s\n", line, when, from(m.Source))
+		a.noted(console.Row{Label: line, Value: when + from(m.Source)})
 	}
 }
 
 // story gathers lines. What strangers sent cannot break them.
-type story struct{ text strings.Builder }
+type story struct {
+	text  strings.Builder
+	parts []console.Section // the same for pages; nil where nobody wants them
+}
+
+// part begins another part, under a heading.
+func (a *story) part(title string) {
+	a.printf("\n%s\n", title)
+	if a.parts != nil {
+		a.parts = append(a.parts, console.Section{Title: title})
+	}
+}
+
+// noted adds a row to the last part.
+func (a *story) noted(r console.Row) {
+	if a.parts == nil {
+		return
+	}
+	r.Label, r.Value, r.Note = words.Plain(r.Label), words.Plain(r.Value), words.Plain(r.Note)
+	last := &a.parts[len(a.parts)-1]
+	last.Rows = append(last.Rows, r)
+}
 
 func (a *story) printf(format string, args ...any) {
 	for i, arg := range args {
@@ -178,18 +213,20 @@ func (a *story) printf(format string, args ...any) {
 func (a *story) row(label, value string) {
 	if value != "" {
 		a.printf("%-12s %s\n", label, value)
+		a.noted(console.Row{Label: label, Value: value})
 	}
 }
 
 func (a *story) below(label, value string) {
 	if value != "" {
 		a.printf("  %-10s %s\n", label, value)
+		a.noted(console.Row{Label: label, Value: value})
 	}
 }
 
-func (a *story) verdicts(all []admin.Verdict, indent string) {
+func (a *story) verdicts(all []admin.Verdict, indent string, depth int) {
 	for _, v := range all {
-		line := fmt.Sprintf("%-13s  %s", v.Decision, v.Stage)
+		line := v.Stage
 		if v.Reason != "" {
 			line += "  (" + v.Reason + ")"
 		}
@@ -197,10 +234,11 @@ func (a *story) verdicts(all []admin.Verdict, indent string) {
 		if v.Took > 0 {
 			line += "  " + (time.Duration(v.Took) * time.Microsecond).String()
 		}
-		a.printf("%s%s\n", indent, line)
+		a.printf("%s%-13s  %s\n", indent, v.Decision, line)
+		a.noted(console.Row{Label: v.Decision, Value: line, Note: v.Note, Depth: min(depth, 3), Verdict: true})
 		if v.Note != "" {
 			a.printf("%s               %s\n", indent, v.Note)
 		}
-		a.verdicts(v.Parts, indent+"    ")
+		a.verdicts(v.Parts, indent+"    ", depth+1)
 	}
 }

@@ -152,6 +152,7 @@ var states = map[gateway.State]string{
 	gateway.StateHeld:        "held: waits for approval",
 	gateway.StateApproved:    "approved: the key is made, and the CA asked, when the device asks again",
 	gateway.StateIssuing:     "issuing: the CA is being asked",
+	gateway.StateQueued:      "queued: the CA cannot be asked now, and has nothing of it; it is asked in the order of arrival when it can",
 	gateway.StateUnknown:     "unknown: the CA was asked, and it is not known what it did; the gateway is finding out",
 	gateway.StateWaiting:     "waiting: the CA will answer later; the gateway asks again",
 	gateway.StateStuck:       "stuck: it is not known what the CA did, and it cannot be asked; look into the CA's own records, then muster settle",

@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"google.golang.org/grpc/status"
+	"time"
 
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/plugins/backend"
@@ -15,20 +14,20 @@ import (
 	"github.com/muster-pki/muster/protocols/cmp"
 )
 
-// inquire asks the backends what they can do and refuses what they cannot.
-func (rt *Runtime) inquire(ctx context.Context) error {
+// inquire asks the backends what they can do and refuses what they cannot. One whose CA does not answer is known as it was last heard
+// (Runtime.recalled), and silent.
+func (rt *Runtime) inquire(ctx context.Context, now time.Time) error {
 	var errs []error
 	described := map[string]*backend.Description{}
+	told := rt.ask(ctx, now)
 	for _, name := range byName(rt.plugins) {
-		d, err := rt.plugins[name].plugin.Describe(ctx)
-		if err == nil {
-			described[name] = d
-			if rt.cas[name], err = casOf(ctx, rt.plugins[name].plugin); err != nil {
-				err = fmt.Errorf("its CA has to answer when the gateway starts, and does not: %s", status.Convert(err).Message())
-			}
-		}
-		if err != nil {
+		if err := told[name].err; err != nil {
 			errs = append(errs, rt.cfg.fault(at("backends", name), "%v", err))
+			continue
+		}
+		described[name], rt.cas[name] = rt.plugins[name].plugin.Description(), told[name].cas
+		if s := told[name].silent; s != nil {
+			rt.silence.begins(name, s)
 		}
 	}
 	if len(errs) > 0 {

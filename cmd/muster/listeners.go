@@ -60,7 +60,7 @@ func (p *process) makeListeners(rt *Runtime) (map[string]serve.Spec, error) {
 				Publisher: rt.answers, CertsOnly: cms.CertsOnly, Clock: p.clock, Log: p.log.With("listener", name),
 			}).Handler(router)
 		}
-		spec.Handler = rt.underway.counted(clients.Handler(serve.Health(p.ready, p.log.With("listener", name), handler)))
+		spec.Handler = rt.underway.counted(clients.Handler(serve.Health(p.ready, p.log.With("listener", name), rt.traced(name, handler))))
 		specs[name] = spec
 	}
 	return specs, p.addAdmin(rt.cfg, specs)

@@ -55,7 +55,7 @@ Refusals of those who did not authenticate are kept in memory only, and listed w
 		},
 	}
 	f.add(cmd)
-	cmd.Flags().StringSliceVar(&f.states, "state", nil, "only transactions in these `STATES`: refused, held, issuing, unknown, waiting, stuck, unconfirmed, forwarded, issued, rejected, failed, revoked, denied")
+	cmd.Flags().StringSliceVar(&f.states, "state", nil, "only transactions in these `STATES`: refused, held, issuing, queued, unknown, waiting, stuck, unconfirmed, forwarded, issued, rejected, failed, revoked, denied")
 	cmd.Flags().StringVar(&f.endpoint, "endpoint", "", "only transactions of this `ENDPOINT`")
 	cmd.Flags().StringVar(&f.device, "device", "", "only this `DEVICE`'s")
 	cmd.Flags().StringVar(&f.requester, "requester", "", "only certificates that this `REQUESTER` asked for, as \"muster explain\" shows it")

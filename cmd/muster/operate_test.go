@@ -214,6 +214,14 @@ func TestRevoke(t *testing.T) {
 	if _, err := run("--transaction", "abcdef"); err != nil || last() != `POST /v1/certificates/revoke {"transaction":"abcdef"}` {
 		t.Error(err, last())
 	}
+	// A CA that takes no revocations is not said to be told later.
+	alone := done
+	alone.Revoked = append([]admin.Revoked(nil), done.Revoked[:1]...)
+	alone.Revoked[0].Told, alone.Revoked[0].Alone = false, true
+	dirAlone, _ := fakeAPI(t, map[string]any{"POST /v1/certificates/revoke": alone})
+	if out, err := runCommand(newRevokeCommand(), "aa", "--data", dirAlone); err != nil || !strings.Contains(out, "(here alone: its CA takes no revocations from Muster)\nThe gateway takes it for revoked, and nobody else does: revoke it at its CA as well") || strings.Contains(out, "goes on telling") {
+		t.Error(err, out)
+	}
 	// What was revoked before is not said to be revoked for another reason now.
 	done.Revoked[0].Already, done.Revoked[0].Certificate.RevokedAt = true, timeAt(received)
 	dir2, _ := fakeAPI(t, map[string]any{"POST /v1/certificates/revoke": done})

@@ -20,9 +20,11 @@ import (
 	"github.com/muster-pki/muster/authz"
 	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
+	"github.com/muster-pki/muster/gateway/admin/console"
 	"github.com/muster-pki/muster/gateway/seal"
 	"github.com/muster-pki/muster/gateway/serve"
 	"github.com/muster-pki/muster/gateway/store"
+	"github.com/muster-pki/muster/gateway/trace"
 	"github.com/muster-pki/muster/plugins/host"
 	"github.com/muster-pki/muster/protocols/est"
 )
@@ -50,7 +52,9 @@ type process struct {
 	registry *prometheus.Registry
 	calls    *prometheus.HistogramVec
 	restarts *prometheus.CounterVec
+	spans    *prometheus.CounterVec
 	hashing  *authz.Hashing
+	heard    *hearing
 	own      *serve.Own            // the TLS certificate
 	owns     map[string]*serve.Own // the RA certificates, by raName; guarded by reloading
 	spools   map[string]*watched   // folders of CMP messages, by path; guarded by reloading
@@ -59,6 +63,7 @@ type process struct {
 	sinks    []shippedTo // of the audit trail; guarded by reloading
 	gateway  *gateway.Gateway
 	admin    *admin.Server
+	signedIn *console.Sessions // people at the console; nil where there never was one. Guarded by reloading
 	lock     *os.File
 	answered *est.Answers // to Digest challenges
 	started  bool         // the audit trail has the start, and is to have the stop
@@ -67,6 +72,7 @@ type process struct {
 	load    func() (*Config, error) // reads it
 	reloads *reloads
 	files   *fileWatch
+	notices *notices  // to the service manager; nil for none. Set before start
 	seen    fileMarks // the files of the configuration that runs, before they were read; guarded by reloading
 
 	rolled      chan struct{}  // a CA was changed over through this gateway
@@ -112,11 +118,13 @@ func newProcess(data, instance string, log *slog.Logger) (*process, error) {
 	if p.lock, err = lockData(data); err != nil {
 		return nil, err
 	}
+	p.heard = newHearing(filepath.Join(data, heardDir))
 	p.own = serve.NewOwn(filepath.Join(tlsDir, "server.pem"), "TLS certificate", p.clock, log)
 	p.calls = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "muster_plugin_call_duration_seconds", Help: "Calls of CA plugins, by what the gateway got.",
 		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
 	}, []string{"backend", "method", "code"})
+	p.spans = trace.NewCounter()
 	p.restarts = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "muster_plugin_restarts_total", Help: "Restarts of CA plugins.",
 	}, []string{"backend"})
@@ -146,6 +154,7 @@ func lockData(data string) (*os.File, error) {
 
 // watch counts a plugin's calls and restarts.
 func (p *process) watch(h *host.Config) {
+	traceCalls(h)
 	name := h.Name
 	h.OnRestart = func(string) { p.restarts.WithLabelValues(name).Inc() }
 	h.OnCall = func(_, method string, code codes.Code, took time.Duration) {
@@ -181,11 +190,11 @@ func (p *process) start(ctx context.Context, cfg *Config) error {
 	}); err != nil {
 		return cfg.fault(at("store"), "%v", err)
 	}
-	if err := p.registry.Register(sinkMetrics{p}); err != nil {
+	if err := p.registerStore(); err != nil {
 		return err
 	}
 	if p.gateway, err = gateway.New(gateway.Options{
-		Store: p.store, Clock: p.clock, Log: p.log, Metrics: p.registry, Crash: p.crash, CAChanged: p.caChanged,
+		Store: p.store, Clock: p.clock, Log: p.log, Metrics: p.registry, Crash: p.crash, CAChanged: p.caChanged, Trace: p.begin,
 		IssueTimeout: issueTimeout(),
 	}); err != nil {
 		return err
@@ -296,6 +305,10 @@ func (p *process) enforce(ctx context.Context, cfg *Config, record func(old, nex
 		}
 	})
 	p.warnOfEnds(rt)
+	p.tellSilent(rt)
+	for name, cas := range rt.cas {
+		p.keepHeard(rt, name, cas)
+	}
 	if old == nil {
 		return nil
 	}
@@ -353,6 +366,9 @@ func (p *process) stop(ctx context.Context) error {
 	errs = append(errs, p.reloading.take(ctx))
 	errs = append(errs, p.set.Drain(ctx))
 	p.stopWork()
+	if p.signedIn != nil {
+		p.signedIn.Close()
+	}
 	if p.admin != nil {
 		errs = append(errs, p.admin.Shutdown(ctx))
 	}
@@ -363,6 +379,7 @@ func (p *process) stop(ctx context.Context) error {
 		for _, name := range byName(rt.plugins) {
 			errs = append(errs, rt.plugins[name].plugin.Close(closing))
 		}
+		p.closeTracer(rt.tracer)
 	}
 	if p.store != nil {
 		p.recordStop(ctx)

@@ -35,9 +35,9 @@ func (q quickstart) env() string       { return filepath.Join(q.data, "quickstar
 func (q quickstart) secrets() string   { return filepath.Join(q.data, "secrets") }
 func (q quickstart) vendorCAs() string { return filepath.Join(q.data, "vendor-ca") }
 
-// prepare writes the configuration unless there is one. The secrets come first: a crash in between leaves some that
+// prepare writes the configuration unless there is one; config makes it of the hashes of two secrets. The secrets come first: a crash in between leaves some that
 // the next start takes up.
-func (q quickstart) prepare() error {
+func (q quickstart) prepare(config func(password, challenge string) []byte) error {
 	switch _, err := os.Stat(q.config()); {
 	case err == nil:
 		return nil
@@ -61,7 +61,7 @@ func (q quickstart) prepare() error {
 		}
 		hashes[name] = authz.HashSecret([]byte(secret))
 	}
-	return serve.WriteFile(q.config(), quickstartConfig(hashes[passwordFile], hashes[challengeFile]), 0o600)
+	return serve.WriteFile(q.config(), config(hashes[passwordFile], hashes[challengeFile]), 0o600)
 }
 
 func (q quickstart) secret(name string) (string, error) {

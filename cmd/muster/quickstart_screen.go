@@ -57,7 +57,7 @@ func (c *Config) where(protocol gateway.Protocol) reached {
 }
 
 // screen is what the first minute needs: what listens where, and commands that work as printed.
-func (q quickstart) screen(w io.Writer, cfg *Config, settings []setting, took time.Duration) {
+func (q quickstart) screen(w io.Writer, cfg *Config, settings []setting, by reach, took time.Duration) {
 	value := map[string]string{}
 	for _, s := range settings {
 		value[s.name] = s.value
@@ -102,24 +102,45 @@ func (q quickstart) screen(w io.Writer, cfg *Config, settings []setting, took ti
 	}
 	if url(cmp) != "" && cmp.plain && value["MUSTER_CMP_SECRET"] != "" {
 		title := "CMP, with openssl"
-		if value["MUSTER_VENDOR_CA_DIR"] != "" {
+		if by.files && value["MUSTER_VENDOR_CA_DIR"] != "" {
 			title += " (or a vendor's certificate in place of the secret, once its CA lies in $MUSTER_VENDOR_CA_DIR)"
 		}
-		blocks = append(blocks, title+":\n\n"+indent(cmpCommands(cmp.path, value["MUSTER_CA"])))
+		blocks = append(blocks, title+":\n\n"+indent(cmpCommands(cmp.path, by.roots)))
 	}
 	if url(old) != "" && old.plain && value["MUSTER_SCEP_CHALLENGE"] != "" {
-		blocks = append(blocks, "SCEP, with scepclient, which Go fetches:\n\n"+indent(scepCommands(old.path)))
+		blocks = append(blocks, by.scep(old.path))
 	}
 	if len(blocks) > 0 {
-		fmt.Fprintf(w, "\nEnrol devices and renew their certificates, in a second shell:\n\n  . %s\n\n%s", shellQuote(q.env()), strings.Join(blocks, "\n"))
+		fmt.Fprintf(w, "\nEnrol devices and renew their certificates, in a second shell%s:\n\n%s\n%s", by.where, indent(by.settings), strings.Join(blocks, "\n"))
 	}
-	self := invocation()
-	where := " --data " + shellQuote(q.data)
+	fmt.Fprintf(w, "\nWhat happened, and why:\n\n  %s ls%s\n  %s explain ID%s\n\nNext: edit muster.yaml, which explains itself%s, and have this gateway read it again, all of it or nothing:\n\n  %s reload%s\n",
+		by.self, by.data, by.self, by.data, by.edit, by.self, by.data)
+}
+
+// reach is how whoever reads the screen gets at the gateway: it differs from the host of a container.
+type reach struct {
+	where    string // the second shell
+	settings string // commands that set the variables of quickstart.env
+	roots    string // $MUSTER_CA, then
+	files    bool   // whether the data directory can be written to
+	self     string // how this program is called
+	data     string // its flag --data, where it needs one
+	edit     string // how muster.yaml is edited, where that is not plain
+	scep     func(path string) string
+}
+
+// onThisHost is a shell of the gateway's own machine.
+func onThisHost(q quickstart) reach {
+	data := " --data " + shellQuote(q.data)
 	if here, err := filepath.Abs(defaultData); err == nil && here == q.data {
-		where = ""
+		data = ""
 	}
-	fmt.Fprintf(w, "\nWhat happened, and why:\n\n  %s ls%s\n  %s explain ID%s\n\nNext: edit muster.yaml, which explains itself, and have this gateway read it again, all of it or nothing:\n\n  %s reload%s\n",
-		self, where, self, where, self, where)
+	return reach{
+		settings: ". " + shellQuote(q.env()) + "\n", roots: q.roots(), files: true, self: invocation(), data: data,
+		scep: func(path string) string {
+			return "SCEP, with scepclient, which Go fetches:\n\n" + indent(scepCommands(path))
+		},
+	}
 }
 
 // legacyNote tells what an endpoint lets in that it had better not.

@@ -287,7 +287,7 @@ func TestQuickstartKeepsWhatIsThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, q.secrets(), passwordFile, "left over\n")
-	if err := q.prepare(); err != nil {
+	if err := q.prepare(quickstartConfig); err != nil {
 		t.Fatal(err)
 	}
 	config, err := os.ReadFile(q.config())
@@ -295,7 +295,7 @@ func TestQuickstartKeepsWhatIsThere(t *testing.T) {
 		t.Errorf("the secret was not taken up: %v", err)
 	}
 	write(t, q.data, "muster.yaml", "mine")
-	if err := q.prepare(); err != nil {
+	if err := q.prepare(quickstartConfig); err != nil {
 		t.Fatal(err)
 	}
 	if config, _ := os.ReadFile(q.config()); string(config) != "mine" {

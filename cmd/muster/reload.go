@@ -121,6 +121,9 @@ func (p *process) reload(ctx context.Context, by string) (*admin.Reload, error) 
 	defer p.reloading.give()
 	ctx, expire := context.WithTimeout(ctx, startTimeout) // which those before it do not use up
 	defer expire()
+	p.notices.reloading()
+	came := "The last order to reload changed nothing: the log says why"
+	defer func() { p.notices.ready(came) }()
 	seen := lookAt(p.file)
 	if len(seen) == maxNamed {
 		p.log.Warn("the configuration has too many values to look for files in all of them: what changes in some is not seen", "values", maxNamed)
@@ -144,6 +147,7 @@ func (p *process) reload(ctx context.Context, by string) (*admin.Reload, error) 
 		return nil, err
 	}
 	done.Configuration = running
+	came = "Serving, version " + version() + ", by a configuration that was read again"
 	p.log.Info("reload: the configuration is in force", "by", by, "file", cfg.file, "sha256", cfg.sha256)
 	p.logListeners()
 	p.seen = seen.present()
@@ -198,7 +202,7 @@ func (p *process) recordReload(ctx context.Context, by string, cfg *Config, done
 		return err
 	}
 	return p.store.Record(ctx, gateway.AuditEvent{
-		Kind: "reloaded", At: p.clock(), Actor: by, Note: "configuration sha256 " + cfg.sha256 + reloadSummary(done),
+		Kind: "reloaded", At: p.clock(), Actor: by, Note: "configuration sha256 " + cfg.sha256 + ofBundle(p.data, cfg.sha256) + reloadSummary(done),
 	})
 }
 

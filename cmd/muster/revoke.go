@@ -26,7 +26,8 @@ func newRevokeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "revoke SERIAL | --device NAME | --transaction ID", Short: "Revoke a certificate, or all valid ones of a device",
 		Long: `Revokes a certificate by its serial number (hexadecimal, as openssl x509 -serial prints it) or by the transaction that issued it,
-or all valid ones of a device. For the gateway it counts no more at once; its CA is told, again and again until it has it.`,
+or all valid ones of a device. For the gateway it counts no more at once; its CA is told, again and again until it has it. A CA that takes no revocations from Muster
+(EST and SCEP have none) is not told: what is to be done there, the command says.`,
 		Example: "  muster revoke 5f3a9c... --reason keyCompromise\n  muster revoke --device bts-0001 --reason cessationOfOperation --note \"ticket 4711\"",
 		Args:    cobra.MaximumNArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
@@ -82,7 +83,7 @@ func (f *revokeFlags) run(cmd *cobra.Command, args []string) error {
 	if f.json {
 		return printJSON(w, done)
 	}
-	waiting := false
+	waiting, alone := false, false
 	for _, r := range done.Revoked {
 		x := r.Certificate
 		if r.Already {
@@ -94,10 +95,17 @@ func (f *revokeFlags) run(cmd *cobra.Command, args []string) error {
 			continue
 		}
 		told := ""
-		if !r.Told {
+		switch {
+		case r.Alone:
+			told, alone = " (here alone: its CA takes no revocations from Muster)", true
+		case !r.Told:
 			told, waiting = " (its CA has not answered yet)", true
 		}
 		fmt.Fprintf(w, "revoked %s  %s, of %s, %s%s\n", words.Plain(x.Serial), words.Plain(x.Subject), words.Plain(x.Issuer), orElse(words.Plain(x.Revocation), "unspecified"), told)
+	}
+	if alone {
+		fmt.Fprintln(w, "The gateway takes it for revoked, and nobody else does: revoke it at its CA as well, by the serial number, with the CA's own tools.\n"+
+			"Until then the CA's CRL and OCSP do not have it, and whoever trusts the CA accepts it.")
 	}
 	if waiting {
 		fmt.Fprintln(w, "The gateway takes it for revoked already, and goes on telling the CA until it has it in its CRL.")

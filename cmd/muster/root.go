@@ -23,7 +23,7 @@ and a CA behind a plugin issues them, exactly once.
 	config.AddCommand(newCheckCommand())
 	root.AddCommand(newServeCommand(), newReloadCommand(), newStatusCommand(), newLsCommand(), newExplainCommand(), newPolicyCommand(), config, newPipelineCommand(), newPasswordCommand(), newSecretCommand(),
 		newDeviceCommand(), newPendingCommand(), newApproveCommand(), newDenyCommand(), newChallengeCommand(), newRevokeCommand(), newSettleCommand(), newCACommand(), newAuditCommand(),
-		newCMPCommand(), newSCEPCommand(), newStoreCommand(), newSimulateCommand(), newPluginCommand(), newVersionCommand())
+		newCMPCommand(), newSCEPCommand(), newStoreCommand(), newBundleCommand(), newSimulateCommand(), newPluginCommand(), newVersionCommand())
 	return root
 }
 
@@ -34,8 +34,14 @@ func newVersionCommand() *cobra.Command {
 	}
 }
 
-// version is the module's as the go command recorded it: a tag, or the commit it was built from.
+// release is set when it is built, by -ldflags '-X main.release=v1.2.3': where the go command sees no repository, as in a container.
+var release string
+
+// version is release; else the module's as the go command recorded it: a tag, or the commit it was built from.
 func version() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "devel"

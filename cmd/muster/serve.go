@@ -24,6 +24,7 @@ import (
 // serveOptions are the flags of `muster serve`.
 type serveOptions struct {
 	config    string
+	container bool
 	data      string
 	http      string
 	https     string
@@ -53,6 +54,7 @@ stops; a second one stops at once.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.config, "config", "", "configuration file (default: DATA/muster.yaml, made if absent)")
+	f.BoolVar(&o.container, "container", false, "the image's way: a first configuration listens on all addresses, and the commands that are printed are for the container's host")
 	f.StringVar(&o.data, "data", "", "directory of the gateway's own files (default: "+defaultData+", or with --config the file's folder)")
 	f.StringVar(&o.http, "http", "", "address of the plain listener, in place of the configured one; port 0 takes a free one")
 	f.StringVar(&o.https, "https", "", "address of the TLS listener, in place of the configured one")
@@ -103,8 +105,13 @@ func (o *serveOptions) run(stdout, stderr io.Writer) error {
 		return err
 	}
 	p.file, p.load = file, load
+	p.notices = newNotices(os.Getenv, os.Getpid(), log)
 	if o.config == "" {
-		if err := q.prepare(); err != nil {
+		config := quickstartConfig
+		if o.container {
+			config = containerConfig
+		}
+		if err := q.prepare(config); err != nil {
 			return errors.Join(err, p.stop(context.Background()))
 		}
 	}
@@ -136,6 +143,7 @@ func (o *serveOptions) run(stdout, stderr io.Writer) error {
 				continue
 			}
 			log.Info("stopping; once more stops at once", "signal", s.String())
+			p.notices.stopping()
 			go exitOnNext(signals)
 			end()
 			close(hups)
@@ -170,12 +178,18 @@ func (o *serveOptions) begin(ctx context.Context, p *process, q quickstart, stdo
 		return err
 	}
 	if quick {
-		if err := q.tell(stdout, cfg, p, time.Since(began)); err != nil {
+		reach := onThisHost(q)
+		if o.container {
+			reach = inContainer(q, p.hostname)
+		}
+		if err := q.tell(stdout, cfg, p, reach, time.Since(began)); err != nil {
 			return err
 		}
 	}
 	p.logListeners()
 	p.log.Info("ready", "took", time.Since(began).Round(time.Millisecond), "config", cfg.file, "data", p.data, "version", version(), "instance", p.instance)
+	p.notices.ready("Serving, version " + version())
+	p.work.Go(p.watchdog)
 	return nil
 }
 
@@ -221,7 +235,7 @@ func (q quickstart) owns(file string) bool {
 }
 
 // tell writes what clients of a quickstart need, then the screen. The env file comes last: who waits for it can begin.
-func (q quickstart) tell(w io.Writer, cfg *Config, p *process, took time.Duration) error {
+func (q quickstart) tell(w io.Writer, cfg *Config, p *process, by reach, took time.Duration) error {
 	if err := q.writeRoots(p.runtime.Load(), p.log); err != nil {
 		return err
 	}
@@ -232,7 +246,7 @@ func (q quickstart) tell(w io.Writer, cfg *Config, p *process, took time.Duratio
 	if err := writeChanged(q.env(), envFile(settings), 0o600); err != nil {
 		return err
 	}
-	q.screen(w, cfg, settings, took)
+	q.screen(w, cfg, settings, by, took)
 	return nil
 }
 

@@ -225,6 +225,10 @@ func TestStartErrors(t *testing.T) {
 			name: "a CA is away", old: "backends:\n", new: "backends:\n  away: {plugin: vault, config: {url: 'http://127.0.0.1:1', auth: {token: token}}}\n",
 			want: "backends.away: its CA has to answer when the gateway starts, and does not: away: issuer default: not asked: ",
 		},
+		{
+			name: "what to do about it", old: "backends:\n", new: "backends:\n  away: {plugin: vault, config: {url: 'http://127.0.0.1:1', auth: {token: token}}}\n",
+			want: "nothing was ever heard of it, so that the gateway cannot start without it: see that it can be reached from here, or take the backend out",
+		},
 		{name: "log format", args: []string{"--log-format", "xml"}, want: "want text or json"},
 		{name: "log level", args: []string{"--log-level", "inof"}, want: `did you mean "info"?`},
 		{name: "address flag", args: []string{"--http", "8080"}, want: "want host:port"},
@@ -320,7 +324,7 @@ func TestExamplesStart(t *testing.T) {
 			{"tls", "/.well-known/est/lab/cacerts", 200}, {"plain", "/scep?operation=GetCACert", 200}, {"ops", "/.well-known/cmp", 404},
 		},
 	}
-	elsewhere := []string{"stepca.yaml"} // before the CA that it needs: e2e/cas
+	elsewhere := []string{"stepca.yaml", "edge-forward.yaml"} // before the CA that they need: e2e/cas; TestEdgeLink (e2e)
 	files, err := filepath.Glob("../../configs/*.yaml")
 	if err != nil || len(files) != len(examples)+len(elsewhere) {
 		t.Errorf("%d examples, %d are started here, %d in e2e/cas: %v", len(files), len(examples), len(elsewhere), err)

@@ -113,7 +113,7 @@ func (p *process) unable(rt *Runtime) []error {
 		}
 	}
 	for _, name := range byName(rt.plugins) {
-		if !named[name] {
+		if !named[name] && rt.silence.of(name) == nil { // whatever it is for besides was there when the gateway started
 			if err := fault(name, false); err != nil {
 				tell(name, err)
 			}

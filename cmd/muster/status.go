@@ -53,6 +53,12 @@ func statusText(s *admin.Status) string {
 			why = "DOES NOT ANSWER: " + c.Error
 		}
 		line("CA plugin %s: %s (restarted %d times)", c.Name, why, c.Restarts)
+		if !c.LastHeard.IsZero() {
+			line("  the gateway goes by what it last heard of this CA, at %s: %s", c.LastHeard.UTC().Format(time.RFC3339), c.Means)
+		}
+		if c.Queued > 0 {
+			line("%s", queuedText(&c))
+		}
 	}
 	for _, k := range s.Sinks {
 		if k.Down.IsZero() {
