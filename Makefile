@@ -6,7 +6,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@latest
 FUZZTIME ?= 30s
 NIGHT ?= 8h
 SCALE ?= 100
-TAGS := faults,reliability,peers,sscep,cas
+TAGS := faults,reliability,peers,sscep,cas,container,console,packaging
 DEVICES ?= 20000
 RATE ?= 100
 MINUTES ?= 30
@@ -14,7 +14,7 @@ MINUTES ?= 30
 # What the race detector is worth its time on: where goroutines meet.
 RACED := ./gateway ./gateway/store/... ./plugins/backend/groupcommit ./plugins/host
 
-.PHONY: help run build pkcs11 test deps vet lint unit race fuzz fuzz-nightly bench reliability storm soak peers backends generate vuln clean
+.PHONY: help run build build-all pkcs11 test deps vet lint unit race fuzz fuzz-nightly bench reliability storm soak peers backends console monitoring container deb packaging generate vuln clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ run: ## the gateway on its embedded CA and store, with the commands that enrol a
 
 build: ## bin/muster, one static binary
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/muster ./cmd/muster
+
+build-all: ## bin/muster-linux-amd64 and bin/muster-linux-arm64, static
+	@for arch in amd64 arm64; do GOOS=linux GOARCH=$$arch CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/muster-linux-$$arch ./cmd/muster || exit 1; done
+	$(GO) run ./e2e/elf bin/muster-linux-amd64 bin/muster-linux-arm64
 
 pkcs11: ## bin/muster-pkcs11, the plugin for keys in an HSM: linked with the C library, which it loads the vendor's module by
 	CGO_ENABLED=1 $(GO) build -trimpath -ldflags '-s -w' -o bin/muster-pkcs11 ./cmd/muster-pkcs11
@@ -58,7 +62,7 @@ bench: ## CPU per enrollment beside its crypto operations, and the parts it is m
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 reliability: deps ## kills, power cuts, broken disks, a faulty CA, fail-over, replays, hostile input, stops under load: a table (under 20 minutes, as root); SCALE percent of it
-	MUSTER_SCALE=$(SCALE) $(GO) test -timeout 40m -count 1 -v -run '^TestReliability' -tags reliability ./e2e
+	MUSTER_SCALE=$(SCALE) $(GO) test -timeout 40m -count 1 -v -run '^(TestReliability.*|TestReloadUnderLoad|TestRollover)$$' -tags reliability ./e2e
 
 storm: ## DEVICES (20000) renew at once while their CA may issue RATE (100) per second (10 minutes): its bound, and memory
 	MUSTER_DEVICES=$(DEVICES) MUSTER_RATE=$(RATE) $(GO) test -timeout 24h -count 1 -v -run '^TestStorm$$' -tags reliability ./e2e
@@ -71,6 +75,21 @@ peers: deps ## CMP and EST against BouncyCastle, OpenSSL 3.5 and GlobalSign's cl
 
 backends: deps ## the gateway before CAs that are not ours: step-ca, Vault, pebble, ... built into ~/.cache (20 minutes the first time, WITHOUT=Vault 5)
 	@dir=$$(WITHOUT='$(WITHOUT)' sh .ci/cas) && MUSTER_CAS=$$dir $(GO) test -timeout 20m -count 1 -v -tags cas $(if $(WITHOUT),-skip '^Test$(WITHOUT)') ./e2e/cas
+
+monitoring: ## the alert rules by Prometheus's own promtool (apt install prometheus)
+	promtool check rules configs/deploy/prometheus/*.rules.yaml
+
+container: deps ## the Dockerfile by buildah, its image run in namespaces of its own, and configs/deploy/compose, as root (3 minutes, the first time 10)
+	@dir=$$(GO='$(GO)' sh .ci/container) && MUSTER_CONTAINER=$$dir $(GO) test -timeout 40m -count 1 -v -tags container ./e2e/container
+
+console: deps ## the console in Chromium, by Playwright fetched into ~/.cache (5 minutes); screenshots go to SHOTS
+	@dir=$$(sh .ci/console) && MUSTER_CONSOLE=$$dir MUSTER_SHOTS='$(SHOTS)' $(GO) test -timeout 30m -count 1 -tags console ./e2e/console
+
+deb: ## bin/muster_VERSION_amd64.deb and _arm64.deb; VERSION (default: what git describe says)
+	@for arch in amd64 arm64; do GO='$(GO)' configs/deploy/debian/build "$(or $(VERSION),$$(git describe --tags --always))" $$arch bin || exit 1; done
+
+packaging: ## the Debian package under a systemd of its own and without one, the Helm chart by Kubernetes' schemas, as root (under 6 minutes, the first time 15)
+	@dir=$$(GO='$(GO)' sh .ci/packaging) && MUSTER_PACKAGING=$$dir $(GO) test -timeout 30m -count 1 -v -tags packaging ./e2e/packaging
 
 generate: ## the gRPC code of the plugin contract (needs protoc)
 	$(GO) generate ./plugins/backend/...

@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -15,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"gopkg.in/yaml.v3"
+	"github.com/muster-pki/muster/e2e/running"
 )
 
 // The pages of the worked deployments tell stories that are run here as they stand. What stands in the blocks
@@ -65,7 +67,7 @@ func TestStories(t *testing.T) {
 					t.Errorf("docs/%s nowhere %s: no %q", s.page, what, want)
 				}
 			}
-			tell(t, s, text)
+			tell(t, s, commandsOf(t, text), time.Minute)
 		})
 	}
 }
@@ -98,6 +100,7 @@ func page(t testing.TB, name string) string { return string(fileOf(t, "../docs",
 type told struct {
 	line    int
 	command string
+	script  bool // the command is lines that all have to succeed, whatever they print
 	prints  []string
 	refused bool
 	step    string
@@ -152,12 +155,13 @@ func expression(lines []string) *regexp.Regexp {
 
 // telling is a story under way.
 type telling struct {
-	t     testing.TB
-	dir   string
-	g     *instance
-	ports map[string]string // of the page to those that were free
-	in    io.Writer         // the shell's
-	out   *bufio.Reader
+	t      testing.TB
+	dir    string
+	g      *instance
+	serves string            // the command that g runs
+	ports  map[string]string // of the page to those that were free
+	in     io.Writer         // the shell's
+	out    *bufio.Reader
 
 	maker    *deviceMaker // docs/ios.md's
 	phone    *iPhone
@@ -166,9 +170,9 @@ type telling struct {
 
 const storyMark = "--- end of the command:"
 
-// tell runs a page.
-func tell(t *testing.T, s story, text string) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+// tell runs a page's commands, for as long as patience lasts.
+func tell(t *testing.T, s story, all []told, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	a := &telling{t: t, dir: t.TempDir(), ports: map[string]string{}}
 	if err := os.CopyFS(filepath.Join(a.dir, "configs"), os.DirFS("../configs")); err != nil {
@@ -194,8 +198,8 @@ func tell(t *testing.T, s story, text string) {
 		in.Close()
 		shell.Wait() //nolint:errcheck // its commands have said what they have to say
 	}()
-	for _, c := range commandsOf(t, text) {
-		where := fmt.Sprintf("docs/%s:%d", s.page, c.line)
+	for _, c := range all {
+		where := fmt.Sprintf("%s:%d", path.Join("docs", s.page), c.line)
 		var got string
 		code := 0
 		switch {
@@ -206,8 +210,15 @@ func tell(t *testing.T, s story, text string) {
 			}
 			step(a)
 			continue
+		case c.script:
+			if got, code = a.run(where, "(\nset -e\n"+c.command+"\n)"); code != 0 {
+				t.Fatalf("%s: exit %d of\n%s\n%s", where, code, c.command, got)
+			}
+			continue
 		case strings.HasPrefix(c.command, "muster serve "):
 			got = a.serve(c.command)
+		case strings.HasPrefix(c.command, "systemctl "):
+			a.systemctl(c.command)
 		default:
 			got, code = a.run(where, c.command)
 		}
@@ -270,7 +281,7 @@ var addressKey = regexp.MustCompile(`(\baddress: *)[^ ,}\n]+`)
 // serve starts the gateway, and returns its log up to when it is ready.
 func (a *telling) serve(command string) string {
 	a.t.Helper()
-	m := regexp.MustCompile(`--config (\S+) --data (\S+)$`).FindStringSubmatch(command)
+	m := regexp.MustCompile(`--config (\S+) --data (\S+)(?: --instance \S+)?$`).FindStringSubmatch(command)
 	if m == nil || a.g != nil {
 		a.t.Fatalf("a page says muster serve --config FILE --data DIR, once: %s", command)
 	}
@@ -279,27 +290,44 @@ func (a *telling) serve(command string) string {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	var config struct {
-		Listeners map[string]struct{ Address string }
-	}
-	if err := yaml.Unmarshal(text, &config); err != nil {
-		a.t.Fatal(err)
-	}
-	if err := os.WriteFile(file, addressKey.ReplaceAll(text, []byte("${1}127.0.0.1:0")), 0o600); err != nil {
+	text = addressKey.ReplaceAllFunc(text, func(key []byte) []byte {
+		page := string(key[bytes.LastIndexByte(key, ':')+1:])
+		if a.ports[page] == "" {
+			a.ports[page] = strings.TrimPrefix(running.Address(a.t), "127.0.0.1:")
+		}
+		return append(addressKey.FindSubmatch(key)[1], "127.0.0.1:"+a.ports[page]...)
+	})
+	if err := os.WriteFile(file, text, 0o600); err != nil {
 		a.t.Fatal(err)
 	}
 	data := filepath.Join(a.dir, m[2])
 	a.g = &instance{t: a.t, dir: data, env: map[string]string{"MUSTER_CA": filepath.Join(data, "ca", "roots.pem")}}
-	cmd := exec.Command("sh", "-c", "exec "+command)
+	g := a.g
+	a.t.Cleanup(func() { g.stop() })
+	a.serves = command
+	a.begin()
+	return a.told(g.stderr.String())
+}
+
+// begin starts the gateway, and waits until it is ready.
+func (a *telling) begin() {
+	cmd := exec.Command("sh", "-c", "exec "+a.serves)
 	cmd.Dir, cmd.Env = a.dir, a.environment()
-	a.t.Cleanup(func() { a.g.stop() })
 	a.g.start(cmd)
-	for name, l := range config.Listeners {
-		port := l.Address[strings.LastIndex(l.Address, ":")+1:]
-		at := a.g.listening(name)
-		a.ports[port] = at[strings.LastIndex(at, ":")+1:]
+	a.g.listening(`\S+`)
+}
+
+// systemctl does what the unit's service would be told.
+func (a *telling) systemctl(command string) {
+	a.t.Helper()
+	switch command {
+	case "systemctl stop muster":
+		a.g.stop()
+	case "systemctl start muster":
+		a.begin()
+	default:
+		a.t.Fatalf("the stories know systemctl stop muster and start muster: %s", command)
 	}
-	return a.told(a.g.stderr.String())
 }
 
 // What a page may say, and what it may not.

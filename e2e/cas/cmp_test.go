@@ -91,7 +91,7 @@ store: sqlite:muster.db
 backends:
   ra:
     plugin: cmp
-    config: {url: RA/.well-known/cmp/p/ran, sign: {cert: lra.pem, key: lra.key}, trust: ra-ca.pem, exchange: nested}
+    config: {url: RA/.well-known/cmp/p/ran, sign: {cert: lra.pem, key: lra.key}, trust: trust.pem, exchange: nested}
   slow:
     plugin: cmp
     config: {url: RA/.well-known/cmp/p/slow, exchange: unchanged}
@@ -162,7 +162,7 @@ func TestCMPChain(t *testing.T) {
 	proxy := newBetween(t, ca.URL, nil, certified)
 	shared := copies(t, ca.Dir, "ra-ca.pem", "ra.pem", "ra.key", "lra.pem", "lra.key", "factory.secret", "ca/roots.pem")
 	ra := running.Start(t, binary, nil, strings.ReplaceAll(cmpRA, "CA/", proxy.URL+"/"), shared)
-	lra := running.Start(t, binary, nil, strings.ReplaceAll(cmpLRA, "RA/", ra.URL+"/"), shared)
+	lra := running.Start(t, binary, nil, strings.ReplaceAll(cmpLRA, "RA/", ra.URL+"/"), shared+"cat ra-ca.pem roots.pem > trust.pem\n")
 	device := `
 key() { openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1" 2>/dev/null; }
 cmp() { openssl cmp -config '' -batch -server "${URL#http://}" -path .well-known/cmp/p/${AT:-ran} -trusted ra-ca.pem "$@" 2>cmp.log || { cat cmp.log; return 1; }; }
@@ -262,33 +262,60 @@ func cmpFront(t *testing.T, ca *running.Gateway, proxy *between) *running.Gatewa
 	return g
 }
 
-// The CA gets a new root key. What its caCerts then holds, both generations and the links between them, is no chain to the RA: requests are
-// certified, the RA names the old chain to devices, and the log says what to do: name the new one in `chain`. docs/backends/cmp.md.
+// The CA gets a new root key, LRA -> RA -> CA: with the old root in trust alone, an RA that is started then has the new chain, and tells its
+// devices and the LRA how the old root leads there; so does the LRA, by CMP and by EST. Nothing is changed at either.
 func TestCMPRootRollover(t *testing.T) {
 	t.Parallel()
 	ca := running.Start(t, binary, nil, cmpCentral, cmpFiles)
-	g := cmpFront(t, ca, newBetween(t, ca.URL, nil, certified))
-	eventually(g, "", "before")
+	shared := copies(t, ca.Dir, "ra-ca.pem", "ra.pem", "ra.key", "lra.pem", "lra.key", "factory.secret", "ca/roots.pem")
+	ra := running.Start(t, binary, nil, strings.ReplaceAll(cmpRA, "CA/", ca.URL+"/"), shared)
+	files := &running.Gateway{T: t, Dir: t.TempDir()}
+	files.Sh(raFiles + "\nmkdir shared; cp ops-ca.pem ra.pem ra.key shared/; cat '" + ca.Dir + "/ra-ca.pem' '" + ca.Dir + "/ca/roots.pem' > shared/trust.pem; cp '" +
+		ca.Dir + "/ca/roots.pem' shared/root.pem; cp '" + ca.Dir + "/lra.pem' '" + ca.Dir + "/lra.key' shared/; chmod 600 shared/*.key")
+	up := "cmp, config: {url: '" + ra.URL + "/.well-known/cmp/p/lra', sign: {cert: lra.pem, key: lra.key}, trust: trust.pem, repeats: true}"
+	config, _, _ := strings.Cut(fmt.Sprintf(frontConfig, up, up), "  phones:\n")
+	ra.Sh(`cat >> gateway.yaml <<'EOF'
+  lra:
+    protocol: cmp
+    listeners: [http]
+    profile: lra
+    ra: {cert: ra.pem, key: ra.key}
+    enroll: [ra: {certificates: [lra.pem]}, keys: {pop: [signature, ra]}, names: {}]
+    cmp: {clock-skew: 1d}
+EOF
+sed -i 's/^profiles:/profiles:\n  lra: {backend: ca, validity: 90d, ask: {validity: allow}}/' gateway.yaml`)
+	ra.Stop()
+	ra.Again()
+	lra := frontOf(t, files.File("shared"), strings.ReplaceAll(config, ", key-usage: [digitalSignature, keyEncipherment], ext-key-usage: [clientAuth, serverAuth]", ""))
+	chain(lra)
+	eventually(lra, "", "before")
 	issuer := func(name string) string {
-		return g.Sh("openssl x509 -noout -ext authorityKeyIdentifier -in " + name + ".pem")
+		return lra.Sh("openssl x509 -noout -ext authorityKeyIdentifier -in " + name + ".pem")
 	}
 	ca.Muster("ca", "rekey", "local/ec", "--root", "--yes")
-	if out, ok := device(g, "", "between"); !strings.HasPrefix(out, "200") {
-		t.Errorf("between: %v %s", ok, out)
+	for _, g := range []*running.Gateway{ra, lra} { // root.pem and roots.pem have the old root alone
+		g.Stop()
+		g.Again()
 	}
-	g.Stop()
-	if out, ok := g.Run(binary, "serve", "--config", g.File("gateway.yaml"), "--data", g.Dir); ok || !strings.Contains(out, "certificates is the issuing CA's is not clear") {
-		t.Errorf("started without the new chain: %s", out)
+	if told := chain(lra); strings.Count(told, "subject") != 6 { // issuing CA and root of both, and the links
+		t.Errorf("cacerts: %s", told)
 	}
-	g.Sh(`cp '` + ca.Dir + `/ca/roots.pem' root.pem; curl -sS --fail '` + ca.URL + `/ca/local/ec.crt' | openssl x509 -inform DER -out chain.pem
-awk '/BEGIN/ {n++} {print > "root-" n ".pem"}' root.pem
-for f in root-*.pem; do if openssl verify -CAfile "$f" chain.pem; then cat "$f" >> chain.pem; break; fi; done; test "$(grep -c BEGIN chain.pem)" = 2
-sed -i 's/trust: root.pem/trust: root.pem, chain: chain.pem/' gateway.yaml`)
-	g.Again()
-	chain(g)
-	eventually(g, "", "after")
+	eventually(lra, "", "after") // which openssl verifies from the old root
 	if issuer("after") == issuer("before") {
 		t.Error("the old key certifies")
+	}
+	lra.Sh(`openssl verify -CAfile '` + ca.Dir + `/ca/roots.pem' -untrusted untrusted.pem before.pem
+awk '/BEGIN/ {n++} {print > "new-" n ".pem"}' '` + ca.Dir + `/ca/roots.pem'
+openssl verify -CAfile new-1.pem -untrusted untrusted.pem after.pem; ! openssl verify -CAfile new-1.pem before.pem`)
+	// A device of the RA's own has the links with its certificate.
+	ra.Sh(`openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out d.key 2>/dev/null
+openssl cmp -config '' -batch -server "${URL#http://}" -path .well-known/cmp/p/ran -trusted ra-ca.pem -cmd ir -newkey d.key -subject /CN=delta -certout d.pem -extracertsout extra.pem \
+	-ref factory -secret "pass:the secret of the factory" 2>cmp.log || { cat cmp.log; exit 1; }
+openssl verify -CAfile roots.pem -untrusted extra.pem d.pem`)
+	for who, g := range map[string]*running.Gateway{"ra": ra, "lra": lra} {
+		if log := g.Log.String(); strings.Contains(log, "does not tell its certificates") {
+			t.Errorf("%s: %s", who, log)
+		}
 	}
 }
 

@@ -92,7 +92,7 @@ func noCRL(g *running.Gateway, path string) string {
 // noRevocation revokes a certificate of a CA that takes no revocation: the gateway does, and the CA does not hear of it.
 func noRevocation(g *running.Gateway, file string) string {
 	g.T.Helper()
-	const want = "its CA has not answered yet"
+	const want = "here alone: its CA takes no revocations from Muster"
 	out := g.Muster("revoke", "--yes", serialOf(g, file))
 	if !strings.Contains(out, want) {
 		g.T.Errorf("muster revoke: %s", out)

@@ -142,6 +142,8 @@ type chosen struct {
 	*zlint.CertificateLint
 	extension asn1.ObjectIdentifier
 	addedByCA bool // not run on a draft
+
+	kept zlint.CertificateLintInterface // see stateless
 }
 
 // choose lists the lints of a configuration, in the order of their names.
@@ -167,7 +169,7 @@ func (c *Config) choose() []chosen {
 		if !in && !slices.Contains(c.Add, Name(name)) {
 			continue
 		}
-		one := chosen{CertificateLint: l, addedByCA: slices.Contains(addedByCA, name)}
+		one := chosen{CertificateLint: l, addedByCA: slices.Contains(addedByCA, name), kept: stateless(l)}
 		for _, e := range looksAt {
 			if strings.Contains(name, e.part) && !strings.Contains(name, "_no_") && !strings.Contains(name, "missing") {
 				one.extension = e.oid

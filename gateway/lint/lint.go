@@ -75,8 +75,7 @@ func (l *Linter) lint(der []byte, draft bool) error {
 		if one.extension != nil && !has(cert, one.extension) || draft && one.addedByCA {
 			continue
 		}
-		// It makes a panic of a lint Fatal.
-		r := one.Execute(cert, noConfiguration)
+		r := one.run(cert)
 		if r == nil {
 			r = &zlint.LintResult{Status: zlint.Fatal, Details: "it gave no result"}
 		}

@@ -33,14 +33,17 @@ type Target struct {
 	// Elsewhere allows a gateway that is not on this machine. Without it no connection leaves the loopback interface, whatever the
 	// URL's name resolves to.
 	Elsewhere bool
+	// Keep has requests without a TLS client certificate go over connections that stay open, as a proxy's or an RA's do.
+	Keep bool
 }
 
-// link makes one connection for each request, as devices do: nothing is reused, redirects are not followed, no proxy is asked.
+// link makes one connection for each request, as devices do, unless Target.Keep: redirects are not followed, no proxy is asked.
 type link struct {
 	target Target
 	url    *url.URL
 	dialer net.Dialer
 	tls    *tls.Config // nil for http
+	kept   kept
 }
 
 var (
@@ -101,35 +104,75 @@ type call struct {
 	key                 crypto.Signer
 }
 
-// do makes a call on a connection of its own.
+// do makes a call.
 func (l *link) do(ctx context.Context, c call) (*response, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.target.Timeout)
 	defer cancel()
-	conn, err := l.dialer.DialContext(ctx, "tcp", l.address())
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if l.tls != nil {
-		conf := l.tls
-		if c.cert != nil {
-			conf = l.tls.Clone()
-			conf.Certificates = []tls.Certificate{{Certificate: [][]byte{c.cert}, PrivateKey: c.key}}
-		}
-		secure := tls.Client(conn, conf)
-		if err := secure.HandshakeContext(ctx); err != nil {
+	if !l.target.Keep || c.cert != nil {
+		conn, err := l.dial(ctx, c)
+		if err != nil {
 			return nil, err
 		}
-		conn = secure
+		defer conn.Close()
+		out, _, err := l.over(ctx, conn, c)
+		return out, err
 	}
+	conn := l.kept.take()
+	old := conn != nil
+	for {
+		if conn == nil {
+			made, err := l.dial(ctx, c)
+			if err != nil {
+				return nil, err
+			}
+			conn = newOpen(made)
+		}
+		out, stays, err := l.over(ctx, conn, c)
+		switch {
+		case err == nil && stays:
+			l.kept.give(conn)
+			return out, nil
+		case err != nil && old && ctx.Err() == nil: // the server has closed it meanwhile
+			conn.Close()
+			conn, old = nil, false
+			continue
+		}
+		conn.Close()
+		return out, err
+	}
+}
+
+// dial makes a connection, with the call's certificate.
+func (l *link) dial(ctx context.Context, c call) (net.Conn, error) {
+	conn, err := l.dialer.DialContext(ctx, "tcp", l.address())
+	if err != nil || l.tls == nil {
+		return conn, err
+	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	conf := l.tls
+	if c.cert != nil {
+		conf = l.tls.Clone()
+		conf.Certificates = []tls.Certificate{{Certificate: [][]byte{c.cert}, PrivateKey: c.key}}
+	}
+	secure := tls.Client(conn, conf)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return secure, nil
+}
+
+// over makes a call over a connection, and says whether another one can follow.
+func (l *link) over(ctx context.Context, conn net.Conn, c call) (_ *response, stays bool, err error) {
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	u := *l.url
 	u.Path, u.RawQuery = strings.TrimSuffix(u.Path, "/")+c.path, c.query
 	req, err := http.NewRequestWithContext(ctx, c.method, u.String(), bytes.NewReader(c.body))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	req.Close = true // the gateway closes first, and has the port to wait for
+	of, keep := conn.(*open)
+	req.Close = !keep // the gateway closes first, and has the port to wait for
 	req.Header.Set("User-Agent", "muster-simulate")
 	if c.contentType != "" {
 		req.Header.Set("Content-Type", c.contentType)
@@ -138,18 +181,22 @@ func (l *link) do(ctx context.Context, c call) (*response, error) {
 		req.SetBasicAuth(c.user, c.password)
 	}
 	if err := req.Write(conn); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	res, err := http.ReadResponse(bufio.NewReaderSize(conn, 2048), req)
+	r := bufio.NewReaderSize(conn, 2048)
+	if keep {
+		r = of.r
+	}
+	res, err := http.ReadResponse(r, req)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer res.Body.Close()
 	out := &response{status: res.StatusCode, header: res.Header}
 	if out.body, err = io.ReadAll(io.LimitReader(res.Body, maxBody+1)); err == nil && len(out.body) > maxBody {
 		err = fmt.Errorf("an answer of more than %d bytes", maxBody)
 	}
-	return out, err
+	return out, keep && !res.Close, err
 }
 
 // away is an answer that tells a device to come back.
