@@ -15,7 +15,7 @@ import (
 
 // talliers are stores of both kinds.
 func talliers(t testing.TB) map[string]*database {
-	return map[string]*database{"SQLite": newSQLite(t), "PostgreSQL": newPostgres(t, pgtest.Start(t))}
+	return map[string]*database{"SQLite": newSQLite(t), "PostgreSQL": newPostgres(t, pgtest.Shared(t))}
 }
 
 var six = time.Date(2026, 3, 1, 6, 0, 0, 0, time.UTC)
@@ -44,7 +44,7 @@ func TestTallies(t *testing.T) {
 				}
 			}
 			got, err := s.Tallies(t.Context(), six, six.Add(time.Hour))
-			want := []gateway.Tally{{gateway.CMP, gateway.StateIssued, 1}, {gateway.EST, gateway.StateIssued, 1}}
+			want := []gateway.Tally{{Protocol: gateway.CMP, State: gateway.StateIssued, Count: 1}, {Protocol: gateway.EST, State: gateway.StateIssued, Count: 1}}
 			if err != nil || !slices.Equal(got, want) {
 				t.Errorf("%v %v, want %v", got, err, want)
 			}
