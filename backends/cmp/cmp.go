@@ -38,8 +38,9 @@ type running struct {
 	log    *slog.Logger
 	now    func() time.Time
 	client *upstream.Client
-	asked  *recent                  // what this process has asked for
-	chain  atomic.Pointer[[][]byte] // the CA's, as it was last found; nil while it never was
+	asked  *recent                   // what this process has asked for
+	found  atomic.Pointer[authority] // the CA, as it was last found; nil while it never was
+	issued latest                    // its last certificate
 }
 
 // New makes a backend that is to be configured.
@@ -80,7 +81,7 @@ func (ca *CA) Configure(_ context.Context, text []byte) error {
 		return backend.Refuse(codes.InvalidArgument, "%v", err)
 	}
 	if c.Chain != "" {
-		if _, err := r.caChain(context.Background()); err != nil {
+		if _, err := r.authority(context.Background()); err != nil {
 			return backend.Refuse(codes.InvalidArgument, "%v", err)
 		}
 	}
@@ -135,11 +136,11 @@ func (ca *CA) CACertificates(ctx context.Context) ([]backend.CA, error) {
 	if !r.isRA() && r.Chain == "" {
 		return nil, backend.Refuse(codes.Unimplemented, "it passes messages on and knows no CA: name its certificates in chain")
 	}
-	chain, err := r.caChain(ctx)
+	a, err := r.authority(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return []backend.CA{{Name: r.name(), Chain: chain}}, nil
+	return []backend.CA{{Name: r.name(), Chain: a.chain, Rollover: a.rollover}}, nil
 }
 
 // CRL is backend.Backend.

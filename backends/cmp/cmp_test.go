@@ -542,7 +542,7 @@ func TestCACerts(t *testing.T) {
 // Certificates that issue each other in all ways are not tried all.
 func TestTooManyCACerts(t *testing.T) {
 	f := newFake(t)
-	if _, err := ordered(slices.Repeat([]*x509.Certificate{f.cert}, maxTold+1), nil); err == nil || !strings.Contains(err.Error(), "at most 64") {
+	if _, err := newTold(slices.Repeat([]*x509.Certificate{f.cert}, maxTold+1), nil, time.Now()); err == nil || !strings.Contains(err.Error(), "at most 64") {
 		t.Errorf("%v", err)
 	}
 }

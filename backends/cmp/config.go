@@ -21,7 +21,7 @@ type Config struct {
 	// MAC is a secret that is shared with the CA, in the place of Sign.
 	MAC *MACConfig `yaml:"mac"`
 	// Trust is a PEM file of whom answers may be signed by: CAs, for certificates below them that are a CA's or have the purpose cmcRA
-	// or cmcCA; or the very certificate of the signer. Needed with Sign.
+	// or cmcCA; or the very certificate of the signer. The CA's own root is one of them, or linked to one of them. Needed with Sign.
 	Trust string `yaml:"trust"`
 
 	// Request is cr, ir or p10cr, which is for a CA that takes PKCS#10 alone. Default cr.

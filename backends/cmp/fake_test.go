@@ -29,13 +29,14 @@ import (
 // fake is a CMP CA that answers as protocols/cmp does, as far as this backend asks: the same message again gets the same answer, another
 // under the same transactionID transactionIdInUse; a certificate that was granted no implicit confirmation waits for certConf.
 type fake struct {
-	t    testing.TB
-	dir  string
-	url  string
-	key  *ecdsa.PrivateKey // issuing CA's
-	root *x509.Certificate
-	cert *x509.Certificate // issuing CA's
-	ra   *x509.Certificate // of who asks
+	t       testing.TB
+	dir     string
+	url     string
+	rootKey *ecdsa.PrivateKey
+	key     *ecdsa.PrivateKey // issuing CA's
+	root    *x509.Certificate
+	cert    *x509.Certificate // issuing CA's
+	ra      *x509.Certificate // of who asks
 
 	answerKey  *ecdsa.PrivateKey
 	answerCert *x509.Certificate
@@ -57,7 +58,11 @@ type fake struct {
 	waits         int                                 // so many polls until it decides
 	refuses       cmpmsg.FailInfo                     // what it waits for, in the end
 	wrongKey      bool
-	bare          bool // errors without protection
+	bare          bool                // errors without protection
+	told          []*x509.Certificate // caCerts; nil: root and issuing CA
+	// What it answers to rootCaCert; nil: an error, as one that does not know the question.
+	update func(root []byte) *cmpmsg.General
+	asked  int // rootCaCert
 }
 
 type transaction struct {
@@ -116,7 +121,7 @@ func folder(t testing.TB) string {
 func newFake(t testing.TB) *fake {
 	t.Helper()
 	rootKey, key, raKey, answerKey := p256(), p256(), p256(), p256()
-	f := &fake{t: t, dir: folder(t), key: key, answerKey: answerKey, byID: map[string]*transaction{}, ledger: map[string][]*transaction{}, revoked: map[string]bool{}}
+	f := &fake{t: t, dir: folder(t), rootKey: rootKey, key: key, answerKey: answerKey, byID: map[string]*transaction{}, ledger: map[string][]*transaction{}, revoked: map[string]bool{}}
 	f.root = certify(t, "Root", rootKey.Public(), nil, rootKey, true)
 	f.cert = certify(t, "Issuing", key.Public(), f.root, rootKey, true)
 	f.ra = certify(t, "RA", raKey.Public(), f.cert, key, false, oidCMCRA)
@@ -376,7 +381,16 @@ func (f *fake) general(b *cmpmsg.General) cmpmsg.Body {
 	var err error
 	switch {
 	case v.Type.Equal(cmpmsg.OIDCACerts):
-		v.Value, err = cmpmsg.MarshalSequences(f.root.Raw, f.cert.Raw)
+		list := [][]byte{f.root.Raw, f.cert.Raw}
+		if f.told != nil {
+			list = ders(f.told)
+		}
+		v.Value, err = cmpmsg.MarshalSequences(list...)
+	case v.Type.Equal(cmpmsg.OIDRootCACert):
+		if f.asked++; f.update == nil {
+			return failure(cmpmsg.BadRequest, "what is that")
+		}
+		return f.update(b.Info[0].Value)
 	case v.Type.Equal(cmpmsg.OIDCurrentCRL):
 		list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().Add(time.Hour)}
 		for s := range f.revoked {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/muster-pki/muster/gateway/pkix"
 	"github.com/muster-pki/muster/plugins/backend"
+	"github.com/muster-pki/muster/plugins/backend/upstream"
 	"github.com/muster-pki/muster/protocols/cmp/cmpmsg"
 )
 
@@ -128,6 +129,7 @@ func (d *dialogue) certified(ctx context.Context, i *backend.IssueRequest, a *re
 	if err != nil {
 		return nil, backend.Refuse(codes.Internal, "its certificate does not parse: %v", err)
 	}
+	d.issued.note(leaf, d.now())
 	out := &backend.Issuance{Certificate: bytes.Clone(s.Certificate), Chain: d.chainOf(ctx, leaf, slices.Concat(a.ExtraCerts, b.CAPubs))}
 	if _, implicit := a.Header.Info(cmpmsg.OIDImplicitConfirm); implicit {
 		return out, nil
@@ -253,18 +255,25 @@ func (ca *CA) Poll(ctx context.Context, i *backend.IssueRequest, text string) (*
 	return nil, a.unexpected("pollReq")
 }
 
-// chainOf is the chain of a certificate: the CA's own where that issued it, else as far as the answer's certificates and trust lead.
+// chainOf is the chain of a certificate: the CA's own where that issued it, else as far as the answer's certificates, those of the CA's other
+// generations and trust lead. Whether it is one of the CA's is for the gateway to say.
 func (d *dialogue) chainOf(ctx context.Context, leaf *x509.Certificate, others [][]byte) [][]byte {
-	chain := d.knownChain()
-	if chain == nil {
-		chain, _ = d.caChain(ctx)
-	}
-	if len(chain) > 0 {
-		if c, err := x509.ParseCertificate(chain[0]); err == nil && leaf.CheckSignatureFrom(c) == nil {
-			return chain
+	ca := d.found.Load()
+	if ca == nil {
+		if ca, _ = d.authority(ctx); ca == nil {
+			ca = new(authority)
 		}
 	}
-	return issuers(leaf, slices.Concat(parsed(others), d.id.trust))
+	if len(ca.chain) > 0 {
+		if c, err := x509.ParseCertificate(ca.chain[0]); err == nil && leaf.CheckSignatureFrom(c) == nil {
+			return ca.chain
+		}
+	}
+	pool := slices.Concat(parsed(others), parsed(ca.chain), parsed(ca.rollover), d.id.trust)
+	if up := upstream.Bag(pool).Above(leaf); up != nil { // generations lead to each other in circles
+		return up.DER()
+	}
+	return issuers(leaf, pool)
 }
 
 // issuers is the way from a certificate up to a root, among others: its issuer first.
