@@ -244,6 +244,11 @@ func (s *Store) Close() error {
 	for _, p := range s.prepared[firstRead:] {
 		errs = append(errs, p.Close())
 	}
+	if s.dialect != &sqliteDialect { // the name is free at once, and not a moment later when the server ends the session; a server that is gone has ended it
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		_, _ = s.writeDB.ExecContext(ctx, `SELECT pg_advisory_unlock_all()`)
+		cancel()
+	}
 	d := database{write: s.writeDB, read: s.readDB, pace: s.paceDB, lock: s.lock}
 	return errors.Join(append(errs, d.close())...)
 }

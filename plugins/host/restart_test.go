@@ -224,7 +224,7 @@ func TestAnotherDescriptionIsRefused(t *testing.T) {
 	}
 	kill(t, p)
 	<-timer.asked
-	if p.PID() != 0 || p.Restarts() != 0 || !strings.Contains(log.String(), "describes itself as") {
+	if p.PID() != 0 || p.Restarts() != 0 || !strings.Contains(log.String(), "describes itself otherwise") {
 		t.Errorf("another description was taken:\n%s", log)
 	}
 	if err := os.Remove(version); err != nil {
