@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,8 +13,8 @@ import (
 
 // simulated is what `muster simulate --json` prints.
 type simulated struct {
-	Enroll, Renew *simulate.Report
-	Good          bool
+	Enroll, Renew, Revoke *simulate.Report
+	Good                  bool
 }
 
 // simulate runs `muster simulate` against this gateway.
@@ -69,6 +70,29 @@ func TestSimulateKeepsDevices(t *testing.T) {
 	}
 	if out, code := g.run(g.dir, binary, "simulate", "storm", "--data", g.dir, "--devices", "6", "--state", fleet); code != 1 || !strings.Contains(out, "has 5 devices") {
 		t.Errorf("exit %d: %s", code, out)
+	}
+}
+
+// Devices that enrolled over CMP, so many a second, revoke their certificates over connections that stay open; then they have none.
+func TestSimulateRevokes(t *testing.T) {
+	t.Parallel()
+	g := startIn(t, filepath.Join(t.TempDir(), "data"))
+	fleet := filepath.Join(t.TempDir(), "fleet")
+	of := []string{"--data", g.dir, "--protocol", "cmp", "--state", fleet, "--keep-connections"}
+	s, code := g.simulate(append([]string{"enroll", "--devices", "6", "--rate", "60", "--subject", "CN=revoked-{{n}}"}, of...)...)
+	if code != 0 || s.Enroll.Issued != 6 || len(s.Enroll.Histogram) == 0 {
+		t.Fatalf("exit %d: %+v", code, s.Enroll)
+	}
+	if s, code = g.simulate(append([]string{"revoke"}, of...)...); code != 0 || s.Enroll != nil || s.Renew != nil || s.Revoke.Issued != 6 {
+		t.Fatalf("exit %d: %+v", code, s.Revoke)
+	}
+	for n := range 6 {
+		if entries := g.ledger(fmt.Sprintf("revoked-%06d", n+1)); len(entries) != 1 || entries[0].RevokedAt.IsZero() {
+			t.Errorf("device %d: %+v", n+1, entries)
+		}
+	}
+	if s, code = g.simulate(append([]string{"revoke"}, of...)...); code != 1 || s.Revoke.Failed != 6 {
+		t.Errorf("exit %d: %+v", code, s.Revoke)
 	}
 }
 

@@ -100,9 +100,7 @@ func openLedger(ctx context.Context, dir string, log *slog.Logger) (_ *ledger, e
 			_ = l.close()
 		}
 	}()
-	if l.write, err = sql.Open("sqlite", dsn(path, "_pragma", "journal_mode(WAL)", "_txlock", "immediate",
-		// As the gateway's store: what savepoints undo stays in memory, and 16 MB of log become pages of the file at once.
-		"_pragma", "temp_store(2)", "_pragma", "wal_autocheckpoint(4000)", "_pragma", "journal_size_limit(67108864)")); err != nil {
+	if l.write, err = sql.Open("sqlite", dsn(path, "_pragma", "journal_mode(WAL)", "_txlock", "immediate")); err != nil {
 		return nil, err
 	}
 	l.write.SetMaxOpenConns(1)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -34,6 +35,9 @@ type simulateFlags struct {
 	timeout                  time.Duration
 	pid                      int
 	json                     bool
+	rate                     float64
+	duration                 time.Duration
+	keep                     bool
 
 	here bool // the gateway is the one of data
 }
@@ -44,6 +48,7 @@ type simulated struct {
 	Protocol gateway.Protocol `json:"protocol"`
 	Enroll   *simulate.Report `json:"enroll,omitempty"`
 	Renew    *simulate.Report `json:"renew,omitempty"`
+	Revoke   *simulate.Report `json:"revoke,omitempty"`
 	Good     bool             `json:"good"` // every device has its certificate
 }
 
@@ -58,6 +63,9 @@ For a gateway of your own, before a roll-out: what is issued is issued, and stan
 			"  muster simulate enroll --data ./muster-data --devices 1000 --within 60s"),
 		simulation(simulate.Renew, "renew", "Have the devices of --state renew their certificates, and report", `Has devices renew that "muster simulate enroll --state DIR" enrolled.`,
 			"  muster simulate renew --data ./muster-data --state ./fleet"),
+		simulation(simulate.Revoke, "revoke", "Have the devices of --state revoke their certificates over CMP, and report", `Has devices revoke their own certificates that "muster simulate enroll --protocol cmp --state DIR" enrolled, each by an rr that it signs.
+EST and SCEP have no such message.`,
+			"  muster simulate revoke --protocol cmp --data ./muster-data --state ./fleet"),
 		simulation("", "storm", "Have devices enrol, then all renew at once, and report", `Has devices enrol, then renew: all at once, or within --within. So come devices whose certificates expire in the same hour, or a
 fleet after a power cut. With --state, devices that are there are not enrolled again when all of them have certificates.`,
 			"  muster simulate storm --data ./muster-data --devices 1000\n  muster simulate storm --url https://ra.example/.well-known/est --ca roots.pem --user factory --password-file pw --yes-i-own-it"),
@@ -91,6 +99,9 @@ Ends with 0 when every device has its certificate. Ctrl-C ends the run, and the 
 	flags.StringVar(&f.state, "state", "", "`DIR` where keys and certificates are kept (default: nowhere)")
 	flags.IntVar(&f.pace.Concurrency, "concurrency", 64, "requests under way at a time, at most")
 	flags.DurationVar(&f.pace.Within, "within", 0, "devices begin spread over this time; 0: all at once. In a storm: those that renew")
+	flags.Float64Var(&f.rate, "rate", 0, "devices that begin per second; with --devices or --duration, which say for how long")
+	flags.DurationVar(&f.duration, "duration", 0, "as --within; with --rate it says how many devices there are")
+	flags.BoolVar(&f.keep, "keep-connections", false, "requests share connections that stay open, as a proxy's or an RA's do (not those with a device's certificate in TLS)")
 	flags.DurationVar(&f.pace.Retry, "retry", 10*time.Second, "how long a device waits that is told to, and not how long")
 	flags.DurationVar(&f.pace.GiveUp, "give-up", time.Hour, "how long after its first try a device gives up")
 	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long a device waits for an answer")
@@ -102,6 +113,12 @@ Ends with 0 when every device has its certificate. Ctrl-C ends the run, and the 
 func (f *simulateFlags) run(cmd *cobra.Command, phase simulate.Phase) error {
 	if err := f.check(); err != nil {
 		return err
+	}
+	if err := f.begin(cmd.Flags().Changed); err != nil {
+		return err
+	}
+	if phase == simulate.Revoke && f.protocol != string(gateway.CMP) {
+		return fmt.Errorf("--protocol %s: a device can revoke its certificate over cmp alone", f.protocol)
 	}
 	if err := f.fill(cmd.Flags().Changed); err != nil {
 		return err
@@ -120,6 +137,9 @@ func (f *simulateFlags) run(cmd *cobra.Command, phase simulate.Phase) error {
 		if err := picky.Fits(fleet.Keys()); err != nil {
 			return err
 		}
+	}
+	if f.rate > 0 && f.pace.Within == 0 {
+		f.pace.Within = time.Duration(float64(fleet.Devices()) / f.rate * float64(time.Second))
 	}
 	live := &simulate.Live{W: cmd.ErrOrStderr(), Width: widthOf(cmd.ErrOrStderr())}
 	watch := simulate.Watch{Show: live.Show}
@@ -149,13 +169,20 @@ func (f *simulateFlags) run(cmd *cobra.Command, phase simulate.Phase) error {
 			return err
 		}
 	}
-	if phase != simulate.Enroll && fleet.Certified() > 0 && ctx.Err() == nil {
+	if phase == simulate.Revoke {
+		if out.Revoke, err = play(simulate.Revoke, f.pace); err != nil {
+			return err
+		}
+	} else if phase != simulate.Enroll && fleet.Certified() > 0 && ctx.Err() == nil {
 		if out.Renew, err = play(simulate.Renew, f.pace); err != nil {
 			return err
 		}
 	}
 	// What was to be renewed was enrolled, too: a device that the first phase left without a certificate has failed in the second.
 	last := out.Renew
+	if phase == simulate.Revoke {
+		last = out.Revoke
+	}
 	if phase == simulate.Enroll || last == nil {
 		last = out.Enroll
 	}
@@ -167,6 +194,38 @@ func (f *simulateFlags) run(cmd *cobra.Command, phase simulate.Phase) error {
 	}
 	if !out.Good {
 		return exitCode(1)
+	}
+	return nil
+}
+
+// begin settles when devices begin, and how many there are: of number, rate and time two say the third.
+func (f *simulateFlags) begin(given func(flag string) bool) error {
+	if given("duration") {
+		if given("within") {
+			return errors.New("--duration and --within say the same: name one")
+		}
+		if f.duration <= 0 {
+			return fmt.Errorf("--duration %s: want a time such as 30s", f.duration)
+		}
+		f.pace.Within = f.duration
+	}
+	if !given("rate") {
+		return nil
+	}
+	if !(f.rate > 0 && f.rate <= simulate.MaxDevices) {
+		return fmt.Errorf("--rate %v: want devices per second, such as 50", f.rate)
+	}
+	switch spread := f.pace.Within > 0; {
+	case spread && given("devices"):
+		return errors.New("--devices, --rate and the time that they take: two of them say the third")
+	case spread && f.state != "":
+		return errors.New("--state: the directory says how many devices there are, so --rate needs no time")
+	case spread:
+		n := f.rate * f.pace.Within.Seconds()
+		if n > simulate.MaxDevices {
+			return fmt.Errorf("--rate %v for %s: more than %d devices", f.rate, f.pace.Within, simulate.MaxDevices)
+		}
+		f.devices = max(int(math.Round(n)), 1)
 	}
 	return nil
 }
@@ -253,7 +312,7 @@ func (f *simulateFlags) fill(given func(flag string) bool) error {
 var simulatedProtocols = []gateway.Protocol{gateway.EST, gateway.CMP, gateway.SCEP}
 
 func (f *simulateFlags) client(ctx context.Context) (simulate.Client, error) {
-	t := simulate.Target{URL: f.url, Timeout: f.timeout, Elsewhere: f.elsewhere}
+	t := simulate.Target{URL: f.url, Timeout: f.timeout, Elsewhere: f.elsewhere, Keep: f.keep}
 	if f.ca != "" {
 		pem, err := os.ReadFile(f.ca)
 		if err != nil {
@@ -292,6 +351,9 @@ func (f *simulateFlags) client(ctx context.Context) (simulate.Client, error) {
 
 // fleet takes the devices from the state directory, or makes them.
 func (f *simulateFlags) fleet(phase simulate.Phase, given func(flag string) bool) (*simulate.Fleet, error) {
+	if f.state == "" && phase == simulate.Revoke {
+		return nil, errors.New("--state DIR says whose certificates are revoked: `muster simulate enroll --protocol cmp --state DIR` enrols them")
+	}
 	if f.state == "" && phase == simulate.Renew {
 		return nil, errors.New("--state DIR says which devices renew: `muster simulate enroll --state DIR` enrols them, or use `muster simulate storm`")
 	}
@@ -300,7 +362,7 @@ func (f *simulateFlags) fleet(phase simulate.Phase, given func(flag string) bool
 	}
 	fleet, err := simulate.Load(f.state)
 	switch {
-	case errors.Is(err, simulate.ErrNoState) && phase != simulate.Renew:
+	case errors.Is(err, simulate.ErrNoState) && (phase == simulate.Enroll || phase == ""):
 		return simulate.NewFleet(f.devices, f.keys, f.subject)
 	case err != nil:
 		return nil, fmt.Errorf("--state: %w", err)

@@ -56,6 +56,15 @@ func TestSimulateRefuses(t *testing.T) {
 		"storm --url " + here + " --protocol acme":                                    "want est, cmp or scep",
 		"storm --protocol cmp --url http://127.0.0.1:1/x --keys RSA-2048":             "over CMP the keys are P-256",
 		"storm --protocol scep --url http://127.0.0.1:1/x --user u --password-file p": "a SCEP challenge has no user",
+		"enroll --url " + here + " --rate 0":                                          "want devices per second",
+		"enroll --url " + here + " --duration 0s":                                     "want a time such as 30s",
+		"enroll --url " + here + " --duration 5s --within 5s":                         "name one",
+		"enroll --url " + here + " --rate 5 --duration 5s --devices 7":                "two of them say the third",
+		"enroll --url " + here + " --rate 1000000 --duration 5s":                      "more than 1000000 devices",
+		"enroll --url " + here + " --rate 5 --duration 5s --state " + dir:             "needs no time",
+		"revoke --url " + here + " --state " + dir:                                    "over cmp alone",
+		"revoke --protocol cmp --url http://127.0.0.1:1/x":                            "says whose certificates are revoked",
+		"revoke --protocol cmp --url http://127.0.0.1:1/x --state " + dir:             "no devices are kept there",
 		"storm extra": "takes flags only",
 	} {
 		cmd := newRootCommand()

@@ -23,8 +23,8 @@ var (
 	errUnproved = errors.New("an answer whose protection does not verify")
 )
 
-// CMP is a client of RFC 9810: ir with a MAC, kur signed with the certificate that it updates, certConf after each; pollReq when told to
-// wait. MACs of answers are verified, and signatures by the first of extraCerts, whose own issuer nobody looks for: what the devices
+// CMP is a client of RFC 9810: ir with a MAC, kur signed with the certificate that it updates, certConf after each; rr signed with the
+// certificate that is to be revoked; pollReq when told to wait. MACs of answers are verified, and signatures by the first of extraCerts, whose own issuer nobody looks for: what the devices
 // get protects nothing.
 type CMP struct {
 	link        *link
@@ -76,6 +76,9 @@ func (c *CMP) Ask(ctx context.Context, d Device) Answer {
 		return Answer{Refused: "making the request: " + err.Error()}
 	}
 	m, fault := x.exchange(ctx, body)
+	if d.Revoke {
+		return x.revoked(m, fault)
+	}
 	if fault == nil && waits(m) { // when to ask again is what pollRep says
 		m, fault = x.exchange(ctx, pollReq())
 	}
@@ -99,6 +102,9 @@ func random(n int) []byte {
 func (x *dialogue) request() (cmpmsg.Body, error) {
 	if x.signer == nil {
 		return CertRequest(cmpmsg.TypeIR, x.device.Subject, x.device.Key)
+	}
+	if x.device.Revoke { // RFC 9483 section 4.2
+		return &cmpmsg.RevReq{Details: []cmpmsg.RevDetails{{Certificate: cmpmsg.CertTemplate{SerialNumber: x.signer.SerialNumber, Issuer: x.signer.RawIssuer}}}}, nil
 	}
 	old, err := oldCertID(x.signer)
 	if err != nil {
@@ -134,6 +140,21 @@ func (x *dialogue) conclude(ctx context.Context, m *cmpmsg.Message) Answer {
 		return Answer{Cert: bytes.Clone(cert)}
 	}
 	return Answer{Refused: "an answer of another kind: " + m.Body.Type().String()}
+}
+
+// revoked reads the answer to an rr. That a certificate is revoked already is as good: an answer may have been lost.
+func (x *dialogue) revoked(m *cmpmsg.Message, fault *Answer) Answer {
+	if fault != nil {
+		return *fault
+	}
+	b, ok := m.Body.(*cmpmsg.RevRep)
+	if !ok || len(b.Statuses) != 1 {
+		return Answer{Refused: "an answer of another kind: " + m.Body.Type().String()}
+	}
+	if s := b.Statuses[0]; s.Status != cmpmsg.StatusAccepted && s.Status != cmpmsg.StatusGrantedWithMods && s.FailInfo&cmpmsg.CertRevoked == 0 {
+		return refusedBy(s)
+	}
+	return Answer{Cert: x.device.Cert}
 }
 
 func waits(m *cmpmsg.Message) bool {

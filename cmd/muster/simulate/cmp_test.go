@@ -146,3 +146,30 @@ func TestCMPKeepsWhatWaits(t *testing.T) {
 		t.Error("keys of a pool over CMP")
 	}
 }
+
+// A device revokes its certificate by an rr that it signs and that names it; one that is revoked already is no failure.
+func TestCMPRevokes(t *testing.T) {
+	d := one(t, P256)
+	d.Cert, d.Revoke = certificate(d), true
+	status := func(s cmpmsg.PKIStatusInfo) cmpmsg.Body { return &cmpmsg.RevRep{Statuses: []cmpmsg.PKIStatusInfo{s}} }
+	for name, c := range map[string]struct {
+		answer  cmpmsg.Body
+		revoked bool
+		refused string
+	}{
+		"accepted":        {status(cmpmsg.PKIStatusInfo{}), true, ""},
+		"already":         {status(cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusRejection, FailInfo: cmpmsg.CertRevoked}), true, ""},
+		"refused":         {status(cmpmsg.PKIStatusInfo{Status: cmpmsg.StatusRejection, FailInfo: cmpmsg.NotAuthorized, Text: []string{"no"}}), false, "notAuthorized: no"},
+		"another message": {pollRep(1), false, "an answer of another kind: pollRep"},
+	} {
+		s := &ra{t: t, secret: "secret", bodies: []cmpmsg.Body{c.answer}}
+		a := s.client().Ask(t.Context(), d)
+		if (a.Cert != nil) != c.revoked || a.Refused != c.refused {
+			t.Errorf("%s: %+v", name, a)
+		}
+		rr, ok := s.got[0].Body.(*cmpmsg.RevReq)
+		if !ok || len(rr.Details) != 1 || rr.Details[0].Certificate.SerialNumber == nil || s.got[0].Header.ProtectionAlg.IsMAC() {
+			t.Errorf("%s: %+v", name, s.got[0])
+		}
+	}
+}

@@ -34,7 +34,7 @@ func (e *EST) Ask(ctx context.Context, d Device) Answer {
 	}
 	c := call{
 		method: http.MethodPost, path: "/simpleenroll", contentType: "application/pkcs10", body: []byte(base64.StdEncoding.EncodeToString(csr)),
-		user: e.user, password: e.password,
+		user: e.user, password: e.password, base64: true,
 	}
 	if d.Cert != nil {
 		c.path, c.user, c.cert, c.key = "/simplereenroll", "", d.Cert, d.Key

@@ -24,9 +24,13 @@ func server(t *testing.T, h http.HandlerFunc) (*httptest.Server, Target) {
 	s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
 	s.StartTLS()
 	t.Cleanup(s.Close)
+	return s, Target{URL: s.URL + "/.well-known/est", Roots: rootsOf(s), Timeout: 10 * time.Second}
+}
+
+func rootsOf(s *httptest.Server) *x509.CertPool {
 	roots := x509.NewCertPool()
 	roots.AddCert(s.Certificate())
-	return s, Target{URL: s.URL + "/.well-known/est", Roots: roots, Timeout: 10 * time.Second}
+	return roots
 }
 
 func estOf(t *testing.T, target Target) *EST {
@@ -70,7 +74,7 @@ func TestEST(t *testing.T) {
 		text, _ := io.ReadAll(r.Body)
 		der, err := base64.StdEncoding.DecodeString(string(text))
 		csr, err2 := x509.ParseCertificateRequest(der)
-		if err != nil || err2 != nil || csr.CheckSignature() != nil || !bytes.Equal(csr.RawSubject, d.Subject) || r.Header.Get("Content-Type") != "application/pkcs10" {
+		if err != nil || err2 != nil || csr.CheckSignature() != nil || !bytes.Equal(csr.RawSubject, d.Subject) || r.Header.Get("Content-Type") != "application/pkcs10" || r.Header.Get("Content-Transfer-Encoding") != "base64" {
 			t.Errorf("the request: %v %v", err, err2)
 		}
 		user, password, basic := r.BasicAuth()

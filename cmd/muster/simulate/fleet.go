@@ -77,13 +77,20 @@ func (f *Fleet) name(n int) ([]byte, error) {
 	return pkix.ParseRFC4514(strings.ReplaceAll(f.subject, Number, fmt.Sprintf("%06d", n+1)))
 }
 
-var errNoCertificate = errors.New("has no certificate to renew")
+var (
+	errNoCertificate = errors.New("has no certificate to renew")
+	errNotCertified  = errors.New("has no certificate to revoke")
+)
 
 // at is device n as its client sees it.
 func (f *Fleet) at(n int, phase Phase) (Device, error) {
 	d := Device{Open: f.devices[n].open}
-	if phase == Renew {
-		if d.Cert = f.devices[n].cert; d.Cert == nil {
+	if phase != Enroll {
+		d.Revoke = phase == Revoke
+		if d.Cert = f.devices[n].cert; d.Cert == nil && d.Revoke {
+			return d, errNotCertified
+		}
+		if d.Cert == nil {
 			return d, errNoCertificate
 		}
 	}

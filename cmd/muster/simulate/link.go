@@ -99,6 +99,7 @@ type call struct {
 	method, path, query string
 	contentType         string
 	body                []byte
+	base64              bool   // the body is: EST's header for that, without which some servers take none (RFC 7030 section 4.2.1; not asked for by RFC 8951)
 	user, password      string // Basic, unless user is ""
 	cert                []byte // the TLS client's certificate; nil for none
 	key                 crypto.Signer
@@ -176,6 +177,9 @@ func (l *link) over(ctx context.Context, conn net.Conn, c call) (_ *response, st
 	req.Header.Set("User-Agent", "muster-simulate")
 	if c.contentType != "" {
 		req.Header.Set("Content-Type", c.contentType)
+	}
+	if c.base64 {
+		req.Header.Set("Content-Transfer-Encoding", "base64")
 	}
 	if c.user != "" {
 		req.SetBasicAuth(c.user, c.password)

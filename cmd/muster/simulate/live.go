@@ -12,6 +12,9 @@ import (
 // lineEvery is how often a line is written where there is no terminal.
 const lineEvery = 5 * time.Second
 
+// barWidth is how wide the bar is on a terminal that has room for it: devices whose fate is known, of all.
+const barWidth = 20
+
 // Live shows how a run gets on: on a terminal in one line, else by a line every five seconds.
 type Live struct {
 	W     io.Writer
@@ -41,6 +44,10 @@ func (l *Live) Show(s Standing) {
 	if l.Width == 0 {
 		fmt.Fprintln(l.W, said)
 		return
+	}
+	if l.Width >= 4*barWidth && s.Devices > 0 {
+		filled := (s.Issued + s.Failed) * barWidth / s.Devices
+		said = "[" + strings.Repeat("#", filled) + strings.Repeat(".", barWidth-filled) + "] " + said
 	}
 	fmt.Fprintf(l.W, "\r%-*s", max(l.Width-1, 0), words.Cut(said, max(l.Width-1, 0)))
 	l.drawn = true

@@ -2,6 +2,7 @@ package simulate
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"time"
 )
@@ -25,6 +26,7 @@ type Report struct {
 	Broken     []Cause  `json:"broken,omitempty"` // tries without an answer, made again
 	Told       *Spread  `json:"told_to_wait_s,omitempty"`
 	Latency    *Latency `json:"latency_ms,omitempty"`
+	Histogram  []Bucket `json:"latency_histogram,omitempty"`
 	Until      *Spread  `json:"until_certificate_s,omitempty"` // from a device's first try on
 	Seconds    []Second `json:"seconds"`
 	Gateway    *Usage   `json:"gateway,omitempty"` // when it runs on this machine
@@ -49,6 +51,29 @@ type Latency struct {
 	P90 float64 `json:"p90"`
 	P99 float64 `json:"p99"`
 	Max float64 `json:"max"`
+}
+
+// Bucket is how many tries took no longer, and longer than the one before it.
+type Bucket struct {
+	Within float64 `json:"within_ms"`
+	Times  int     `json:"times"`
+}
+
+// histogram counts sorted milliseconds into buckets, of which each is half as long again as the one before or a little more: 1, 2, 3, 5, 7, 10, 20 and so on.
+func histogram(sorted []float64) (out []Bucket) {
+	within := 1.0
+	for steps := []float64{2, 1.5, 5. / 3, 1.4, 10. / 7}; len(sorted) > 0; steps = append(steps[1:], steps[0]) {
+		n := 0
+		for n < len(sorted) && sorted[n] <= within+1e-6 {
+			n++
+		}
+		if n > 0 || len(out) > 0 {
+			out = append(out, Bucket{math.Round(within), n})
+		}
+		sorted = sorted[n:]
+		within *= steps[0]
+	}
+	return out
 }
 
 // Second is one second of a run.
@@ -112,6 +137,7 @@ func (r *run) report() *Report {
 	out.Until = spreadOf(until)
 	if slices.Sort(latency); len(latency) > 0 {
 		out.Latency = &Latency{quantile(latency, 0.5), quantile(latency, 0.9), quantile(latency, 0.99), latency[len(latency)-1]}
+		out.Histogram = histogram(latency)
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package simulate
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -107,5 +108,47 @@ func TestQuantiles(t *testing.T) {
 	}
 	if got := told.toldSpread(); *got != (Spread{1, 5, 9}) {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestHistogram(t *testing.T) {
+	if got := histogram([]float64{0.4, 1, 4, 4.5, 5, 19, 90, 100, 101}); !slices.Equal(got, []Bucket{{1, 2}, {2, 0}, {3, 0}, {5, 3}, {7, 0}, {10, 0}, {20, 1}, {30, 0}, {50, 0}, {70, 0}, {100, 2}, {200, 1}}) {
+		t.Errorf("%v", got)
+	}
+	if got := histogram([]float64{60}); !slices.Equal(got, []Bucket{{70, 1}}) {
+		t.Errorf("leading buckets: %v", got)
+	}
+	if got := histogram(nil); got != nil {
+		t.Errorf("of nothing: %v", got)
+	}
+	var out strings.Builder
+	(&Report{Histogram: []Bucket{{5, 1}, {7, 80}, {10, 0}, {20, 40}}}).latencies(&out)
+	want := `
+  within  tries that took so long                      tries
+    5 ms  #                                                1
+    7 ms  ########################################        80
+   10 ms                                                   0
+   20 ms  ####################                            40
+`
+	if out.String() != want {
+		t.Errorf("printed\n%s", out.String())
+	}
+}
+
+// A revoked certificate is none to go on with.
+func TestRevokedDevicesHaveNone(t *testing.T) {
+	f := fleetOf(t, 2)
+	s := &script{answer: issues}
+	play(t, f, Enroll, s, usual, Watch{})
+	f.devices[1].cert = nil
+	s = &script{answer: func(d Device, _ int) Answer {
+		if !d.Revoke {
+			t.Error("asked for something else")
+		}
+		return Answer{Cert: d.Cert}
+	}}
+	r := play(t, f, Revoke, s, usual, Watch{})
+	if r.Issued != 1 || r.Failed != 1 || r.Causes[0].Cause != "has no certificate to revoke" || f.Certified() != 0 {
+		t.Errorf("%+v", r)
 	}
 }

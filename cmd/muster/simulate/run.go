@@ -161,6 +161,9 @@ func (r *run) take(got result, over string) {
 	switch {
 	case a.Cert != nil:
 		d.cert, d.fate, d.latency, d.until, d.open = a.Cert, certified, got.took, now-d.first, nil
+		if r.phase == Revoke {
+			d.cert = nil
+		}
 		r.tally.certified(now, got.took)
 		return
 	case a.Refused != "":

@@ -304,6 +304,11 @@ func TestProgress(t *testing.T) {
 	if got := out.String(); got != "\rrenew: 1 s  0 of 5 issued, 0…\r"+strings.Repeat(" ", 29)+"\r" {
 		t.Errorf("%q", got)
 	}
+	out.Reset()
+	(&Live{W: &out, Width: 120}).Show(Standing{Phase: Renew, Devices: 5, Issued: 2, Failed: 1, Elapsed: time.Second})
+	if got := out.String(); !strings.HasPrefix(got, "\r[############........] renew: 1 s  2 of 5 issued") {
+		t.Errorf("%q", got)
+	}
 }
 
 func TestFleetsThatAreNone(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -31,14 +32,18 @@ const (
 	certPoll   = "20"
 )
 
+// digests are those of answers' signatures. micromdm's scepserver knows only SHA-1; what the devices get protects nothing.
+var digests = []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512, crypto.SHA1}
+
 var errRSAOnly = errors.New("over SCEP the keys are RSA-2048: answers are encrypted to them (RFC 8894 section 2.1.2)")
 
 // SCEP is a client of RFC 8894: PKCSReq with a challenge, signed with a self-signed certificate of the device; RenewalReq signed with the
-// certificate that it renews; CertPoll when told to wait. Answers are signed by the first certificate of GetCACert, or are none.
+// certificate that it renews; CertPoll when told to wait. Answers are signed by one of the certificates of GetCACert, or are none.
 type SCEP struct {
 	link      *link
 	challenge string
-	ra        *x509.Certificate
+	ra        *x509.Certificate   // messages are encrypted to it
+	all       []*x509.Certificate // of GetCACert
 }
 
 // NewSCEP makes one for the service at the target's URL (http://HOST/scep, with /NAME where there is one), and gets its RA certificate.
@@ -55,20 +60,65 @@ func NewSCEP(ctx context.Context, t Target, challenge string) (*SCEP, error) {
 		return nil, fmt.Errorf("GetCACert: HTTP %d: %s", res.status, firstLine(res.body))
 	}
 	s := &SCEP{link: l, challenge: challenge}
-	if s.ra, err = x509.ParseCertificate(res.body); err == nil { // section 4.2.1.1
-		return s, nil
+	if ca, err := x509.ParseCertificate(res.body); err == nil { // section 4.2.1.1
+		s.ra, s.all = ca, []*x509.Certificate{ca}
+	} else if err := s.read(res.body); err != nil {
+		return nil, fmt.Errorf("GetCACert: %w", err)
 	}
-	certs, err := cms.ParseCertsOnly(res.body, cms.Limits{})
+	if _, ok := s.ra.PublicKey.(*rsa.PublicKey); !ok {
+		return nil, errors.New("GetCACert: there is no certificate with an RSA key, to which messages are encrypted")
+	}
+	return s, nil
+}
+
+// read takes the certificates of a list (section 4.2.1.2), in whatever order it has them.
+func (s *SCEP) read(list []byte) error {
+	certs, err := cms.ParseCertsOnly(list, cms.Limits{})
 	if err == nil && len(certs) == 0 {
 		err = errors.New("no certificate")
 	}
-	if err == nil {
-		s.ra, err = x509.ParseCertificate(certs[0])
-	}
 	if err != nil {
-		return nil, fmt.Errorf("GetCACert: %w", err)
+		return err
 	}
-	return s, nil
+	for _, der := range certs {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return err
+		}
+		s.all = append(s.all, c)
+	}
+	s.ra = encipherer(s.all)
+	return nil
+}
+
+// encipherer is the certificate that messages are encrypted to: with an RSA key, of an RA before a CA, and of those the first that says that it is for
+// that. Some servers' RA certificates do not: a CA or an RA without keyEncipherment is used where there is no better one.
+func encipherer(all []*x509.Certificate) *x509.Certificate {
+	best, most := all[0], -1
+	for _, c := range all {
+		if _, ok := c.PublicKey.(*rsa.PublicKey); !ok {
+			continue
+		}
+		points := 0
+		if c.KeyUsage&x509.KeyUsageKeyEncipherment != 0 {
+			points += 2
+		}
+		if !c.IsCA {
+			points++
+		}
+		if points > most {
+			best, most = c, points
+		}
+	}
+	return best
+}
+
+// issuer is the CA's name, as far as the RA's certificate tells.
+func (s *SCEP) issuer() []byte {
+	if s.ra.IsCA {
+		return s.ra.RawSubject
+	}
+	return s.ra.RawIssuer
 }
 
 // Fits says why devices with such keys cannot use SCEP.
@@ -138,7 +188,7 @@ func (s *SCEP) message(kind, tid string, nonce, subject []byte, key *rsa.Private
 	if kind == certPoll { // IssuerAndSubject, section 3.3.3
 		var b cryptobyte.Builder
 		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddBytes(s.ra.RawIssuer)
+			b.AddBytes(s.issuer())
 			b.AddBytes(subject)
 		})
 		content, err = b.Bytes()
@@ -170,7 +220,7 @@ func (s *SCEP) take(res *response, tid string, nonce []byte, key *rsa.PrivateKey
 	if err != nil {
 		return Answer{Refused: "the answer is no CertRep: " + err.Error()}
 	}
-	if m.Signer == nil || !bytes.Equal(m.Signer.Raw, s.ra.Raw) || m.Verify([]crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512}) != nil {
+	if m.Signer == nil || !slices.ContainsFunc(s.all, m.Signer.Equal) || m.Verify(digests) != nil {
 		return Answer{Refused: "the answer is not signed by the RA certificate"}
 	}
 	text := func(oid asn1.ObjectIdentifier) string {

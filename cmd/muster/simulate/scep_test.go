@@ -2,6 +2,7 @@ package simulate
 
 import (
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/asn1"
@@ -176,5 +177,31 @@ func TestSelfSignedByName(t *testing.T) {
 	a, err := selfSigned(d.Key.(*rsa.PrivateKey), d.Subject)
 	if err != nil || string(a.RawSubject) != string(d.Subject) {
 		t.Errorf("%v", err)
+	}
+}
+
+// Of a server's certificates messages are encrypted to the RA's that is for it, wherever it stands; without keyEncipherment to what there is.
+func TestSCEPEncipherer(t *testing.T) {
+	ec, ok := one(t, P256).Key.Public().(*ecdsa.PublicKey)
+	if !ok {
+		t.Fatal("no key on P-256")
+	}
+	of := new(rsa.PublicKey)
+	ca := &x509.Certificate{IsCA: true, PublicKey: of, RawSubject: []byte("ca"), RawIssuer: []byte("root")}
+	able := &x509.Certificate{IsCA: true, PublicKey: of, KeyUsage: x509.KeyUsageKeyEncipherment}
+	signs := &x509.Certificate{PublicKey: of, KeyUsage: x509.KeyUsageDigitalSignature, RawIssuer: []byte("ca")}
+	opens := &x509.Certificate{PublicKey: of, KeyUsage: x509.KeyUsageKeyEncipherment}
+	onEC := &x509.Certificate{PublicKey: ec, KeyUsage: x509.KeyUsageKeyEncipherment}
+	for i, c := range []struct {
+		all  []*x509.Certificate
+		want *x509.Certificate
+	}{{[]*x509.Certificate{ca}, ca}, {[]*x509.Certificate{ca, signs}, signs}, {[]*x509.Certificate{ca, signs, opens}, opens}, {[]*x509.Certificate{opens, signs, ca}, opens},
+		{[]*x509.Certificate{onEC, ca, able}, able}, {[]*x509.Certificate{signs, able}, able}} {
+		if got := encipherer(c.all); got != c.want {
+			t.Errorf("%d: %+v", i, got)
+		}
+	}
+	if string((&SCEP{ra: ca}).issuer()) != "ca" || string((&SCEP{ra: signs}).issuer()) != "ca" {
+		t.Error("the CA's name")
 	}
 }

@@ -21,19 +21,21 @@ type Phase string
 const (
 	Enroll Phase = "enroll" // get a first certificate
 	Renew  Phase = "renew"  // get another one by the certificate that they have
+	Revoke Phase = "revoke" // have the certificate revoked that they have; then they have none
 )
 
 // Device is one device at the moment of a try.
 type Device struct {
 	Subject []byte // DER Name
 	Key     crypto.Signer
-	Cert    []byte // DER, of the certificate that is renewed; nil to enrol
-	Open    any    // what Answer.Open was, when the last answer told it to wait; else nil
+	Cert    []byte // DER, of the certificate that is renewed or revoked; nil to enrol
+	Revoke  bool
+	Open    any // what Answer.Open was, when the last answer told it to wait; else nil
 }
 
 // Answer is what came of one try. Exactly one of Cert, Away, Refused and Broken says so.
 type Answer struct {
-	Cert []byte // DER: the certificate
+	Cert []byte // DER: the certificate, or the one that was revoked
 
 	Away  string        // told to come back, and by which answer: "503", "202", "PENDING", "systemUnavail"
 	After time.Duration // with Away: how long it was told to wait; 0: it was not told

@@ -25,7 +25,7 @@ func (r *Report) Text(w io.Writer) {
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(tw, "%s\t%s\n", name, fmt.Sprintf(format, args...))
 	}
-	what := map[Phase]string{Enroll: "Enrolled", Renew: "Renewed"}[r.Phase]
+	what := map[Phase]string{Enroll: "Enrolled", Renew: "Renewed", Revoke: "Revoked"}[r.Phase]
 	row(what, "%d of %s in %s (%s keys)", r.Issued, words.Counted(r.Devices, "device"), span(r.Took), r.Keys)
 	if r.Issued > 0 {
 		row("Rate", "%.1f certificates per second, %d in the best one", r.Rate, r.Best)
@@ -46,7 +46,7 @@ func (r *Report) Text(w io.Writer) {
 		row("Latency", "half within %s, 90 %% within %s, 99 %% within %s, all within %s", millis(l.P50), millis(l.P90), millis(l.P99), millis(l.Max))
 	}
 	if r.Until != nil {
-		row("Until issued", "%s after the first try", r.Until.text(span))
+		row(map[bool]string{false: "Until issued", true: "Until revoked"}[r.Phase == Revoke], "%s after the first try", r.Until.text(span))
 	}
 	if g := r.Gateway; g != nil {
 		row("Its memory", "%s before, %s at most, %s after%s; its plugins %s at most", mega(g.Before), mega(g.Most), mega(g.After), r.verdict(), mega(g.Plugins))
@@ -69,6 +69,21 @@ func (r *Report) Text(w io.Writer) {
 	tw.Flush()
 	if r.Issued+r.TurnedAway > 0 {
 		r.chart(w)
+	}
+	if len(r.Histogram) > 1 {
+		r.latencies(w)
+	}
+}
+
+// latencies draws the histogram.
+func (r *Report) latencies(w io.Writer) {
+	most := 0
+	for _, b := range r.Histogram {
+		most = max(most, b.Times)
+	}
+	fmt.Fprintf(w, "\n%8s  %-*s  %8s\n", "within", chartWidth, "tries that took so long", "tries")
+	for _, b := range r.Histogram {
+		fmt.Fprintf(w, "%8s  %-*s  %8d\n", millis(b.Within), chartWidth, strings.Repeat("#", (b.Times*chartWidth+most-1)/most), b.Times)
 	}
 }
 
@@ -114,7 +129,11 @@ func (r *Report) chart(w io.Writer) {
 		most = max(most, b.issued)
 		bars = append(bars, b)
 	}
-	head := fmt.Sprintf("\n%8s  %-*s  %8s", "time", chartWidth, "certificates per second", "issued/s")
+	ends := "issued/s"
+	if r.Phase == Revoke {
+		ends = "revoked"
+	}
+	head := fmt.Sprintf("\n%8s  %-*s  %8s", "time", chartWidth, "certificates per second", ends)
 	if r.TurnedAway > 0 {
 		head += "  turned away/s"
 	}
