@@ -12,7 +12,7 @@ import (
 )
 
 // SettleStuck ends a transaction of which nobody but the operator knows what became, because its CA cannot be asked (StateStuck) or does
-// not say (StateUnknown, StateWaiting), with what he found in the CA's own records: the certificate that was issued, DER, its chain in got where it is not one of the backend's CAs; or nil: nothing was
+// not say (StateUnknown, StateWaiting), or has yet to be asked (StateQueued; got is nil then), with what he found in the CA's own records: the certificate that was issued, DER, its chain in got where it is not one of the backend's CAs; or nil: nothing was
 // issued, and nothing will be. The certificate has to be what was asked for, as if the CA had answered with it; then the device
 // gets it when it asks again. After a nil the request has failed, what it had used up is given back, and the device may ask anew.
 //
@@ -25,6 +25,7 @@ func (g *Gateway) SettleStuck(ctx context.Context, id string, got *backend.Issua
 		return nil, &Error{Reason: UnknownCert, Detail: "no such transaction", Err: err}
 	case err != nil:
 		return nil, unavailable("the store cannot be read", err)
+	case t.State == StateQueued && t.Intent != nil && got == nil: // which is so, and ends it
 	case t.Intent == nil || !slices.Contains([]State{StateStuck, StateUnknown, StateWaiting}, t.State):
 		return nil, &Error{Reason: NotAuthorized, Detail: "what became of it is known: it is " + string(t.State), Err: ErrStale}
 	}
@@ -48,6 +49,11 @@ func (g *Gateway) SettleStuck(ctx context.Context, id string, got *backend.Issua
 			return nil, &Error{Reason: NotAuthorized, Detail: "the CA is being asked just now: try again", Err: err}
 		} else if err != nil {
 			return nil, unavailable("the outcome cannot be recorded", err)
+		}
+	}
+	if t.State == StateQueued { // its turn may have come meanwhile
+		if now, err := g.store.Transaction(ctx, id); err != nil || now.State != StateQueued {
+			return nil, &Error{Reason: NotAuthorized, Detail: "the CA was asked just now: see what became of it", Err: errors.Join(ErrStale, err)}
 		}
 	}
 	if _, _, err := w.settle(ctx, a, got, failure); err != nil {

@@ -286,7 +286,7 @@ func (g *Gateway) commit(ctx context.Context, rt *Runtime, e *Endpoint, d *decis
 	if d.grant.Replaces != nil {
 		t.Replaces = d.grant.Replaces.Serial
 	}
-	if _, keeps := rt.Offline[backendName]; keeps && out.Decision != Hold && !d.request.KeyGen.bare() {
+	if rt.keepsOne(d.grant.profile) && out.Decision != Hold && !d.request.KeyGen.bare() {
 		t.Queue = &QueueRecord{Basis: basisOf(d.grant)}
 	}
 	t.Intent = intent

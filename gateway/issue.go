@@ -26,11 +26,13 @@ type ask struct {
 	note    string // his
 	given   []byte // a key that was made for the device, to be given with the answer to this request and kept nowhere
 
-	call    *calling // of Issue, that the breaker has not had the end of; nil for none
-	queued  bool     // it stands in its CA's queue
-	passed  bool     // it stood there, and has let the others pass
-	refused *Error   // why the CA is not asked when its turn comes; nil: it is
-	left    []string // backends that have nothing of it, and were left for another one
+	call     *calling // of Issue, that the breaker has not had the end of; nil for none
+	queued   bool     // it stands in its CA's queue
+	passed   bool     // it stood there, and has let the others pass
+	silent   bool     // when its turn came the CA was asked, and gave no answer, or one that it has no time
+	returned bool     // its lease was given back, with what became of that
+	refused  *Error   // why the CA is not asked when its turn comes; nil: it is
+	left     []string // backends that have nothing of it, and were left for another one
 }
 
 // decides are the fields that the CA sets by its own rules.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/muster-pki/muster/plugins/backend"
@@ -96,21 +97,41 @@ func (g *Gateway) queues(a *ask) bool {
 	return keeps && a.t.Delivery == nil && a.actor == "" && !a.passed && a.t.Protocol != Self && a.desc != nil
 }
 
-// queueRecord is a transaction's. One that was held first goes on with that record, and with the dates that the approval has set.
+// queueRecord is a transaction's. One that was held first goes on with that record, and with the dates that the approval has set. One that was
+// recorded when its CA had no queue, by an earlier release or configuration, keeps its dates: nobody knows what they count from.
 func queueRecord(t *Transaction) *QueueRecord {
-	if t.Queue == nil && t.Hold != nil {
+	switch {
+	case t.Queue != nil:
+		return t.Queue
+	case t.Hold != nil:
 		q := &QueueRecord{Basis: t.Hold.Basis}
 		q.Since = t.Updated.UTC().Truncate(time.Second)
 		return q
 	}
-	return t.Queue
+	return &QueueRecord{Basis: Basis{Since: IDTime(t.ID).UTC().Truncate(time.Second), Fixed: true}}
+}
+
+// keepsOne reports whether one of a profile's CAs has a queue: a request may come to stand in it by way of another.
+func (rt *Runtime) keepsOne(p *Profile) bool {
+	return slices.ContainsFunc(p.Routes(), func(r Route) bool { _, keeps := rt.Offline[r.Backend]; return keeps })
+}
+
+// allowedAt is when nothing but its CA was missing for a request: when it came, or was approved.
+func allowedAt(t *Transaction) time.Time {
+	at := IDTime(t.ID)
+	if t.Hold != nil {
+		for _, a := range t.Hold.Approvals {
+			at = later(at, a.At)
+		}
+	}
+	return at
 }
 
 // askQueued asks the CA for what waits in its queue, if that stands as things are now. Its error says that the CA cannot be asked yet, or
 // that its answer was lost: the request stays where it is.
 func (g *Gateway) askQueued(ctx context.Context, a *ask) error {
 	rt, now := g.runtime.Load(), g.now()
-	if came := IDTime(a.t.ID); a.t.State == StateQueued && rt.Offline[a.t.Backend].For > 0 && now.Sub(came) > rt.Offline[a.t.Backend].For {
+	if came := allowedAt(a.t); a.t.State == StateQueued && rt.Offline[a.t.Backend].For > 0 && now.Sub(came) > rt.Offline[a.t.Backend].For {
 		return g.refuseQueued(ctx, a, &Error{Reason: Unavailable, Detail: "the CA could not be reached in time: ask anew",
 			Err: fmt.Errorf("it has waited for the CA since %s, longer than backends.%s.offline allows", came.UTC().Format(time.RFC3339), a.t.Backend)})
 	}
@@ -137,11 +158,13 @@ func (g *Gateway) askQueued(ctx context.Context, a *ask) error {
 	a.t.Intent, a.t.Queue, a.t.Updated, a.t.State = intent, r.Queue, now, StateIssuing
 	g.opt.Crash(CrashAfterIntent)
 	issuance, err := g.callIssue(ctx, a)
+	a.silent = err != nil && !backend.IsNotAsked(err)
 	g.opt.Crash(CrashAfterIssue)
 	if err := g.settled(ctx, a, issuance, err); err != nil {
 		return err
 	}
 	if err != nil && (notNow(err) || !backend.Definite(err)) {
+		a.returned = true
 		return err
 	}
 	return nil
@@ -161,13 +184,16 @@ func (g *Gateway) askQueuedAgain(ctx context.Context, a *ask) error {
 	found, err := shielded(g, func() (*backend.Outcome, error) { return a.backend.Lookup(ctx, a.asked()) })
 	switch {
 	case err != nil:
+		a.silent = true
 		return fmt.Errorf("lookup: %w", err)
 	case found == nil:
+		a.silent = true
 		return errors.New("lookup: no answer")
 	case found.State == backend.OutcomeNever:
 		return g.askQueued(ctx, a)
 	case (found.State == backend.OutcomeIssued || found.State == backend.OutcomePending) && found.Issuance != nil:
 		return g.settled(ctx, a, found.Issuance, nil)
 	}
+	a.silent = true
 	return errors.New("the CA cannot say yet")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ const (
 	drainFirst  = time.Second     // twice as long each time that it cannot be asked
 	drainMost   = 5 * time.Second // so that what waits goes on this soon after the CA is back
 	drainFaults = 3               // times that a CA which answers others has no answer for the first: then it goes the worker's way
+	drainBusy   = time.Minute     // between two that go that way since the CA has no time for them: it may have none for anybody, and the order is lost
 )
 
 // drains is what this process knows of the queues that it empties.
@@ -27,8 +29,9 @@ type drain struct {
 	busy   bool
 	again  time.Time // not before
 	pause  time.Duration
-	head   string // whose answers were lost
-	faults int    // how often, while the CA answered others
+	head   string    // whose answers were lost
+	faults int       // how often, while the CA answered others
+	passed time.Time // when one was passed last that the CA had no time for
 }
 
 // keepDraining empties the queues of CAs that can be asked again, until ctx ends and what it had begun is done.
@@ -114,6 +117,10 @@ func (g *Gateway) drain(ctx context.Context, name string, d *drain) {
 		}
 	}()
 	for ctx.Err() == nil {
+		if unhealthy(g.runtime.Load(), name) != nil && d.pause > 0 { // as it was when that was last told: a claim would be a commit, for days
+			failed = true
+			return
+		}
 		deadline := time.Now().Add(g.opt.IssueTimeout) // before the lease begins, so that it ends before the lease does
 		w, err := g.store.ClaimQueued(ctx, name, g.lease())
 		if errors.Is(err, ErrNotFound) {
@@ -139,7 +146,11 @@ func (g *Gateway) askFirst(ctx context.Context, w Work, d *drain, deadline time.
 	if err == nil {
 		return nil
 	}
-	g.log.Warn("a CA cannot be asked for what waits for it", "backend", w.Backend, "id", w.Transaction, "attempts", w.Attempts, "err", err)
+	level := slog.LevelWarn
+	if d.pause > 0 { // told before: a link may be down for days
+		level = slog.LevelDebug
+	}
+	g.log.Log(ctx, level, "a CA cannot be asked for what waits for it", "backend", w.Backend, "id", w.Transaction, "attempts", w.Attempts, "err", err)
 	ctx, cancel = context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	if failed := g.store.Postpone(ctx, w, neverDue, err.Error()); failed != nil && !errors.Is(failed, ErrStale) { // settled has given it back, or this does
@@ -169,14 +180,14 @@ func (g *Gateway) takeFirst(ctx context.Context, w Work, d *drain) error {
 	} else {
 		err = g.askQueuedAgain(ctx, a)
 	}
-	if err == nil || a.t.State == StateQueued || notNow(err) || a.desc.Idempotency == backend.IdempotencyNone {
+	if err == nil || !a.silent || a.desc.Idempotency == backend.IdempotencyNone {
 		return err
 	}
 	return g.keepsOthersWaiting(ctx, a, d, err)
 }
 
 // keepsOthersWaiting counts the answers that the first of a queue did not get from a CA that answers others. One that has had enough
-// chances leaves the queue as what it is: unknown, and the worker's.
+// chances leaves the queue: unknown, and the worker's. So does one that the CA has no time for, since that may be what it says of one device alone.
 func (g *Gateway) keepsOthersWaiting(ctx context.Context, a *ask, d *drain, why error) error {
 	if _, err := shielded(g, func() (*caList, error) { return listCAs(ctx, a.backend) }); err != nil {
 		return why
@@ -187,7 +198,21 @@ func (g *Gateway) keepsOthersWaiting(ctx context.Context, a *ask, d *drain, why 
 	if d.faults++; d.faults < drainFaults {
 		return why
 	}
+	if notNow(why) {
+		now := g.now()
+		if now.Sub(d.passed).Abs() < drainBusy {
+			return why
+		}
+		d.passed = now
+	}
 	a.queued, a.passed = false, true
 	g.log.Error("a CA that answers others does not answer for this request: it lets the others pass", "id", a.t.ID, "backend", a.t.Backend, "err", why)
+	if a.returned {
+		epoch, err := g.store.LeaseWork(ctx, a.t.ID, g.lease())
+		if err != nil {
+			return err
+		}
+		a.epoch = epoch
+	}
 	return g.settled(ctx, a, nil, errors.New(why.Error()))
 }

@@ -70,10 +70,13 @@ func TestQueueAllBusy(t *testing.T) {
 	for range 20 {
 		w.ask("device", gateway.ResultPending)
 	}
-	for range 60 {
-		w.drain()
+	for range 12 {
+		w.clock.add(6 * time.Second)
+		if err := w.gw.Drain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if q, err := w.store.Queue(t.Context(), "corp"); err != nil || q.Length < 15 {
+	if q, err := w.store.Queue(t.Context(), "corp"); err != nil || q.Length < 18 || q.Length == 20 {
 		t.Errorf("%+v, %v", q, err)
 	}
 }
@@ -151,4 +154,28 @@ func TestQueueOfBefore(t *testing.T) {
 	if off := was.Sub(tx.Certificate.NotBefore).Abs(); off > time.Minute {
 		t.Errorf("valid from %v, recorded at %v", tx.Certificate.NotBefore, was)
 	}
+}
+
+// One that waits for a CA which is no longer configured ends by an operator's word, and whoever stands in the way of nobody goes on.
+func TestQueueOfNoBackend(t *testing.T) {
+	w, corp := farAway(t, func(w *world, _ *moody) { once(w) })
+	corp.is("not-asked", true)
+	r := w.ask("one", gateway.ResultPending)
+	more, shape := w.more, w.shape
+	w.more, w.offline, w.shape = nil, nil, nil
+	w.swap()
+	w.drain()
+	if s := w.state(r.ID); s != gateway.StateQueued {
+		t.Fatalf("%s", s)
+	}
+	if _, err := w.gw.SettleStuck(t.Context(), r.ID, &backend.Issuance{Certificate: []byte{1}}, "anna", ""); reason(err) != gateway.NotAuthorized {
+		t.Errorf("%v", err)
+	}
+	if tr, err := w.gw.SettleStuck(t.Context(), r.ID, nil, "anna", "the CA is gone"); err != nil || tr.State != gateway.StateFailed {
+		t.Fatalf("%v, %+v", err, tr)
+	}
+	w.more, w.shape = more, shape
+	w.swap()
+	corp.is("", false)
+	w.ask("one", gateway.ResultIssued) // what it had used up was given back
 }

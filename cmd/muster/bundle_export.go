@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
 
 	"github.com/muster-pki/muster/cmd/muster/bundle"
 	"github.com/muster-pki/muster/cmd/muster/devicefile"
@@ -120,6 +122,9 @@ func (f *bundleExportFlags) files() ([]bundle.File, error) {
 	if c.storeIsShared() && strings.Contains(c.Store, "@") {
 		return nil, c.fault(at("store"), "a bundle carries no database's name and password: let the site have them in PGUSER and PGPASSFILE")
 	}
+	if err := c.secretInside(c.root); err != nil {
+		return nil, err
+	}
 	text, err := strictyaml.ReadFile("", f.config, maxConfigurationLength)
 	if err != nil {
 		return nil, err
@@ -131,10 +136,16 @@ func (f *bundleExportFlags) files() ([]bundle.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	ofKey := map[string]bool{}
+	besideKeys(dir, c.root, ofKey)
 	for _, path := range c.namedFiles() {
 		rel, err := filepath.Rel(dir, path)
 		if err != nil || !filepath.IsLocal(rel) {
 			f.left = append(f.left, path+": it is not below the configuration's folder")
+			continue
+		}
+		if ofKey[path] {
+			f.left = append(f.left, rel+": it is the certificate of a key, which stays where that is")
 			continue
 		}
 		data, err := strictyaml.ReadFile("", path, 4<<20)
@@ -174,6 +185,39 @@ func publicDevices(name string, data []byte) ([]*devicefile.Entry, error) {
 		}
 	}
 	return entries, nil
+}
+
+// urlSecret is a password in a URL: before its host, or as a parameter of PostgreSQL's.
+var urlSecret = regexp.MustCompile(`^[a-z][a-z0-9+.-]*://([^/?#@]*:[^/?#@]+@|.*[?&](ssl)?password=[^&])`)
+
+// secretInside reports a secret that stands in the configuration itself, and not in a file that it names.
+func (c *Config) secretInside(n *yaml.Node) error {
+	if n == nil {
+		return nil
+	}
+	if n.Kind == yaml.ScalarNode && (urlSecret.MatchString(n.Value) || strings.Contains(n.Value, "PRIVATE KEY-----")) {
+		return &strictyaml.Error{File: c.file, Line: n.Line, Message: "there is a password or a private key in it, which no bundle carries"}
+	}
+	for _, child := range n.Content {
+		if err := c.secretInside(child); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// besideKeys finds the files that are named as `cert` beside a `key`: the certificates of the site itself, which it renews, and no trust anchors.
+func besideKeys(dir string, n *yaml.Node, found map[string]bool) {
+	if n == nil {
+		return
+	}
+	all := childrenOf(n)
+	if cert, key := all["cert"], all["key"]; cert != nil && key != nil && cert.Kind == yaml.ScalarNode {
+		found[strictyaml.Below(dir, cert.Value)] = true
+	}
+	for _, child := range n.Content {
+		besideKeys(dir, child, found)
+	}
 }
 
 // namedFiles are the regular files that the configuration names, those of shipped backends too, without itself.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -58,9 +57,9 @@ inventory, in the place of those of their names. When anything is refused, all i
 type bundleMark struct {
 	Sequence uint64    `json:"sequence"`
 	Created  time.Time `json:"created"`
-	Signer   string    `json:"signer"` // fingerprint
-	SHA256   string    `json:"sha256"` // of its configuration: the reload of it stands in the audit trail as the bundle's
-	Imported time.Time `json:"imported"`
+	Signer   string    `json:"signer"`            // fingerprint
+	SHA256   string    `json:"sha256"`            // of its configuration: the reload of it stands in the audit trail as the bundle's
+	Imported time.Time `json:"imported,omitzero"` // zero: an import that began, and whose end nobody knows
 }
 
 const bundleMarkName = "bundle.json"
@@ -77,7 +76,7 @@ func (f *bundleImportFlags) run(ctx context.Context, w io.Writer, file string) e
 	switch {
 	case b.Site != "" && b.Site != f.site:
 		return fmt.Errorf("%s is for the site %q (--site); nothing has changed", file, b.Site)
-	case (b.Sequence < mark.Sequence || b.Sequence == mark.Sequence && f.runs(mark)) && !f.older:
+	case !mark.before(b) && !f.older:
 		return fmt.Errorf("%s has the number %d, and this site has imported number %d: --allow-older takes it all the same; nothing has changed", file, b.Sequence, mark.Sequence)
 	}
 	var devices []*devicefile.Entry
@@ -102,13 +101,17 @@ func (f *bundleImportFlags) run(ctx context.Context, w io.Writer, file string) e
 		return nil
 	}
 	was, mark := mark, bundleMark{
-		Sequence: b.Sequence, Created: b.Created, Signer: signer, SHA256: b.Of(bundle.Configuration)[0].SHA256, Imported: f.now().UTC().Truncate(time.Second),
+		Sequence: b.Sequence, Created: b.Created, Signer: signer, SHA256: b.Of(bundle.Configuration)[0].SHA256,
 	}
 	if err := f.setMark(mark); err != nil { // before the gateway reads the files: its audit trail tells whose they are
 		return fmt.Errorf("that it is imported cannot be noted: %w; nothing has changed", err)
 	}
 	if err := f.apply(ctx, s, devices); err != nil {
 		return errors.Join(err, f.setMark(was))
+	}
+	mark.Imported = f.now().UTC().Truncate(time.Second)
+	if err := f.setMark(mark); err != nil {
+		return fmt.Errorf("the bundle is in force, and that cannot be noted: %w", err)
 	}
 	fmt.Fprintln(w, "in force")
 	return nil
@@ -142,10 +145,10 @@ func (f *bundleImportFlags) read(file string) (*bundle.Bundle, string, error) {
 	return b, signer, err
 }
 
-// runs reports whether the site's configuration is that of its last bundle: an import that the machine went down in may be made again.
-func (f *bundleImportFlags) runs(m bundleMark) bool {
-	data, err := os.ReadFile(f.config)
-	return err != nil || fmt.Sprintf("%x", sha256.Sum256(data)) == m.SHA256
+// before reports whether a bundle comes after the one of the mark: by its number, or as that very one, in whose import the machine went
+// down.
+func (m bundleMark) before(b *bundle.Bundle) bool {
+	return b.Sequence > m.Sequence || b.Sequence == m.Sequence && m.Imported.IsZero() && b.Of(bundle.Configuration)[0].SHA256 == m.SHA256
 }
 
 // apply puts files and devices into force, or leaves all as it was.
@@ -162,7 +165,11 @@ func (f *bundleImportFlags) apply(ctx context.Context, s *siteFiles, devices []*
 		return nil
 	}
 	if _, err := f.client().Reload(ctx); err != nil {
-		return errors.Join(fmt.Errorf("the gateway does not take it: %w; nothing has changed", f.explained(err)), s.restore())
+		if _, refused := errors.AsType[*admin.Error](err); refused {
+			return errors.Join(fmt.Errorf("the gateway does not take it: %w; nothing has changed", f.explained(err)), s.restore())
+		}
+		// It may have read the files all the same.
+		return f.undone(ctx, s, fmt.Errorf("the gateway did not say whether it takes it: %w; all is put back", f.explained(err)))
 	}
 	if len(devices) == 0 {
 		return nil
@@ -172,16 +179,23 @@ func (f *bundleImportFlags) apply(ctx context.Context, s *siteFiles, devices []*
 		entries[i] = e.Wire()
 	}
 	if _, err := f.client().ImportDevices(ctx, entries, true, nil); err != nil {
-		err = fmt.Errorf("the gateway does not take the devices: %w; nothing has changed", f.explained(err))
-		if failed := s.restore(); failed != nil {
-			return errors.Join(err, failed)
+		if _, refused := errors.AsType[*admin.Error](err); refused {
+			return f.undone(ctx, s, fmt.Errorf("the gateway does not take the devices: %w; nothing has changed", f.explained(err)))
 		}
-		if _, failed := f.client().Reload(ctx); failed != nil {
-			return errors.Join(err, fmt.Errorf("the files are as they were, and the gateway could not read them again: %w: muster reload", f.explained(failed)))
-		}
-		return err
+		return f.undone(ctx, s, fmt.Errorf("the gateway did not say whether it has the devices now: %w; the files are put back: see `muster device ls`, or import again", f.explained(err)))
 	}
 	return nil
+}
+
+// undone puts the files back that the gateway may have read, and has it read them again, also for who has pressed Ctrl-C.
+func (f *bundleImportFlags) undone(ctx context.Context, s *siteFiles, why error) error {
+	if err := s.restore(); err != nil {
+		return errors.Join(why, err)
+	}
+	if _, err := f.client().Reload(context.WithoutCancel(ctx)); err != nil {
+		return errors.Join(why, fmt.Errorf("the files are as they were, and the gateway could not read them again: %w: muster reload", f.explained(err)))
+	}
+	return why
 }
 
 func (f *bundleImportFlags) lastMark() (bundleMark, error) {
@@ -196,7 +210,7 @@ func (f *bundleImportFlags) lastMark() (bundleMark, error) {
 }
 
 func readMark(dir string) (m bundleMark, err error) {
-	data, err := os.ReadFile(filepath.Join(dir, bundleMarkName))
+	data, err := strictyaml.ReadFile(dir, bundleMarkName, 64<<10)
 	if err == nil {
 		err = json.Unmarshal(data, &m)
 	}
@@ -229,7 +243,13 @@ func (f *bundleImportFlags) setMark(m bundleMark) error {
 		return err
 	}
 	defer root.Close()
-	return writeSynced(root, bundleMarkName, append(text, '\n'), 0o600)
+	dir, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	as := ownershipOf(dir) // whose gateway's it is, which reads this
+	as.mode = 0o600
+	return writeSynced(root, bundleMarkName, append(text, '\n'), as)
 }
 
 // bundled says what becomes of one file.

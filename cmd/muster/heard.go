@@ -92,8 +92,8 @@ func readHeard(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o022 != 0 {
-		return nil, errors.New("it is no file that its owner alone can write to")
+	if o := ownershipOf(info); !info.Mode().IsRegular() || o.mode&0o022 != 0 || o.uid != os.Geteuid() && o.uid != 0 {
+		return nil, errors.New("it is no file that its owner alone can write to, and that is the gateway's user")
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -120,6 +120,14 @@ func TestHeardIsStrict(t *testing.T) {
 	if _, err := h.recall("corp", key); err == nil || !strings.Contains(err.Error(), "its owner alone") {
 		t.Errorf("one that a group can write to: %v", err)
 	}
+	if os.Getuid() == 0 { // nobody else can give one away
+		if err := errors.Join(os.Chmod(h.path("corp"), 0o600), os.Chown(h.path("corp"), 12345, 0)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.recall("corp", key); err == nil || !strings.Contains(err.Error(), "its owner alone") {
+			t.Errorf("another user's: %v", err)
+		}
+	}
 }
 
 // What is heard again and again is written once an hour, and at once when it changes.

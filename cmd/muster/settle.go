@@ -22,7 +22,7 @@ func newSettleCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "settle ID --issued FILE | --never", Short: "Say what became of a request at a CA that cannot be asked",
 		Long: `A CA that keeps no record by ID cannot be asked what it did when its answer was lost: the transaction is stuck ('muster ls --state stuck').
-Others may not say for long: unknown, waiting.
+Others may not say for long: unknown, waiting. With --never one that is queued ends too, of which its CA has nothing yet.
 Look into the CA's own records, by subject and key ('muster explain ID' has both), and say here what you found. A certificate has to be the one
 that was asked for; the device gets it when it asks again. With --never the request has failed, and the device may ask anew: revoke at the CA
 what turns up later.`,

@@ -156,6 +156,8 @@ func Unpack(content []byte) (*Bundle, error) {
 			if err := Public(data); err != nil {
 				return nil, fmt.Errorf("%s: %w", e.Path, err)
 			}
+		} else if bytes.Contains(data, []byte("PRIVATE KEY-----")) {
+			return nil, fmt.Errorf("%s: holds a private key", e.Path)
 		}
 		b.Contents = append(b.Contents, File{e, data})
 	}

@@ -46,6 +46,9 @@ func TestPack(t *testing.T) {
 		"EC PRIVATE KEY": func(_ *Manifest, f *[]File) {
 			(*f)[1].Data = []byte(pemText + "-----BEGIN EC PRIVATE KEY-----\nMAA=\n-----END EC PRIVATE KEY-----\n")
 		},
+		"a private key": func(_ *Manifest, f *[]File) {
+			(*f)[0].Data = []byte("# -----BEGIN EC PRIVATE KEY-----\n")
+		},
 		"holds no PEM":  func(_ *Manifest, f *[]File) { (*f)[1].Data = []byte("secret") },
 		"configuration": func(_ *Manifest, f *[]File) { *f = (*f)[1:] },
 		"a second file": func(_ *Manifest, f *[]File) { *f = append(*f, File{Entry: Entry{Path: "x.yaml", Kind: Configuration}}) },

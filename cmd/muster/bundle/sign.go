@@ -9,9 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
+	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2" // the package without the 2 asks nothing of hashes and of the length of keys
 )
 
 // Keys are OpenPGP keys: of who may sign, or who signs.
@@ -44,9 +45,11 @@ func config(now time.Time) *packet.Config {
 	most := int64(maxContent + 1)
 	return &packet.Config{
 		Time: func() time.Time { return now }, DefaultHash: crypto.SHA256, MinRSABits: 2048, MaxDecompressedMessageSize: &most,
-		RejectHashAlgorithms: map[crypto.Hash]bool{crypto.MD5: true, crypto.SHA1: true, crypto.RIPEMD160: true},
+		RejectHashAlgorithms: weakHashes, RejectMessageHashAlgorithms: weakHashes,
 	}
 }
+
+var weakHashes = map[crypto.Hash]bool{crypto.MD5: true, crypto.SHA1: true, crypto.RIPEMD160: true}
 
 // Sign makes the file of a bundle: an OpenPGP message, signed with the one key, which `gpg --verify` takes. passphrase unlocks it where it is locked.
 func Sign(content []byte, keys Keys, passphrase []byte, now time.Time) ([]byte, error) {
@@ -59,7 +62,7 @@ func Sign(content []byte, keys Keys, passphrase []byte, now time.Time) ([]byte, 
 			return nil, errors.New("the passphrase does not unlock the key")
 		}
 	}
-	key, ok := e.SigningKey(now)
+	key, ok := e.SigningKey(now, config(now))
 	switch {
 	case !ok:
 		return nil, fmt.Errorf("the key %s cannot sign: it has expired or was revoked, or is for something else", fingerprint(e))
@@ -69,7 +72,7 @@ func Sign(content []byte, keys Keys, passphrase []byte, now time.Time) ([]byte, 
 		return nil, errors.New("the key is locked: give its passphrase with --passphrase FILE")
 	}
 	var buf bytes.Buffer
-	w, err := openpgp.Sign(&buf, e, &openpgp.FileHints{IsBinary: true, FileName: "bundle.tar", ModTime: now}, config(now))
+	w, err := openpgp.Sign(&buf, []*openpgp.Entity{e}, &openpgp.FileHints{FileName: "bundle.tar", ModTime: now}, config(now))
 	if err != nil {
 		return nil, fmt.Errorf("signing: %w", err)
 	}
@@ -115,31 +118,32 @@ func Verify(file, signature []byte, trust Keys, now time.Time) (content []byte, 
 		if d.IsEncrypted || !d.IsSigned {
 			return nil, "", errors.New("it is not signed, or encrypted")
 		}
-		if d.SignedBy == nil {
-			return nil, "", fmt.Errorf("it is signed with the key %016X, which is not among the keys of --trust", d.SignedByKeyId)
-		}
 		if content, err = io.ReadAll(io.LimitReader(d.UnverifiedBody, maxContent+1)); err != nil {
 			return nil, "", refused(err)
 		}
 		if len(content) > maxContent {
 			return nil, "", fmt.Errorf("it holds more than %d bytes", maxContent)
 		}
-		// The signature stands behind the content, and is verified when all of that was read.
-		if _, err := io.Copy(io.Discard, io.LimitReader(d.UnverifiedBody, 1)); err != nil {
-			return nil, "", refused(err)
-		}
-		if d.SignatureError != nil {
+		switch { // the signature stands behind the content: it was verified when all of that was read
+		case !d.IsVerified:
+			return nil, "", errors.New("it ends before its signature")
+		case errors.Is(d.SignatureError, pgperrors.ErrUnknownIssuer) && d.SelectedCandidate != nil:
+			return nil, "", fmt.Errorf("it is signed with the key %016X, which is not among the keys of --trust", d.SelectedCandidate.IssuerKeyId)
+		case d.SignatureError != nil:
 			return nil, "", refused(d.SignatureError)
-		}
-		if sig, e = d.Signature, d.SignedBy.Entity; sig == nil {
+		case d.Signature == nil || d.SignedBy == nil:
 			return nil, "", errors.New("it ends before its signature")
 		}
+		sig, e = d.Signature, d.SignedBy.Entity
+	}
+	if sig.SigType != packet.SigTypeBinary { // that of a text says nothing of how its lines end
+		return nil, "", errors.New("its signature is one of a text: without --textmode")
 	}
 	id := uint64(0)
 	if sig.IssuerKeyId != nil {
 		id = *sig.IssuerKeyId
 	}
-	if _, good := e.SigningKeyById(now, id); !good || id == 0 {
+	if _, good := e.SigningKeyById(now, id, c); !good || id == 0 {
 		return nil, "", fmt.Errorf("the key %s that signed it has expired, was revoked, or is not for signing", fingerprint(e))
 	}
 	return content, fingerprint(e), nil
