@@ -129,6 +129,9 @@ func redacted(dsn string) string {
 		q.Set("password", "xxxxx")
 		u.RawQuery = q.Encode()
 	}
+	if u.Host == "" && u.Path == "" { // all of it from PG... variables: net/url would write postgres:
+		return strings.Replace(u.Redacted(), ":", "://", 1)
+	}
 	return u.Redacted()
 }
 
