@@ -6,7 +6,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@latest
 FUZZTIME ?= 30s
 NIGHT ?= 8h
 SCALE ?= 100
-TAGS := faults,reliability,peers,sscep,cas,container,console,packaging
+TAGS := faults,reliability,peers,sscep,cas,container,console,packaging,bench,docs
 DEVICES ?= 20000
 RATE ?= 100
 MINUTES ?= 30
@@ -14,7 +14,7 @@ MINUTES ?= 30
 # What the race detector is worth its time on: where goroutines meet.
 RACED := ./gateway ./gateway/store/... ./plugins/backend/groupcommit ./plugins/host
 
-.PHONY: help run build build-all pkcs11 test deps vet lint unit race fuzz fuzz-nightly bench reliability storm soak peers backends console monitoring container deb packaging generate vuln clean
+.PHONY: help run build build-all pkcs11 test deps vet lint unit race fuzz fuzz-nightly bench microbench reliability storm soak peers backends console monitoring container deb packaging docs generate vuln clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +23,10 @@ run: ## the gateway on its embedded CA and store, with the commands that enrol a
 	$(GO) run ./cmd/muster serve
 
 build: ## bin/muster, one static binary
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/muster ./cmd/muster
+	GO='$(GO)' sh .ci/build bin/muster
 
 build-all: ## bin/muster-linux-amd64 and bin/muster-linux-arm64, static
-	@for arch in amd64 arm64; do GOOS=linux GOARCH=$$arch CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/muster-linux-$$arch ./cmd/muster || exit 1; done
+	@for arch in amd64 arm64; do GO='$(GO)' GOOS=linux GOARCH=$$arch sh .ci/build bin/muster-linux-$$arch || exit 1; done
 	$(GO) run ./e2e/elf bin/muster-linux-amd64 bin/muster-linux-arm64
 
 pkcs11: ## bin/muster-pkcs11, the plugin for keys in an HSM: linked with the C library, which it loads the vendor's module by
@@ -58,7 +58,10 @@ fuzz: ## every fuzz target for FUZZTIME (30s) each; what is found is kept in tes
 fuzz-nightly: ## all fuzz targets, which share NIGHT (8h); goes on after findings, and ends with a list of them
 	@GO='$(GO)' sh .ci/fuzz all $(NIGHT)
 
-bench: ## CPU per enrollment beside its crypto operations, and the parts it is made of
+bench: deps ## what an enrollment costs, beside its crypto operations and beside step-ca, scepserver and estserver: writes docs/performance.md (under 15 minutes; SHORT=1 under 3, and writes into bin/bench)
+	@dir=$$(WITHOUT=Vault sh .ci/cas) && mkdir -p bin/bench && MUSTER_CAS=$$dir MUSTER_BENCH_DIR=$(CURDIR)/$(if $(SHORT),bin/bench,docs) $(GO) test -timeout 30m -count 1 -v -tags bench $(if $(SHORT),-short) ./e2e/bench
+
+microbench: ## Go's benchmarks: the parts that an enrollment is made of
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 reliability: deps ## kills, power cuts, broken disks, a faulty CA, fail-over, replays, hostile input, stops under load: a table (under 20 minutes, as root); SCALE percent of it
@@ -90,6 +93,9 @@ deb: ## bin/muster_VERSION_amd64.deb and _arm64.deb; VERSION (default: what git 
 
 packaging: ## the Debian package under a systemd of its own and without one, the Helm chart by Kubernetes' schemas, as root (under 6 minutes, the first time 15)
 	@dir=$$(GO='$(GO)' sh .ci/packaging) && MUSTER_PACKAGING=$$dir $(GO) test -timeout 30m -count 1 -v -tags packaging ./e2e/packaging
+
+docs: deps ## the commands that README.md and docs/ show, as they stand there, on real gateways (2 minutes); what other targets run is in the pages' marks
+	$(GO) test -timeout 20m -count 1 -tags docs -run '^(TestDocs.*|TestStories.*|TestExamples.*)$$' ./e2e
 
 generate: ## the gRPC code of the plugin contract (needs protoc)
 	$(GO) generate ./plugins/backend/...

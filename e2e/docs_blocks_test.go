@@ -29,6 +29,7 @@ type block struct {
 	run  string // "FOLDER TEST"
 	not  string // why it is not run
 	hide bool   // <!-- before:
+	step string // <!-- story: NAME -->
 }
 
 var (
@@ -86,6 +87,8 @@ func blocksOf(page, text string) (all []block, faults []string) {
 				fault(b.line, "this block does not end")
 			}
 			all = append(all, b)
+		case !marked && stepMark.MatchString(line):
+			all = append(all, block{page: page, line: i + 1, step: stepMark.FindStringSubmatch(line)[1]})
 		case marked && line != "":
 			fault(i+1, "a block has to follow its mark")
 			next = block{}
@@ -154,6 +157,7 @@ func TestDocsCommands(t *testing.T) {
 		}
 		for _, b := range blocks {
 			switch {
+			case b.step != "":
 			case b.run != "":
 				folder, name, _ := strings.Cut(b.run, " ")
 				text, err := testFile(folder, name)

@@ -35,6 +35,8 @@ import (
 //   - A command succeeds; one that ends with "# refused" fails.
 //   - "muster serve" goes on until the page ends; what it prints is its log up to when it is ready. Its listeners take free ports: the
 //     configuration is changed so before, and commands and what they print are read as if the ports were those of the page.
+//   - "<!-- not run: why -->" before a block leaves it out (docs_blocks_test.go).
+//   - "systemctl stop muster" and "start muster" are the gateway's end and its next beginning.
 //   - "<!-- story: NAME -->" between blocks is a step that no command line can do, such as a phone's.
 type story struct {
 	page, config string
@@ -112,13 +114,13 @@ var stepMark = regexp.MustCompile(`^<!-- story: (\S+) -->$`)
 func commandsOf(t testing.TB, text string) []told {
 	t.Helper()
 	var all []told
-	in := false
+	in, before := false, ""
 	for i, line := range strings.Split(text, "\n") {
 		switch m := stepMark.FindStringSubmatch(line); {
 		case !in && m != nil:
 			all = append(all, told{line: i + 1, step: m[1]})
 		case !in:
-			in = line == "```console"
+			in = line == "```console" && !notRunMark.MatchString(before)
 		case line == "```":
 			in = false
 		case strings.HasPrefix(line, "$ "):
@@ -134,6 +136,7 @@ func commandsOf(t testing.TB, text string) []told {
 				last.prints = append(last.prints, line)
 			}
 		}
+		before = line
 	}
 	return all
 }
@@ -159,6 +162,7 @@ type telling struct {
 	dir    string
 	g      *instance
 	serves string            // the command that g runs
+	env    []string          // of it, beside that of this process
 	ports  map[string]string // of the page to those that were free
 	in     io.Writer         // the shell's
 	out    *bufio.Reader
@@ -215,6 +219,8 @@ func tell(t *testing.T, s story, all []told, patience time.Duration) {
 				t.Fatalf("%s: exit %d of\n%s\n%s", where, code, c.command, got)
 			}
 			continue
+		case c.command == "muster serve":
+			got = a.quickstart()
 		case strings.HasPrefix(c.command, "muster serve "):
 			got = a.serve(c.command)
 		case strings.HasPrefix(c.command, "systemctl "):
@@ -232,7 +238,7 @@ func tell(t *testing.T, s story, all []told, patience time.Duration) {
 }
 
 func (a *telling) environment() []string {
-	return append(os.Environ(), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"), "HOME="+a.dir, "LC_ALL=C.UTF-8", "TZ=UTC",
+	return append(append(os.Environ(), a.env...), "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"), "HOME="+a.dir, "LC_ALL=C.UTF-8", "TZ=UTC",
 		"MUSTER_FAULT_RSA=") // the pages show the default
 }
 
@@ -309,6 +315,26 @@ func (a *telling) serve(command string) string {
 	return a.told(g.stderr.String())
 }
 
+// quickstart starts a gateway without a configuration, and returns what its screen says.
+func (a *telling) quickstart() string {
+	a.t.Helper()
+	if a.g != nil {
+		a.t.Fatal("a page starts one gateway")
+	}
+	for _, page := range []string{"8080", "8443"} {
+		a.ports[page] = strings.TrimPrefix(running.Address(a.t), "127.0.0.1:")
+	}
+	a.g = &instance{t: a.t, dir: filepath.Join(a.dir, "muster-data")}
+	g := a.g
+	a.t.Cleanup(func() { g.stop() })
+	a.serves = "muster serve --http 127.0.0.1:" + a.ports["8080"] + " --https 127.0.0.1:" + a.ports["8443"]
+	a.begin()
+	if err := g.ready(); err != nil {
+		a.t.Fatal(err)
+	}
+	return a.told(g.stdout.String())
+}
+
 // begin starts the gateway, and waits until it is ready.
 func (a *telling) begin() {
 	cmd := exec.Command("sh", "-c", "exec "+a.serves)
@@ -332,7 +358,7 @@ func (a *telling) systemctl(command string) {
 
 // What a page may say, and what it may not.
 func TestStoriesAreRead(t *testing.T) {
-	text := "# Page\n```sh\n$ not this\n```\n<!-- story: phone -->\n```console\n$ cat <<END\n> a\n> END\na\n$ false # refused\n$ one \\\n>   two # refused\n…\n```\n$ nor this\n"
+	text := "# Page\n```sh\n$ not this\n```\n<!-- story: phone -->\n```console\n$ cat <<END\n> a\n> END\na\n$ false # refused\n$ one \\\n>   two # refused\n…\n```\n$ nor this\n<!-- not run: why -->\n```console\n$ nor that\nx\n```\n"
 	var got []string
 	for _, c := range commandsOf(t, text) {
 		got = append(got, fmt.Sprintf("%d %q %q %q %v", c.line, c.step, c.command, c.prints, c.refused))

@@ -4,9 +4,9 @@ import "testing"
 
 func TestRedacted(t *testing.T) {
 	for dsn, want := range map[string]string{
-		"sqlite:a:b.db":                      "sqlite:a:b.db",
-		"postgres://":                        "postgres://",
-		"postgres://?password=secret&user=a": "postgres://?password=xxxxx&user=a",
+		"sqlite:a:b.db":                                "sqlite:a:b.db",
+		"postgres://":                                  "postgres://",
+		"postgres://?password=secret&user=a":           "postgres://?password=xxxxx&user=a",
 		"postgres://a:secret@db/m?sslmode=verify-full": "postgres://a:xxxxx@db/m?sslmode=verify-full",
 		"postgres://db/%zz?password=secret":            "postgres://...",
 	} {

@@ -181,7 +181,7 @@ func TestChartRefuses(t *testing.T) {
 		{"", []string{"autoscaling.enabled=true"}, "SQLite is for one gateway"},
 		{"", []string{"replicas=0"}, "replicas"},
 		{"", []string{"store.url=postgres://muster@db/muster"}, "set store.type=postgres too"},
-		{"", []string{"store.type=mysql"}, "store.type"},
+		{"", []string{"store.type=mysql"}, "/store/type"},
 		{"", []string{"config.store=sqlite:x"}, "set store.type and store.url"},
 		{"", []string{"config.listeners.ops=null"}, "the probes need it"},
 		{"", []string{"config.listeners.ops.tls.min=1.3"}, "the probes ask over HTTP"},
@@ -239,10 +239,10 @@ func TestChartObjects(t *testing.T) {
 // The pod's command runs on the pod's configuration as its user, on a volume as a fsGroup makes it, twice; and what copies the Secret makes files that the gateway takes.
 func TestChartRuns(t *testing.T) {
 	s := start(t, "without")
-	s.sh("install -d -m 2775 -g 65532 /data && install -d /usr/local/bin /etc/muster && install -d -o 65532 -g 65532 -m 777 /run/muster && mkdir /secrets && openssl rand -base64 32 >/secrets/seal.key && chgrp 65532 /secrets/seal.key && chmod 440 /secrets/seal.key")
+	s.sh("install -d -m 2775 -g 65532 /data && install -d /etc/muster && install -d -o 65532 -g 65532 -m 777 /run/muster && mkdir /secrets && openssl rand -base64 32 >/secrets/seal.key && chgrp 65532 /secrets/seal.key && chmod 440 /secrets/seal.key")
 	program, err := os.ReadFile(muster(t))
 	if err == nil {
-		err = os.WriteFile(filepath.Join(s.root, "usr/local/bin/muster"), program, 0o755)
+		err = os.WriteFile(filepath.Join(s.root, "usr/bin/muster"), program, 0o755)
 	}
 	if err != nil {
 		t.Fatal(err)

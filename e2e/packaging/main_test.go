@@ -94,7 +94,7 @@ func copySources(t testing.TB, to string) {
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	command(t, "", "sh", "-euc", `cd "$1" && tar -c go.mod go.sum CHANGELOG.md authz backends cmd configs gateway plugins protocols | tar -x -C "$2"`, "sh", root, to)
+	command(t, "", "sh", "-euc", `cd "$1" && tar -c go.mod go.sum CHANGELOG.md .ci/build authz backends cmd configs gateway plugins protocols | tar -x -C "$2"`, "sh", root, to)
 }
 
 func appendTo(t testing.TB, path, text string) {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"debug/buildinfo"
 	"debug/elf"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -188,7 +189,8 @@ func (s *system) background(name string, args ...string) (stop func() string) {
 	s.t.Helper()
 	var out output
 	cmd := s.command("sh", append([]string{"-c", `echo $$ >/run/background; exec "$0" "$@"`, name}, args...)...)
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout = io.MultiWriter(&out, &s.log)
+	cmd.Stderr = cmd.Stdout
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}

@@ -141,7 +141,7 @@ func newCgroup(t testing.TB) string {
 	return ""
 }
 
-const patience = 2 * time.Minute
+const patience = 60 * time.Second
 
 // until waits for what a machine with other work may take long for.
 func (s *system) until(what string, is func() bool) {
