@@ -156,6 +156,7 @@ func (g *Gateway) attempt(ctx context.Context, w Work) error {
 	case w.Kind == WorkSettle && t.State == StateIssuing && g.queues(a): // it broke off, and stands before those that came later
 		return g.settled(ctx, a, nil, errors.New("the gateway ended while the CA was asked"))
 	case w.Kind == WorkSettle:
+		a.passed = t.State == StateUnknown && t.Queue != nil
 		return g.settleWork(ctx, a)
 	case w.Kind == WorkPoll:
 		return g.pollWork(ctx, a)
@@ -222,7 +223,7 @@ func (g *Gateway) issueAfterAll(ctx context.Context, a *ask) error {
 	if notNow(err) && g.reroute(ctx, a, err) {
 		return g.issueAfterAll(ctx, a)
 	}
-	if err != nil && !backend.Definite(err) {
+	if err != nil && (!backend.Definite(err) || a.passed && notNow(err)) {
 		return g.stillUnknown(ctx, a, fmt.Errorf("issue: %w", err))
 	}
 	return g.settled(ctx, a, issuance, err)

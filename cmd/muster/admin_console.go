@@ -29,9 +29,13 @@ func (p *process) withConsole(cfg *Config, access *admin.Access, api http.Handle
 	return pages.Handler(api), nil
 }
 
+// maxUploaded is how many devices a file may have that is sent by a browser. The gateway has them all in memory, some 900 bytes each: 1,000,000 names in 7 MB
+// of CSV were 850 MB.
+const maxUploaded = 50_000
+
 // readDevices reads a file of devices for the console, as `muster device import` does.
 func readDevices(name string, in io.Reader) ([]admin.Device, func(*admin.ImportError) error, error) {
-	entries, err := devicefile.Read(name, in)
+	entries, err := devicefile.ReadFew(name, in, maxUploaded)
 	if err != nil {
 		return nil, nil, err
 	}

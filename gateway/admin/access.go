@@ -33,6 +33,9 @@ type RemoteConfig struct {
 	Certificates map[string]string `yaml:"certificates"`
 	// Tokens is a file of lines NAME:ROLE:{sha256}HEX, where HEX is the SHA-256 of a random token. Reread at a reload.
 	Tokens string `yaml:"tokens"`
+	// People are those who have more than one way in, by name, with their ways as the audit trail would have them: "cert:CN=alice,O=Ops",
+	// "oidc:alice", "token:alice". They are person:NAME there, and one approver. Default: each way is somebody of its own.
+	People map[string][]string `yaml:"people"`
 	// Console switches the pages for browsers on. Default: there are none.
 	Console *ConsoleConfig `yaml:"console"`
 }
@@ -81,7 +84,8 @@ func (c *RemoteConfig) Check() (key []string, err error) {
 		}
 		seen[name] = subject
 	}
-	return nil, nil
+	_, key, err = c.people()
+	return key, err
 }
 
 // Access says who may come in over the network, by one configuration. It never changes.
@@ -89,6 +93,7 @@ type Access struct {
 	tokens  tokens
 	chain   *pkix.ChainPolicy // nil: no certificates
 	roles   map[string]Role   // by subject, as pkix.FormatName writes it
+	people  map[string]string // actors, by the way in which they come
 	serving func() *x509.Certificate
 }
 
@@ -100,6 +105,9 @@ func NewAccess(c *RemoteConfig, dir string, serving func() *x509.Certificate) (*
 	}
 	a := &Access{roles: map[string]Role{}, serving: serving}
 	var err error
+	if a.people, _, err = c.people(); err != nil {
+		return nil, err
+	}
 	if c.Tokens != "" {
 		if a.tokens, err = readTokens(strictyaml.Below(dir, c.Tokens)); err != nil {
 			return nil, fmt.Errorf("tokens: %w", err)
@@ -212,7 +220,7 @@ func (s *Server) identify(a *Access, r *http.Request) (who caller, how string, e
 		scheme, presented, _ := strings.Cut(headers[0], " ")
 		// The scheme's case does not matter (RFC 9110 section 11.1).
 		if t, found := a.tokens.find(presented); strings.EqualFold(scheme, "Bearer") && found && len(headers) == 1 {
-			return caller{"token:" + t.name, t.role}, "token", nil
+			return caller{a.Named("token:" + t.name), t.role}, "token", nil
 		}
 		return caller{}, "token", errUnknown
 	}
@@ -242,7 +250,7 @@ func (s *Server) certified(a *Access, r *http.Request) (who caller, how string, 
 	case !c.RevokedAt.IsZero() || c.State != gateway.StateIssued:
 		return caller{}, "certificate", errUnknown
 	}
-	return caller{"cert:" + subject, role}, "certificate", nil
+	return caller{a.Named("cert:" + subject), role}, "certificate", nil
 }
 
 // denials counts who was not let in, and tells so, once a minute.

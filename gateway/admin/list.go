@@ -29,13 +29,6 @@ func limitOf(s string) (int, error) {
 	return n, nil
 }
 
-// states lists all of them, for the message about one that is none.
-var states = []gateway.State{
-	gateway.StateRefused, gateway.StateHeld, gateway.StateApproved, gateway.StateIssuing, gateway.StateQueued, gateway.StateUnknown, gateway.StateWaiting,
-	gateway.StateStuck, gateway.StateUnconfirmed, gateway.StateIssued, gateway.StateRejected, gateway.StateFailed,
-	gateway.StateRevoked, gateway.StateDenied, gateway.StateForwarded,
-}
-
 func (s *Server) transactions(c echo.Context) error {
 	q, err := known(c, "state", "endpoint", "device", "limit", "before", "refused")
 	if err != nil {
@@ -50,7 +43,7 @@ func (s *Server) transactions(c echo.Context) error {
 	}
 	if q["state"] != "" {
 		for word := range strings.SplitSeq(q["state"], ",") {
-			if !slices.Contains(states, gateway.State(word)) {
+			if !slices.Contains(gateway.States[:], gateway.State(word)) {
 				return badRequest("no state %q (known: %s)", word, joinStates())
 			}
 			f.States = append(f.States, gateway.State(word))
@@ -96,8 +89,8 @@ func mergeStrangers(list []Transaction, strangers []*gateway.Transaction, f gate
 }
 
 func joinStates() string {
-	words := make([]string, len(states))
-	for i, s := range states {
+	words := make([]string, len(gateway.States))
+	for i, s := range gateway.States {
 		words[i] = string(s)
 	}
 	return strings.Join(words, ", ")

@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -58,7 +57,7 @@ type OverviewCount struct {
 
 // overviews keeps what was counted last: one count at a time is under way, whoever asks.
 type overviews struct {
-	mu    sync.Mutex
+	lock  chan struct{} // holds one element while somebody counts; who has left does not wait for it
 	steps map[countedStep]counted
 	ends  []int64
 	at    time.Time // of ends
@@ -88,9 +87,14 @@ func (s *Server) overview(c echo.Context) error {
 	if !ok {
 		return badRequest(`span is "day", "week" or "month"`)
 	}
-	s.counts.mu.Lock()
-	defer s.counts.mu.Unlock()
-	out, err := s.count(c.Request().Context(), of, s.config.Clock().UTC())
+	ctx := c.Request().Context()
+	select {
+	case s.counts.lock <- struct{}{}:
+		defer func() { <-s.counts.lock }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	out, err := s.count(ctx, of, s.config.Clock().UTC())
 	if err != nil {
 		return err
 	}
@@ -135,6 +139,8 @@ func (s *Server) count(ctx context.Context, of span, now time.Time) (*Overview, 
 	}
 	s.countStrangers(out, of)
 	if o.ends == nil || now.Sub(o.at) >= goodNew || now.Before(o.at) {
+		ctx, cancel := context.WithTimeout(ctx, countStep)
+		defer cancel()
 		ends, err := s.config.Store.Endings(ctx, now, endingStep, endingSteps)
 		if err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"testing"
@@ -55,6 +56,26 @@ func TestOverview(t *testing.T) {
 	}
 	s.err = errors.New("disk on fire")
 	if _, err := api.Overview(t.Context(), "week"); !isStatus(err, http.StatusServiceUnavailable) {
+		t.Error(err)
+	}
+}
+
+// Who does not wait any longer leaves, whoever else counts.
+func TestOverviewLeft(t *testing.T) {
+	server := newServer(t, &source{})
+	server.counts.lock <- struct{}{}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, err := server.As(Person{"a", Viewer}).Overview(ctx, "")
+		ended <- err
+	}()
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("an answer")
+	}
+	<-server.counts.lock
+	if _, err := server.As(Person{"a", Viewer}).Overview(t.Context(), ""); err != nil {
 		t.Error(err)
 	}
 }

@@ -123,7 +123,7 @@ func New(c Config) (*Server, error) {
 		c.TakesChallenges == nil || c.ProcessCMP == nil || c.Configuration == nil || c.Reload == nil || c.Started == nil || c.Metrics == nil || c.Clock == nil || c.Log == nil {
 		return nil, errors.New("admin: all of Config is required")
 	}
-	s := &Server{config: c, started: c.Clock(), denied: newDenials(&c), changing: make(chan struct{}, 1), importing: make(chan struct{}, 1), entries: maxEntries, imported: maxImport}
+	s := &Server{config: c, started: c.Clock(), denied: newDenials(&c), changing: make(chan struct{}, 1), importing: make(chan struct{}, 1), entries: maxEntries, imported: maxImport, counts: overviews{lock: make(chan struct{}, 1)}}
 	if err := c.Metrics.Register(s.denied.total); err != nil {
 		return nil, fmt.Errorf("admin: %w", err)
 	}

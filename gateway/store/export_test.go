@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/pressly/goose/v3"
+
+	"github.com/muster-pki/muster/gateway"
 )
 
 // exec runs a statement on the writer's connection, as a unit.
@@ -192,3 +194,8 @@ func LapsedKeys() string   { return lapsedKeys }
 // Counting and Counted are what an overview asks.
 func Counting() string { return counting }
 func Counted() string  { return counted }
+
+// Listed is the query of a list of transactions.
+func Listed(f gateway.TransactionFilter) string {
+	return selected(&f).finish(listTransactions, "t.id DESC", f.Limit)
+}

@@ -100,6 +100,44 @@ func TestOlderRelease(t *testing.T) {
 	})
 }
 
+// A replica that holds certificates and wants a transaction, as one that revokes does, and a newer one that migrates meanwhile do not lock
+// each other out; and a migration that broke off is done again.
+func TestMigratesBeside(t *testing.T) {
+	each(t, func(t *testing.T, d *database) {
+		raw := d.rawDB(t)
+		store.MigrateTo(t, raw, d.shared, 15)
+		if !d.shared {
+			d.Exec(t, `DROP INDEX transactions_state`)
+			store.MigrateTo(t, raw, d.shared, 16)
+			return
+		}
+		tx, err := raw.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.ExecContext(t.Context(), `UPDATE certificates SET revoked_at = 1`); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			store.MigrateTo(t, d.rawDB(t), d.shared, 16)
+		}()
+		for waiting := 0; waiting == 0; {
+			if err := raw.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_locks WHERE NOT granted`).Scan(&waiting); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := tx.ExecContext(t.Context(), `UPDATE transactions SET sealed_key = NULL`); err != nil {
+			t.Error(err)
+		}
+		if err := tx.Commit(); err != nil {
+			t.Error(err)
+		}
+		<-done
+	})
+}
+
 // plan is how the database goes about a prepared statement, with texts for parameters.
 func (d *database) plan(t *testing.T, statement string, params ...any) string {
 	t.Helper()

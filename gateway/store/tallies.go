@@ -16,17 +16,11 @@ const counted = `SELECT count(*) FROM certificates WHERE not_after >= $1 AND not
 // tallied are what counting counts.
 var tallied = [...]gateway.Protocol{gateway.CMP, gateway.EST, gateway.SCEP, gateway.MDM}
 
-// talliedStates are all of them.
-var talliedStates = [...]gateway.State{
-	gateway.StateRefused, gateway.StateHeld, gateway.StateApproved, gateway.StateIssuing, gateway.StateUnknown, gateway.StateWaiting, gateway.StateStuck,
-	gateway.StateUnconfirmed, gateway.StateIssued, gateway.StateRejected, gateway.StateFailed, gateway.StateRevoked, gateway.StateDenied, gateway.StateForwarded,
-}
-
 // Tallies counts the transactions that began from a time on until before another, by protocol and by the state in which they are
 // now. It costs a walk through the index entries of that time.
 func (s *Store) Tallies(ctx context.Context, from, until time.Time) ([]gateway.Tally, error) {
 	var out []gateway.Tally
-	for _, state := range talliedStates {
+	for _, state := range gateway.States {
 		var n [len(tallied)]int64
 		if err := s.readDB.QueryRowContext(ctx, counting, string(state), gateway.FirstID(from), gateway.FirstID(until)).Scan(&n[0], &n[1], &n[2], &n[3]); err != nil {
 			return nil, err

@@ -72,6 +72,19 @@ func TestTalliesReadIndexes(t *testing.T) {
 	}
 }
 
+// The newest of several states are found by the index: nothing is read of the others, however many there are.
+func TestListOfStatesReadsTheNewest(t *testing.T) {
+	d := newSQLite(t)
+	if err := d.Open(t, "one", nil).Close(); err != nil {
+		t.Fatal(err)
+	}
+	query := store.Listed(gateway.TransactionFilter{States: []gateway.State{gateway.StateRefused, gateway.StateFailed}, Limit: 8})
+	plan := d.plan(t, query, make([]any, strings.Count(query, "$"))...)
+	if strings.Count(plan, "COVERING INDEX transactions_state (state=?)") != 2 || strings.Contains(plan, "SCAN t ") {
+		t.Error(plan)
+	}
+}
+
 const talliedRows = 200_000
 
 // BenchmarkTallies counts that many transactions of one hour.

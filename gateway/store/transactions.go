@@ -176,24 +176,43 @@ func (s *Store) Transaction(ctx context.Context, id string) (*gateway.Transactio
 
 // Transactions is gateway.Store. They come without Exchange and SealedKey, and a certificate without DER and chain.
 func (s *Store) Transactions(ctx context.Context, f gateway.TransactionFilter) ([]*gateway.Transaction, error) {
-	var q filter
-	if len(f.States) > 0 {
-		params := make([]string, len(f.States))
-		for i, state := range f.States {
-			params[i] = q.param(text(string(state)))
-		}
-		q.where("t.state IN (" + strings.Join(params, ", ") + ")")
-	}
-	q.equal("t.endpoint", f.Endpoint)
-	q.equal("t.device", f.Device)
-	q.before("t.id", f.Before)
+	q := selected(&f)
 	var out []*gateway.Transaction
-	err := s.list(ctx, listTransactions, &q, "t.id DESC", f.Limit, func(scan func(...any) error) error {
+	err := s.list(ctx, listTransactions, q, "t.id DESC", f.Limit, func(scan func(...any) error) error {
 		t, err := transactionRow(scan)
 		out = append(out, t)
 		return err
 	})
 	return out, err
+}
+
+// selected are the conditions of a list of transactions. Of several states the newest of each are found by themselves: the index
+// transactions_state has them in order, and of all that are in any of the states it has not (SQLite took 2 s to sort 80,000).
+func selected(f *gateway.TransactionFilter) *filter {
+	q := &filter{}
+	rest := func(q *filter, of string) {
+		q.equal(of+"endpoint", f.Endpoint)
+		q.equal(of+"device", f.Device)
+		q.before(of+"id", f.Before)
+	}
+	switch len(f.States) {
+	case 0:
+		rest(q, "t.")
+	case 1:
+		q.where("t.state = " + q.param(text(string(f.States[0]))))
+		rest(q, "t.")
+	default:
+		var newest []string
+		for i, state := range f.States {
+			one := &filter{args: q.args}
+			one.where("state = " + one.param(text(string(state))))
+			rest(one, "")
+			query := one.finish("SELECT id FROM transactions", "id DESC", f.Limit)
+			newest, q.args = append(newest, fmt.Sprintf("SELECT id FROM (%s) s%d", query, i)), one.args
+		}
+		q.where("t.id IN (" + strings.Join(newest, " UNION ALL ") + ")")
+	}
+	return q
 }
 
 // filter collects the conditions of a list.
@@ -223,19 +242,23 @@ func (q *filter) before(column, id string) {
 
 // list runs a select with its filter, in an order.
 func (s *Store) list(ctx context.Context, sel string, q *filter, order string, limit int, row func(scan func(...any) error) error) error {
-	if limit <= 0 {
-		limit = 100
-	}
-	query := sel
-	if len(q.conditions) > 0 {
-		query += " WHERE " + strings.Join(q.conditions, " AND ")
-	}
-	query += " ORDER BY " + order + " LIMIT " + q.param(int64(limit))
+	query := q.finish(sel, order, limit)
 	rows, err := s.readDB.QueryContext(ctx, s.dialect.sql(query), q.args...)
 	if err != nil {
 		return err
 	}
 	return each(rows, row)
+}
+
+// finish is the query with the conditions.
+func (q *filter) finish(sel, order string, limit int) string {
+	if limit <= 0 {
+		limit = 100
+	}
+	if len(q.conditions) > 0 {
+		sel += " WHERE " + strings.Join(q.conditions, " AND ")
+	}
+	return sel + " ORDER BY " + order + " LIMIT " + q.param(int64(limit))
 }
 
 // each calls row for every row and closes them.

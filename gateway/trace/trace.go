@@ -47,6 +47,7 @@ type Tracer struct {
 	provider *sdk.TracerProvider
 	tracer   trace.Tracer
 	queue    *queue
+	client   *http.Client
 }
 
 // Endpoint is the URL that spans are sent to, by the one that is configured.
@@ -89,7 +90,7 @@ func with(o Options, exporter sdk.SpanExporter) *Tracer {
 			attribute.String("service.instance.id", o.Instance))),
 		sdk.WithRawSpanLimits(sdk.SpanLimits{AttributeValueLengthLimit: 256, AttributeCountLimit: 32, EventCountLimit: 0, LinkCountLimit: 0}),
 	)
-	return &Tracer{provider: p, tracer: p.Tracer(scope), queue: q}
+	return &Tracer{provider: p, tracer: p.Tracer(scope), queue: q, client: o.Client}
 }
 
 // Flush sends what waits. Tests call it.
@@ -100,6 +101,7 @@ func (t *Tracer) Close(ctx context.Context) error {
 	if t == nil {
 		return nil
 	}
+	defer t.client.CloseIdleConnections()
 	return t.queue.Shutdown(ctx) // the provider's does nothing once ctx has ended
 }
 

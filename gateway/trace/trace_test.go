@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -273,4 +274,25 @@ func TestEndpoint(t *testing.T) {
 	if slices.Contains(methods, "") {
 		t.Error("a method without a name")
 	}
+}
+
+// With a tracer its connections end: a reload leaves none behind.
+func TestCloseEndsConnections(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	closed := make(chan struct{}, 10)
+	srv.Config.ConnState = func(_ net.Conn, to http.ConnState) {
+		if to == http.StateClosed {
+			closed <- struct{}{}
+		}
+	}
+	srv.Start()
+	defer srv.Close()
+	o := options(srv.URL)
+	o.Client = &http.Client{Transport: &http.Transport{}}
+	tr := tracer(t, o)
+	ask(tr, false, http.Header{})
+	if err := tr.Close(t.Context()); err != nil || counted(t, o, sent) == 0 {
+		t.Fatal(err, counted(t, o, sent))
+	}
+	<-closed
 }

@@ -114,6 +114,13 @@ func newReader(name string) *reader {
 // What is wrong with it comes as one error with a line for each fault; else the error is one of reading.
 func Read(name string, in io.Reader) ([]*Entry, error) { return newReader(name).entries(in) }
 
+// ReadFew is Read of a file that has no more than so many devices.
+func ReadFew(name string, in io.Reader, most int) ([]*Entry, error) {
+	d := newReader(name)
+	d.maxRows = most
+	return d.entries(in)
+}
+
 // entries reads the whole file. Its error is *faultList, or one of reading.
 func (d *reader) entries(in io.Reader) ([]*Entry, error) {
 	limited := &io.LimitedReader{R: in, N: d.maxBytes + 1}

@@ -141,6 +141,7 @@ func (k *Console) routes() map[string]page {
 		"POST signin":       {open: true, handle: k.signIn},
 		"GET oidc":          {open: true, handle: k.toProvider},
 		"GET oidc/callback": {open: true, handle: k.fromProvider},
+		"GET oidc/signout":  {open: true, handle: k.outAtProvider},
 		"POST signout":      {handle: k.signOut},
 
 		"GET ":                     {"GET", "/v1/overview", false, false, k.overview},

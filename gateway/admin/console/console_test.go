@@ -348,3 +348,19 @@ func TestScript(t *testing.T) {
 		t.Error(assetURL("console.css"))
 	}
 }
+
+// Every state can be chosen. What a page renews by itself has IDs where the keyboard may be, so that it stays there.
+func TestStatesAndFocus(t *testing.T) {
+	w := newWorld(t, nil)
+	w.source.transactions = []*gateway.Transaction{held()}
+	p := w.signedIn("alice")
+	g := p.get("transactions")
+	for _, state := range gateway.States {
+		p.wants(g, http.StatusOK, "<option>"+string(state)+"</option>")
+		if tone(string(state)) == "plain" {
+			t.Errorf("%s has no colour", state)
+		}
+	}
+	p.wants(p.get("pending"), http.StatusOK, `id="decide-`)
+	p.wants(p.get(""), http.StatusOK, `id="span-week"`)
+}

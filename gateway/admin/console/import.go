@@ -18,7 +18,8 @@ import (
 const (
 	maxUpload  = 32 << 20 // bytes
 	uploadIdle = 30 * time.Second
-	shownLines = 200 // of what is wrong with a file
+	uploadTime = 5 * time.Minute // for a whole file: somebody else may be waiting
+	shownLines = 200             // of what is wrong with a file
 	soon       = 700 * time.Millisecond
 )
 
@@ -170,7 +171,7 @@ func (j *importJob) take(ctx context.Context, api *admin.Client, all []admin.Dev
 func (v *visit) upload() (file string, replace, check bool, all []admin.Device, refused func(*admin.ImportError) error, err error) {
 	conn := http.NewResponseController(v.w)
 	body := http.MaxBytesReader(v.w, v.r.Body, maxUpload+maxForm)
-	v.r.Body = io.NopCloser(steady{body, conn})
+	v.r.Body = io.NopCloser(steady{body, conn, time.Now().Add(uploadTime)})
 	fail := func(status int, words string) (string, bool, bool, []admin.Device, func(*admin.ImportError) error, error) {
 		return "", false, false, nil, nil, refuse(status, "%s", words)
 	}
@@ -224,14 +225,21 @@ func (v *visit) read(part *multipart.Part, conn *http.ResponseController, replac
 	return name, replace, check, all, refused, err
 }
 
-// steady is a body that must not stand still.
+// steady is a body that must not stand still, and ends in time.
 type steady struct {
 	io.Reader
-	conn *http.ResponseController
+	conn interface {
+		SetReadDeadline(time.Time) error
+		SetWriteDeadline(time.Time) error
+	}
+	last time.Time
 }
 
 func (s steady) Read(p []byte) (int, error) {
 	until := time.Now().Add(uploadIdle)
+	if until.After(s.last) {
+		until = s.last
+	}
 	_ = s.conn.SetReadDeadline(until) // where it cannot be set, the server's own stand
 	_ = s.conn.SetWriteDeadline(until.Add(maxWait))
 	return s.Reader.Read(p)

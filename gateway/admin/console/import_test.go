@@ -81,6 +81,24 @@ func TestImport(t *testing.T) {
 	p.wants(send("units.csv", "a b"), http.StatusServiceUnavailable, "stopping")
 }
 
+// deadlines are those of a connection that were asked for last.
+type deadlines struct{ read, write time.Time }
+
+func (d *deadlines) SetReadDeadline(at time.Time) error  { d.read = at; return nil }
+func (d *deadlines) SetWriteDeadline(at time.Time) error { d.write = at; return nil }
+
+// A file that comes a byte at a time does not keep others from sending theirs for ever.
+func TestSlowUpload(t *testing.T) {
+	conn := &deadlines{}
+	last := time.Now().Add(uploadIdle / 2)
+	if _, err := (steady{strings.NewReader("a"), conn, last}).Read(make([]byte, 1)); err != nil || !conn.read.Equal(last) {
+		t.Errorf("%v: %s, want %s", err, conn.read, last)
+	}
+	if _, err := (steady{strings.NewReader("a"), conn, last.Add(time.Hour)}).Read(make([]byte, 1)); err != nil || conn.read.After(time.Now().Add(uploadIdle)) || !conn.write.After(conn.read) {
+		t.Errorf("%v: %s", err, conn.read)
+	}
+}
+
 // What is too large is refused.
 func TestTooLarge(t *testing.T) {
 	w := newWorld(t, nil)

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"crypto/tls"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -27,8 +29,9 @@ const (
 	providerAnswer = 1 << 20          // bytes of one
 	providerAtOnce = 4                // sign-ins that it is asked about at once
 	providerRest   = 5 * time.Second  // after which one that did not answer is asked again who it is
-	maxGroups      = 1000
-	maxName        = 128 // bytes
+	maxGroups      = 200              // of a person, beside those with a role
+	maxGroup       = 256              // bytes of the name of such a one
+	maxName        = 128              // bytes
 )
 
 // provider is the identity provider of a configuration. It is asked when somebody signs in, and not before.
@@ -141,6 +144,7 @@ func (p *provider) flow(found *oidc.Provider) *oauth2.Config {
 
 // signingIn is what the browser keeps, sealed, while it is at the provider.
 type signingIn struct {
+	Issuer   string    `json:"i"` // of the provider that it was sent to: a reload may name another
 	State    string    `json:"s"`
 	Nonce    string    `json:"n"`
 	Verifier string    `json:"v"` // RFC 7636
@@ -163,7 +167,7 @@ func (k *Console) toProvider(v *visit) error {
 	if err != nil {
 		return v.silent(err)
 	}
-	s := signingIn{State: random(), Nonce: random(), Verifier: oauth2.GenerateVerifier(), To: local(v.r.URL.Query().Get("to")), At: v.now}
+	s := signingIn{Issuer: k.idp.settings.Issuer, State: random(), Nonce: random(), Verifier: oauth2.GenerateVerifier(), To: local(v.r.URL.Query().Get("to")), At: v.now}
 	kept, err := k.Sessions.sealed(s)
 	if err != nil {
 		return err
@@ -191,90 +195,128 @@ func (k *Console) fromProvider(v *visit) error {
 	if v.now.Sub(s.At) >= signInTime || v.now.Before(s.At) || subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(s.State)) != 1 {
 		return again
 	}
-	if iss := q.Get("iss"); iss != "" && iss != k.idp.settings.Issuer { // RFC 9207
+	if iss := q.Get("iss"); s.Issuer != k.idp.settings.Issuer || iss != "" && iss != s.Issuer { // RFC 9207
 		return again
 	}
 	if q.Get("error") != "" {
-		return refuse(http.StatusForbidden, "the identity provider has not signed you in: %s", q.Get("error"))
+		return refuse(http.StatusForbidden, "the identity provider has not signed you in: %.64s", q.Get("error"))
 	}
 	leave, err := k.idp.enter()
 	if err != nil {
 		return err
 	}
 	defer leave()
-	actor, o, err := k.idp.exchange(v.r.Context(), q.Get("code"), &s)
+	o, err := k.idp.exchange(v.r.Context(), q.Get("code"), &s)
 	if err != nil {
 		k.API.Denied("oidc", v.r.RemoteAddr)
 		return v.silent(err)
 	}
-	role := k.idp.roleOf(o)
+	actor, role := k.Access.Named(o.way), k.idp.roleOf(o)
 	if role < admin.Viewer {
 		k.API.Denied("oidc", v.r.RemoteAddr)
-		return refuse(http.StatusForbidden, "%s is in no group that has a role here", actor)
+		return refuse(http.StatusForbidden, "%s is in no group that has a role here", o.way)
 	}
 	v.begin(actor, o)
-	k.Log.Info("console: signed in", "actor", actor, "role", role.String(), "source", v.r.RemoteAddr)
+	k.Log.Info("console: signed in", "actor", actor, "way", o.way, "role", role.String(), "source", v.r.RemoteAddr)
 	http.Redirect(v.w, v.r, s.To, http.StatusSeeOther)
 	return nil
 }
 
+// outAtProvider sends somebody on who would end the session at the identity provider too (OpenID Connect RP-Initiated Logout 1.0). Without an ID token
+// as a hint the provider asks first: no page of others can have people signed out there.
+func (k *Console) outAtProvider(v *visit) error {
+	if k.idp == nil {
+		return refuse(http.StatusNotFound, "there is no such page")
+	}
+	found, err := k.idp.discovered(v.r.Context())
+	if err != nil {
+		return v.silent(err)
+	}
+	var says struct {
+		End string `json:"end_session_endpoint"`
+	}
+	u := &url.URL{}
+	if err = found.Claims(&says); err == nil {
+		u, err = url.Parse(says.End)
+	}
+	if err != nil || u.Scheme != "https" || u.Host == "" {
+		return refuse(http.StatusNotFound, "%s does not say where people sign out: do it there", k.idp.host)
+	}
+	q := u.Query()
+	q.Set("client_id", k.idp.settings.ClientID)
+	u.RawQuery = q.Encode()
+	http.Redirect(v.w, v.r, u.String(), http.StatusSeeOther)
+	return nil
+}
+
 // exchange has the provider say who brought the code.
-func (p *provider) exchange(ctx context.Context, code string, s *signingIn) (actor string, o *oidcSession, err error) {
+func (p *provider) exchange(ctx context.Context, code string, s *signingIn) (*oidcSession, error) {
 	found, err := p.discovered(ctx)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	ctx = oidc.ClientContext(ctx, p.http)
 	token, err := p.flow(found).Exchange(ctx, code, oauth2.VerifierOption(s.Verifier))
 	if err != nil {
 		if e, ok := errors.AsType[*oauth2.RetrieveError](err); ok { // its text would have the whole answer
-			return "", nil, fmt.Errorf("the code was not taken: %.40q", e.ErrorCode)
+			return nil, fmt.Errorf("the code was not taken: %.40q", e.ErrorCode)
 		}
-		return "", nil, err
+		return nil, err
 	}
 	raw, ok := token.Extra("id_token").(string)
 	if !ok {
-		return "", nil, errors.New("there is no ID token")
+		return nil, errors.New("there is no ID token")
 	}
 	id, err := found.VerifierContext(ctx, &oidc.Config{ClientID: p.settings.ClientID, Now: p.clock}).Verify(ctx, raw)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	if subtle.ConstantTimeCompare([]byte(id.Nonce), []byte(s.Nonce)) != 1 {
-		return "", nil, errors.New("the ID token is for another sign-in (nonce)")
+		return nil, errors.New("the ID token is for another sign-in (nonce)")
 	}
 	var claims map[string]any
 	if err := id.Claims(&claims); err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	claim := p.settings.NameClaim
-	if claim == "" {
-		claim = "preferred_username"
+	if azp, there := claims["azp"]; (there || len(id.Audience) > 1) && azp != p.settings.ClientID { // OpenID Connect Core 1.0 section 3.1.3.7, 4 and 5
+		return nil, errors.New("the ID token was made for another client (azp)")
 	}
+	claim := p.nameClaim()
 	name, _ := claimAt(claims, claim).(string)
-	if name == "" || len(name) > maxName || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return "", nil, fmt.Errorf("the ID token names nobody: its claim %s is missing, or cannot be shown", claim)
+	if name == "" || len(name) > maxName || name != strings.TrimSpace(name) || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return nil, fmt.Errorf("the ID token names nobody: its claim %s is missing, or cannot be shown", claim)
 	}
-	return "oidc:" + name, &oidcSession{issuer: p.settings.Issuer, client: p.settings.ClientID, groups: p.groups(claims)}, nil
+	return &oidcSession{p.terms(), "oidc:" + name, p.groups(claims)}, nil
 }
 
-// groups are those of the claim, a text or a list of them.
+func (p *provider) nameClaim() string { return cmp.Or(p.settings.NameClaim, "preferred_username") }
+
+func (p *provider) rolesClaim() string { return cmp.Or(p.settings.RolesClaim, "groups") }
+
+// terms are what a sign-in is worth something under: who signed in under others signs in again.
+func (p *provider) terms() oidcTerms {
+	return oidcTerms{p.settings.Issuer, p.settings.ClientID, p.nameClaim(), p.rolesClaim()}
+}
+
+// groups are those of the claim, a text or a list of them. Of very many those that have a role are kept before others.
 func (p *provider) groups(claims map[string]any) (all []string) {
-	claim := p.settings.RolesClaim
-	if claim == "" {
-		claim = "groups"
-	}
-	switch is := claimAt(claims, claim).(type) {
+	var given []any
+	switch is := claimAt(claims, p.rolesClaim()).(type) {
 	case string:
-		return []string{is}
+		given = []any{is}
 	case []any:
-		for _, one := range is[:min(len(is), maxGroups)] {
-			if s, ok := one.(string); ok {
-				all = append(all, s)
-			}
+		given = is
+	}
+	var others []string
+	for _, one := range given {
+		s, _ := one.(string)
+		if _, counts := p.settings.Roles[s]; counts && !slices.Contains(all, s) {
+			all = append(all, s)
+		} else if !counts && s != "" && len(s) <= maxGroup && len(others) < maxGroups {
+			others = append(others, s)
 		}
 	}
-	return all
+	return append(all, others...)
 }
 
 // claimAt is the claim of a name, or what its dots lead to.
@@ -292,7 +334,7 @@ func claimAt(claims map[string]any, name string) any {
 // roleOf is the highest role of somebody's groups, by the configuration that runs. It is none for who signed in at another provider.
 func (p *provider) roleOf(o *oidcSession) admin.Role {
 	var role admin.Role
-	if p == nil || o.issuer != p.settings.Issuer || o.client != p.settings.ClientID {
+	if p == nil || o.oidcTerms != p.terms() {
 		return role
 	}
 	for _, group := range o.groups {

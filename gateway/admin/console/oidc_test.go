@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -38,6 +39,7 @@ type idp struct {
 	key  *ecdsa.PrivateKey
 	mu   sync.Mutex
 	down bool
+	out  string // end_session_endpoint
 	// change makes the claims of the next tokens others; sign, the token itself.
 	change func(claims map[string]any)
 	sign   func(claims map[string]any) string
@@ -60,7 +62,7 @@ func newIDP(t *testing.T, now func() time.Time) *idp {
 			w.WriteHeader(http.StatusInternalServerError)
 			return
 		}
-		answer(w, map[string]any{"issuer": p.url, "authorization_endpoint": p.url + "/authorize", "token_endpoint": p.url + "/token", "jwks_uri": p.url + "/keys",
+		answer(w, map[string]any{"issuer": p.url, "authorization_endpoint": p.url + "/authorize", "token_endpoint": p.url + "/token", "jwks_uri": p.url + "/keys", "end_session_endpoint": p.out,
 			"id_token_signing_alg_values_supported": []string{"ES256", "HS256", "none"}})
 	})
 	mux.HandleFunc("/keys", func(w http.ResponseWriter, _ *http.Request) {
@@ -184,6 +186,93 @@ func TestOIDC(t *testing.T) {
 	}
 }
 
+// A token for several parties counts where it was made for this one.
+func TestOIDCParties(t *testing.T) {
+	w, at := withIDP(t)
+	at.change = func(c map[string]any) { c["aud"], c["azp"] = []any{"another", "muster"}, "muster" }
+	p := w.person("")
+	p.leadsTo(p.get(p.leaves(at, "/console/devices")), "/console/devices")
+}
+
+// A group that has a role counts, however many others there are; those are not kept without bound.
+func TestOIDCManyGroups(t *testing.T) {
+	w, at := withIDP(t)
+	var groups []any
+	for i := range 20 * maxGroups {
+		groups = append(groups, fmt.Sprint("group", i))
+	}
+	groups = append(groups, strings.Repeat("x", maxGroup+1), "pki-approvers", "pki-approvers")
+	at.change = func(c map[string]any) { c["realm"] = map[string]any{"groups": groups} }
+	p := w.person("")
+	p.leadsTo(p.get(p.leaves(at, "/console/devices")), "/console/devices")
+	p.wants(p.get("pending"), http.StatusOK, ">approver<")
+	for _, s := range w.sessions.by {
+		if len(s.oidc.groups) != maxGroups+1 {
+			t.Errorf("%d groups are kept", len(s.oidc.groups))
+		}
+	}
+}
+
+// What the name or the groups are read from is part of a session: after a change of it people sign in again. A sign-in that was begun at another
+// provider does not end at the one of now.
+func TestOIDCReloaded(t *testing.T) {
+	w, at := withIDP(t)
+	for name, change := range map[string]func(*admin.OIDCConfig){
+		"name-claim": func(c *admin.OIDCConfig) { c.NameClaim = "sub" }, "roles-claim": func(c *admin.OIDCConfig) { c.RolesClaim = "groups" },
+	} {
+		w.configure(at.settings(nil))
+		p := w.person("")
+		p.leadsTo(p.get(p.leaves(at, "/console/devices")), "/console/devices")
+		w.configure(at.settings(change))
+		if g := p.get("pending"); g.status != http.StatusSeeOther {
+			t.Errorf("%s: %d", name, g.status)
+		}
+	}
+	w.configure(at.settings(nil))
+	p := w.person("")
+	back := p.leaves(at, "")
+	w.configure(at.settings(func(c *admin.OIDCConfig) { c.Issuer = "https://other.example" }))
+	p.wants(p.get(back), http.StatusForbidden, "sign in again")
+}
+
+// Somebody with a certificate and an account is one person where the configuration says so, by either: the second approval is somebody else's.
+func TestOneOfTwoWays(t *testing.T) {
+	w, at := withIDP(t)
+	w.configure(func(c *admin.RemoteConfig) {
+		at.settings(nil)(c)
+		c.People = map[string][]string{"carol": {"cert:CN=bob,O=Ops", "oidc:carol"}}
+	})
+	byCertificate := w.signedIn("bob")
+	byCertificate.wants(byCertificate.get("pending"), http.StatusOK, "person:carol")
+	p := w.person("")
+	p.leadsTo(p.get(p.leaves(at, "/console/pending")), "/console/pending")
+	p.wants(p.get("pending"), http.StatusOK, "person:carol")
+	if !strings.Contains(w.log.String(), "way=oidc:carol") || !strings.Contains(w.log.String(), `way="cert:CN=bob,O=Ops"`) {
+		t.Error(w.log.String())
+	}
+	// Who is somebody else by the configuration of now signs in again.
+	w.configure(at.settings(nil))
+	p.leadsTo(p.get("pending"), "/console/signin?to=%2Fconsole%2Fpending")
+	byCertificate.leadsTo(byCertificate.get("pending"), "/console/signin?to=%2Fconsole%2Fpending")
+}
+
+// Who has signed out here is shown the way to sign out at the provider, which is asked for it and not told.
+func TestSignOutAtProvider(t *testing.T) {
+	for out, to := range map[string]string{
+		"https://idp.example/logout?x=1": "https://idp.example/logout?client_id=muster&x=1", "http://idp.example/logout": "", "javascript:alert(1)": "", "": "",
+	} {
+		w, at := withIDP(t)
+		at.out = out
+		p := w.person("")
+		p.wants(p.get("signin?out=1"), http.StatusOK, `href="/console/oidc/signout"`)
+		if g := p.get("oidc/signout"); g.to != to || to == "" && g.status != http.StatusNotFound {
+			t.Errorf("%s: %d %s", out, g.status, g.to)
+		}
+		w.configure(nil)
+		p.wants(p.get("oidc/signout"), http.StatusNotFound, "no such page")
+	}
+}
+
 // What does not come back as it went is refused.
 func TestOIDCRefused(t *testing.T) {
 	w, at := withIDP(t)
@@ -204,6 +293,10 @@ func TestOIDCRefused(t *testing.T) {
 		"past its time":      {change: func(c map[string]any) { c["exp"] = noon.Add(-time.Minute).Unix() }, status: 502},
 		"no name":            {change: func(c map[string]any) { delete(c, "preferred_username") }, status: 502},
 		"a hostile name":     {change: func(c map[string]any) { c["preferred_username"] = "carol\u202e" }, status: 502},
+		"a name with spaces": {change: func(c map[string]any) { c["preferred_username"] = "carol " }, status: 502},
+		"another's party":    {change: func(c map[string]any) { c["azp"] = "another" }, status: 502},
+		"party of no shape":  {change: func(c map[string]any) { c["azp"] = []any{"muster"} }, status: 502},
+		"many audiences":     {change: func(c map[string]any) { c["aud"] = []any{"muster", "another"} }, status: 502},
 		"a long name":        {change: func(c map[string]any) { c["preferred_username"] = strings.Repeat("x", 129) }, status: 502},
 		"another key":        {sign: func(c map[string]any) string { return at.by(jose.ES256, other, c) }, status: 502},
 		"a MAC by the secret": {sign: func(c map[string]any) string {

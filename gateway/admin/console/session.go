@@ -42,9 +42,13 @@ type session struct {
 
 // oidcSession is what an identity provider has said of somebody. The role is found in it anew each time: by the configuration that runs.
 type oidcSession struct {
-	issuer, client string
-	groups         []string
+	oidcTerms
+	way    string // "oidc:NAME"
+	groups []string
 }
+
+// oidcTerms are the settings by which a name and its groups were read.
+type oidcTerms struct{ issuer, client, nameClaim, rolesClaim string }
 
 // holds reports whether a form is this session's.
 func (s *session) holds(token string) bool {
@@ -210,9 +214,9 @@ func (v *visit) recognise() error {
 	if s == nil {
 		return nil
 	}
-	who := admin.Person{Actor: s.actor}
+	var who admin.Person
 	if s.oidc != nil {
-		who.Role = v.k.idp.roleOf(s.oidc)
+		who = admin.Person{Actor: v.k.Access.Named(s.oidc.way), Role: v.k.idp.roleOf(s.oidc)}
 	} else {
 		who, err = v.k.API.Certified(v.k.Access, v.r)
 		if err != nil && !errors.Is(err, admin.ErrNobody) {

@@ -56,7 +56,7 @@ func (k *Console) signIn(v *visit) error {
 		return err
 	}
 	v.begin(who.Actor, nil)
-	k.Log.Info("console: signed in", "actor", who.Actor, "role", who.Role.String(), "source", v.r.RemoteAddr)
+	k.Log.Info("console: signed in", "actor", who.Actor, "way", "cert:"+admin.Shown(v.r), "role", who.Role.String(), "source", v.r.RemoteAddr)
 	http.Redirect(v.w, v.r, local(v.r.PostForm.Get("to")), http.StatusSeeOther)
 	return nil
 }

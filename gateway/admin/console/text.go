@@ -134,7 +134,7 @@ func tone(word string) string {
 		return "good"
 	case "refused", "denied", "failed", "rejected", "deny", "revoked", "disabled", "down", "cannot-answer", "expired":
 		return "bad"
-	case "held", "hold", "approved", "issuing", "unknown", "waiting", "stuck", "unconfirmed", "forwarded", "not yet":
+	case "held", "hold", "approved", "issuing", "queued", "unknown", "waiting", "stuck", "unconfirmed", "forwarded", "not yet":
 		return "waits"
 	}
 	return "plain"

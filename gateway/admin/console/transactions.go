@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
 )
 
@@ -57,15 +58,12 @@ func (k *Console) overview(v *visit) error {
 	return v.show(http.StatusOK, "overview", "Overview", p)
 }
 
-// states that can be chosen, as `muster ls` has them.
-var states = []string{"refused", "held", "approved", "issuing", "unknown", "waiting", "stuck", "unconfirmed", "forwarded", "issued", "rejected", "failed", "revoked", "denied"}
-
 type transactionsPage struct {
 	List                 []admin.Transaction
 	State, Endpoint      string
 	Device, ID           string
 	Refused              bool
-	States               []string
+	States               []gateway.State
 	Next                 string // the address of older ones
 	Filtered, BeginsHere bool
 }
@@ -78,7 +76,7 @@ func (k *Console) transactions(v *visit) error {
 	q := v.r.URL.Query()
 	p := transactionsPage{
 		State: q.Get("state"), Endpoint: strings.TrimSpace(q.Get("endpoint")), Device: strings.TrimSpace(q.Get("device")), ID: strings.TrimSpace(q.Get("id")),
-		Refused: q.Get("refused") != "", States: states, BeginsHere: q.Get("before") == "",
+		Refused: q.Get("refused") != "", States: gateway.States[:], BeginsHere: q.Get("before") == "",
 	}
 	if p.ID != "" {
 		v.to("transaction", "id", p.ID)
