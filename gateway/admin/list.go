@@ -88,12 +88,15 @@ func mergeStrangers(list []Transaction, strangers []*gateway.Transaction, f gate
 	return slices.CompactFunc(list, func(a, b Transaction) bool { return a.ID == b.ID })
 }
 
-func joinStates() string {
+func joinStates() string { return strings.Join(States(), ", ") }
+
+// States are the states of a transaction, as /v1 names them.
+func States() []string {
 	words := make([]string, len(gateway.States))
 	for i, s := range gateway.States {
 		words[i] = string(s)
 	}
-	return strings.Join(words, ", ")
+	return words
 }
 
 func (s *Server) explain(c echo.Context) error {

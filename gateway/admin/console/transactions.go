@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/muster-pki/muster/gateway"
 	"github.com/muster-pki/muster/gateway/admin"
 )
 
@@ -63,7 +62,7 @@ type transactionsPage struct {
 	State, Endpoint      string
 	Device, ID           string
 	Refused              bool
-	States               []gateway.State
+	States               []string
 	Next                 string // the address of older ones
 	Filtered, BeginsHere bool
 }
@@ -76,7 +75,7 @@ func (k *Console) transactions(v *visit) error {
 	q := v.r.URL.Query()
 	p := transactionsPage{
 		State: q.Get("state"), Endpoint: strings.TrimSpace(q.Get("endpoint")), Device: strings.TrimSpace(q.Get("device")), ID: strings.TrimSpace(q.Get("id")),
-		Refused: q.Get("refused") != "", States: gateway.States[:], BeginsHere: q.Get("before") == "",
+		Refused: q.Get("refused") != "", States: admin.States(), BeginsHere: q.Get("before") == "",
 	}
 	if p.ID != "" {
 		v.to("transaction", "id", p.ID)
