@@ -65,7 +65,7 @@ microbench: ## Go's benchmarks: the parts that an enrollment is made of
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 reliability: deps ## kills, power cuts, broken disks, a faulty CA, fail-over, replays, hostile input, stops under load: a table (under 20 minutes, as root); SCALE percent of it
-	MUSTER_SCALE=$(SCALE) $(GO) test -timeout 40m -count 1 -v -run '^(TestReliability.*|TestReloadUnderLoad|TestRollover)$$' -tags reliability ./e2e
+	MUSTER_SCALE=$(SCALE) $(GO) test -timeout 40m -count 1 -v -run '^(TestReliability.*|TestReloadUnderLoad|TestRollover|TestCrashInARekey|TestServerKeyGenCrashPoints|TestEdgeMemory)$$' -tags reliability ./e2e
 
 storm: ## DEVICES (20000) renew at once while their CA may issue RATE (100) per second (10 minutes): its bound, and memory
 	MUSTER_DEVICES=$(DEVICES) MUSTER_RATE=$(RATE) $(GO) test -timeout 24h -count 1 -v -run '^TestStorm$$' -tags reliability ./e2e

@@ -86,7 +86,7 @@ const edgeMemory = 64 << 20
 // 200 enrollments each over EST and CMP, in a cgroup whose processes get 64 MiB together and no swap. Where the kernel gives no such
 // group to tests, their resident memory is looked at after each enrollment.
 func TestEdgeMemory(t *testing.T) {
-	const each = 200
+	each := scaled(50, 200)
 	dir := edgeExample(t, each)
 	group := memoryGroup(t)
 	g := &instance{t: t, dir: filepath.Join(dir, "data")}

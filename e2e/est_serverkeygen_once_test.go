@@ -106,7 +106,10 @@ func TestServerKeyGenCrashPoints(t *testing.T) {
 	g := bareKeys(t)
 	last := map[string]*given{} // by name
 	for i, point := range append(append([]string(nil), gateway.CrashPoints...), local.CrashPoints...) {
-		for _, delivery := range []string{"first", "another", "approved"} {
+		for d, delivery := range []string{"first", "another", "approved"} {
+			if !long && (i+d)%3 != 0 { // each point, and each delivery, at least
+				continue
+			}
 			t.Run(point+" "+delivery, func(t *testing.T) {
 				g.t = t
 				defer func() { g.again() }()
